@@ -1,0 +1,1 @@
+"""The Hydra configurations (yaml files beside this module)."""

@@ -1,0 +1,1 @@
+"""Our agent-loop manager: how prompts become rollouts."""

