@@ -1,0 +1,85 @@
+"""The reward of the paper: does the verdict equal the label, and does the response keep the form?
+
+score = (1 - format_weight) * acc + format_weight * format, with format_weight = 0.1 (arXiv 2509.00676, section 3).
+
+`compute_score` has the signature that verl calls, by keyword, from a thread pool and without a time-out. verl takes
+the names of the logged values from the first sample of a batch and loses a whole prompt group when one sample raises.
+So every path returns the same keys with plain Python types, and nothing that a model writes makes it raise.
+"""
+
+from pathlib import Path
+from runpy import run_path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING or __package__:
+    from reward_fns.verdict import PAIR_CHOICES, Reason, parse_verdict
+else:  # loaded by its path: by_path.py explains
+    _verdict = run_path(str(Path(__file__).with_name("by_path.py")))["sibling"]("verdict")
+    PAIR_CHOICES, Reason, parse_verdict = _verdict.PAIR_CHOICES, _verdict.Reason, _verdict.parse_verdict
+
+FORMAT_WEIGHT = 0.1
+"""Share of the form in the reward (arXiv 2509.00676, section 3)."""
+
+
+def check_ground_truth(value: object) -> None:
+    """Refuse a label that this reward cannot compare with; for `prepare`, `validate` and `preflight`.
+
+    Raises:
+        ValueError: naming the value and the remedy.
+    """
+    if not isinstance(value, str) or value not in PAIR_CHOICES:
+        raise ValueError(
+            f"ground_truth must be one of the strings {', '.join(map(repr, PAIR_CHOICES))}, not {value!r}: "
+            "convert the labels with `critic-r1 prepare`"
+        )
+
+
+def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: str,
+    extra_info: dict[str, Any] | None = None,
+    *,
+    format_weight: float = FORMAT_WEIGHT,
+    policy: Literal["strict", "lenient"] = "strict",
+    prefilled: bool = False,
+    **unused: Any,
+) -> dict[str, Any]:
+    """Reward of one pairwise judgement.
+
+    Args:
+        data_source: where the row comes from; not used.
+        solution_str: the response of the model.
+        ground_truth: "1", "2" or "tie".
+        extra_info: the row's `extra_info`; not used.
+        format_weight: weight of the form, in [0, 1].
+        policy: which verdicts count, see `verdict.parse_verdict`.
+        prefilled: the chat template already wrote `<think>`.
+        unused: verl's managers may pass more (`reward_router_address`, `reward_model_tokenizer`).
+
+    Returns:
+        score in [0, 1]; acc 0.0 or 1.0; format 0.0 or 1.0; pred: the choice, "" for none; reason: a
+        `verdict.Reason` as string; thought_chars: length of the thoughts.
+
+    Raises:
+        ValueError: for an option out of range, never for what a model wrote.
+
+    >>> compute_score("critic/demo", "<think>I see a 7.</think>\\\\boxed{1}", "1")["score"]
+    1.0
+    >>> compute_score("critic/demo", "\\\\boxed{1}", "1")["score"]
+    0.9
+    """
+    if not 0.0 <= format_weight <= 1.0:
+        raise ValueError(f"format_weight must lie in [0, 1], not {format_weight!r}")
+    verdict = parse_verdict(solution_str, policy=policy, prefilled=prefilled)
+    label_ok = isinstance(ground_truth, str) and ground_truth in PAIR_CHOICES
+    acc = 1.0 if label_ok and verdict.choice == ground_truth else 0.0
+    form = 1.0 if verdict.well_formed else 0.0
+    return {
+        "score": (1.0 - format_weight) * acc + format_weight * form,
+        "acc": acc,
+        "format": form,
+        "pred": verdict.choice or "",
+        "reason": verdict.reason.value if label_ok else Reason.BAD_LABEL.value,
+        "thought_chars": verdict.thought_chars,
+    }
