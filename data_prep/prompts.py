@@ -1,0 +1,179 @@
+"""What the judge reads: the wordings, the instruction to think and box, and the neutralising of free text.
+
+Questions and responses are written by strangers and by models. Three readers can be tricked by them: verl splits a
+prompt on the literal markers of pictures, the tokenizer turns the text of a special token into that token, and a judge
+that quotes a response can end up with two boxed verdicts. `neutralise` takes the power from all of these while the
+text stays readable; the row keeps the original in `extra_info`.
+
+The wordings are our own, in the form that LLaVA-Critic describes in its model card: a fair judge, the question, the
+two responses. Several exist so that a critic does not learn one sentence by heart.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from string import Formatter
+
+MARKER = "<image>"
+"""verl replaces each of these by one picture; a prompt holds exactly as many as the row has pictures."""
+
+TAG_NAMES = (
+    "image", "images", "img", "video", "audio", "think", "thinking", "answer", "tool_call", "tool_response", "s", "bos",
+    "eos", "pad", "unk", "mask", "start_of_turn", "end_of_turn", "start_of_image", "end_of_image", "image_soft_token",
+)  # fmt: skip
+"""Names that act as picture markers, as thinking or answer tags, or as special tokens of common tokenizers."""
+
+LONGEST_SPECIAL = 64
+"""Characters between `<|` and `|>`; longer runs are ordinary text to every tokenizer we know, and the bound keeps the
+search linear."""
+
+_BOX = re.compile(r"\\+(?=f?box)", re.IGNORECASE)
+_TAGS = re.compile(
+    r"<(/?(?:" + "|".join(TAG_NAMES) + rf")/?|[|｜][^<>|｜\s]{{1,{LONGEST_SPECIAL}}}[|｜])>|\[(/?INST)\]", re.IGNORECASE
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def valid_text(text: str) -> str:
+    """`text` with lone surrogates replaced by U+FFFD, since neither Arrow nor a tokenizer accepts them."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+def _tame(match: re.Match[str]) -> str:
+    tag, instruction = match.groups()
+    return f"‹{tag}›" if tag else f"({instruction})"
+
+
+def neutralise(text: str, special_tokens: Iterable[str] = ()) -> str:
+    r"""Free text that can trick neither verl's splitter, nor a tokenizer, nor a quoting judge.
+
+    `<image>` becomes `‹image›`, `<|im_end|>` becomes `‹|im_end|›`, `\boxed{2}` becomes `boxed{2}`; lone surrogates
+    become U+FFFD. Applying it twice changes nothing more. Time is linear in the length of the text.
+
+    Args:
+        text: a question or a response.
+        special_tokens: further literal strings to break, such as the added tokens of a tokenizer; a space is put behind
+            their first character.
+
+    >>> print(neutralise(r"<image> says \boxed{2}<|im_end|>"))
+    ‹image› says boxed{2}‹|im_end|›
+    """
+    text = valid_text(text)
+    if "\\" in text:
+        # All backslashes go: dropping one of two would build the very command that is to be broken. This comes before
+        # the tags, because a box may stand inside one.
+        text = _BOX.sub("", text)
+    if "<" in text or "[" in text:
+        text = _TAGS.sub(_tame, text)
+    for token in special_tokens:
+        if len(token) > 1 and token in text:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
+THINK_AND_BOX = (
+    "Before you decide, reason freely about what the picture shows and how well each response fits it, as if talking to"
+    " yourself. Put all of this reasoning between <think> and </think>. After </think>, give your verdict and nothing"
+    " else: \\boxed{1} if Response 1 is better, \\boxed{2} if Response 2 is better"
+)
+"""The think-then-box instruction of the paper, in our words."""
+
+
+@dataclass(frozen=True)
+class Wording:
+    """One way to ask for a verdict."""
+
+    name: str
+    template: str
+    """Text with `{images}`, `{question}`, `{response_1}` and `{response_2}`, each once."""
+    suffix: bool = True
+    """Whether the think-and-box instruction follows."""
+
+    @cached_property
+    def _pieces(self) -> list[tuple[str, str | None]]:
+        return [(literal, name) for literal, name, _, _ in Formatter().parse(self.template)]
+
+    def render(self, question: str, response_1: str, response_2: str, *, n_images: int = 1, ties: bool = False) -> str:
+        """The user turn. Free text is neutralised here, so the only markers in it are the `n_images` of the template.
+
+        Args:
+            ties: whether the instruction offers `\\boxed{tie}` as a third verdict.
+        """
+        values = {
+            "images": MARKER * n_images,
+            "question": neutralise(question),
+            "response_1": neutralise(response_1),
+            "response_2": neutralise(response_2),
+        }
+        text = "".join(literal + (values[name] if name else "") for literal, name in self._pieces)
+        if not n_images:
+            text = text.lstrip("\n")
+        if not self.suffix:
+            return text
+        tie = ", \\boxed{tie} if neither is better" if ties else ""
+        return f"{text}\n\n{THINK_AND_BOX}{tie}."
+
+
+_BLOCKS = "Question:\n{question}\n\nResponse 1:\n{response_1}\n\nResponse 2:\n{response_2}\n\n"
+
+WORDINGS: dict[str, Wording] = {
+    w.name: w
+    for w in (
+        Wording(
+            "critic",
+            "{images}\nYou are an impartial judge of answers that vision-language models give about pictures. Below"
+            " are a question about the picture and two responses to it. Decide which response is better: it must"
+            " agree with what the picture really shows, answer the question, and leave nothing important out. Neither"
+            " the order of the responses nor their length should sway you.\n\n" + _BLOCKS.rstrip("\n"),
+        ),
+        Wording(
+            "faithful",
+            "{images}\nTwo assistants looked at this picture and answered the same question. Compare their responses"
+            " against the picture, claim by claim, and find the one that can be trusted more.\n\n"
+            + _BLOCKS.rstrip("\n"),
+        ),
+        Wording(
+            "grader",
+            "{images}\nAct as a careful grader. Read the question, study the picture, and judge the two responses on"
+            " correctness first, then on completeness, then on clarity.\n\n" + _BLOCKS + "Which response earns the"
+            " higher grade?",
+        ),
+        Wording(
+            "short",
+            "{images}\n" + _BLOCKS + "Looking at the picture, which of the two responses is the better one?",
+        ),
+        Wording(
+            "reader",
+            "{images}\nSomeone asked about this picture and received two responses. Think of the person who asked:"
+            " which response would serve them better, given what is truly visible?\n\n" + _BLOCKS.rstrip("\n"),
+        ),
+        Wording(
+            "errors",
+            "{images}\nLook for mistakes. For each of the two responses below, check whether it states something the"
+            " picture contradicts, invents things, reasons wrongly, or misses the point of the question. Prefer the"
+            " one with fewer and lesser mistakes.\n\n" + _BLOCKS.rstrip("\n"),
+        ),
+        Wording(
+            "compact",
+            "{images}{question}\nResponse 1: {response_1}\nResponse 2: {response_2}\nWhich response is right?",
+            suffix=False,
+        ),
+    )
+}
+"""All wordings by name. `compact` is for tiny models: short, and without the suffix."""
+
+DRAWN = tuple(name for name, w in WORDINGS.items() if w.suffix)
+"""The wordings that a seeded draw chooses from."""
+
+
+def get_wording(name: str) -> Wording:
+    """The wording called `name`.
+
+    Raises:
+        ValueError: no wording has this name; the message lists those that exist.
+    """
+    try:
+        return WORDINGS[name]
+    except KeyError:
+        raise ValueError(f"there is no wording '{name}'; choose one of: {', '.join(WORDINGS)}") from None

@@ -1,0 +1,134 @@
+"""Handwritten digits as critic data: the paper's setting at the size of a laptop.
+
+The pictures are real: the 1,797 digits of the UCI hand-written digits test set that scikit-learn ships, so the demo
+needs no download. A picture asks "What digit is shown?"; a pair sets the true digit against a wrong one. Which wrong
+digits are worth comparing is for the caller to say: the errors of the very policy that will be trained make the
+hardest pairs.
+
+scikit-learn is imported inside the loader only. It takes seconds to import, and training processes import this package.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from data_prep.ordering import seeded_fraction
+from data_prep.task import Picture, PolicyTask, PreferencePair
+
+SOURCE = "digits"
+QUESTION = "What digit is shown?"
+SIDE = 56
+"""Pixels: with 14-pixel patches merged two by two, a picture becomes 2 x 2 tokens of a Qwen2.5-VL."""
+
+
+@dataclass(frozen=True)
+class DigitPicture:
+    """One digit as a picture file."""
+
+    index: int
+    """Place in scikit-learn's set, 0 to 1796."""
+    label: int
+    """The digit, 0 to 9."""
+    png: bytes = field(repr=False)
+    """56 x 56 RGB PNG."""
+    sha256: str
+    """Hex digest of `png`."""
+
+    @property
+    def picture(self) -> Picture:
+        """The record that tasks carry."""
+        return Picture(self.png, f"digits/{self.index:04d}.png")
+
+
+@lru_cache(maxsize=1)
+def load_digit_pictures() -> list[DigitPicture]:
+    """All 1,797 digits, enlarged bicubically from 8 x 8 to 56 x 56; the same bytes at every call.
+
+    Raises:
+        ImportError: scikit-learn is missing; the message says how to get it.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError("the digits need scikit-learn: install critic-r1[digits]") from error
+    from PIL import Image
+
+    pictures = []
+    digits = load_digits()
+    for index, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        # 16 grey levels; rounded here, so that the bytes do not hang on how a cast rounds.
+        grey = (pixels * 255 / 16).round().astype("uint8")
+        image = Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("RGB")
+        stream = io.BytesIO()
+        image.save(stream, "PNG")
+        png = stream.getvalue()
+        pictures.append(DigitPicture(index, int(label), png, hashlib.sha256(png).hexdigest()))
+    return pictures
+
+
+def digit_split(seed: int, n_warm_start: int = 60, n_rl: int = 1000, n_test: int = 400) -> dict[str, list[int]]:
+    """Disjoint picture indices for `warm_start`, `rl` and `test`, drawn by seed.
+
+    Equal pictures count as one, so no picture stands in two splits. The test set depends on the seed and on `n_test`
+    only: changing the size of the training data leaves it as it is.
+
+    Raises:
+        ValueError: more pictures are asked for than exist.
+    """
+    unique = sorted({p.sha256: p.index for p in reversed(load_digit_pictures())}.values())
+    wanted = n_warm_start + n_rl + n_test
+    if min(n_warm_start, n_rl, n_test) < 0 or wanted > len(unique):
+        raise ValueError(f"{wanted} digits asked for, {len(unique)} exist: lower n_warm_start, n_rl or n_test")
+    shuffled = sorted(unique, key=lambda i: seeded_fraction(seed, "digit", i))
+    return {
+        "test": shuffled[:n_test],
+        "warm_start": shuffled[n_test : n_test + n_warm_start],
+        "rl": shuffled[n_test + n_warm_start : wanted],
+    }
+
+
+def random_wrong_digits(indices: Sequence[int], seed: int, n: int = 1) -> dict[int, list[int]]:
+    """For each picture, `n` different wrong digits drawn by seed (1 to 9)."""
+    pictures = load_digit_pictures()
+    wrong = {}
+    for i in indices:
+        others = [d for d in range(10) if d != pictures[i].label]
+        shares = {d: seeded_fraction(seed, "wrong", i, d) for d in others}
+        wrong[i] = sorted(others, key=shares.__getitem__)[:n]
+    return wrong
+
+
+def digit_pairs(indices: Sequence[int], wrong: Mapping[int, Sequence[int] | int]) -> Iterator[PreferencePair]:
+    """Pairs of the true digit (preferred) and a wrong one, for each picture in `indices`.
+
+    Args:
+        indices: places in the set, as `digit_split` gives them.
+        wrong: for each index one wrong digit or several; several give as many pairs. Pictures without one are left
+            out. An error of the policy that is no digit at all has no place here: pass the digits only.
+
+    Raises:
+        ValueError: a wrong response equals the true digit or is no digit.
+    """
+    pictures = load_digit_pictures()
+    for i in indices:
+        given = wrong.get(i, ())
+        for digit in (given,) if isinstance(given, int) else given:
+            if digit == pictures[i].label or not 0 <= digit <= 9:
+                raise ValueError(f"picture {i} shows {pictures[i].label}: {digit} is not a wrong digit from 0 to 9")
+            yield PreferencePair(
+                source=SOURCE,
+                images=(pictures[i].picture,),
+                question=QUESTION,
+                responses=(str(pictures[i].label), str(digit)),
+                preferred=0,
+                meta={"id": i},
+            )
+
+
+def policy_rows(indices: Sequence[int], *, split: str = "test") -> Iterator[PolicyTask]:
+    """The plain question for each picture, with the digit as its answer."""
+    pictures = load_digit_pictures()
+    for place, i in enumerate(indices):
+        yield PolicyTask(SOURCE, (pictures[i].picture,), QUESTION, str(pictures[i].label), split, place)

@@ -1,0 +1,209 @@
+"""Every row must be able to earn the full reward before a training run is started.
+
+A row that cannot be loaded stops a run after minutes on a held GPU; a label that the reward does not know trains in
+silence on noise. `check_parquet` finds both by itself, without verl, fast enough to stand before every run.
+`check_with_verl` loads the same rows through verl's own dataset class and is slower; `critic-r1 validate` runs both.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.images import BadPicture, decode, read_header
+from data_prep.prompts import MARKER
+from data_prep.task import LABELS
+
+REQUIRED = ("data_source", "prompt", "images", "ability", "reward_model", "extra_info")
+FOREIGN_MARKERS = ("<video>", "<audio>")
+DECODE_ALL_BELOW = 2_000
+"""Files with at most this many rows have every picture decoded; of larger ones, evenly spread rows are."""
+BATCH_ROWS = 256
+MAX_FAILURES = 1_000
+"""Failures kept with their text; further ones are only counted."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One thing wrong with the data."""
+
+    file: str
+    row: int | None
+    """Row number in the file from 0; None when the whole file is meant."""
+    reason: str
+    """Short code, for counting."""
+    detail: str
+    remedy: str
+
+    def __str__(self) -> str:
+        place = self.file if self.row is None else f"{self.file}, row {self.row}"
+        return f"{place}: {self.detail}. {self.remedy}"
+
+
+@dataclass
+class Report:
+    """What a check found."""
+
+    rows: int = 0
+    decoded: int = 0
+    """Rows whose pictures were decoded in full; all others had their headers read."""
+    failures: list[Failure] = field(default_factory=list)
+    n_failures: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether training may start."""
+        return self.n_failures == 0
+
+    def add(self, failure: Failure) -> None:
+        """Count a failure, and keep it unless there are very many."""
+        self.n_failures += 1
+        if len(self.failures) < MAX_FAILURES:
+            self.failures.append(failure)
+
+
+def check_parquet(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, decode_rows: int = DECODE_ALL_BELOW
+) -> Report:
+    """Check files of tasks; a folder stands for all `*.parquet` in it.
+
+    Looked at in every row: columns, one user turn, `<image>` markers equal in number to the pictures, readable headers,
+    a label in {"1", "2", "tie"} that earns 1.0 (ability `critic`), a non-empty answer (other abilities). Never raises
+    for what the data holds; all of it is in the report.
+
+    Args:
+        paths: one file or folder, or several.
+        decode_rows: rows of each file whose pictures are decoded in full, spread evenly over the file.
+    """
+    report = Report()
+    for path in expand(paths):
+        name = str(path)
+        try:
+            parquet = pq.ParquetFile(path)
+        except FileNotFoundError:
+            report.add(Failure(name, None, "no-file", "there is no such file", "Run `critic-r1 prepare` first."))
+            continue
+        except (OSError, pa.ArrowException) as error:
+            detail = f"not a readable Parquet file ({str(error).splitlines()[0] if str(error) else error!r})"
+            report.add(Failure(name, None, "no-parquet", detail, "Prepare it again: a copy or a write was cut off."))
+            continue
+        with parquet:
+            _check_file(name, parquet, report, decode_rows)
+    return report
+
+
+def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
+    """The Parquet files that `paths` name; a folder without any yields the folder's missing `*.parquet`."""
+    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        path = Path(path)
+        if path.is_dir():
+            yield from sorted(path.glob("*.parquet")) or [path / "*.parquet"]
+        else:
+            yield path
+
+
+def _check_file(name: str, parquet: pq.ParquetFile, report: Report, decode_rows: int) -> None:
+    rows = parquet.metadata.num_rows
+    missing = [c for c in REQUIRED if c not in parquet.schema_arrow.names]
+    if missing:
+        detail = f"column(s) {', '.join(missing)} missing"
+        report.add(Failure(name, None, "columns", detail, "Write rows with data_prep.writer or `critic-r1 prepare`."))
+        return
+    if rows == 0:
+        report.add(
+            Failure(name, None, "empty", "the file has no rows", "See rejected.jsonl for why rows were dropped.")
+        )
+        return
+    every = max(1, -(-rows // decode_rows)) if decode_rows > 0 else 0
+    number = 0
+    try:
+        for batch in parquet.iter_batches(BATCH_ROWS, columns=list(REQUIRED)):
+            for row in batch.to_pylist():
+                full = every > 0 and number % every == 0
+                for reason, detail, remedy in row_problems(row, full=full, base=Path(name).parent):
+                    report.add(Failure(name, number, reason, detail, remedy))
+                report.decoded += full
+                number += 1
+    except (OSError, pa.ArrowException) as error:
+        detail = f"the file breaks off after row {number} ({str(error).splitlines()[0]})"
+        report.add(Failure(name, number, "no-parquet", detail, "Prepare it again: a copy or a write was cut off."))
+    report.rows += number
+
+
+def row_problems(row: Mapping[str, Any], *, full: bool, base: Path) -> Iterator[tuple[str, str, str]]:
+    """What is wrong with one row, as (reason, detail, remedy); nothing for a good row.
+
+    Args:
+        full: decode the pictures instead of reading their headers.
+        base: folder that relative picture paths start from.
+    """
+    prompt, images = row["prompt"], row["images"] or []
+    if not prompt or any(not isinstance(turn, Mapping) or not isinstance(turn.get("content"), str) for turn in prompt):
+        yield "prompt", "the prompt is no list of turns with text", "Each turn is {role, content}, both strings."
+        return
+    text = "".join(turn["content"] for turn in prompt)
+    if (markers := text.count(MARKER)) != len(images):
+        detail = f"{markers} {MARKER} marker(s) in the prompt but {len(images)} picture(s)"
+        yield "markers", detail, "Free text must go through data_prep.prompts.neutralise."
+    for marker in FOREIGN_MARKERS:
+        if marker in text:
+            detail = f"the prompt holds {marker}, which verl takes for a medium"
+            yield "markers", detail, "Free text must go through data_prep.prompts.neutralise."
+    for place, image in enumerate(images):
+        try:
+            data = picture_bytes(image, base)
+            (decode if full else read_header)(data)
+        except BadPicture as error:
+            yield error.reason, f"picture {place}: {error}", "Drop the row or fetch the picture again."
+    yield from _label_problems(row)
+
+
+def picture_bytes(image: Any, base: Path) -> bytes:
+    """The bytes of one entry of the `images` column.
+
+    Raises:
+        BadPicture: `picture-missing` when there are none or the file cannot be read.
+    """
+    if isinstance(image, Mapping):
+        if isinstance(image.get("bytes"), bytes):
+            return image["bytes"]
+        raise BadPicture("picture-missing", "`bytes` is null, which verl cannot open")
+    if isinstance(image, str) and image:
+        try:
+            return (base / image.removeprefix("file://")).read_bytes()
+        except OSError as error:
+            raise BadPicture("picture-missing", f"cannot read {image} ({error.strerror})") from error
+    raise BadPicture("picture-missing", "neither bytes nor a path")
+
+
+def _label_problems(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    truth = (row["reward_model"] or {}).get("ground_truth")
+    if row["ability"] != "critic":
+        if not isinstance(truth, str) or not truth:
+            yield "label", f"ground_truth is {truth!r}", "A task needs a non-empty answer as text."
+        return
+    if truth not in LABELS:
+        detail = f"ground_truth is {truth!r}, not one of {', '.join(LABELS)}"
+        yield "label", detail, "Prepare the set with `critic-r1 prepare`, which maps labels and counts the unknown."
+    elif (score := gold_score(truth)) != 1.0:
+        detail = f"the gold answer earns {score}, not 1.0"
+        yield "reward", detail, "Check reward_fns.preference: prompt, label and parser disagree."
+
+
+def gold_score(truth: str) -> float:
+    """What the reward pays for a well-formed response that gives the label."""
+    from reward_fns.preference import compute_score
+
+    return float(compute_score("critic/check", f"<think>I looked.</think>\\boxed{{{truth}}}", truth)["score"])
+
+
+def explain(failures: Sequence[Failure], limit: int = 10) -> str:
+    """The first failures, one a line, and how many more there are."""
+    lines = [str(f) for f in failures[:limit]]
+    if len(failures) > limit:
+        lines.append(f"... and {len(failures) - limit} more")
+    return "\n".join(lines)
