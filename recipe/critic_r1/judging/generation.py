@@ -1,0 +1,170 @@
+"""What is asked of a model and what comes back, without a word about which engine answers.
+
+A judge, a policy evaluation and a tournament all need the same thing: many prompts with pictures, answered together.
+So there is one record for a question, one for its answer, and one protocol with a single batch method. The batch is
+the point: an engine in this process schedules the whole list itself, a client of a server keeps many requests in
+flight, and neither caller nor test knows which one it has.
+
+An answer that never arrived is a `Generation` with an `error`, not an exception and not an empty text: whoever counts
+must be able to tell "the server failed" from "the model wrote nothing readable".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+IMAGE_MARKER = "<image>"
+"""The string that stands for a picture in a row of the training Parquet (verl's convention)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """A piece of text of a message."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    """A picture of a message: the bytes of its file (PNG, JPEG, WebP or GIF), never re-encoded."""
+
+    data: bytes
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hexadecimal hash of the file's bytes: the name under which a picture is counted and cached."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat: `role` is `system`, `user` or `assistant`; `parts` keep their order."""
+
+    role: str
+    parts: tuple[TextPart | ImagePart, ...]
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        """The pictures of this turn, in order."""
+        return tuple(part for part in self.parts if isinstance(part, ImagePart))
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How an answer is drawn.
+
+    temperature: 0 is greedy.
+    top_p: share of the probability mass that is kept, in (0, 1].
+    max_tokens: longest answer, in tokens.
+    n: independent answers to the same prompt.
+    seed: makes a draw repeatable where the engine honours it; None leaves it to the engine.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 2048
+    n: int = 1
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_tokens < 1 or self.n < 1:
+            raise ValueError(f"impossible sampling settings: {self}")
+        if self.n > 1 and self.temperature == 0:
+            raise ValueError(f"n={self.n} greedy answers would all be the same; set a temperature above 0")
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One prompt and how to sample from it. Two requests with equal `key` are the same request."""
+
+    messages: tuple[Message, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        """All pictures of the prompt, in reading order."""
+        return tuple(image for message in self.messages for image in message.images)
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 over everything that can change the answer except the model: texts, pictures, sampling."""
+        turns = [
+            [message.role, [["t", p.text] if isinstance(p, TextPart) else ["i", p.sha256] for p in message.parts]]
+            for message in self.messages
+        ]
+        s = self.sampling
+        content = [turns, float(s.temperature), float(s.top_p), s.max_tokens, s.n, s.seed]
+        return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The answers to one request.
+
+    texts: `sampling.n` answers without special tokens; empty when `error` is set.
+    finish_reasons: per text, `stop` or `length` (cut off at `max_tokens`), or what the engine says.
+    prompt_tokens, completion_tokens: as counted by the engine, over all n answers; 0 when unknown.
+    error: why there is no answer; None on success.
+    """
+
+    texts: tuple[str, ...]
+    finish_reasons: tuple[str, ...] = ()
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    error: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The only answer of a request with n = 1. Raises ValueError when there is not exactly one."""
+        if len(self.texts) != 1:
+            raise ValueError(f"expected one answer, have {len(self.texts)} (error: {self.error})")
+        return self.texts[0]
+
+
+class Generator(Protocol):
+    """Anything that answers requests: an engine in this process, a client of a server, a script in a test."""
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        """Answer all requests together; the result has the order and the length of the input."""
+        ...
+
+
+def messages_from_row(prompt: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+    """Turn the `prompt` and `images` columns of a task row into messages.
+
+    The text is split on `<image>` as verl's dataset class does at training time, so that the model sees the same
+    prompt when it is judged as when it was trained.
+
+    Args:
+        prompt: turns with `role` and `content`; `content` is text with one marker per picture.
+        images: one mapping per picture with its file's `bytes`.
+
+    Raises:
+        ValueError: the markers and the pictures differ in number, or a picture has no bytes.
+    """
+    files = []
+    for number, image in enumerate(images, start=1):
+        data = image.get("bytes")
+        if not data:
+            raise ValueError(f"picture {number} of the row has no bytes: write the data again with images embedded")
+        files.append(bytes(data))
+    markers = sum(str(turn["content"]).count(IMAGE_MARKER) for turn in prompt)
+    if markers != len(files):
+        raise ValueError(f"the prompt has {markers} {IMAGE_MARKER} marker(s) but the row has {len(files)} picture(s)")
+    remaining = iter(files)
+    messages = []
+    for turn in prompt:
+        parts: list[TextPart | ImagePart] = []
+        for segment in re.split(f"({IMAGE_MARKER})", str(turn["content"])):
+            if segment == IMAGE_MARKER:
+                parts.append(ImagePart(next(remaining)))
+            elif segment:
+                parts.append(TextPart(segment))
+        messages.append(Message(str(turn["role"]), tuple(parts)))
+    return tuple(messages)

@@ -1,0 +1,239 @@
+"""A pairwise judge that is asked about every pair twice, once in each order.
+
+A judge that likes the first place looks right on half of the pairs whatever they show. Only both orders tell skill
+from habit, so a pair stands in the data once per order, and what is counted later is the pair.
+
+Three things can go wrong and stay apart here: a verdict that is wrong, a response that holds no readable verdict
+(`pred` None with the parser's reason), and a request that never was answered (`error`). None is turned into another,
+and no coin is tossed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from recipe.critic_r1.judging.generation import (
+    Generation,
+    GenerationRequest,
+    Generator,
+    Message,
+    Sampling,
+    messages_from_row,
+)
+from reward_fns.verdict import THINK_CLOSE, THINK_OPEN, Policy, Verdict, parse_verdict
+
+REQUEST_FAILED = "request_failed"
+"""Reason of a judgement whose request was not answered."""
+
+SPLIT_VOTES = "split_votes"
+"""Reason of a judgement whose readable votes have no majority."""
+
+
+@dataclass(frozen=True)
+class JudgeTask:
+    """One pair in one order, ready to be put to a judge.
+
+    pair_id: the same for both orders of a pair.
+    order: 0 as the source lists the responses, 1 swapped.
+    messages: the prompt.
+    response_1, response_2: as shown.
+    ground_truth: `"1"`, `"2"` or `"tie"`, as shown.
+    picture_sha256: hash over the pictures; judgements of the same pictures form a cluster.
+    category: group for reports, such as the data source.
+    """
+
+    pair_id: str
+    order: int
+    messages: tuple[Message, ...] = field(repr=False)
+    question: str
+    response_1: str
+    response_2: str
+    ground_truth: str
+    picture_sha256: str
+    category: str = ""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a judge said about one task.
+
+    pred: `"1"`, `"2"`, `"tie"`, or None when no verdict can be read.
+    reason: of the parser (`ok`, `no_box`, ...), or REQUEST_FAILED or SPLIT_VOTES.
+    votes: the choice of each vote, None for an unreadable one; one entry unless several votes were asked for.
+    text: the response that the verdict was read from (the first that voted with the majority).
+    error: why there was no answer; None when there was one.
+    """
+
+    task: JudgeTask
+    pred: str | None
+    reason: str
+    well_formed: float
+    votes: tuple[str | None, ...]
+    text: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    error: str | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether the judge answered at all, readable or not."""
+        return self.error is None
+
+    @property
+    def readable(self) -> bool:
+        """Whether a verdict was read."""
+        return self.pred is not None
+
+    @property
+    def correct(self) -> bool:
+        """Whether the verdict is the label. An unreadable verdict is not."""
+        return self.pred is not None and self.pred == self.task.ground_truth
+
+    def record(self) -> dict[str, Any]:
+        """As a line of `judgements.jsonl`."""
+        task = self.task
+        return {
+            "pair_id": task.pair_id,
+            "order": task.order,
+            "category": task.category,
+            "picture_sha256": task.picture_sha256,
+            "question": task.question,
+            "response_1": task.response_1,
+            "response_2": task.response_2,
+            "response": self.text,
+            "thinking": thinking(self.text),
+            "pred": self.pred,
+            "ground_truth": task.ground_truth,
+            "correct": self.correct,
+            "reason": self.reason,
+            "well_formed": self.well_formed,
+            "votes": list(self.votes),
+            "error": self.error,
+        }
+
+
+def judge(
+    generator: Generator,
+    tasks: Sequence[JudgeTask],
+    sampling: Sampling,
+    *,
+    policy: Policy = "strict",
+    choices: Sequence[str] = ("1", "2", "tie"),
+) -> list[Judgement]:
+    """Put all tasks to the judge in one batch; one judgement per task, in order.
+
+    Args:
+        sampling: `n` above 1 asks for that many votes; the verdict is their strict majority among the readable ones.
+        policy: how verdicts are read, see `reward_fns.verdict.parse_verdict`.
+    """
+    requests = [GenerationRequest(task.messages, sampling) for task in tasks]
+    generations = generator.generate(requests)
+    return [
+        judgement_of(task, generation, policy=policy, choices=choices)
+        for task, generation in zip(tasks, generations, strict=True)
+    ]
+
+
+def judgement_of(
+    task: JudgeTask, generation: Generation, *, policy: Policy = "strict", choices: Sequence[str] = ("1", "2", "tie")
+) -> Judgement:
+    """Read the verdict of a task from what the model wrote."""
+    if generation.error is not None:
+        return Judgement(task, None, REQUEST_FAILED, 0.0, (), "", error=generation.error)
+    verdicts = [parse_verdict(text, policy=policy, choices=choices) for text in generation.texts]
+    pred, reason, place = count_votes(verdicts)
+    return Judgement(
+        task=task,
+        pred=pred,
+        reason=reason,
+        well_formed=sum(v.well_formed for v in verdicts) / len(verdicts),
+        votes=tuple(v.choice for v in verdicts),
+        text=generation.texts[place],
+        prompt_tokens=generation.prompt_tokens,
+        completion_tokens=generation.completion_tokens,
+    )
+
+
+def count_votes(verdicts: Sequence[Verdict]) -> tuple[str | None, str, int]:
+    """Majority of the readable verdicts: the choice, the reason, and which verdict speaks for it.
+
+    Two choices with equally many votes are no verdict (SPLIT_VOTES). Without a readable verdict the first one's reason
+    stands.
+    """
+    ranking = Counter(v.choice for v in verdicts if v.choice is not None).most_common(2)
+    if not ranking:
+        return None, str(verdicts[0].reason), 0
+    if len(ranking) == 2 and ranking[0][1] == ranking[1][1]:
+        return None, SPLIT_VOTES, 0
+    choice = ranking[0][0]
+    place = next(i for i, v in enumerate(verdicts) if v.choice == choice)
+    return choice, str(verdicts[place].reason), place
+
+
+def thinking(text: str) -> str:
+    """The text of the first think block; everything behind the tag when it does not close; empty without one."""
+    _, opened, rest = text.partition(THINK_OPEN)
+    if not opened:
+        before, closed, _ = text.partition(THINK_CLOSE)
+        return before.strip() if closed else ""
+    return rest.partition(THINK_CLOSE)[0].strip()
+
+
+def pictures_sha256(hashes: Sequence[str]) -> str:
+    """One name for the pictures of a row: the hash itself when there is one picture."""
+    if len(hashes) == 1:
+        return hashes[0]
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def task_from_row(row: Mapping[str, Any]) -> JudgeTask:
+    """A critic row of the task Parquet (see `data_prep.task`) as a judge's task.
+
+    Raises:
+        ValueError: the label is not `1`, `2` or `tie`, or pictures and markers do not match.
+    """
+    info, label = row["extra_info"], row["reward_model"]["ground_truth"]
+    if label not in ("1", "2", "tie"):
+        raise ValueError(f"label {label!r} is none of 1, 2, tie: run `critic-r1 validate` on the file")
+    messages = messages_from_row(row["prompt"], row["images"] or ())
+    hashes = [image.sha256 for message in messages for image in message.images]
+    return JudgeTask(
+        pair_id=str(info["pair_id"]),
+        order=int(info["order"]),
+        messages=messages,
+        question=str(info["question"]),
+        response_1=str(info["response_1"]),
+        response_2=str(info["response_2"]),
+        ground_truth=str(label),
+        picture_sha256=pictures_sha256(hashes),
+        category=str(row["data_source"]).removeprefix("critic/"),
+    )
+
+
+def read_rows(paths: Iterable[Path]) -> list[tuple[str, dict[str, Any]]]:
+    """All rows of task Parquet files, each with `FILE row N` to name it in an error.
+
+    Raises:
+        FileNotFoundError: there is no file. ValueError: a file is no Parquet or lacks a column.
+    """
+    rows = []
+    files = sorted(paths)
+    if not files:
+        raise FileNotFoundError("no Parquet file to read: run `critic-r1 prepare` first, or check the folder")
+    for path in files:
+        try:
+            table = pq.read_table(path)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as Parquet ({error}): write it again") from error
+        missing = {"data_source", "prompt", "images", "reward_model", "extra_info"} - set(table.column_names)
+        if missing:
+            raise ValueError(f"{path} lacks the columns {sorted(missing)}: it was not written by `critic-r1 prepare`")
+        rows += [(f"{path} row {number}", row) for number, row in enumerate(table.to_pylist())]
+    return rows

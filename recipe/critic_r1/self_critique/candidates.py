@@ -1,0 +1,175 @@
+"""Several answers of one policy to one question, sampled once and kept.
+
+Candidates are what best-of-N pays for, so they are sampled once and every selector is measured on the same ones. A
+candidate keeps three things: the response as written, the final answer read from it (for counting votes and for
+telling duplicates), and the text that a critic gets to see. For a short-answer task that is the answer itself; for
+open questions it is the whole response.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from recipe.critic_r1.judging.generation import (
+    GenerationRequest,
+    Generator,
+    ImagePart,
+    Message,
+    Sampling,
+    messages_from_row,
+)
+from recipe.critic_r1.judging.pairwise import pictures_sha256
+from reward_fns.verdict import find_box, unwrap
+
+Shown = Literal["answer", "response"]
+"""What a critic sees of a candidate: the final answer only, or the whole response."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question to the policy.
+
+    problem_id: unique within a run.
+    messages: the policy's prompt, pictures included.
+    question: the bare question, as a critic is told it.
+    ground_truth: the right answer, for measuring only; None when it is not known.
+    """
+
+    problem_id: str
+    messages: tuple[Message, ...] = field(repr=False)
+    question: str
+    ground_truth: str | None
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        """The pictures, in reading order."""
+        return tuple(image for message in self.messages for image in message.images)
+
+    @property
+    def picture_sha256(self) -> str:
+        """Name of the pictures: questions about the same ones form a cluster."""
+        return pictures_sha256([image.sha256 for image in self.images]) if self.images else self.problem_id
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One sampled answer.
+
+    index: place among the candidates of its problem, from 0.
+    text: the response as written.
+    answer: the final answer; None when none can be read.
+    shown: what a critic sees.
+    correct: whether the answer is right; for measuring and for the oracle only.
+    """
+
+    index: int
+    text: str
+    answer: str | None
+    shown: str
+    correct: bool
+
+
+@dataclass(frozen=True)
+class Pool:
+    """All candidates of one problem."""
+
+    problem: Problem
+    candidates: tuple[Candidate, ...]
+
+
+def final_answer(text: str) -> str | None:
+    """The content of the box that counts in a response (see `reward_fns.verdict.find_box`), or None."""
+    content = find_box(text).content
+    return unwrap(content) or None if content is not None else None
+
+
+def exact_match(answer: str | None, ground_truth: str | None) -> bool:
+    """Whether an answer is the known one, letter for letter."""
+    return answer is not None and answer == ground_truth
+
+
+def make_pool(
+    problem: Problem,
+    texts: Iterable[str],
+    *,
+    shown: Shown = "answer",
+    is_correct: Callable[[str | None, str | None], bool] = exact_match,
+) -> Pool:
+    """Candidates of a problem from the responses as written."""
+    candidates = []
+    for index, text in enumerate(texts):
+        answer = final_answer(text)
+        seen = text if shown == "response" else answer or ""
+        candidates.append(Candidate(index, text, answer, seen, is_correct(answer, problem.ground_truth)))
+    return Pool(problem, tuple(candidates))
+
+
+def sample_pools(
+    generator: Generator, problems: Sequence[Problem], sampling: Sampling, *, shown: Shown = "answer"
+) -> list[Pool]:
+    """`sampling.n` candidates for each problem, all problems in one batch.
+
+    Raises:
+        RuntimeError: a request failed; a best-of-N over missing candidates would be a number about nothing.
+    """
+    generations = generator.generate([GenerationRequest(problem.messages, sampling) for problem in problems])
+    pools = []
+    for problem, generation in zip(problems, generations, strict=True):
+        if generation.error is not None:
+            raise RuntimeError(f"no candidates for problem {problem.problem_id}: {generation.error}")
+        pools.append(make_pool(problem, generation.texts, shown=shown))
+    return pools
+
+
+def save_pools(pools: Iterable[Pool], path: Path) -> None:
+    """Write one line per problem: `problem_id`, `ground_truth`, `texts`."""
+    lines = (
+        json.dumps(
+            {
+                "problem_id": pool.problem.problem_id,
+                "ground_truth": pool.problem.ground_truth,
+                "texts": [candidate.text for candidate in pool.candidates],
+            },
+            ensure_ascii=False,
+        )
+        for pool in pools
+    )
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def load_pools(path: Path, problems: Sequence[Problem], *, shown: Shown = "answer") -> list[Pool]:
+    """Read what `save_pools` wrote, for exactly these problems, in their order.
+
+    Raises:
+        ValueError: a line is broken, or the file lacks a problem.
+    """
+    texts: dict[str, list[str]] = {}
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = json.loads(line)
+                texts[record["problem_id"]] = list(record["texts"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path} line {number} is no record of candidates ({error}): sample anew") from error
+    missing = [problem.problem_id for problem in problems if problem.problem_id not in texts]
+    if missing:
+        raise ValueError(
+            f"{path} has no candidates for {len(missing)} of {len(problems)} problems (first: {missing[0]}):"
+            " it was sampled on other data; sample anew"
+        )
+    return [make_pool(problem, texts[problem.problem_id], shown=shown) for problem in problems]
+
+
+def problem_from_row(row: Mapping[str, Any]) -> Problem:
+    """A policy row of the task Parquet (`data_source` = `policy/...`) as a problem."""
+    info = row["extra_info"]
+    return Problem(
+        problem_id=str(info["pair_id"]),
+        messages=messages_from_row(row["prompt"], row["images"] or ()),
+        question=str(info["question"]),
+        ground_truth=row["reward_model"]["ground_truth"],
+    )
