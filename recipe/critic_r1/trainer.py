@@ -45,6 +45,12 @@ class CriticTrainerSync(PPOTrainerSync):
         if name != "critic_sync":
             raise ValueError(f"CriticTrainerSync is trainer mode critic_sync, not {name!r}")
 
+    def _build_replay_buffer(self) -> Any:
+        # verl polls every two seconds for finished rollouts and offers no setting; a demo step is not much longer.
+        buffer = super()._build_replay_buffer()
+        buffer.poll_interval = self.config.critic_r1.poll_interval_seconds
+        return buffer
+
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
         self._log.resume_after(self.global_steps)
