@@ -1,0 +1,201 @@
+"""The warm start and the batched forward it stands on."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor
+
+from data_prep.sources.digits import DigitPicture, digit_pairs, load_digit_pictures
+from recipe.critic_r1.demo import texts
+from recipe.critic_r1.demo.model import build_model
+from recipe.critic_r1.demo.warm_start import (
+    IncoherentModelError,
+    WarmStartSettings,
+    coherence,
+    hard_negatives,
+    load,
+    picture_patches,
+    warm_start,
+)
+
+SHORT = WarmStartSettings(
+    max_steps=6, cooldown_steps=2, check_every=2, ramp_steps=2, policy_batch=4, critic_batch=8, gate=0.0
+)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[DigitPicture]:
+    return load_digit_pictures()[:10]  # one of each digit
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_model(tmp_path_factory.mktemp("model"), seed=0)
+
+
+def test_batched_forward_equals_the_stock_forward(folder: Path, rows: list[DigitPicture]) -> None:
+    forward = load(folder)
+    prompts = [texts.critic_prompt(1, 7), texts.critic_prompt(0, 9), texts.critic_prompt(4, 4)]
+    answers = [texts.critic_response(d, 1 + d % 2) for d in range(6)]
+    pixels, ids, responses = (
+        picture_patches(forward, rows[:3]),
+        forward.prompt_ids(prompts),
+        forward.response_ids(answers),
+    )
+    with torch.no_grad():
+        logits = forward.response_logits(ids, forward.vision(pixels), responses, copies=2)
+        full = torch.cat([ids.repeat_interleave(2, 0), responses], 1)
+        stock = forward.model(
+            input_ids=full,
+            attention_mask=torch.ones_like(full),
+            pixel_values=pixels.repeat_interleave(2, 0).flatten(0, 1),
+            image_grid_thw=torch.tensor([[1, 4, 4]] * 6),
+            mm_token_type_ids=(full == forward.image_id).int(),
+        ).logits[:, ids.shape[1] - 1 : -1]
+        vision = forward.model.model.visual(pixels.flatten(0, 1), grid_thw=torch.tensor([[1, 4, 4]] * 3)).pooler_output
+    torch.testing.assert_close(forward.vision(pixels).flatten(0, 1), vision, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits, stock, atol=1e-5, rtol=0)
+    # The pictures count: the same text over another picture gives other logits.
+    assert (stock[0] - stock[2]).abs().max() > 1e-4
+
+
+def test_greedy_sample_is_the_argmax_of_the_response_logits(folder: Path, rows: list[DigitPicture]) -> None:
+    forward = load(folder)
+    ids = forward.prompt_ids([texts.policy_prompt()] * 4)
+    with torch.no_grad():
+        images = forward.vision(picture_patches(forward, rows[:4]))
+        tokens = forward.sample(ids, images, max_new_tokens=5)
+        logits = forward.response_logits(ids, images, tokens)
+    assert torch.equal(logits.argmax(-1), tokens)
+
+
+def test_samples_follow_the_generator_and_never_hold_a_picture_token(folder: Path, rows: list[DigitPicture]) -> None:
+    forward = load(folder)
+    ids = forward.prompt_ids([texts.policy_prompt()] * 2)
+    with torch.no_grad():
+        images = forward.vision(picture_patches(forward, rows[:2]))
+
+    def draw(seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return forward.sample(ids, images, copies=128, temperature=1.0, generator=generator)
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
+    # 256 random responses would hold about ten of them.
+    assert not (draw(1) == forward.image_id).any()
+
+
+def test_prompts_equal_what_the_processor_makes(folder: Path) -> None:
+    forward, processor = load(folder), AutoProcessor.from_pretrained(folder)
+    prompt = texts.critic_prompt(7, 3)
+    content = [{"type": "image"}, {"type": "text", "text": prompt.removeprefix("<image>")}]
+    chat = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+    expected = processor(text=[chat], images=[Image.new("RGB", (56, 56))], return_tensors="pt")["input_ids"]
+    assert torch.equal(forward.prompt_ids([prompt]), expected)
+
+
+def test_text_ends_at_the_end_token(folder: Path) -> None:
+    forward = load(folder)
+    ids = forward.response_ids([texts.policy_response(3), "7"])
+    assert forward.texts(ids) == [texts.policy_response(3), "7"]
+
+
+@pytest.mark.parametrize(
+    ("write", "expected"),
+    [
+        (lambda shown: texts.critic_response(shown[0], 1), 1.0),
+        (lambda shown: texts.critic_response(shown[1], 2), 1.0),
+        (lambda shown: texts.critic_response(shown[0], 2), 0.0),  # names one response, boxes the other
+        (lambda shown: texts.critic_response(shown[0], 3), 0.0),  # no such response
+        (lambda shown: texts.critic_response(8, 1), 0.0),  # names a digit that is in no response
+        (lambda shown: "\\boxed{1}", 0.0),  # names nothing
+        (lambda shown: f"<think>I see a {shown[0]}.</think>", 0.0),  # no verdict
+    ],
+)
+def test_coherence_compares_the_verdict_with_the_named_digit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[tuple[int, int]], str], expected: float
+) -> None:
+    forward = load(folder)
+    shown: list[tuple[int, int]] = []
+    original = texts.critic_prompt
+
+    def spy(first: int, second: int) -> str:
+        shown.append((first, second))
+        return original(first, second)
+
+    monkeypatch.setattr(texts, "critic_prompt", spy)
+    monkeypatch.setattr(
+        forward, "sample", lambda ids, images: forward.response_ids([write(p) for p in shown[-len(ids) :]])
+    )
+    assert coherence(forward, torch.zeros(2, 4, 64), [(1, 2), (3, 4)]) == expected
+    assert shown == [(1, 2), (3, 4), (2, 1), (4, 3)]
+
+
+def test_same_seed_same_weights_and_the_folder_loads(folder: Path, rows: list[DigitPicture], tmp_path: Path) -> None:
+    calls: list[tuple[int, int, str]] = []
+    result = warm_start(folder, rows, tmp_path / "a", seed=3, settings=SHORT, progress=lambda *call: calls.append(call))
+    warm_start(folder, rows, tmp_path / "b", seed=3, settings=SHORT)
+    warm_start(folder, rows, tmp_path / "c", seed=4, settings=SHORT)
+    first, second, third = (load(tmp_path / name).model.state_dict() for name in "abc")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], third[name]) for name in first)
+    assert result.steps == 6
+    assert [call[:2] for call in calls] == [(step, 6) for step in range(1, 7)]
+
+
+def test_loss_falls(folder: Path, rows: list[DigitPicture], tmp_path: Path) -> None:
+    losses: list[float] = []
+    settings = replace(SHORT, max_steps=30, ramp_steps=5)
+    warm_start(
+        folder, rows, tmp_path, seed=0, settings=settings,
+        progress=lambda step, total, text: losses.append(float(text.split()[1])),
+    )  # fmt: skip
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_stop_rule_starts_the_cool_down_early(folder: Path, rows: list[DigitPicture], tmp_path: Path) -> None:
+    result = warm_start(folder, rows, tmp_path, seed=0, settings=replace(SHORT, max_steps=50, stop_at=0.0))
+    assert result.steps == SHORT.check_every + SHORT.cooldown_steps
+
+
+def test_incoherent_model_is_refused_and_not_written(folder: Path, rows: list[DigitPicture], tmp_path: Path) -> None:
+    with pytest.raises(IncoherentModelError, match=r"0\.0% .*95% are needed.*another seed, or raise max_steps"):
+        warm_start(folder, rows, tmp_path / "out", seed=0, settings=replace(SHORT, gate=0.95))
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_pictures_are_named(folder: Path, rows: list[DigitPicture], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no pictures"):
+        warm_start(folder, [], tmp_path, seed=0)
+    stream = io.BytesIO()
+    Image.new("RGB", (84, 84)).save(stream, "PNG")
+    large = replace(rows[1], png=stream.getvalue())
+    with pytest.raises(ValueError, match="picture 1 is 84x84 pixels"):
+        warm_start(folder, [rows[0], large], tmp_path, seed=0, settings=SHORT)
+
+
+def test_hard_negatives_come_from_the_policys_own_errors(
+    folder: Path, rows: list[DigitPicture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recipe.critic_r1.demo.fast_forward import FastForward
+
+    def fixed(self: FastForward, ids: torch.Tensor, images: torch.Tensor, *, copies: int, **_: object) -> torch.Tensor:
+        written = {0: ["\\boxed{6}", "\\boxed{0}"], 1: ["\\boxed{1}", "\\boxed{1}"], 2: ["nothing", "\\boxed{12}"]}
+        return self.response_ids([text for row in range(len(ids)) for text in written[row]])
+
+    monkeypatch.setattr(FastForward, "sample", fixed)
+    found = [hard_negatives(folder, rows[:3], seed=seed, samples=2) for seed in range(8)]
+    # Picture 0 was misread as 6 once; pictures 1 and 2 gave no usable error, so theirs are random but never right.
+    assert {negatives[0] for negatives in found} == {6}
+    assert len({negatives[1] for negatives in found}) > 1
+    for negatives in found:
+        assert [pair.responses[0] for pair in digit_pairs([0, 1, 2], negatives)] == ["0", "1", "2"]
