@@ -1,0 +1,242 @@
+"""Charts as inline SVG that follows the page's light or dark colours.
+
+Matplotlib draws them with stand-in colours, and each stand-in becomes a CSS variable afterwards: one picture serves both
+schemes. Text stays text (`svg.fonttype: none`), so it takes the page's font and can be searched. Legends and titles
+are left to the page, where they wrap on a narrow screen and pass through its escaping. For reading exact values each
+chart carries `readout`: the place of every x value in the picture and the line to print for it.
+"""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+# Stand-in colours that nothing else uses -> the page's CSS variables.
+_INK, _GRID = "#0a0b01", "#0a0b02"
+_SERIES = [f"#0a0c{index:02x}" for index in range(1, 9)]
+_VARIABLES = {_INK: "var(--muted)", _GRID: "var(--line)"} | {
+    colour: f"var(--series-{index})" for index, colour in enumerate(_SERIES, start=1)
+}
+_STYLE = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # names of selectors and reasons come from files: a `$` in one must not be read as TeX
+    "font.size": 10,
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "axes.formatter.useoffset": False,
+    "axes.formatter.limits": (-4, 5),
+}
+# Inches and points: 5.0 x 2.5 in at 72 units per inch is a view box of 360 x 180.
+_SIZE, _UNITS = (5.0, 2.5), 72
+
+
+@dataclass
+class Line:
+    """One series: `values` are as long as the chart's x values; None or NaN where nothing was measured."""
+
+    label: str
+    values: Sequence[float | None]
+    low: Sequence[float | None] | None = None
+    high: Sequence[float | None] | None = None
+
+
+@dataclass
+class Chart:
+    title: str
+    unit: str
+    note: str
+    svg: str
+    legend: list[tuple[int, str]] = field(default_factory=list)
+    """(number of the series colour from 1, label)"""
+    readout: dict[str, object] = field(default_factory=dict)
+
+
+def number(value: float | None, percent: bool = False) -> str:
+    """A value as the page prints it: `61.2 %`, `0.0123`, `1.2e-05`; `-` when there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if percent:
+        return f"{100 * value:.1f} %"
+    if value == 0:
+        return "0"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _floats(values: Sequence[float | None] | None) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values or []], dtype=float)
+
+
+def rolling_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean over the last `window` values at each place, NaN left out; shorter at the start."""
+    return np.array(
+        [
+            np.nan if np.isnan(part).all() else np.nanmean(part)
+            for part in (values[max(0, index + 1 - window) : index + 1] for index in range(len(values)))
+        ]
+    )
+
+
+def smoothing_window(count: int) -> int:
+    """Steps that the bold line averages over: a tenth of the run, and 1 (no averaging) under ten steps."""
+    return max(1, round(count / 10)) if count >= 10 else 1
+
+
+def _inline(figure: Figure, key: str, title: str) -> str:
+    """The figure as an <svg> element with its own ids, the page's colours and no fixed size."""
+    out = io.BytesIO()
+    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = out.getvalue().decode()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
+    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{key}-{m[1]}"' if m[1] in used else "", svg)
+    svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{key}-", svg)
+    for stand_in, variable in _VARIABLES.items():
+        svg = svg.replace(stand_in, variable)
+    head = re.search(r'viewBox="[^"]+"', svg)
+    body = svg[svg.index(">") + 1 :]
+    # The title is ours, never a file's, so it needs no escaping.
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'{head[0] if head else ""} role="img" aria-label="{title}">{body}'
+    )
+
+
+def _axes(key: str) -> tuple[Figure, Axes]:
+    mpl.rcParams["svg.hashsalt"] = key
+    figure = Figure(figsize=_SIZE, dpi=_UNITS, layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure, figure.add_subplot()
+
+
+def _readout(figure: Figure, axes: Axes, xs: np.ndarray, lines: list[str]) -> dict[str, object]:
+    """Where each x stands in the view box, the top and foot of the plot there, and the text to show."""
+    figure.draw_without_rendering()
+    height = figure.bbox.height
+    foot, top = (height - axes.transAxes.transform((0, y))[1] for y in (0, 1))
+    places = axes.transData.transform([(x, axes.get_ylim()[0]) for x in xs])[:, 0]
+    return {"top": round(top, 1), "foot": round(foot, 1), "x": [round(x, 1) for x in places], "text": lines}
+
+
+def _finish(axes: Axes, floor: float | None, ceiling: float | None, percent: bool, log: bool) -> None:
+    if log:
+        axes.set_yscale("log")
+    else:
+        low, high = axes.get_ylim()
+        axes.set_ylim(low if floor is None else floor, high if ceiling is None else ceiling)
+    if percent:
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    axes.margins(x=0.02)
+
+
+def line_chart(
+    key: str,
+    title: str,
+    xs: Sequence[int],
+    lines: list[Line],
+    *,
+    unit: str = "",
+    note: str = "",
+    floor: float | None = None,
+    ceiling: float | None = None,
+    percent: bool = False,
+    log: bool = False,
+    level: float | None = None,
+    smooth: bool = True,
+    doubling: bool = False,
+    x_name: str = "step",
+) -> Chart:
+    """Lines over whole-number x values.
+
+    smooth: thin line for the values, bold one for their rolling mean (`smoothing_window`).
+    level: a dashed reference line. doubling: x on a log-2 axis with each value marked, for best-of-N.
+    percent: values are shares in [0, 1]. A band is drawn where a line has `low` and `high`.
+    """
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes(key)
+        window = smoothing_window(len(xs)) if smooth else 1
+        x = np.array(xs, dtype=float)
+        for line, colour in zip(lines, _SERIES, strict=False):
+            values = _floats(line.values)
+            few = len(xs) <= 40
+            if window > 1:
+                axes.plot(x, values, color=colour, linewidth=0.8, alpha=0.4)
+                axes.plot(x, rolling_mean(values, window), color=colour, linewidth=1.8)
+            else:
+                axes.plot(x, values, color=colour, linewidth=1.8, marker="o" if few else None, markersize=3.5)
+            if line.low is not None and line.high is not None:
+                axes.fill_between(x, _floats(line.low), _floats(line.high), color=colour, alpha=0.16, linewidth=0)
+        if level is not None:
+            axes.axhline(level, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
+        if doubling:
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(x, [str(value) for value in xs], minor=False)
+            axes.set_xticks([], minor=True)
+        else:
+            axes.xaxis.get_major_locator().set_params(integer=True, nbins=8)
+        _finish(axes, floor, ceiling, percent, log)
+        texts = []
+        for index, value in enumerate(xs):
+            parts = []
+            for line in lines:
+                part = f"{line.label} {number(line.values[index], percent)}"
+                if line.low is not None and line.high is not None:
+                    part += f" [{number(line.low[index], percent)}, {number(line.high[index], percent)}]"
+                parts.append(part)
+            texts.append(f"{x_name} {value}: " + " · ".join(parts))
+        readout = _readout(figure, axes, x, texts)
+        legend = [(index, line.label) for index, line in enumerate(lines[: len(_SERIES)], start=1)]
+        return Chart(title, unit, note, _inline(figure, key, title), legend, readout)
+
+
+def stacked_chart(
+    key: str,
+    title: str,
+    xs: Sequence[int],
+    lines: list[Line],
+    *,
+    unit: str = "",
+    note: str = "",
+    percent: bool = False,
+) -> Chart:
+    """Parts of a whole over steps, one on top of the other; a missing value counts as zero."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes(key)
+        x = np.array(xs, dtype=float)
+        parts = [np.nan_to_num(_floats(line.values)) for line in lines]
+        colours = _SERIES[: len(lines)]
+        if len(xs) <= 40:
+            foot = np.zeros(len(xs))
+            for part, colour in zip(parts, colours, strict=False):
+                axes.bar(x, part, bottom=foot, color=colour, width=0.8)
+                foot = foot + part
+        else:
+            axes.stackplot(x, *parts, colors=colours, linewidth=0)
+        axes.xaxis.get_major_locator().set_params(integer=True, nbins=8)
+        _finish(axes, 0, 1 if percent else None, percent, log=False)
+        texts = [
+            f"step {value}: " + " · ".join(f"{line.label} {number(line.values[i], percent)}" for line in lines)
+            for i, value in enumerate(xs)
+        ]
+        readout = _readout(figure, axes, x, texts)
+        legend = [(index, line.label) for index, line in enumerate(lines, start=1)]
+        return Chart(title, unit, note, _inline(figure, key, title), legend, readout)

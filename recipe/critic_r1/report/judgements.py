@@ -1,0 +1,120 @@
+"""Judgements as cards: one pair in one order, what each evaluation's model made of it, side by side.
+
+A judgement is right, wrong, unparsed (no verdict could be read) or unanswered (the request failed), and apart from
+that a pair is inconsistent when its two orders contradict each other: the places swap, so a judge that looks at
+content names the other number, and calls a tie twice. Where the other order was not judged, or was unreadable,
+consistency is not known and not guessed. The words mean what they mean in `judging.metrics`.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from recipe.critic_r1.judging.metrics import OPPOSITE
+from recipe.critic_r1.judging.pairwise import REQUEST_FAILED
+from recipe.critic_r1.report.run_files import Judgement
+
+VERDICTS = ("1", "2", "tie")
+
+
+@dataclass
+class Side:
+    """One evaluation's judgement of a card."""
+
+    verdict: str
+    kind: str
+    """`right`, `wrong`, `unparsed` or `unanswered`"""
+    reason: str
+    thinking: str
+    response: str
+    other: str | None = None
+    """verdict in the other order: `""` when unparsed, None when not judged"""
+    flips: bool | None = None
+    """whether the two orders contradict each other; None when that is not known"""
+
+
+@dataclass
+class Card:
+    pair_id: str
+    order: str
+    question: str
+    response_1: str
+    response_2: str
+    ground_truth: str
+    picture: str
+    """`picture_sha256`; empty when none is named"""
+    category: str
+    sides: dict[str, Side] = field(default_factory=dict)
+
+
+Key = tuple[str, str, int]
+
+
+def verdict_of(judgement: Judgement) -> str:
+    """`1`, `2`, `tie`, or empty when none could be read."""
+    pred = judgement.pred.strip().lower()
+    return pred if pred in VERDICTS else ""
+
+
+def _kind(judgement: Judgement) -> str:
+    verdict = verdict_of(judgement)
+    if judgement.error or judgement.reason == REQUEST_FAILED:
+        return "unanswered"
+    if not verdict:
+        return "unparsed"
+    truth = judgement.ground_truth.strip().lower()
+    right = judgement.correct if judgement.correct is not None else verdict == truth
+    return "right" if right else "wrong"
+
+
+def _keyed(judgements: list[Judgement]) -> dict[Key, Judgement]:
+    """By pair, order and turn: a pair that is judged several times (votes) keeps every judgement."""
+    turns: Counter[tuple[str, str]] = Counter()
+    keyed: dict[Key, Judgement] = {}
+    for judgement in judgements:
+        place = (judgement.pair_id, judgement.order)
+        keyed[(*place, turns[place])] = judgement
+        turns[place] += 1
+    return keyed
+
+
+def contradict(verdict: str, other: str) -> bool | None:
+    """Whether the verdicts of a pair's two orders contradict each other; None when one is unparsed.
+
+    >>> contradict("1", "2"), contradict("1", "1"), contradict("tie", "tie"), contradict("1", "tie")
+    (False, True, False, True)
+    """
+    if not verdict or not other:
+        return None
+    return OPPOSITE[verdict] != other
+
+
+def make_cards(judgements: dict[str, list[Judgement]]) -> list[Card]:
+    """Joins the evaluations' judgements (name -> list) by pair and order; in the order of the files."""
+    cards: dict[Key, Card] = {}
+    for name, listed in judgements.items():
+        keyed = _keyed(listed)
+        orders: dict[tuple[str, int], dict[str, str]] = {}
+        for (pair_id, order, turn), judgement in keyed.items():
+            orders.setdefault((pair_id, turn), {})[order] = verdict_of(judgement)
+        for key, judgement in keyed.items():
+            pair_id, order, turn = key
+            others = [verdict for name_, verdict in orders[(pair_id, turn)].items() if name_ != order]
+            verdict = verdict_of(judgement)
+            side = Side(verdict, _kind(judgement), judgement.reason, judgement.thinking.strip(), judgement.response)
+            if len(others) == 1:
+                side.other, side.flips = others[0], contradict(verdict, others[0])
+            card = cards.setdefault(
+                key,
+                Card(
+                    pair_id,
+                    order,
+                    judgement.question,
+                    judgement.response_1,
+                    judgement.response_2,
+                    judgement.ground_truth.strip().lower(),
+                    judgement.picture_sha256,
+                    judgement.category,
+                ),
+            )
+            card.sides[name] = side
+    return list(cards.values())
