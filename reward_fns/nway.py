@@ -21,7 +21,10 @@ else:  # loaded by its path: by_path.py explains
     read_choice, unwrap = _verdict.read_choice, _verdict.unwrap
 
 MAX_RESPONSES = 16
-"""Most responses in one row; a ranking of 16 takes 61 characters of a box, a verdict may have 64."""
+"""Most responses in one row."""
+
+MAX_RANKING_CHARS = 128
+"""A longer box content is no ranking; 16 responses with blanks around the signs take 68."""
 
 _CHOICES = tuple(str(number) for number in range(1, MAX_RESPONSES + 1))
 _RANKING = re.compile(r"[0-9]{1,2}(?:\s*[>=,]\s*[0-9]{1,2})+")
@@ -36,7 +39,7 @@ def read_ranking(content: str) -> dict[str, int] | None:
     {'2': 1, '1': 2, '3': 2}
     """
     content = unwrap(content)
-    if len(content) > 4 * MAX_RESPONSES or not _RANKING.fullmatch(content):
+    if len(content) > MAX_RANKING_CHARS or not _RANKING.fullmatch(content):
         return None
     places: dict[str, int] = {}
     place = 1

@@ -78,9 +78,9 @@ def compute_score(
     Raises:
         ValueError: for an option out of range, never for what a model wrote.
 
-    >>> compute_score("critic/demo", "<think>I see a 7.</think>\\boxed{1}", "1")["score"]
+    >>> compute_score("critic/demo", "<think>I see a 7.</think>\\\\boxed{1}", "1")["score"]
     1.0
-    >>> compute_score("critic/demo", "\\boxed{1}", "1")["score"]
+    >>> compute_score("critic/demo", "\\\\boxed{1}", "1")["score"]
     0.9
     """
     if not (0.0 <= format_weight <= 1.0 and 0.0 <= tie_credit < 1.0 and 0.0 <= overlong_penalty <= 1.0):

@@ -71,7 +71,13 @@ def last_box(text: str) -> str:
 
 
 def score_like_release(text: object, label: str) -> tuple[float, float]:
-    """(accuracy, form) of a response as the release computes them, each 0.0 or 1.0; (0, 0) for what is not a string."""
+    """(accuracy, form) of a response as the release computes them, each 0.0 or 1.0; (0, 0) for what is not a string.
+
+    Raises:
+        ImportError: without pylatexenc, at the first response and not only at the first LaTeX in one.
+    """
+    import pylatexenc.latex2text  # type: ignore[import-untyped]  # noqa: F401
+
     if not isinstance(text, str):
         return 0.0, 0.0
     text = tighten(text)

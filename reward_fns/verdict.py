@@ -74,6 +74,9 @@ class Reason(StrEnum):
     BAD_LABEL = "bad_label"
     """The ground truth is malformed. Never seen in a run whose data passed `prepare` and `preflight`."""
 
+    NO_ROUTE = "no_route"
+    """mixed.py knows no reward for the row's data_source."""
+
 
 @dataclass(frozen=True, slots=True)
 class Box:
