@@ -234,7 +234,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.parquet cannot be read as Parquet"):
         read_rows([tmp_path / "a.parquet"])
     pq.write_table(pa.table({"prompt": ["x"]}), tmp_path / "b.parquet")
-    with pytest.raises(ValueError, match="lacks the columns .*data_source"):
+    with pytest.raises(ValueError, match=r"lacks the columns .*data_source"):
         read_rows([tmp_path / "b.parquet"])
 
 
@@ -259,7 +259,17 @@ def test_request_keys_tell_apart_what_can_change_an_answer() -> None:
     assert len({same.key, *(r.key for r in others)}) == len(others) + 1
 
 
+def test_each_request_of_a_seeded_run_has_its_own_seed(scripted: Any, tasks: list[JudgeTask]) -> None:
+    generator = scripted(takes("A"))
+    judge(generator, tasks, Sampling(temperature=1.0, seed=3))
+    judge(generator, tasks, Sampling(temperature=1.0, seed=3))
+    first, again = ([request.sampling.seed for request in batch] for batch in generator.batches)
+    assert first == again
+    assert len(set(first)) == len(tasks)
+    assert Sampling(seed=3).for_request("p") == Sampling(seed=3), "a greedy request stays the same request"
+
+
 @pytest.mark.parametrize("settings", [{"temperature": -1}, {"top_p": 0}, {"max_tokens": 0}, {"n": 0}, {"n": 2}])
 def test_impossible_sampling_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="impossible|greedy"):
+    with pytest.raises(ValueError, match=r"impossible|greedy"):
         Sampling(**settings)

@@ -38,9 +38,11 @@ class Sampler:
 
     def __init__(self, failing: int = -1) -> None:
         self.failing, self.calls = failing, 0
+        self.seeds: list[int | None] = []
 
     def generate(self, requests: Any) -> list[Generation]:
         self.calls += 1
+        self.seeds = [request.sampling.seed for request in requests]
         return [
             Generation((), error="503")
             if i == self.failing
@@ -52,8 +54,9 @@ class Sampler:
 def test_sampled_once_in_one_batch_and_kept(pool: Any, tmp_path: Path) -> None:
     problems = [pool(f"p{i}", [0], truth=i * 10 + 1).problem for i in range(3)]
     sampler = Sampler()
-    pools = sample_pools(sampler, problems, Sampling(temperature=1.0, n=4))
+    pools = sample_pools(sampler, problems, Sampling(temperature=1.0, n=4, seed=1))
     assert sampler.calls == 1
+    assert len(set(sampler.seeds)) == 3, "problems must not share their luck"
     assert [[c.correct for c in p.candidates] for p in pools] == [[False, True, False, False]] * 3
     save_pools(pools, tmp_path / "candidates.jsonl")
     assert load_pools(tmp_path / "candidates.jsonl", problems[::-1]) == pools[::-1]

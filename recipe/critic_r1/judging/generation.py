@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -77,6 +77,17 @@ class Sampling:
             raise ValueError(f"impossible sampling settings: {self}")
         if self.n > 1 and self.temperature == 0:
             raise ValueError(f"n={self.n} greedy answers would all be the same; set a temperature above 0")
+
+    def for_request(self, *names: str) -> Sampling:
+        """The same settings with a seed of the request's own, drawn from `seed` and what names the request.
+
+        Requests that shared one seed would share their random numbers: all problems of a run would be lucky together,
+        and no interval would know. Without a seed, and for greedy answers, the settings stay as they are.
+        """
+        if self.seed is None or self.temperature == 0:
+            return self
+        digest = hashlib.sha256("\0".join((str(self.seed), *names)).encode()).digest()
+        return replace(self, seed=int.from_bytes(digest[:4], "big") >> 1)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,11 @@ def wilson(successes: float, n: int, confidence: float = CONFIDENCE) -> tuple[fl
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    # At the ends the formula gives 0 and 1 up to rounding.
+    return (
+        float(centre - half) if successes > 0 else 0.0,
+        float(centre + half) if successes < n else 1.0,
+    )
 
 
 class ClusterBootstrap:

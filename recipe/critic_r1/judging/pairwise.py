@@ -130,10 +130,11 @@ def judge(
     """Put all tasks to the judge in one batch; one judgement per task, in order.
 
     Args:
-        sampling: `n` above 1 asks for that many votes; the verdict is their strict majority among the readable ones.
+        sampling: `n` above 1 asks for that many votes; the verdict is the most frequent readable one. A seed is
+            turned into one per task.
         policy: how verdicts are read, see `reward_fns.verdict.parse_verdict`.
     """
-    requests = [GenerationRequest(task.messages, sampling) for task in tasks]
+    requests = [GenerationRequest(task.messages, sampling.for_request(task.pair_id, str(task.order))) for task in tasks]
     generations = generator.generate(requests)
     return [
         judgement_of(task, generation, policy=policy, choices=choices)

@@ -111,12 +111,14 @@ def make_pool(
 def sample_pools(
     generator: Generator, problems: Sequence[Problem], sampling: Sampling, *, shown: Shown = "answer"
 ) -> list[Pool]:
-    """`sampling.n` candidates for each problem, all problems in one batch.
+    """`sampling.n` candidates for each problem, all problems in one batch. A seed is turned into one per problem.
 
     Raises:
         RuntimeError: a request failed; a best-of-N over missing candidates would be a number about nothing.
     """
-    generations = generator.generate([GenerationRequest(problem.messages, sampling) for problem in problems])
+    generations = generator.generate(
+        [GenerationRequest(problem.messages, sampling.for_request(problem.problem_id)) for problem in problems]
+    )
     pools = []
     for problem, generation in zip(problems, generations, strict=True):
         if generation.error is not None:

@@ -133,11 +133,10 @@ class MatchJudge:
     def _third(self, match: Match) -> tuple[GenerationRequest, bool]:
         """The request that breaks equal votes, and whether `b` stands first in it."""
         low, high = sorted((match.a.shown, match.b.shown))
-        digest = hashlib.sha256("\0".join((str(self.seed), match.problem.problem_id, low, high)).encode()).digest()
-        first, second = (low, high) if digest[0] % 2 else (high, low)
-        sampling = replace(
-            self.sampling, temperature=self.tie_temperature, seed=int.from_bytes(digest[1:5], "big") >> 1
-        )
+        names = (match.problem.problem_id, low, high)
+        sampling = replace(self.sampling, temperature=self.tie_temperature, seed=self.seed).for_request(*names)
+        coin = hashlib.sha256("\0".join(("order", str(self.seed), *names)).encode()).digest()[0] % 2
+        first, second = (high, low) if coin else (low, high)
         return GenerationRequest(self.prompt(match.problem, first, second), sampling), first != match.a.shown
 
     def _ask(self, requests: Sequence[GenerationRequest]) -> dict[str, str | None]:
