@@ -1,9 +1,9 @@
 """Charts as inline SVG that follows the page's light or dark colours.
 
-Matplotlib draws them with stand-in colours, and each stand-in becomes a CSS variable afterwards: one picture serves both
-schemes. Text stays text (`svg.fonttype: none`), so it takes the page's font and can be searched. Legends and titles
-are left to the page, where they wrap on a narrow screen and pass through its escaping. For reading exact values each
-chart carries `readout`: the place of every x value in the picture and the line to print for it.
+Matplotlib draws them with stand-in colours, and each stand-in becomes a CSS variable afterwards: one picture serves
+both schemes. Text stays text (`svg.fonttype: none`), so it takes the page's font and can be searched. Legends and
+titles are left to the page, where they wrap on a narrow screen and pass through its escaping. For reading exact values
+each chart carries `readout`: the place of every x value in the picture and the line to print for it.
 """
 
 import io
@@ -11,12 +11,14 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Stand-in colours that nothing else uses -> the page's CSS variables.
 _INK, _GRID = "#0a0b01", "#0a0b02"
@@ -24,10 +26,13 @@ _SERIES = [f"#0a0c{index:02x}" for index in range(1, 9)]
 _VARIABLES = {_INK: "var(--muted)", _GRID: "var(--line)"} | {
     colour: f"var(--series-{index})" for index, colour in enumerate(_SERIES, start=1)
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # names of selectors and reasons come from files: a `$` in one must not be read as TeX
-    "font.size": 10,
+    "font.size": 11,
+    "xtick.labelsize": 10.5,
+    "ytick.labelsize": 10.5,
+    "axes.labelsize": 10.5,
     "axes.edgecolor": _GRID,
     "axes.labelcolor": _INK,
     "axes.spines.top": False,
@@ -46,8 +51,9 @@ _STYLE = {
     "axes.formatter.useoffset": False,
     "axes.formatter.limits": (-4, 5),
 }
-# Inches and points: 5.0 x 2.5 in at 72 units per inch is a view box of 360 x 180.
-_SIZE, _UNITS = (5.0, 2.5), 72
+# Inches at 72 units each: view boxes of 360 x 194 and 446 x 216. The page scales them to the column: text of the wide
+# ones must still be readable on a telephone.
+_SIZE, _WIDE, _UNITS = (5.0, 2.7), (6.2, 3.0), 72
 
 
 @dataclass
@@ -66,6 +72,7 @@ class Chart:
     unit: str
     note: str
     svg: str
+    wide: bool = False
     legend: list[tuple[int, str]] = field(default_factory=list)
     """(number of the series colour from 1, label)"""
     readout: dict[str, object] = field(default_factory=dict)
@@ -121,9 +128,9 @@ def _inline(figure: Figure, key: str, title: str) -> str:
     )
 
 
-def _axes(key: str) -> tuple[Figure, Axes]:
+def _axes(key: str, wide: bool) -> tuple[Figure, Axes]:
     mpl.rcParams["svg.hashsalt"] = key
-    figure = Figure(figsize=_SIZE, dpi=_UNITS, layout="constrained")
+    figure = Figure(figsize=_WIDE if wide else _SIZE, dpi=_UNITS, layout="constrained")
     FigureCanvasSVG(figure)
     return figure, figure.add_subplot()
 
@@ -137,12 +144,16 @@ def _readout(figure: Figure, axes: Axes, xs: np.ndarray, lines: list[str]) -> di
     return {"top": round(top, 1), "foot": round(foot, 1), "x": [round(x, 1) for x in places], "text": lines}
 
 
-def _finish(axes: Axes, floor: float | None, ceiling: float | None, percent: bool, log: bool) -> None:
+def _finish(axes: Axes, x_name: str, floor: float | None, ceiling: float | None, percent: bool, log: bool) -> None:
+    axes.set_xlabel(x_name)
     if log:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-"))
     else:
+        # A wish, not a knife: values beyond floor or ceiling widen the axis instead of leaving it.
         low, high = axes.get_ylim()
-        axes.set_ylim(low if floor is None else floor, high if ceiling is None else ceiling)
+        bottom, top = axes.dataLim.y0, axes.dataLim.y1
+        axes.set_ylim(low if floor is None else min(floor, bottom), high if ceiling is None else max(ceiling, top))
     if percent:
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     axes.margins(x=0.02)
@@ -163,6 +174,7 @@ def line_chart(
     level: float | None = None,
     smooth: bool = True,
     doubling: bool = False,
+    wide: bool = False,
     x_name: str = "step",
 ) -> Chart:
     """Lines over whole-number x values.
@@ -172,7 +184,7 @@ def line_chart(
     percent: values are shares in [0, 1]. A band is drawn where a line has `low` and `high`.
     """
     with mpl.rc_context(_STYLE):
-        figure, axes = _axes(key)
+        figure, axes = _axes(key, wide)
         window = smoothing_window(len(xs)) if smooth else 1
         x = np.array(xs, dtype=float)
         for line, colour in zip(lines, _SERIES, strict=False):
@@ -192,8 +204,8 @@ def line_chart(
             axes.set_xticks(x, [str(value) for value in xs], minor=False)
             axes.set_xticks([], minor=True)
         else:
-            axes.xaxis.get_major_locator().set_params(integer=True, nbins=8)
-        _finish(axes, floor, ceiling, percent, log)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        _finish(axes, x_name, floor, ceiling, percent, log)
         texts = []
         for index, value in enumerate(xs):
             parts = []
@@ -205,7 +217,7 @@ def line_chart(
             texts.append(f"{x_name} {value}: " + " · ".join(parts))
         readout = _readout(figure, axes, x, texts)
         legend = [(index, line.label) for index, line in enumerate(lines[: len(_SERIES)], start=1)]
-        return Chart(title, unit, note, _inline(figure, key, title), legend, readout)
+        return Chart(title, unit, note, _inline(figure, key, title), wide, legend, readout)
 
 
 def stacked_chart(
@@ -220,7 +232,7 @@ def stacked_chart(
 ) -> Chart:
     """Parts of a whole over steps, one on top of the other; a missing value counts as zero."""
     with mpl.rc_context(_STYLE):
-        figure, axes = _axes(key)
+        figure, axes = _axes(key, wide=True)
         x = np.array(xs, dtype=float)
         parts = [np.nan_to_num(_floats(line.values)) for line in lines]
         colours = _SERIES[: len(lines)]
@@ -231,12 +243,12 @@ def stacked_chart(
                 foot = foot + part
         else:
             axes.stackplot(x, *parts, colors=colours, linewidth=0)
-        axes.xaxis.get_major_locator().set_params(integer=True, nbins=8)
-        _finish(axes, 0, 1 if percent else None, percent, log=False)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        _finish(axes, "step", 0, 1 if percent else None, percent, log=False)
         texts = [
             f"step {value}: " + " · ".join(f"{line.label} {number(line.values[i], percent)}" for line in lines)
             for i, value in enumerate(xs)
         ]
         readout = _readout(figure, axes, x, texts)
         legend = [(index, line.label) for index, line in enumerate(lines, start=1)]
-        return Chart(title, unit, note, _inline(figure, key, title), legend, readout)
+        return Chart(title, unit, note, _inline(figure, key, title), True, legend, readout)

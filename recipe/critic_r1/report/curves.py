@@ -28,9 +28,7 @@ STEP_TIMER = "timing_s/step"
 MOST_REASONS = 7
 # Selectors of best-of-N in the order of the legend; others follow.
 SELECTORS = {
-    "knockout": "self-critique (knock-out)",
-    "knock_out": "self-critique (knock-out)",
-    "random": "one sample",
+    "knock_out": "knock-out by its own critic",
     "one_sample": "one sample",
     "majority": "majority",
     "oracle": "oracle",
@@ -83,6 +81,14 @@ PANELS = [
         {"floor": 0},
     ),
     Panel(
+        "loss",
+        "Policy loss",
+        "clipped objective",
+        "Near zero by nature: each group's advantages sum to zero.",
+        {"actor/pg_loss": "policy loss"},
+        {"level": 0.0},
+    ),
+    Panel(
         "length",
         "Response length",
         "tokens, mean of a step",
@@ -109,9 +115,9 @@ PANELS = [
     Panel(
         "agreement",
         "Rollout against actor",
-        "1 - Pearson correlation, log scale",
+        "1 − Pearson correlation, log scale",
         "Both compute the probability of the same tokens. Dashed: 1e-4, above which a run is stopped.",
-        {"training/rollout_actor_probs_pearson_corr": "1 - Pearson"},
+        {"training/rollout_actor_probs_pearson_corr": "1 − Pearson"},
         {"log": True, "level": 1e-4, "smooth": False},
         # A correlation of exactly 1 has no place on a log axis: print it at the resolution of a float32.
         change=lambda value: max(1.0 - value, 6e-8),
@@ -170,7 +176,7 @@ def _timers(steps: list[Step], xs: list[int]) -> Chart | None:
 
 
 def training_curves(steps: list[Step]) -> tuple[list[Chart], list[str]]:
-    """Charts of a training run, and the titles of those it lacks the metrics for."""
+    """Charts of a training run, the wide ones last, and the titles of those it lacks the metrics for."""
     xs = [step.step for step in steps]
     charts: list[Chart] = []
     missing: list[str] = []
@@ -203,43 +209,56 @@ def smoothing_note(steps: list[Step]) -> str:
     return "" if window == 1 else f"Thin: each step. Bold: mean of the last {window} steps."
 
 
+def _pools(evaluations: dict[str, Evaluation]) -> dict[tuple[str, str], dict[str, list[CurvePoint]]]:
+    """(pool, evaluation) -> selector -> points, so that before and after of one pool stand side by side."""
+    pools: dict[tuple[str, str], dict[str, list[CurvePoint]]] = {}
+    for name, evaluation in evaluations.items():
+        for key, points in evaluation.curves.items():
+            pool, _, selector = key.rpartition("/")
+            pools.setdefault((pool, name), {})[selector] = points
+    order = list(evaluations)
+    return dict(sorted(pools.items(), key=lambda item: (item[0][0], order.index(item[0][1]))))
+
+
 def best_of_n_charts(evaluations: dict[str, Evaluation]) -> list[Chart]:
-    """One chart an evaluation, all on one y axis so that before and after can be compared by eye."""
-    with_curve = {name: evaluation.best_of_n for name, evaluation in evaluations.items() if evaluation.best_of_n}
-    points = [point for curve in with_curve.values() for line in curve.values() for point in line]
-    if not points:
+    """One chart a pool and evaluation, all on one y axis so that before and after can be compared by eye."""
+    pools = _pools(evaluations)
+    ends = [
+        value
+        for curve in pools.values()
+        for points in curve.values()
+        for point in points
+        for value in (point.low, point.value, point.high)
+        if value is not None
+    ]
+    if not ends:
         return []
-    lowest = min(point.value if point.low is None else point.low for point in points)
-    highest = max(point.value if point.high is None else point.high for point in points)
-    pad = 0.05 * (highest - lowest) or 0.05
+    pad = 0.05 * (max(ends) - min(ends)) or 0.05
     charts = []
-    for index, (name, curve) in enumerate(with_curve.items()):
-        ns = sorted({point.n for line in curve.values() for point in line})
-        names = [key for key in SELECTORS if key in curve] + sorted(set(curve) - set(SELECTORS))
+    for index, ((pool, name), curve) in enumerate(pools.items()):
+        ns = sorted({point.n_candidates for points in curve.values() for point in points})
         lines = []
-        for selector in names:
-            at: dict[int, CurvePoint] = {point.n: point for point in curve[selector]}
-            low = [at[n].low if n in at else None for n in ns]
-            high = [at[n].high if n in at else None for n in ns]
-            known = any(value is not None for value in low + high)
-            values = [at[n].value if n in at else None for n in ns]
-            lines.append(
-                Line(SELECTORS.get(selector, selector), values, low if known else None, high if known else None)
-            )
+        for selector in [key for key in SELECTORS if key in curve] + sorted(set(curve) - set(SELECTORS)):
+            at = {point.n_candidates: point for point in curve[selector]}
+            columns = [[getattr(at.get(n), part, None) for n in ns] for part in ("value", "low", "high")]
+            lines.append(Line(SELECTORS.get(selector, selector), *columns))
         charts.append(
             line_chart(
                 f"bestof{index}",
-                f"Best of N, {name} training" if name in ("before", "after") else "Best of N",
+                "Best of N" + (f", {name} training" if name in ("before", "after") else ""),
                 ns,
                 lines,
-                unit="accuracy over N candidates",
-                note="" if name in ("before", "after") else name,
+                unit="share of right answers",
+                note=("" if name in ("before", "after") else f"{name}. ")
+                + ("The candidates are another policy's. " if pool.endswith("_other") else "")
+                + "Bands: 95 % intervals.",
                 percent=True,
-                floor=max(0.0, lowest - pad),
-                ceiling=min(1.02, highest + pad),
+                floor=max(0.0, min(ends) - pad),
+                ceiling=min(1.02, max(ends) + pad),
                 smooth=False,
                 doubling=True,
-                x_name="N =",
+                wide=True,
+                x_name="candidates",
             )
         )
     return charts

@@ -67,11 +67,22 @@ def _missing(run: RunFiles, untold: list[str]) -> list[str]:
     for name in ("before", "after"):
         if name not in run.evaluations:
             sentences.append(f"eval/{name}.json is missing: no figures from {name} training.")
-        elif not run.evaluations[name].best_of_n:
-            sentences.append(f"eval/{name}.json has no best_of_n: no best-of-N curve from {name} training.")
+        elif not run.evaluations[name].curves:
+            sentences.append(f"eval/{name}.json has no curves: no best of N from {name} training.")
         if not run.judgements.get(name):
             sentences.append(f"eval/{name}_judgements.jsonl is missing or empty: no judgements from {name} training.")
     return sentences
+
+
+def _bills(run: RunFiles) -> dict[str, list[tuple[str, str]]]:
+    """What each best-of-N cost: caption -> rows."""
+    return {
+        f"Cost of {pool.replace('_', ' ')}, {name}": [
+            (key.replace("_", " "), f"{cost:,.0f}") for key, cost in bill.items()
+        ]
+        for name, evaluation in run.evaluations.items()
+        for pool, bill in evaluation.bills.items()
+    }
 
 
 def _page(run: RunFiles) -> str:
@@ -109,6 +120,7 @@ def _page(run: RunFiles) -> str:
         best_of=best_of,
         readouts=[chart.readout for chart in charts + best_of],
         evaluations=list(run.evaluations),
+        bills=_bills(run),
         groups=groups,
         tiles=headlines(groups),
         names=list(run.judgements),

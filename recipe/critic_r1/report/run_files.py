@@ -66,16 +66,16 @@ class Estimate(Record):
     n: int | None = None
 
 
-class CurvePoint(Record):
-    n: int
-    value: float
-    low: float | None = None
-    high: float | None = None
+class CurvePoint(Estimate):
+    n_candidates: int
 
 
 class Evaluation(Record):
     metrics: dict[str, Estimate] = {}
-    best_of_n: dict[str, list[CurvePoint]] = {}
+    curves: dict[str, list[CurvePoint]] = {}
+    """`pool/selector` -> points over N; the pool is `best_of_8` or the like"""
+    bills: dict[str, dict[str, float]] = {}
+    """pool -> what its judgements cost"""
 
 
 class Judgement(Record):
@@ -145,11 +145,25 @@ def read_lines(path: Path, label: str, record: type[R], notes: list[str]) -> Ite
                 yield record.model_validate(json.loads(line))
             except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 if not line.endswith(b"\n"):
-                    notes.append(f"{label}: line {number} is cut off in the middle, as a killed run leaves it; left out.")
+                    notes.append(f"{label}: line {number} is cut off, as a killed run leaves it; left out.")
                     return
                 raise ReportError(f"{label}, line {number}: not JSON ({error}); mend or remove that line") from error
             except ValidationError as error:
                 raise ReportError(f"{label}, line {number}: {_first_fault(error)}; mend or remove that line") from error
+
+
+def _label(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _evaluation_files(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """(name -> result, name -> judgements): `NAME.json` and `NAME_judgements.jsonl`, or both in a folder `NAME`."""
+    results = {path.parent.name: path for path in sorted(folder.glob("*/*.json"))}
+    results |= {path.stem: path for path in sorted(folder.glob("*.json"))}
+    judged = {path.parent.name: path for path in sorted(folder.glob("*/judgements.jsonl"))}
+    suffix = "_judgements"
+    judged |= {path.stem.removesuffix(suffix): path for path in sorted(folder.glob(f"*{suffix}.jsonl"))}
+    return results, judged
 
 
 def _ordered(names: set[str]) -> list[str]:
@@ -169,12 +183,9 @@ def read_run(run_dir: Path) -> RunFiles:
         steps = {step.step: step for step in read_lines(root / METRICS, METRICS, Step, run.notes)}
         run.steps = [steps[number] for number in sorted(steps)]
 
-    files = {path.stem: path for path in sorted((root / "eval").glob("*.json"))}
-    for name in _ordered(set(files)):
-        run.evaluations[name] = read_json(files[name], f"eval/{name}.json", Evaluation)
-    suffix = "_judgements"
-    files = {path.stem.removesuffix(suffix): path for path in sorted((root / "eval").glob(f"*{suffix}.jsonl"))}
-    for name in _ordered(set(files)):
-        label = f"eval/{files[name].name}"
-        run.judgements[name] = list(read_lines(files[name], label, Judgement, run.notes))
+    results, judged = _evaluation_files(root / "eval")
+    for name in _ordered(set(results)):
+        run.evaluations[name] = read_json(results[name], _label(root, results[name]), Evaluation)
+    for name in _ordered(set(judged)):
+        run.judgements[name] = list(read_lines(judged[name], _label(root, judged[name]), Judgement, run.notes))
     return run

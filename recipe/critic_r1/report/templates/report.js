@@ -154,7 +154,7 @@
     }
     if (!card.pictures.length) pictures.append(make("p", "gone", card.gone || "No picture is named."));
     const body = make("div", "body");
-    body.append(make("p", "head", [card.category, "pair " + card.pair_id, card.order && "order " + card.order]
+    body.append(make("p", "head", [card.category, "pair " + card.pair_id, ({ 0: "as listed", 1: "swapped" })[card.order] || card.order]
       .filter(Boolean).join(" · ")));
     body.append(make("div", "text question long", card.question));
     const pair = make("div", "pair");

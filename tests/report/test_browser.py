@@ -1,0 +1,240 @@
+"""The page as a reader has it: in Chromium, light and dark, wide and narrow, by mouse and by keyboard."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from chromium import VARIABLE, NoBrowserError, browser, find_chromium, opened
+from made_run import HOSTILE
+from playwright.sync_api import Browser, expect
+
+from recipe.critic_r1.report.page import CARDS_AT_A_TIME
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def report(whole_run: Path) -> Path:
+    return whole_run / "report.html"
+
+
+def expected_counts(run: Path, name: str) -> dict[str, int]:
+    """What the filter buttons must say, counted from the judgement file in its own way."""
+    lines = [json.loads(line) for line in (run / "eval" / f"{name}_judgements.jsonl").read_text().splitlines()]
+    read = {(line["pair_id"], line["order"]): line["pred"] for line in lines}
+    flips = [read[pair, 0] == read[pair, 1] is not None for pair, order in read]
+    return {
+        "all": len(lines),
+        "wrong": sum(line["pred"] is not None and not line["correct"] for line in lines),
+        "inconsistent": sum(flips),
+        "unparsed": sum(line["reason"] == "no_box" for line in lines),
+        "unanswered": sum(line["error"] is not None for line in lines),
+        "right": sum(line["correct"] for line in lines),
+    }
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 800, 1280])
+def test_renders_without_complaint_at_any_size(chromium: Browser, report: Path, scheme: str, width: int) -> None:
+    with opened(chromium, report, scheme=scheme, width=width) as (page, complaints):
+        expect(page.locator("#cards .card")).to_have_count(CARDS_AT_A_TIME)
+        for figure in page.locator(".chart svg").all():
+            box = figure.bounding_box()
+            assert box is not None
+            assert box["height"] > 100
+        page.wait_for_function("[...document.images].every((image) => image.complete)")
+        assert page.evaluate("[...document.images].every((image) => image.naturalWidth > 0)")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        dark = sum(int(part) for part in re.findall(r"\d+", ground)[:3]) < 3 * 128
+        assert dark == (scheme == "dark")
+        assert complaints == []
+
+
+def test_hostile_text_is_shown_and_never_run(chromium: Browser, report: Path, whole_run: Path) -> None:
+    with opened(chromium, report) as (page, complaints):
+        for text in HOSTILE[:4]:
+            page.fill("#search", text)
+            expect(page.locator("#shown")).not_to_have_text(f"1 to {CARDS_AT_A_TIME} of 120")
+            expect(page.locator(".question").first).to_contain_text(text)
+            for summary in page.locator(".card summary").all():
+                summary.click()
+            expect(page.locator(".card pre").first).to_contain_text(text)
+        assert page.evaluate("window.stolen") is None
+        assert page.locator("#cards :is(script, svg, textarea, style)").count() == 0
+        assert complaints == []
+
+
+def test_policy_stops_a_script_that_got_in(chromium: Browser, report: Path) -> None:
+    with opened(chromium, report) as (page, complaints):
+        page.evaluate(
+            """() => {
+              const script = document.createElement("script");
+              script.textContent = "window.stolen = 5";
+              document.body.append(script);
+              const image = document.createElement("div");
+              image.innerHTML = "<img src='data:,' onerror='window.stolen = 6'>";
+              document.body.append(image);
+              return new Promise((resolve) => setTimeout(resolve, 100));
+            }"""
+        )
+        assert page.evaluate("window.stolen") is None
+        assert len([line for line in complaints if "Content Security Policy" in line]) == 2
+
+
+@pytest.mark.parametrize("name", ["before", "after"])
+def test_filters_show_what_they_count(chromium: Browser, report: Path, whole_run: Path, name: str) -> None:
+    marks = {"wrong": "wrong", "inconsistent": "flips", "unparsed": "unparsed", "unanswered": "unanswered"}
+    with opened(chromium, report) as (page, complaints):
+        page.select_option("#side", name)
+        for kind, count in expected_counts(whole_run, name).items():
+            button = page.locator(f"#filters button[data-filter={kind}]")
+            expect(button.locator("b")).to_have_text(str(count))
+            button.click()
+            expect(page.locator(f"#filters button[data-filter={kind}]")).to_have_attribute("aria-pressed", "true")
+            shown = min(count, CARDS_AT_A_TIME)
+            expect(page.locator("#shown")).to_have_text(f"1 to {shown} of {count}" if count else "none")
+            sides = page.locator(".card .side", has=page.locator(f".name:text-is('{name}')"))
+            expect(sides).to_have_count(shown)
+            if kind != "all":
+                expect(sides.locator(f".chip.{marks.get(kind, kind)}")).to_have_count(shown)
+        assert complaints == []
+
+
+def test_learned_and_lost_compare_with_the_first_evaluation(chromium: Browser, report: Path) -> None:
+    with opened(chromium, report) as (page, complaints):
+        for kind, right, not_right in (("learned", 1, 0), ("lost", 0, 1)):
+            page.click(f"#filters button[data-filter={kind}]")
+            cards = page.locator(".card").all()
+            assert len(cards) > 1
+            for card in cards:
+                chips = [side.locator(".chip").first.get_attribute("class") for side in card.locator(".side").all()]
+                assert chips[right] == "chip right"
+                assert chips[not_right] != "chip right"
+        page.select_option("#side", "before")
+        expect(page.locator("#filters button[data-filter=learned]")).to_have_count(0)
+        expect(page.locator("#filters button[data-filter=all]")).to_have_attribute("aria-pressed", "true")
+        assert complaints == []
+
+
+def test_sorting_puts_problems_first(chromium: Browser, report: Path, whole_run: Path) -> None:
+    with opened(chromium, report) as (page, _):
+        wrong = expected_counts(whole_run, "after")["wrong"]
+        chips = page.locator(".side:last-child h4 .chip:nth-of-type(2)")
+        kinds = [chip.inner_text() for chip in chips.all()]
+        assert len({kind.split()[-1] for kind in kinds}) >= 3, "kinds take turns"
+        page.select_option("#sort", "problems")
+        kinds = [chip.inner_text() for chip in chips.all()]
+        assert kinds[:wrong] == ["✗ wrong"] * min(wrong, CARDS_AT_A_TIME)
+        page.select_option("#sort", "file")
+        ids = [line["pair_id"] for line in map(json.loads, _lines(whole_run / "eval" / "before_judgements.jsonl"))]
+        heads = [head.inner_text() for head in page.locator(".card .head").all()]
+        assert [head.split("pair ")[1].split(" ")[0] for head in heads] == ids[:CARDS_AT_A_TIME]
+
+
+def test_keyboard_reaches_everything(chromium: Browser, report: Path) -> None:
+    with opened(chromium, report) as (page, complaints):
+        focused = "[...document.querySelectorAll('.card')].indexOf(document.activeElement)"
+        page.keyboard.press("j")
+        page.keyboard.press("j")
+        page.keyboard.press("j")
+        assert page.evaluate(focused) == 2
+        page.keyboard.press("k")
+        assert page.evaluate(focused) == 1
+        page.keyboard.press("n")
+        expect(page.locator("#shown")).to_have_text("25 to 48 of 120")
+        page.keyboard.press("p")
+        page.keyboard.press("p")
+        expect(page.locator("#shown")).to_have_text("1 to 24 of 120")
+        page.keyboard.press("/")
+        page.keyboard.type("pair 11.")
+        expect(page.locator("#shown")).to_have_text("1 to 2 of 2")
+        page.keyboard.press("Escape")
+        page.locator("#filters button").nth(1).focus()
+        page.keyboard.press("Enter")
+        expect(page.locator("#filters button").nth(1)).to_be_focused()
+
+        page.locator("figure.chart").first.focus()
+        readout = page.locator("figure.chart").first.locator(".readout")
+        page.keyboard.press("ArrowRight")
+        first = readout.inner_text()
+        page.keyboard.press("End")
+        page.keyboard.press("Home")
+        assert readout.inner_text() == first
+        assert first.startswith("candidates 1: knock-out by its own critic")
+        page.keyboard.press("Escape")
+        assert readout.inner_text() == ""
+        assert complaints == []
+
+
+def test_pointing_at_a_chart_reads_its_value(chromium: Browser, report: Path) -> None:
+    with opened(chromium, report) as (page, _):
+        figure = page.locator("figure.chart", has=page.locator("h3:text-is('Reward')"))
+        svg = figure.locator("svg")
+        svg.scroll_into_view_if_needed()
+        box = svg.bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + box["width"] - 12, box["y"] + box["height"] / 2)
+        assert figure.locator(".readout").inner_text().startswith("step 30: reward 0.")
+        hair = figure.locator(".hair").bounding_box()
+        assert hair is not None
+        assert abs(hair["x"] - (box["x"] + box["width"] - 12)) < 12, "the hair stands where the pointer is"
+
+
+def test_scheme_button_overrules_the_system(chromium: Browser, report: Path) -> None:
+    with opened(chromium, report, scheme="light") as (page, _):
+        ground = "getComputedStyle(document.body).backgroundColor"
+        light = page.evaluate(ground)
+        page.click("#scheme")
+        assert page.evaluate(ground) == light
+        page.click("#scheme")
+        assert page.evaluate(ground) != light
+        page.click("#scheme")
+        assert page.evaluate(ground) == light
+
+
+def test_five_thousand_judgements_keep_the_document_small(chromium: Browser, large_run: Path) -> None:
+    with opened(chromium, large_run / "report.html") as (page, complaints):
+        expect(page.locator("#shown")).to_have_text(f"1 to {CARDS_AT_A_TIME} of 5000")
+        elements = page.evaluate("document.querySelectorAll('*').length")
+        assert elements < 6000
+        for kind, count in expected_counts(large_run, "after").items():
+            page.click(f"#filters button[data-filter={kind}]")
+            expect(page.locator("#shown")).to_have_text(f"1 to {CARDS_AT_A_TIME} of {count}")
+            expect(page.locator(".card")).to_have_count(CARDS_AT_A_TIME)
+        page.fill("#search", "pair 2499.")
+        page.click("#filters button[data-filter=all]")
+        expect(page.locator("#shown")).to_have_text("1 to 2 of 2")
+        assert complaints == []
+
+
+def test_a_run_that_only_began_renders(chromium: Browser, tmp_path: Path) -> None:
+    from recipe.critic_r1.report import build_report
+
+    (tmp_path / "run.json").write_text('{"name": "only begun"}', encoding="utf-8")
+    with opened(chromium, build_report(tmp_path)) as (page, complaints):
+        expect(page.locator("h1")).to_have_text("only begun")
+        expect(page.locator(".gaps li")).to_have_count(5)
+        assert complaints == []
+
+
+def test_no_browser_is_a_failure_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with pytest.raises(NoBrowserError, match="apt-get install -y chromium"):
+        find_chromium()
+    monkeypatch.setenv(VARIABLE, "/nowhere/chromium")
+    with pytest.raises(NoBrowserError, match="is no program"):
+        find_chromium()
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()

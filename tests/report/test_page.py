@@ -1,0 +1,213 @@
+"""The page as a file: self-contained, honest about gaps, and deaf to what models and data sets write into it."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from made_run import HOSTILE, make_run
+
+from recipe.critic_r1.report import build_report
+from recipe.critic_r1.report.charts import Line, line_chart, rolling_mean, stacked_chart
+from recipe.critic_r1.report.curves import best_of_n_charts, training_curves
+from recipe.critic_r1.report.page import json_block
+from recipe.critic_r1.report.run_files import CurvePoint, Evaluation, Step
+
+
+class Tags(HTMLParser):
+    """Every start tag with its attributes, and the text of scripts."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self._inside = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts[-1] += data
+
+
+@pytest.fixture(scope="module")
+def page(whole_run: Path) -> str:
+    return (whole_run / "report.html").read_text(encoding="utf-8")
+
+
+def test_page_names_no_address(page: str) -> None:
+    allowed = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names of SVG's grammar, never loaded
+    assert set(re.findall(r"""https?://[^"'\s<)]+""", page)) <= allowed
+    for tag, attributes in Tags(page).tags:
+        for name in ("src", "href", "xlink:href", "srcset", "action", "data"):
+            value = attributes.get(name) or ""
+            assert value == "" or value.startswith(("#", "data:")), (tag, name, value)
+
+
+def test_hostile_text_adds_no_tag_and_no_script(page: str) -> None:
+    tags = Tags(page)
+    assert len(tags.scripts) == 3, "two data blocks and our script"
+    assert [attributes.get("type") for tag, attributes in tags.tags if tag == "script"] == ["application/json"] * 2 + [
+        None
+    ]
+    handlers = [(tag, name) for tag, attributes in tags.tags for name in attributes if name.startswith("on")]
+    assert handlers == []
+    assert not [tag for tag, _ in tags.tags if tag == "img"], "pictures are put in place by the script"
+
+
+def test_what_was_written_reaches_the_page_unchanged(page: str) -> None:
+    cards = json.loads(Tags(page).scripts[1])["cards"]
+    questions = {card["question"] for card in cards}
+    for text in HOSTILE:
+        assert any(text in question for question in questions), text
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "</SCRIPT >", "]]>", "\u2028\u2029", "a<b"])
+def test_json_block_reads_back_and_holds_no_opening_bracket(text: str) -> None:
+    block = json_block({"text": text})
+    assert "<" not in block
+    assert json.loads(block) == {"text": text}
+
+
+def test_policy_names_exactly_our_script(page: str) -> None:
+    import base64
+    import hashlib
+
+    tags = Tags(page)
+    (policy,) = [a["content"] for tag, a in tags.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    digest = base64.b64encode(hashlib.sha256(tags.scripts[2].encode()).digest()).decode()
+    assert policy is not None
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'")
+
+
+def test_a_whole_run_has_no_gaps(page: str) -> None:
+    assert "Not in this run" not in page
+    for title in ("Reward", "KL to the reference model", "Where a step&#39;s time goes", "Best of N, after training"):
+        assert title in page
+
+
+def test_a_run_that_only_began_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"name": "only begun"}', encoding="utf-8")
+    page = build_report(tmp_path).read_text(encoding="utf-8")
+    for sentence in (
+        "train/metrics.jsonl is missing or empty: no training curves.",
+        "eval/before.json is missing",
+        "eval/after_judgements.jsonl is missing or empty",
+        "No judgements in this run.",
+        "No stage durations were recorded.",
+        "seed not recorded",
+    ):
+        assert sentence in page
+
+
+def test_curves_that_were_not_logged_are_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", pairs=1, steps=2)
+    metrics = run / "train" / "metrics.jsonl"
+    metrics.write_text('{"step": 1, "data": {"actor/grad_norm": 1.0, "actor/kl_loss": NaN}}\n', encoding="utf-8")
+    page = build_report(run).read_text(encoding="utf-8")
+    assert "does not hold: Reward (critic_r1/score); " in page
+    assert "KL to the reference model (actor/kl_loss)" in page, "a metric that is never a number is not there"
+    assert "Gradient norm (" not in page
+
+
+def test_picture_that_is_nowhere_is_said_on_its_card(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", pairs=1, steps=1)
+    next((run / "data").glob("*.parquet")).unlink()
+    cards = json.loads(Tags(build_report(run).read_text(encoding="utf-8")).scripts[1])["cards"]
+    assert all(card["gone"].endswith("not among the rows of data/*.parquet.") for card in cards)
+
+
+def test_the_same_run_gives_the_same_bytes(whole_run: Path) -> None:
+    before = (whole_run / "report.html").read_bytes()
+    assert build_report(whole_run).read_bytes() == before
+
+
+def test_command_writes_the_page_or_says_why_not(tmp_path: Path) -> None:
+    def command() -> subprocess.CompletedProcess[str]:
+        call = [sys.executable, "-m", "recipe.critic_r1.report", str(tmp_path)]
+        return subprocess.run(call, capture_output=True, text=True, check=False)
+
+    failed = command()
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert "run.json is missing; give the folder of a run" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    (tmp_path / "run.json").write_text('{"name": "by command"}', encoding="utf-8")
+    done = command()
+    assert (done.returncode, Path(done.stdout.strip())) == (0, tmp_path / "report.html")
+    assert "by command" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+# --- charts ---
+
+
+def test_chart_reads_out_each_value_and_survives_gaps() -> None:
+    lines = [Line("a", [0.5, None, 0.75]), Line("b", [float("nan"), 0.1, 0.2])]
+    chart = line_chart("k", "Title", [1, 2, 3], lines, percent=True)
+    assert chart.readout["text"] == ["step 1: a 50.0 % · b –", "step 2: a – · b 10.0 %", "step 3: a 75.0 % · b 20.0 %"]
+    xs = chart.readout["x"]
+    assert isinstance(xs, list)
+    assert xs == sorted(xs)
+    assert 0 < xs[0] < xs[-1] < 360, "places are in the units of the view box"
+
+
+def test_chart_colours_are_the_pages_variables_and_ids_are_its_own() -> None:
+    one = line_chart("one", "T", [1, 2], [Line("a", [1.0, 2.0])], level=0.5)
+    two = stacked_chart("two", "T", [1, 2], [Line("a", [1.0, 2.0]), Line("b", [1.0, None])])
+    for chart in (one, two):
+        assert "#0a0" not in chart.svg, "a stand-in colour was left"
+        assert "var(--series-1)" in chart.svg
+    ids = [set(re.findall(r' id="([^"]+)"', chart.svg)) for chart in (one, two)]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+    for chart, own in zip((one, two), ids, strict=True):
+        assert set(re.findall(r'(?:url\(#|href="#)([^)"]+)', chart.svg)) == own
+
+
+def test_rolling_mean_leaves_gaps_out() -> None:
+    import numpy as np
+
+    means = rolling_mean(np.array([1.0, np.nan, 3.0, 5.0, np.nan, np.nan]), 2)
+    np.testing.assert_array_equal(means, [1.0, 1.0, 3.0, 4.0, 5.0, np.nan])
+
+
+def test_time_split_adds_up_to_the_step() -> None:
+    data = {"timing_s/gen": 2.0, "timing_s/update_actor": 3.0, "timing_s/step": 6.5}
+    charts, missing = training_curves([Step(step=1, data=data)])
+    assert [chart.readout["text"] for chart in charts] == [["step 1: generate 2 · update 3 · the rest 1.5"]]
+    assert len(missing) == 10
+
+
+def test_perfect_agreement_has_a_place_on_the_log_axis() -> None:
+    steps = [Step(step=1, data={"training/rollout_actor_probs_pearson_corr": 1.0})]
+    charts, _ = training_curves(steps)
+    assert charts[0].readout["text"] == ["step 1: 1 − Pearson 6e-08"]
+
+
+def test_best_of_n_pairs_before_and_after_of_each_pool_on_one_axis() -> None:
+    def curves(value: float, *pools: str) -> Evaluation:
+        point = CurvePoint(n_candidates=4, value=value, low=value - 0.1, high=value + 0.1)
+        return Evaluation(curves={f"{pool}/{name}": [point] for pool in pools for name in ("oracle", "knock_out")})
+
+    after = curves(0.6, "best_of_8", "best_of_8_other")
+    charts = best_of_n_charts({"before": curves(0.3, "best_of_8"), "after": after})
+    assert [(chart.title, "another policy" in chart.note) for chart in charts] == [
+        ("Best of N, before training", False),
+        ("Best of N, after training", False),
+        ("Best of N, after training", True),
+    ]
+    assert charts[1].readout["text"] == [
+        "candidates 4: knock-out by its own critic 60.0 % [50.0 %, 70.0 %] · oracle 60.0 % [50.0 %, 70.0 %]"
+    ]
+    assert best_of_n_charts({"after": Evaluation()}) == []

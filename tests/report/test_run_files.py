@@ -1,0 +1,98 @@
+"""What a run directory may lack, and what a malformed file in it must say."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recipe.critic_r1.report.run_files import ReportError, read_run
+
+
+def bare_run(root: Path, files: dict[str, str]) -> Path:
+    for name, text in ({"run.json": '{"name": "bare"}'} | files).items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    return root
+
+
+def test_only_run_json_is_needed(tmp_path: Path) -> None:
+    run = read_run(bare_run(tmp_path, {}))
+    assert (run.info.name, run.steps, run.evaluations, run.judgements, run.notes) == ("bare", [], {}, {}, [])
+
+
+STEP = json.dumps({"step": 1, "data": {}}) + "\n"
+JUDGED = json.dumps({"pair_id": "p"}) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("run.json", '{\n "name": "x",\n oops}', "run.json, line 3: not JSON"),
+        ("run.json", '{"seed": 1}', "run.json: name: Field required"),
+        ("run.json", '{"name": "x", "stages": [{"seconds": 1}]}', "run.json: stages.0.name: Field required"),
+        ("train/metrics.jsonl", STEP + "oops\n" + STEP, "train/metrics.jsonl, line 2: not JSON"),
+        ("train/metrics.jsonl", STEP + "\n" + '{"data": {}}\n', "train/metrics.jsonl, line 3: step: Field required"),
+        ("train/metrics.jsonl", STEP + '{"step": "two", "data": {}}\n', "train/metrics.jsonl, line 2: step: Input"),
+        # Whole JSON of the wrong shape is no torn line, newline or not.
+        ("train/metrics.jsonl", STEP + "[1]", "train/metrics.jsonl, line 2: the whole record"),
+        ("eval/after.json", '{"metrics": {"a": {"value": "high"}}}', "eval/after.json: metrics.a.value: Input"),
+        ("eval/after.json", '{"metrics":\n [', "eval/after.json, line 2: not JSON"),
+        ("eval/after_judgements.jsonl", JUDGED * 2 + "{}\n", "eval/after_judgements.jsonl, line 3: pair_id: Field"),
+        ("eval/after/judgements.jsonl", JUDGED + "{\n", "eval/after/judgements.jsonl, line 2: not JSON"),
+    ],
+)
+def test_malformed_file_is_named_with_its_line(tmp_path: Path, name: str, text: str, expected: str) -> None:
+    with pytest.raises(ReportError) as caught:
+        read_run(bare_run(tmp_path, {name: text}))
+    assert str(caught.value).startswith(expected)
+    assert "remove" in str(caught.value), "the message must say what to do"
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
+    bare_run(tmp_path, {})
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "metrics.jsonl").write_bytes(STEP.encode() + b'{"step": 2, "data": {"\xff": 1}}\n')
+    with pytest.raises(ReportError, match=r"train/metrics\.jsonl, line 2: not JSON"):
+        read_run(tmp_path)
+    (tmp_path / "run.json").write_bytes(b'{"name": "\xff"}')
+    with pytest.raises(ReportError, match=r"run\.json: not UTF-8"):
+        read_run(tmp_path)
+
+
+def test_missing_run_json_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="give the folder of a run"):
+        read_run(tmp_path)
+
+
+def test_torn_last_line_is_left_out_and_said(tmp_path: Path) -> None:
+    run = read_run(bare_run(tmp_path, {"train/metrics.jsonl": STEP + '{"step": 2, "da'}))
+    assert [step.step for step in run.steps] == [1]
+    assert run.notes == ["train/metrics.jsonl: line 2 is cut off, as a killed run leaves it; left out."]
+
+
+def test_last_line_of_a_step_counts_and_steps_are_in_order(tmp_path: Path) -> None:
+    lines = [(1, 0.1), (3, 0.3), (2, 0.2), (3, 0.9)]
+    text = "".join(json.dumps({"step": step, "data": {"a": value}}) + "\n" for step, value in lines)
+    run = read_run(bare_run(tmp_path, {"train/metrics.jsonl": text}))
+    assert [(step.step, step.data["a"]) for step in run.steps] == [(1, 0.1), (2, 0.2), (3, 0.9)]
+
+
+def test_evaluations_are_found_flat_and_in_folders_before_first(tmp_path: Path) -> None:
+    files = {
+        "eval/after/eval.json": '{"metrics": {"a": {"value": 1}}}',
+        "eval/after/judgements.jsonl": JUDGED,
+        "eval/before.json": '{"metrics": {"a": {"value": null}}}',
+        "eval/before_judgements.jsonl": JUDGED * 2,
+        "eval/a_third.json": "{}",
+    }
+    run = read_run(bare_run(tmp_path, files))
+    assert list(run.evaluations) == ["before", "after", "a_third"]
+    assert {name: len(lines) for name, lines in run.judgements.items()} == {"before": 2, "after": 1}
+    assert run.evaluations["before"].metrics["a"].value is None
+
+
+def test_null_and_numbers_read_as_text(tmp_path: Path) -> None:
+    line = {"pair_id": 7, "order": 0, "pred": None, "response": None, "picture_sha256": None, "error": None}
+    run = read_run(bare_run(tmp_path, {"eval/after_judgements.jsonl": json.dumps(line) + "\n"}))
+    judged = run.judgements["after"][0]
+    assert (judged.pair_id, judged.order, judged.pred, judged.response) == ("7", "0", "", "")
