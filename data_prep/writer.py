@@ -23,8 +23,8 @@ from data_prep.task import row_schema
 FORMAT_VERSION = 1
 """Raised when rows or the manifest change in a way that old readers would misunderstand."""
 
-GROUP_BYTES = 64 * 2**20
-"""Target size of a row group. Below the 100 MB that DESIGN and the Hub's viewer allow, since text comes on top."""
+GROUP_BYTES = 32 * 2**20
+"""Target size of a row group: well below the 100 MB that the Hub's viewer takes, since a writer holds one in memory."""
 
 SHARD_BYTES = 512 * 2**20
 """Target size of a shard."""

@@ -1,0 +1,53 @@
+"""The same units on Ray Data, for sets and clusters of any size.
+
+A unit is read, transformed and written by the same code as on one machine, so the bytes are the same too. The output
+folder must be one that all machines see.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from data_prep.readers import Unit
+
+
+class _RayWorker:
+    """A `Worker` in the form in which Ray Data keeps one for each actor."""
+
+    def __init__(self, job: Any) -> None:
+        from data_prep.convert import Worker
+
+        self._worker = Worker(job)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"rows": self._worker(Unit(**row))}
+
+
+def run_units(job: Any, units: Sequence[Unit], workers: int, advance: Callable[[int], None]) -> None:
+    """Convert units on Ray Data; connects to the cluster in RAY_ADDRESS, or starts one here.
+
+    Args:
+        job: a `data_prep.convert.Job`.
+        workers: actors, one CPU each.
+        advance: called with the records of each finished unit.
+    """
+    if not units:
+        return
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    started_here = not ray.is_initialized()
+    if started_here:
+        ray.init(log_to_driver=False, ignore_reinit_error=True)
+    try:
+        dataset = ray.data.from_items([asdict(u) for u in units], override_num_blocks=len(units))
+        size = max(1, min(workers, len(units)))
+        done = dataset.map(
+            _RayWorker, fn_constructor_args=(job,), compute=ray.data.ActorPoolStrategy(size=size), num_cpus=1
+        )
+        for row in done.iter_rows():
+            advance(int(row["rows"]))
+    finally:
+        if started_here:
+            ray.shutdown()

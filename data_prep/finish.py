@@ -1,0 +1,166 @@
+"""The end of a conversion: duplicates out, counts together, card and manifest written.
+
+One process does this, in the order of the units, over the notes they left. Pictures are not read again, but for the
+shards that hold a duplicate pair.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_prep.card import write_card
+from data_prep.readers import Unit
+from data_prep.sources.record import Source
+from data_prep.writer import FORMAT_VERSION, MANIFEST, WRITER_OPTIONS, file_sha256, write_json
+
+WORK = ".work"
+"""Folder, inside the output, of what a run needs to go on; removed when the manifest is written."""
+
+REJECTED = "rejected.jsonl"
+BUCKET = 128
+"""Tokens (or characters, when tokens were not counted) of one bar of the length histogram."""
+
+
+def finish(folder: Path, units: Sequence[Unit], identity: dict[str, Any], source: Source) -> dict[str, Any]:
+    """Merge the units' notes into `rejected.jsonl`, the card and the manifest; returns the manifest.
+
+    Raises:
+        AssertionError: records in are not records used plus records rejected; a fault of this program.
+    """
+    work = folder / WORK
+    notes = [json.loads((work / f"{u.number:05d}.json").read_text(encoding="utf-8")) for u in units]
+    ids = [np.load(work / f"{u.number:05d}.npy") for u in units]
+    _drop_duplicates(folder, notes, ids, units)
+    rejects: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    temporary = folder / f".{REJECTED}.{os.getpid()}.tmp"
+    with temporary.open("w", encoding="utf-8") as stream:
+        for note in notes:
+            for reject in sorted(note["rejected"], key=lambda r: r["row"]):
+                rejects[reject["reason"]] += 1
+                stream.write(json.dumps(reject, ensure_ascii=False, sort_keys=True) + "\n")
+            dropped.update(note["dropped_pairs"])
+    os.replace(temporary, folder / REJECTED)
+    records = {
+        "in": sum(n["rows"] for n in notes),
+        "used": sum(n["used"] for n in notes),
+        "rejected": sum(rejects.values()),
+    }
+    assert records["in"] == records["used"] + records["rejected"], f"records do not add up: {records}"
+    shards = sorted((s for n in notes for s in n["shards"]), key=lambda s: s["file"])
+    labels, lengths = _count([folder / s["file"] for s in shards])
+    manifest = {
+        "format": FORMAT_VERSION,
+        **identity,
+        "source": {"name": source.name, "title": source.title, "licence": source.licence, "label": source.label_rule},
+        "records": records,
+        "rejected": dict(sorted(rejects.items())),
+        "dropped_pairs": dict(sorted(dropped.items())),
+        "rows": {
+            split: sum(s["rows"] for s in shards if s["split"] == split)
+            for split in sorted({s["split"] for s in shards})
+        },
+        "labels": labels,
+        "prompt_tokens": lengths,
+        "shards": shards,
+    }
+    write_card(folder, manifest)
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def _drop_duplicates(
+    folder: Path, notes: Sequence[dict[str, Any]], ids: Sequence[np.ndarray], units: Sequence[Unit]
+) -> None:
+    """Keep the first of equal pairs, over all units; rewrite the shards that held others and correct the notes."""
+    everything = np.concatenate([i["id"] for i in ids]) if ids else np.empty(0, "V16")
+    _, firsts = np.unique(everything, return_index=True)
+    if len(firsts) == len(everything):
+        return
+    keep = np.zeros(len(everything), bool)
+    keep[firsts] = True
+    start = 0
+    for unit, note, own in zip(units, notes, ids, strict=True):
+        kept = keep[start : start + len(own)]
+        start += len(own)
+        if kept.all():
+            continue
+        gone = own[~kept]
+        for shard in note["shards"]:
+            _rewrite(
+                folder, shard, {(int(o), i.tobytes().hex()) for o, i in zip(gone["ordinal"], gone["id"], strict=True)}
+            )
+        note["shards"] = [s for s in note["shards"] if s["rows"]]
+        alive = set(own["ordinal"][kept].tolist())
+        lost = sorted(set(gone["ordinal"].tolist()) - alive)
+        note["used"] -= len(lost)
+        more = sum(int(o) in alive for o in gone["ordinal"])
+        if more:
+            note["dropped_pairs"]["duplicate"] = note["dropped_pairs"].get("duplicate", 0) + more
+        note["rejected"] += [
+            {
+                "row": ordinal,
+                "file": unit.file.rpartition("/")[2],
+                "reason": "duplicate",
+                "detail": "an earlier record has the same pictures, question, responses and label",
+                "remedy": "Nothing to do; the first one is kept.",
+            }
+            for ordinal in lost
+        ]
+
+
+def _rewrite(folder: Path, shard: dict[str, Any], gone: set[tuple[int, str]]) -> None:
+    """Leave rows out of a shard, row group by row group; changes the shard's entry, and removes an empty shard."""
+    path = folder / shard["file"]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    rows = 0
+    with pq.ParquetFile(path) as parquet:
+        writer = pq.ParquetWriter(temporary, parquet.schema_arrow, **WRITER_OPTIONS)
+        for group in range(parquet.num_row_groups):
+            table = parquet.read_row_group(group)
+            info = table["extra_info"].combine_chunks()
+            keys = zip(
+                pc.struct_field(info, "index").to_pylist(), pc.struct_field(info, "pair_id").to_pylist(), strict=True
+            )
+            table = table.filter(pa.array([key not in gone for key in keys]))
+            if table.num_rows:
+                writer.write_table(table, row_group_size=table.num_rows)
+                rows += table.num_rows
+        writer.close()
+    if rows:
+        os.replace(temporary, path)
+        shard["bytes"] = path.stat().st_size
+        shard["sha256"] = shard["sha256"] and file_sha256(path)
+    else:
+        temporary.unlink()
+        path.unlink()
+    shard["rows"] = rows
+
+
+def _count(paths: Iterable[Path]) -> tuple[dict[str, dict[str, int]], dict[str, Any]]:
+    """Labels by split and source, and the histogram of prompt lengths, from the small columns of the shards."""
+    labels: dict[str, Counter[str]] = {}
+    histogram: Counter[int] = Counter()
+    longest = 0
+    columns = ["data_source", "reward_model.ground_truth", "extra_info.split", "extra_info.prompt_tokens"]
+    for path in paths:
+        with pq.ParquetFile(path) as parquet:
+            table = parquet.read(columns=columns, use_threads=False)
+        truths = pc.struct_field(table["reward_model"].combine_chunks(), "ground_truth").to_pylist()
+        info = table["extra_info"].combine_chunks()
+        splits = pc.struct_field(info, "split").to_pylist()
+        for source, truth, split in zip(table["data_source"].to_pylist(), truths, splits, strict=True):
+            labels.setdefault(f"{split} {source}", Counter())[truth] += 1
+        for tokens in pc.struct_field(info, "prompt_tokens").drop_null().to_pylist():
+            histogram[tokens // BUCKET * BUCKET] += 1
+            longest = max(longest, tokens)
+    lengths = {"bucket": BUCKET, "longest": longest, "histogram": {str(k): v for k, v in sorted(histogram.items())}}
+    return {k: dict(sorted(v.items())) for k, v in sorted(labels.items())}, lengths if histogram else {}

@@ -1,0 +1,97 @@
+"""Which files to read, wherever they lie: a disk, an object store, or a hub, by one kind of address.
+
+Everything remote goes through fsspec, which knows `s3://`, `gs://`, `https://`, `hf://` and many more; local files are
+opened directly.
+"""
+
+import glob
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.gz")
+"""What a folder is searched for."""
+
+OWN_FILES = ("manifest.json", "rejected.jsonl")
+"""Never taken as input when a folder is given."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+class InputError(ValueError):
+    """The input as a whole cannot be read; the message names it and says what to do."""
+
+
+def expand_inputs(inputs: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Files named by paths, globs, folders, remote addresses or hub ids; sorted within each input, without repeats.
+
+    Raises:
+        InputError: an input names nothing that exists, or holds no file of a known kind.
+    """
+    found: dict[str, None] = {}
+    for given in (os.fspath(i) for i in inputs):
+        for path in _remote(given) if "://" in given else _local(given):
+            found[path] = None
+    if not found:
+        raise InputError("no input was given")
+    return list(found)
+
+
+def _local(given: str) -> list[str]:
+    path = Path(given).expanduser()
+    if path.is_file():
+        return [str(path)]
+    if path.is_dir():
+        files = [str(p) for p in sorted(path.rglob("*")) if p.is_file() and wanted(p.name)]
+        if not files:
+            raise InputError(f"{given}: no {', '.join(SUFFIXES[:4])} file in this folder")
+        return files
+    if matches := sorted(glob.glob(str(path), recursive=True)):
+        return [m for m in matches if os.path.isfile(m)]
+    if _HUB_ID.fullmatch(given) and not given.startswith("."):
+        return _remote(f"hf://datasets/{given}")
+    raise InputError(f"{given}: no such file or folder, and no file matches it as a pattern")
+
+
+def _remote(given: str) -> list[str]:
+    import fsspec
+
+    try:
+        system, path = fsspec.core.url_to_fs(given)
+        if system.isfile(path):
+            paths = [path]
+        elif system.isdir(path):
+            paths = [p for p in system.find(path) if wanted(p.rsplit("/", 1)[-1])]
+        else:
+            paths = system.glob(path)
+    except Exception as error:  # each file system raises its own
+        raise InputError(f"{given}: cannot be listed ({error}); is there a network, is the address right?") from error
+    if not paths:
+        raise InputError(f"{given}: nothing there that can be read")
+    return [system.unstrip_protocol(p) for p in sorted(paths)]
+
+
+def wanted(name: str) -> bool:
+    """Whether a file found in a folder is a data file."""
+    return name.endswith(SUFFIXES) and name not in OWN_FILES and not name.startswith(".")
+
+
+def open_input(path: str) -> Any:
+    """A readable, seekable binary stream of a local or remote file; `.gz` is unpacked."""
+    if "://" not in path and not path.endswith(".gz"):
+        return open(path, "rb")
+    import fsspec
+
+    return fsspec.open(path, "rb", compression="gzip" if path.endswith(".gz") else None).open()
+
+
+def stamp(path: str) -> list[Any]:
+    """Name and size of an input: what tells that a resumed run still reads the same files."""
+    if "://" not in path:
+        return [os.path.basename(path), os.path.getsize(path)]
+    import fsspec
+
+    system, inner = fsspec.core.url_to_fs(path)
+    return [inner.rsplit("/", 1)[-1], system.size(inner)]

@@ -1,0 +1,224 @@
+"""Prompt length in tokens, exactly as training will see it, without decoding a picture.
+
+verl's own filter decodes and resizes every picture to count its tokens. But the number of tokens hangs on the size
+alone, and the size stands in the header. So the text is tokenised in batches with one placeholder for each picture, and
+each placeholder is replaced by the number that the processor's resize rule gives.
+
+A picture is resized twice on its way: verl hands it through qwen_vl_utils, which rounds it to whole patches within wide
+limits, then the processor rounds again within its own. Both rules are followed here, in this order, since rounding
+twice is not rounding once. Every meter compares itself with the real processor before its first use and refuses to
+start if they disagree.
+"""
+
+import importlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from data_prep.prompts import MARKER
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+VERL_MIN_TOKENS = 4
+VERL_MAX_TOKENS = 16_384
+"""Limits of qwen_vl_utils 0.0.14 for a picture, in merged tokens; verl 0.9.1 leaves them as they are."""
+
+VERL_MERGE = 2
+"""qwen_vl_utils rounds to `patch size x 2`, whatever the model."""
+
+
+class MeterError(ValueError):
+    """Lengths cannot be measured for this model; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class ResizeRule:
+    """How a picture's size is rounded to whole tokens."""
+
+    factor: int
+    """Pixels of a token's side."""
+    least: int
+    """Fewest pixels of a picture; a smaller one is enlarged."""
+    most: int
+    """Most pixels of a picture; a larger one is shrunk."""
+    lift_first: bool
+    """Whether a side shorter than half a token counts as one token before the area is compared with the limits."""
+
+    def apply(self, size: Size) -> Size:
+        """The size after resizing. Python's rounding (half to even), as both libraries use it."""
+        width, height = size
+        w, h = round(width / self.factor) * self.factor, round(height / self.factor) * self.factor
+        if self.lift_first:
+            w, h = max(self.factor, w), max(self.factor, h)
+        if w * h > self.most:
+            shrink = math.sqrt((height * width) / self.most)
+            w = max(self.factor, math.floor(width / shrink / self.factor) * self.factor)
+            h = max(self.factor, math.floor(height / shrink / self.factor) * self.factor)
+        elif w * h < self.least:
+            grow = math.sqrt(self.least / (height * width))
+            w = math.ceil(width * grow / self.factor) * self.factor
+            h = math.ceil(height * grow / self.factor) * self.factor
+        return w, h
+
+    def tokens(self, size: Size) -> int:
+        """Merged tokens of a picture that has this size after `apply`."""
+        w, h = self.apply(size)
+        return (w // self.factor) * (h // self.factor)
+
+
+class PromptMeter:
+    """Counts the tokens of prompts with pictures for one processor.
+
+    Args:
+        processor: a Hugging Face processor of the Qwen2-VL, Qwen2.5-VL or Mllama family, with its chat template.
+        verl_resize: whether pictures pass qwen_vl_utils first, as in verl.
+
+    Raises:
+        MeterError: the family is not known, there is no chat template, or the self-check fails.
+    """
+
+    def __init__(self, processor: Any, *, verl_resize: bool = True) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        images = processor.image_processor
+        kind = type(images).__name__
+        patch = getattr(images, "patch_size", None) or 14
+        factor = patch * VERL_MERGE
+        self._first = (
+            ResizeRule(factor, VERL_MIN_TOKENS * factor**2, VERL_MAX_TOKENS * factor**2, True) if verl_resize else None
+        )
+        self._rule: ResizeRule | None = None
+        if kind.startswith("Qwen2VL"):
+            least, most = images.size["shortest_edge"], images.size["longest_edge"]
+            self._rule = ResizeRule(images.patch_size * images.merge_size, least, most, False)
+        elif not kind.startswith("Mllama"):
+            raise MeterError(
+                f"{kind} is neither of the Qwen2-VL nor of the Mllama family: its resize rule is not known here; leave"
+                " the length limit out and let verl filter (data.filter_overlong_prompts=true)"
+            )
+        if not getattr(processor, "chat_template", None):
+            raise MeterError("the processor has no chat template, so no prompt can be rendered")
+        self._frames: dict[int, tuple[str, str] | None] = {}
+        self._self_check()
+
+    @classmethod
+    def from_model(cls, model: str, *, min_pixels: int | None = None, max_pixels: int | None = None) -> "PromptMeter":
+        """The meter of a model folder or hub id; pixel limits as in the training configuration."""
+        from transformers import AutoProcessor
+
+        limits = {k: v for k, v in (("min_pixels", min_pixels), ("max_pixels", max_pixels)) if v is not None}
+        return cls(AutoProcessor.from_pretrained(model, **limits))
+
+    def picture_tokens(self, size: Size) -> int:
+        """Tokens that a picture of this size takes in the prompt."""
+        if self._rule is None:
+            return 1  # Mllama: one token; the picture itself goes to cross-attention
+        if self._first is not None:
+            size = self._first.apply(size)
+        return self._rule.tokens(size)
+
+    def measure(self, prompts: Sequence[str], sizes: Sequence[Sequence[Size]]) -> list[int]:
+        """Tokens of each prompt, the generation prompt of the chat template included.
+
+        Args:
+            prompts: user turns, each with as many `<image>` markers as it has pictures.
+            sizes: for each prompt, the sizes of its pictures.
+        """
+        lengths = [0] * len(prompts)
+        for with_pictures in (True, False):
+            chosen = [i for i, s in enumerate(sizes) if bool(s) == with_pictures]
+            if not chosen:
+                continue
+            texts = [self.rendered(prompts[i]) for i in chosen]
+            if with_pictures and self._rule is None:
+                texts = [self._with_bos(t) for t in texts]
+            # verl adds special tokens only on the path that goes through the processor.
+            ids = self.tokenizer(
+                texts, add_special_tokens=with_pictures, return_attention_mask=False, return_token_type_ids=False
+            )["input_ids"]
+            for i, row in zip(chosen, ids, strict=True):
+                lengths[i] = len(row) + sum(self.picture_tokens(s) - 1 for s in sizes[i])
+        return lengths
+
+    def rendered(self, prompt: str) -> str:
+        """The prompt in the chat template, with one placeholder for each picture.
+
+        The template is run once for each number of leading pictures; the text is put into its frame when a trial shows
+        that the template leaves text as it is.
+        """
+        text = prompt
+        pictures = 0
+        while text.startswith(MARKER):
+            pictures, text = pictures + 1, text[len(MARKER) :]
+        if MARKER in text or not text:
+            return self._run_template(prompt)
+        if pictures not in self._frames:
+            probe = "\n  probe: of the frame \n"
+            before, found, after = self._run_template(MARKER * pictures + probe).partition(probe)
+            self._frames[pictures] = (before, after) if found else None
+        frame = self._frames[pictures]
+        return self._run_template(prompt) if frame is None else f"{frame[0]}{text}{frame[1]}"
+
+    def _run_template(self, prompt: str) -> str:
+        rendered: str = self.processor.apply_chat_template(
+            [{"role": "user", "content": content_parts(prompt)}], add_generation_prompt=True, tokenize=False
+        )
+        return rendered
+
+    def _with_bos(self, text: str) -> str:
+        """What the Mllama processor does to a text that lacks the begin token."""
+        bos, token = self.tokenizer.bos_token, self.processor.image_token
+        if bos is None or bos in text:
+            return text
+        rest = text
+        while rest.startswith(token):
+            rest = rest[len(token) :]
+        return text[: len(text) - len(rest)] + bos + rest
+
+    def _self_check(self) -> None:
+        """Compare with the real processor on three small pictures."""
+        from PIL import Image
+
+        for size in ((64, 64), (300, 97), (33, 410)):
+            prompt = f"{MARKER}What is  here?\n"
+            real = real_length(self.processor, prompt, [Image.new("RGB", size)], verl_resize=self._first is not None)
+            ours = self.measure([prompt], [[size]])[0]
+            if real != ours:
+                raise MeterError(
+                    f"a {size[0]}x{size[1]} picture takes {real} tokens in the processor but {ours} by its rule: this"
+                    " version of the processor is not understood; let verl filter (data.filter_overlong_prompts=true)"
+                )
+
+
+def content_parts(prompt: str) -> Any:
+    """A user turn as verl gives it to the chat template: parts where there are pictures, plain text otherwise."""
+    if MARKER not in prompt:
+        return prompt
+    parts: list[dict[str, str]] = []
+    for place, text in enumerate(prompt.split(MARKER)):
+        if place:
+            parts.append({"type": "image"})
+        if text:
+            parts.append({"type": "text", "text": text})
+    return parts
+
+
+def real_length(processor: Any, prompt: str, images: Sequence[Any], *, verl_resize: bool = True) -> int:
+    """The length by the slow road: pictures resized and run through the processor.
+
+    Args:
+        images: Pillow images, one for each marker.
+    """
+    if verl_resize:
+        fetch_image = importlib.import_module("qwen_vl_utils").fetch_image
+
+        patch = getattr(processor.image_processor, "patch_size", None) or 14
+        images = [fetch_image({"image": image}, image_patch_size=patch) for image in images]
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": content_parts(prompt)}], add_generation_prompt=True, tokenize=False
+    )
+    if not images:
+        return len(processor.tokenizer(text=text, add_special_tokens=False)["input_ids"])
+    return len(processor(text=[text], images=list(images), return_tensors="pt")["input_ids"][0])

@@ -1,0 +1,246 @@
+"""Input files cut into units of work, and the records of one unit.
+
+A unit is a stretch of one file. Units are fixed by the input alone, never by the number of workers, and each unit
+becomes its own shards: that is why any number of workers, on any number of machines, writes the same bytes, and why a
+killed run loses at most the units it was in.
+"""
+
+import json
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.inputs import open_input
+
+UNIT_ROWS = 2_048
+"""Rows of a unit."""
+
+UNIT_BYTES = 256 * 2**20
+"""Uncompressed bytes after which a unit of a Parquet file ends, so that shards are of a size whatever the pictures."""
+
+BATCH_ROWS = 32
+"""Rows decoded from Parquet at a time; with pictures of 10 MB that is 320 MB."""
+
+LONGEST_LINE = 64 * 2**20
+"""Bytes of one JSON record; a longer line is rejected without being parsed."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A stretch of one input file."""
+
+    number: int
+    file: str
+    kind: str
+    """`parquet`, `jsonl`, `json` or `unreadable`."""
+    start: int
+    """First row group of a Parquet file; byte offset otherwise."""
+    stop: int
+    """Behind the last row group, or number of records."""
+    first: int
+    """Ordinal of the first record over all inputs."""
+    rows: int
+    """Number of records."""
+    note: str = ""
+    """Why the file is unreadable."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A record that could not be read at all."""
+
+    reason: str
+    detail: str
+    remedy: str = "Fetch the file again."
+
+
+def plan_units(
+    files: Sequence[str], *, unit_rows: int = UNIT_ROWS, unit_bytes: int = UNIT_BYTES, limit: int | None = None
+) -> list[Unit]:
+    """All units of the files, in order.
+
+    Args:
+        unit_rows: records of a unit; a Parquet unit ends at the row group in which it reaches this number.
+        unit_bytes: uncompressed bytes at which a Parquet unit ends even earlier.
+        limit: read no more than this many records.
+    """
+    units: list[Unit] = []
+    first = 0
+    for file in files:
+        for kind, start, stop, rows, note in _stretches(file, unit_rows, unit_bytes):
+            if limit is not None:
+                rows = min(rows, limit - first)
+            if rows > 0:
+                units.append(Unit(len(units), file, kind, start, stop, first, rows, note))
+                first += rows
+            if limit is not None and first >= limit:
+                return units
+    return units
+
+
+def _stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[tuple[str, int, int, int, str]]:
+    try:
+        if file.endswith(".parquet"):
+            yield from _parquet_stretches(file, unit_rows, unit_bytes)
+            return
+        with open_input(file) as stream:
+            head = stream.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
+            stream.seek(0)
+            as_list = head.startswith(b"[")
+            spans = _list_spans(stream, 0, False) if as_list else _line_spans(stream, 0)
+            start, rows = 0, 0
+            for offset, _ in spans:
+                if rows == unit_rows:
+                    yield ("json" if as_list else "jsonl"), start, rows, rows, ""
+                    rows = 0
+                if rows == 0:
+                    start = offset
+                rows += 1
+            if rows:
+                yield ("json" if as_list else "jsonl"), start, rows, rows, ""
+    except (OSError, pa.ArrowException, EOFError, zlib.error) as error:
+        yield "unreadable", 0, 0, 1, (str(error).splitlines() or [repr(error)])[0]
+
+
+def _parquet_stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[tuple[str, int, int, int, str]]:
+    with open_input(file) as stream, pq.ParquetFile(stream) as parquet:
+        metadata = parquet.metadata
+        start, rows, size = 0, 0, 0
+        for group in range(metadata.num_row_groups):
+            rows += metadata.row_group(group).num_rows
+            size += metadata.row_group(group).total_byte_size
+            if rows >= unit_rows or size >= unit_bytes or group + 1 == metadata.num_row_groups:
+                yield "parquet", start, group + 1, rows, ""
+                start, rows, size = group + 1, 0, 0
+
+
+def read_unit(unit: Unit) -> Iterator[tuple[int, Any]]:
+    """The records of a unit as (ordinal, record); a record that cannot be read comes as `Broken`.
+
+    Always yields exactly `unit.rows` items, so that nothing is lost without being counted.
+    """
+    count = 0
+    if unit.kind == "unreadable":
+        yield unit.first, Broken("file-unreadable", f"the file cannot be read ({unit.note})")
+        return
+    try:
+        for record in _READERS[unit.kind](unit):
+            if count == unit.rows:
+                return
+            yield unit.first + count, record
+            count += 1
+        error_text = "the file ends early"
+    except (OSError, pa.ArrowException, EOFError, zlib.error) as error:
+        error_text = (str(error).splitlines() or [repr(error)])[0]
+    while count < unit.rows:
+        yield unit.first + count, Broken("file-unreadable", f"the file breaks off here ({error_text})")
+        count += 1
+
+
+def _read_parquet(unit: Unit) -> Iterator[Any]:
+    with open_input(unit.file) as stream, pq.ParquetFile(stream) as parquet:
+        groups = list(range(unit.start, unit.stop))
+        for batch in parquet.iter_batches(BATCH_ROWS, row_groups=groups, use_threads=False):
+            try:
+                yield from batch.to_pylist()
+            except (pa.ArrowException, ValueError):  # a text that is no UTF-8 spoils a batch; find the row
+                yield from map(_one_row, (batch.slice(i, 1) for i in range(batch.num_rows)))
+
+
+def _one_row(batch: pa.RecordBatch) -> Any:
+    try:
+        return batch.to_pylist()[0]
+    except (pa.ArrowException, ValueError) as error:
+        return Broken("bad-text", f"the record cannot be decoded ({error})")
+
+
+def _read_jsonl(unit: Unit) -> Iterator[Any]:
+    with open_input(unit.file) as stream:
+        for _, line in _line_spans(stream, unit.start):
+            yield parse_record(line)
+
+
+def _read_json(unit: Unit) -> Iterator[Any]:
+    with open_input(unit.file) as stream:
+        for _, element in _list_spans(stream, unit.start, unit.start > 0):
+            yield parse_record(element)
+
+
+_READERS = {"parquet": _read_parquet, "jsonl": _read_jsonl, "json": _read_json}
+
+
+def parse_record(raw: bytes) -> Any:
+    """A record from its JSON text, or `Broken`."""
+    if len(raw) > LONGEST_LINE:
+        return Broken("record-too-long", f"{len(raw)} bytes in one record; at most {LONGEST_LINE} are parsed")
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        return Broken("bad-json", f"the record is no valid JSON ({error})")
+
+
+def _line_spans(stream: Any, start: int) -> Iterator[tuple[int, bytes]]:
+    """(offset, line) of every line that is not blank."""
+    stream.seek(start)
+    offset = start
+    for line in stream:
+        if line.strip():
+            yield offset, line.removeprefix(b"\xef\xbb\xbf")
+        offset += len(line)
+
+
+_STRUCTURE = re.compile(rb'[\\"{}\[\],]')
+_CHUNK = 1 << 20
+
+
+def _list_spans(stream: Any, start: int, inside: bool) -> Iterator[tuple[int, bytes]]:
+    """(offset, text) of every element of a JSON list, found without parsing the elements.
+
+    A list of a million records is one JSON value; parsing it whole would take many times its size in memory. An element
+    that the end of the file cuts off is yielded as it is, for the parser to reject.
+
+    Args:
+        start: where to begin: 0, or the offset of an element.
+        inside: whether `start` is the offset of an element.
+    """
+    stream.seek(start)
+    depth, in_string, skip = (1 if inside else 0), False, -1
+    at, element, begun = start, bytearray(), start
+    while chunk := stream.read(_CHUNK):
+        kept = 0
+        for match in _STRUCTURE.finditer(chunk):
+            place = match.start()
+            if at + place == skip:
+                continue
+            symbol = chunk[place]
+            if in_string:
+                if symbol == 0x5C:  # backslash: the next character is no structure
+                    skip = at + place + 1
+                elif symbol == 0x22:
+                    in_string = False
+            elif symbol == 0x22:
+                in_string = True
+            elif symbol in b"{[":
+                depth += 1
+                if depth == 1:
+                    kept, begun = place + 1, at + place + 1
+            elif symbol in b"]}" or (symbol == 0x2C and depth == 1):
+                if depth == 1:
+                    element += chunk[kept:place]
+                    if element.strip():
+                        yield begun, bytes(element)
+                    element.clear()
+                    kept, begun = place + 1, at + place + 1
+                if symbol != 0x2C:
+                    depth -= 1
+                    if depth == 0:
+                        return
+        element += chunk[kept:]
+        at += len(chunk)
+    if element.strip():
+        yield begun, bytes(element)

@@ -1,0 +1,74 @@
+"""Everything that decides what `prepare` writes. Stored in the manifest; two runs with equal settings and equal input
+write equal bytes."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from data_prep.ordering import Orders
+from data_prep.prompts import WORDINGS
+from data_prep.readers import UNIT_ROWS
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The choices of one conversion."""
+
+    source: str
+    """Name of a source, or FILE.py:FUNCTION."""
+    seed: int = 0
+    """Decides orders, splits, drawn wordings and flips."""
+    ties: Literal["keep", "drop"] = "keep"
+    """Ties stay as tasks with the label `tie`, or are left out. The paper does not say; its row counts fit `keep`."""
+    orders: Orders = "balanced"
+    """`balanced`: better response first in half of the rows. `both`: each pair twice. `as_is`: as the source lists."""
+    min_gap: float = 0.6
+    """VLFeedback: least difference of mean ratings (paper: 0.6)."""
+    wording: str = "critic"
+    """Name of a wording, or `drawn` for a seeded draw among all."""
+    nway: Literal["pairs", "tasks"] = "pairs"
+    """Ranked responses: all pairs, or one task that asks for the best."""
+    split: str = "train"
+    """Split of all rows when there is no validation share."""
+    val_share: float = 0.0
+    """Share of the pictures that go to the split `val`."""
+    model: str | None = None
+    """Folder or hub id of the model whose processor measures prompts; None: not measured."""
+    min_pixels: int | None = None
+    """Pixel limit of the processor; None: the processor's own."""
+    max_pixels: int | None = None
+    """Pixel limit of the processor; None: the processor's own."""
+    max_prompt_tokens: int | None = None
+    """Longer prompts are rejected."""
+    images: Literal["embed", "reference"] = "embed"
+    """Pictures inside the Parquet files, or as files beside them."""
+    hashes: bool = True
+    """Full SHA-256 of every picture and shard; without, splits and duplicates go by a quick key."""
+    flip_labels: float = 0.0
+    """Control experiments: share of the pairs with their label turned over."""
+    limit: int | None = None
+    """Read this many records only."""
+    unit_rows: int = UNIT_ROWS
+    """Records of a shard."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """`generic`: our field -> the set's column."""
+    image_roots: tuple[str, ...] = ()
+    """Folders or zips that file names are looked up in."""
+
+    def __post_init__(self) -> None:
+        if self.wording != "drawn" and self.wording not in WORDINGS:
+            raise ValueError(f"no wording '{self.wording}'; choose drawn, {', '.join(WORDINGS)}")
+        if not 0 <= self.val_share < 1 or not 0 <= self.flip_labels <= 1:
+            raise ValueError("val_share and flip_labels are shares: from 0 to 1")
+        if self.unit_rows < 1 or (self.limit is not None and self.limit < 1):
+            raise ValueError("unit_rows and limit count records: 1 or more")
+        if self.max_prompt_tokens is not None and self.model is None:
+            raise ValueError("a longest prompt needs the model whose tokens are counted: give --model")
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings as the manifest stores them: without places, which differ between machines."""
+        stored = asdict(self)
+        del stored["image_roots"]
+        stored["columns"] = dict(sorted(self.columns.items()))
+        stored["model"] = None if self.model is None else self.model.rstrip("/").rsplit("/", 1)[-1]
+        return stored

@@ -1,0 +1,57 @@
+"""Multimodal RewardBench (facebookresearch): about 5,000 pairs in one JSON list, for evaluation.
+
+Safety is split into bias and toxicity, and reasoning into math and coding, by the beginning of the id.
+"""
+
+from collections.abc import Iterator
+
+from data_prep.sources.record import (
+    Item,
+    Options,
+    Record,
+    Source,
+    get,
+    kept,
+    make_pair,
+    pictures,
+    preferred,
+    question_text,
+    text,
+)
+
+
+def category(name: str, identifier: str) -> str:
+    """The category with its official parts: `safety/bias`, `safety/toxicity`, `reasoning/math`, `reasoning/coding`."""
+    if name == "safety":
+        return "safety/bias" if identifier.startswith("pairs") else "safety/toxicity"
+    if name == "reasoning":
+        return "reasoning/math" if identifier.startswith("math") else "reasoning/coding"
+    return name
+
+
+def convert(record: Record, options: Options) -> Iterator[Item]:
+    """One pair, with its `category` in its meta."""
+    meta = {}
+    if (found := kept(record, "ID")).get("ID") is not None:
+        meta["id"] = found["ID"]
+    if "Category" in (named := kept(record, "Category")):
+        meta["category"] = category(str(named["Category"]), str(meta.get("id", "")).lower())
+    yield make_pair(
+        "multimodal_rewardbench",
+        pictures(record, "Image"),
+        question_text(get(record, "Text"), "'Text'"),
+        (text(record, "Output1"), text(record, "Output2")),
+        preferred(get(record, "Better"), "'Better'"),
+        meta,
+    )
+
+
+SOURCE = Source(
+    "multimodal_rewardbench",
+    "facebookresearch/multimodal_rewardbench",
+    convert,
+    licence="see card",
+    size="5k pairs",
+    label_rule="Better: Output1 or Output2",
+    needs_image_root=True,
+)

@@ -1,0 +1,241 @@
+"""What a source is, and how it reads one record without trusting it.
+
+A source is one function: a record as its authors publish it goes in, preference pairs come out. It does no I/O and
+keeps no state, so it runs in any process and on any machine. Whatever is wrong with a record is said by raising
+`Reject`; the engine counts it and writes it down. The accessors below turn every surprise (a missing key, a list where
+a text should be, broken JSON inside JSON) into such a reject.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from data_prep.prompts import MARKER
+from data_prep.rank_task import RankedResponses
+from data_prep.score_task import ScoredResponse
+from data_prep.task import Picture, PreferencePair
+
+Item = PreferencePair | ScoredResponse | RankedResponses
+Record = Mapping[str, Any]
+
+LONGEST_TEXT = 200_000
+"""Characters of one question or response. A longer one fits no model's context; it is a broken row."""
+
+MOST_RESPONSES = 64
+"""Candidates of one record; a longer list expands to thousands of pairs and is a broken row."""
+
+
+class Reject(Exception):
+    """A record, or one pair of it, that cannot become a task."""
+
+    def __init__(self, reason: str, detail: str, remedy: str = "Look at the record in rejected.jsonl.") -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.remedy = remedy
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user may choose about reading records."""
+
+    min_gap: float = 0.6
+    """VLFeedback: two mean ratings must differ by more (paper: 0.6). Equal ratings are a tie, not too close."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """`generic` only: our field name -> the record's."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One public data set: how to read it and what to know about it."""
+
+    name: str
+    title: str
+    """The set's own name on its hub."""
+    convert: Callable[[Record, Options], Iterable[Item]]
+    licence: str
+    """As its data card says; `see card` where the card leaves it open or it differs by part."""
+    size: str
+    label_rule: str
+    """Where the label comes from, in a few words."""
+    needs_image_root: bool = False
+    """Whether the set ships file names only."""
+
+
+def get(record: Record, key: str) -> Any:
+    """The value under `key`, which must not be null."""
+    if not isinstance(record, Mapping):
+        raise Reject("wrong-type", f"the record is a {type(record).__name__}, not an object")
+    value = record.get(key)
+    if value is None:
+        have = ", ".join(sorted(map(str, record))[:20])
+        raise Reject(
+            "missing-field", f"'{key}' is missing or null", f"The record has: {have}. Is this the right source?"
+        )
+    return value
+
+
+def checked_text(value: Any, what: str, *, allow_empty: bool = False) -> str:
+    """`value` if it is a text of sensible length; it is stripped of blank space at its ends."""
+    if not isinstance(value, str):
+        raise Reject("wrong-type", f"{what} is a {type(value).__name__}, not text")
+    if len(value) > LONGEST_TEXT:
+        raise Reject("text-too-long", f"{what} has {len(value)} characters; at most {LONGEST_TEXT} are taken")
+    value = value.strip()
+    if not value and not allow_empty:
+        raise Reject("empty-text", f"{what} is empty")
+    return value
+
+
+def text(record: Record, key: str) -> str:
+    """The non-empty text under `key`."""
+    return checked_text(get(record, key), f"'{key}'")
+
+
+def sequence(record: Record, key: str) -> list[Any]:
+    """The list under `key`."""
+    value = get(record, key)
+    if not isinstance(value, list | tuple):
+        raise Reject("wrong-type", f"'{key}' is a {type(value).__name__}, not a list")
+    return list(value)
+
+
+def parsed_json(value: Any, what: str) -> Any:
+    """`value` itself, or what it says if it is JSON in a text."""
+    if not isinstance(value, str):
+        return value
+    if len(value) > 4 * LONGEST_TEXT:
+        raise Reject("text-too-long", f"{what} has {len(value)} characters")
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise Reject("bad-json", f"{what} is no valid JSON ({error})", "Fetch the file again.") from None
+
+
+def number(value: Any, what: str) -> float:
+    """`value` as a finite number."""
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        result = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise Reject("bad-rating", f"{what} is {str(value)[:40]!r}, not a number") from None
+    if not math.isfinite(result):
+        raise Reject("bad-rating", f"{what} is {result}, not a finite number")
+    return result
+
+
+def picture(value: Any, what: str = "'image'") -> Picture:
+    """A picture from any of the shapes that data sets use: `{bytes, path}`, bytes, or a file name."""
+    if isinstance(value, Mapping):
+        data, path = value.get("bytes"), value.get("path")
+        if isinstance(data, bytes | bytearray | memoryview):
+            return Picture(bytes(data), path if isinstance(path, str) else None)
+        value = path
+    if isinstance(value, bytes | bytearray | memoryview):
+        return Picture(bytes(value))
+    if isinstance(value, str) and value.strip():
+        if value.startswith(("http://", "https://")):
+            raise Reject("picture-remote", f"{what} is an address", "Fetch the pictures first and give --image-root.")
+        return Picture(path=value.strip())
+    raise Reject("picture-missing", f"{what} holds neither bytes nor a file name")
+
+
+def pictures(record: Record, *keys: str) -> tuple[Picture, ...]:
+    """The pictures under the first of `keys` that is there; a list or a single one.
+
+    Records about a video are rejected with their own reason, since no picture stands for it.
+    """
+    for key in keys:
+        value = record.get(key)
+        if value is not None:
+            items = value if isinstance(value, list | tuple) else [value]
+            if not items:
+                raise Reject("picture-missing", f"'{key}' is an empty list")
+            return tuple(picture(item, f"'{key}'") for item in items)
+    if record.get("video") is not None:
+        raise Reject("video", "the record is about a video; only pictures are converted")
+    raise Reject("picture-missing", f"no {' or '.join(map(repr, keys))} in the record")
+
+
+def without_markers(question: str) -> str:
+    """The question without the picture markers that a source puts at its start or end."""
+    while True:
+        shorter = question.strip().removeprefix(MARKER).removesuffix(MARKER).strip()
+        if shorter == question:
+            return question
+        question = shorter
+
+
+def question_text(value: Any, what: str = "'question'") -> str:
+    """A non-empty question without picture markers at its ends."""
+    found = without_markers(checked_text(value, what))
+    if not found:
+        raise Reject("empty-text", f"{what} is empty")
+    return found
+
+
+_FIRST = frozenset({"1", "first", "a", "output1", "output_1", "response 1", "response_1", "response a", "response1",
+                    "the first response", "answer 1", "assistant 1"})  # fmt: skip
+_SECOND = frozenset({"2", "second", "b", "output2", "output_2", "response 2", "response_2", "response b", "response2",
+                     "the second response", "answer 2", "assistant 2"})  # fmt: skip
+_TIE = frozenset({"tie", "equal", "both", "same", "equally good", "two responses are equally good", "a=b"})
+
+
+def preferred(value: Any, what: str = "the label") -> Any:
+    """0, 1 or `tie` from the words and numbers (counted from 1) that data sets use for a label."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and value in (1, 2):
+        return int(value) - 1
+    if isinstance(value, str):
+        word = value.strip().strip("[]().'\"").strip().casefold()
+        if word in _FIRST:
+            return 0
+        if word in _SECOND:
+            return 1
+        if word in _TIE:
+            return "tie"
+    raise Reject(
+        "unknown-label", f"{what} is {str(value)[:60]!r}", "Known are 1/2, first/second, A/B, tie and the like."
+    )
+
+
+def make_pair(
+    source: str,
+    images: tuple[Picture, ...],
+    question: str,
+    responses: tuple[str, str],
+    better: Any,
+    meta: Mapping[str, Any] | None = None,
+) -> PreferencePair:
+    """A pair with two different responses.
+
+    Raises:
+        Reject: `same-responses`; nobody can prefer one of two equal texts.
+    """
+    if responses[0].strip() == responses[1].strip():
+        raise Reject("same-responses", "both responses are the same text", "Nothing to learn from; leave it out.")
+    return PreferencePair(
+        source, images, question, responses, better, {k: v for k, v in (meta or {}).items() if v is not None}
+    )
+
+
+def kept(record: Record, *keys: str) -> dict[str, Any]:
+    """Plain values of `keys` for `meta`; anything large or nested is left out."""
+    found = {k: record.get(k) for k in keys}
+    return {k: v for k, v in found.items() if isinstance(v, str | int | float | bool) and len(str(v)) <= 500}
+
+
+def chosen_rejected(
+    source: str, record: Record, question_key: str, image_keys: tuple[str, ...], *keep: str
+) -> PreferencePair:
+    """The most common shape: a question, a chosen and a rejected response as texts. The chosen one comes first."""
+    return make_pair(
+        source,
+        pictures(record, *image_keys),
+        question_text(get(record, question_key), f"'{question_key}'"),
+        (text(record, "chosen"), text(record, "rejected")),
+        0,
+        kept(record, "id", *keep),
+    )

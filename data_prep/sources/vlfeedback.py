@@ -1,0 +1,93 @@
+"""MMInstruction/VLFeedback: four models' answers, each rated on three aspects by GPT-4V.
+
+The score of an answer is the mean of its ratings. Two answers with equal scores are a tie; a difference that is smaller
+than the least gap is neither a tie nor a preference one can trust, so that pair is dropped. Ratings come as texts, and
+some are no numbers.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import combinations, zip_longest
+from typing import Any
+
+from data_prep.sources.record import (
+    MOST_RESPONSES,
+    Item,
+    Options,
+    Record,
+    Reject,
+    Source,
+    checked_text,
+    get,
+    kept,
+    make_pair,
+    number,
+    parsed_json,
+    pictures,
+    question_text,
+)
+
+
+def convert(record: Record, options: Options) -> Iterator[Item]:
+    """All pairs of answers whose scores are equal or more than `min_gap` apart."""
+    images = pictures(record, "img_path", "image")
+    question = question_text(get(record, "prompt"), "'prompt'")
+    answers = list(_answers(parsed_json(get(record, "completions"), "'completions'")))
+    if not 2 <= len(answers) <= MOST_RESPONSES:
+        raise Reject("not-pairwise", f"{len(answers)} answers; two or more are needed, at most {MOST_RESPONSES}")
+    found = 0
+    for (model_1, text_1, score_1), (model_2, text_2, score_2) in combinations(answers, 2):
+        gap = round(abs(score_1 - score_2), 6)
+        if text_1.strip() == text_2.strip() or 0 < gap <= options.min_gap:
+            continue
+        better = "tie" if gap == 0 else int(score_2 > score_1)
+        meta = {**kept(record, "id"), "models": [model_1, model_2], "gap": gap}
+        found += 1
+        yield make_pair("vlfeedback", images, question, (text_1, text_2), better, meta)
+    if not found:
+        raise Reject("gap-too-small", f"no two answers differ by more than {options.min_gap}", "Lower --min-gap.")
+
+
+def _answers(completions: Any) -> Iterator[tuple[str, str, float]]:
+    """(model, text, mean rating) from a list of completions, or from the columns of one."""
+    if isinstance(completions, Mapping):
+        columns: list[Any] = [completions.get(k) for k in ("model", "response", "annotations")]
+        if any(not isinstance(c, list | tuple) for c in columns):
+            raise Reject("wrong-type", "'completions' lacks the lists model, response and annotations")
+        rows: list[Any] = [
+            dict(zip(("model", "response", "annotations"), r, strict=True)) for r in zip_longest(*columns)
+        ]
+    elif isinstance(completions, list | tuple):
+        rows = list(completions)
+    else:
+        raise Reject("wrong-type", f"'completions' is a {type(completions).__name__}")
+    for row in rows:
+        yield (
+            str(get(row, "model"))[:100],
+            checked_text(get(row, "response"), "a response"),
+            _mean(get(row, "annotations")),
+        )
+
+
+def _mean(annotations: Any) -> float:
+    annotations = parsed_json(annotations, "'annotations'")
+    if not isinstance(annotations, Mapping) or not annotations:
+        raise Reject("wrong-type", "'annotations' is no object with aspects")
+    ratings = [
+        number(get(aspect, "Rating") if isinstance(aspect, Mapping) else aspect, f"the rating of '{name}'")
+        for name, aspect in annotations.items()
+        if aspect is not None
+    ]
+    if not ratings:
+        raise Reject("missing-field", "'annotations' holds no rating")
+    return sum(ratings) / len(ratings)
+
+
+SOURCE = Source(
+    "vlfeedback",
+    "MMInstruction/VLFeedback",
+    convert,
+    licence="see card (annotations by GPT-4V)",
+    size="80k records of 4 answers",
+    label_rule="mean of the aspects' ratings; equal = tie; needs a gap (paper: 0.6)",
+    needs_image_root=True,
+)

@@ -1,0 +1,242 @@
+"""Records in, rows out: the pure heart of the conversion, the same on one core and on a hundred machines."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from data_prep.images import BadPicture, Header, check_whole, read_header
+from data_prep.length import PromptMeter
+from data_prep.ordering import choose_wording, is_flipped, orders_of, seeded_fraction, split_of
+from data_prep.overlap import Exclusion
+from data_prep.picture_store import PictureStore
+from data_prep.prompts import valid_text
+from data_prep.rank_task import RankedResponses, RankTask
+from data_prep.readers import Broken
+from data_prep.score_task import ScoredResponse, ScoreTask
+from data_prep.settings import Settings
+from data_prep.sources.record import Item, Options, Reject, Source
+from data_prep.task import Picture, PreferenceTask, quick_key
+
+MOST_NWAY = 16
+"""Responses of one N-way task; as many as the reward reads (reward_fns.nway)."""
+
+
+@dataclass
+class Outcome:
+    """What became of a stretch of records. Every record is either used or rejected."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    ids: list[tuple[int, str]] = field(default_factory=list)
+    """(ordinal, pair_id) of every pair that became rows, for finding duplicates."""
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+    dropped_pairs: Counter[str] = field(default_factory=Counter)
+    """By reason: pairs left out of records that gave other rows."""
+    used: int = 0
+    """Records that gave at least one row."""
+
+
+@dataclass
+class _Draft:
+    """A row that still lacks its length."""
+
+    ordinal: int
+    pair_id: str
+    task: PreferenceTask | ScoreTask | RankTask
+    sizes: list[tuple[int, int]]
+
+
+class Transform:
+    """Turns records of one source into rows.
+
+    Args:
+        settings: all choices.
+        source: how to read a record.
+        meter: measures prompts; None leaves `prompt_tokens` null.
+        exclusion: what to keep out (benchmarks); None keeps everything.
+        picture_folder: where pictures are put when they are referenced, not embedded.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: Source,
+        *,
+        meter: PromptMeter | None = None,
+        exclusion: Exclusion | None = None,
+        picture_folder: Path | None = None,
+    ) -> None:
+        self.settings = settings
+        self.source = source
+        self.meter = meter
+        self.exclusion = exclusion
+        self.picture_folder = picture_folder
+        self._options = Options(min_gap=settings.min_gap, columns=settings.columns)
+        self._store = PictureStore(settings.image_roots)
+
+    def __call__(self, records: Iterable[tuple[int, Any]], base: str = ".", file: str = "") -> Outcome:
+        """The rows of some records.
+
+        Args:
+            records: (ordinal, record or `Broken`).
+            base: folder of the data file, for pictures named relative to it.
+            file: name of the data file, for the rejects.
+        """
+        outcome = Outcome()
+        drafts: list[_Draft] = []
+        problems: dict[int, list[Reject]] = {}
+        for ordinal, record in records:
+            found: list[_Draft] = []
+            problems[ordinal] = []
+            try:
+                if isinstance(record, Broken):
+                    raise Reject(record.reason, record.detail, record.remedy)
+                for number, item in enumerate(self.source.convert(record, self._options)):
+                    try:
+                        found += self._drafts(item, ordinal, number, base)
+                    except Reject as problem:
+                        problems[ordinal].append(problem)
+                if not found and not problems[ordinal]:
+                    raise Reject("not-pairwise", "the source made no pair of this record")
+            except Reject as problem:
+                problems[ordinal].append(problem)
+            except (
+                TypeError,
+                ValueError,
+                KeyError,
+                AttributeError,
+                IndexError,
+                OverflowError,
+                RecursionError,
+            ) as error:
+                # A shape no source foresaw. The record is lost, the run is not, and the reason says whom to blame.
+                detail = f"{type(error).__name__}: {error}"[:300]
+                problems[ordinal].append(Reject("unforeseen", detail, "Report the shape of this record."))
+            drafts += found
+        self._finish(drafts, problems, outcome)
+        self._account(problems, outcome, file)
+        return outcome
+
+    def _drafts(self, item: Item, ordinal: int, number: int, base: str) -> Iterator[_Draft]:
+        settings = self.settings
+        pictures, headers = self._pictures(item.images, base)
+        item = replace(item, images=pictures)
+        split = self._split(item)
+        if self.exclusion is not None and (hit := self.exclusion.hit(item)):
+            raise Reject("overlap", hit, "It stands in a set given with --exclude.")
+        sizes = [(h.width, h.height) for h in headers]
+        if isinstance(item, ScoredResponse):
+            yield _Draft(ordinal, item.pair_id, ScoreTask(item, split, ordinal), sizes)
+        elif isinstance(item, RankedResponses) and settings.nway == "tasks":
+            yield _Draft(ordinal, item.pair_id, self._rank_task(item, split, ordinal), sizes)
+        else:
+            pairs = item.pairs() if isinstance(item, RankedResponses) else [item]
+            kept = 0
+            for place, pair in enumerate(pairs):
+                if pair.preferred == "tie" and settings.ties == "drop":
+                    continue
+                kept += 1
+                # Further pairs of one record take their order from a place of their own.
+                turn = ordinal + (number + place) * 1_000_003
+                chosen = choose_wording(settings.wording, pair.pair_id, settings.seed)
+                flipped = is_flipped(pair.pair_id, settings.seed, settings.flip_labels)
+                for order in orders_of(pair, turn, settings.seed, settings.orders):
+                    ties = settings.ties == "keep"
+                    task = PreferenceTask(pair, order, split, ordinal, chosen, ties, flipped)
+                    yield _Draft(ordinal, pair.pair_id, task, sizes)
+            if not kept:
+                raise Reject("tie", "a tie, and ties are dropped", "Use --ties keep.")
+
+    def _rank_task(self, item: RankedResponses, split: str, ordinal: int) -> RankTask:
+        if len(item.best) > 1:
+            raise Reject("tie", "several responses share the best rank", "Use --nway pairs.")
+        if len(item.responses) > MOST_NWAY:
+            raise Reject("not-pairwise", f"{len(item.responses)} responses; at most {MOST_NWAY}", "Use --nway pairs.")
+        seed = self.settings.seed
+        places = range(len(item.responses))
+        shares = [seeded_fraction(seed, "nway", item.pair_id, i) for i in places]
+        return RankTask(item, tuple(sorted(places, key=shares.__getitem__)), split, ordinal)
+
+    def _pictures(self, images: Sequence[Picture], base: str) -> tuple[tuple[Picture, ...], list[Header]]:
+        resolved, headers = [], []
+        for image in images:
+            try:
+                data = image.data if image.data is not None else self._store.load(image.path or "", base)
+                header = read_header(data)
+                check_whole(data, header)
+            except BadPicture as problem:
+                raise Reject(problem.reason, str(problem), "Fetch the picture again, or leave the row out.") from None
+            path = None if image.path is None else valid_text(image.path)
+            picture = Picture(data, path, None if self.settings.hashes else quick_key(data))
+            if self.picture_folder is not None:
+                picture = self._as_file(picture, header)
+            resolved.append(picture)
+            headers.append(header)
+        return tuple(resolved), headers
+
+    def _as_file(self, picture: Picture, header: Header) -> Picture:
+        """The same picture as a file named by its content."""
+        assert self.picture_folder is not None
+        assert picture.data is not None
+        name = picture.sha256.lstrip("~")
+        path = self.picture_folder / name[:2] / f"{name}.{header.format.lower()}"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            temporary.write_bytes(picture.data)
+            os.replace(temporary, path)
+        return Picture(None, str(path.absolute()), picture.sha256)
+
+    def _split(self, item: Item) -> str:
+        settings = self.settings
+        if not settings.val_share:
+            return settings.split
+        keys = [i.sha256 for i in item.images] or [item.question]
+        split = split_of(keys, seed=settings.seed, val_share=settings.val_share)
+        if split is None:
+            raise Reject(
+                "split-conflict",
+                "its pictures belong to different splits",
+                "Use --val-share 0 and another set for validation.",
+            )
+        return split
+
+    def _finish(self, drafts: list[_Draft], problems: dict[int, list[Reject]], outcome: Outcome) -> None:
+        """Measure all drafts together, then make rows of those that are short enough."""
+        limit = self.settings.max_prompt_tokens
+        lengths: Sequence[int | None] = [None] * len(drafts)
+        if self.meter is not None and drafts:
+            lengths = self.meter.measure([d.task.prompt for d in drafts], [d.sizes for d in drafts])
+        last: tuple[int, str] | None = None
+        for draft, length in zip(drafts, lengths, strict=True):
+            if limit is not None and length is not None and length > limit:
+                problem = Reject("overlong", f"the prompt has {length} tokens", f"The limit is {limit} tokens.")
+                problems[draft.ordinal].append(problem)
+                continue
+            # cached_property keeps the rendered prompt: the length is written into the row, not into a new task.
+            row = draft.task.row()
+            row["extra_info"]["prompt_tokens"] = length
+            outcome.rows.append(row)
+            if (key := (draft.ordinal, draft.pair_id)) != last:
+                outcome.ids.append(key)
+                last = key
+
+    def _account(self, problems: dict[int, list[Reject]], outcome: Outcome, file: str) -> None:
+        with_rows = {ordinal for ordinal, _ in outcome.ids}
+        for ordinal, found in problems.items():
+            if ordinal in with_rows:
+                outcome.used += 1
+                outcome.dropped_pairs.update(p.reason for p in found)
+            else:
+                first = found[0]
+                outcome.rejected.append(
+                    {
+                        "row": ordinal,
+                        "file": file,
+                        "reason": first.reason,
+                        "detail": valid_text(first.detail),
+                        "remedy": first.remedy,
+                    }
+                )
