@@ -50,7 +50,7 @@ def test_batched_forward_equals_the_stock_forward(folder: Path, rows: list[Digit
         forward.response_ids(answers),
     )
     with torch.no_grad():
-        logits = forward.response_logits(ids, forward.vision(pixels), responses, copies=2)
+        logits = forward.response_logits(ids, forward.vision(pixels), responses, torch.tensor([0, 0, 1, 1, 2, 2]))
         full = torch.cat([ids.repeat_interleave(2, 0), responses], 1)
         stock = forward.model(
             input_ids=full,
@@ -90,6 +90,25 @@ def test_samples_follow_the_generator_and_never_hold_a_picture_token(folder: Pat
     assert not torch.equal(draw(1), draw(2))
     # 256 random responses would hold about ten of them.
     assert not (draw(1) == forward.image_id).any()
+
+
+def test_samples_have_the_distribution_of_the_logits(folder: Path, rows: list[DigitPicture]) -> None:
+    forward = load(folder)
+    ids = forward.prompt_ids([texts.policy_prompt()])
+    count = 4000
+    with torch.no_grad():
+        images = forward.vision(picture_patches(forward, rows[:1]))
+        generator = torch.Generator().manual_seed(0)
+        # A low temperature, so that few continuations share most of the probability.
+        drawn = forward.sample(ids, images, copies=count, temperature=0.2, generator=generator, max_new_tokens=2)
+        seen, counts = drawn.unique(dim=0, return_counts=True)
+        logits = forward.response_logits(ids, images, seen, torch.zeros(len(seen), dtype=torch.long))
+        logits[..., forward.image_id] = -torch.inf
+        chances = (logits / 0.2).log_softmax(-1).gather(-1, seen[..., None]).sum(1).exp()[:, 0]
+    likely = chances > 0.01
+    assert likely.sum() > 3
+    error = (chances * (1 - chances) / count).sqrt()
+    assert ((counts / count - chances).abs() < 4 * error)[likely].all()
 
 
 def test_prompts_equal_what_the_processor_makes(folder: Path) -> None:

@@ -138,7 +138,7 @@ class FastForward:
             self._positions[length] = (positions[:, 0], int(positions.max()) + 1)
         return self._positions[length]
 
-    def _prefill(self, ids: Tensor, image_tokens: Tensor, copies: int) -> tuple[Tensor, Any, int]:
+    def _prefill(self, ids: Tensor, image_tokens: Tensor) -> tuple[Tensor, Any, int]:
         decoder = self.model.model.language_model
         positions, following = self._prompt_positions(ids)
         embedded = decoder.embed_tokens(ids).masked_scatter((ids == self.image_id)[..., None], image_tokens)
@@ -149,24 +149,26 @@ class FastForward:
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state[:, -1]
-        if copies > 1:
-            cache.batch_repeat_interleave(copies)
-            hidden = hidden.repeat_interleave(copies, 0)
         return hidden, cache, following
 
-    def response_logits(self, ids: Tensor, image_tokens: Tensor, responses: Tensor, copies: int = 1) -> Tensor:
+    def response_logits(
+        self, ids: Tensor, image_tokens: Tensor, responses: Tensor, prompt_of: Tensor | None = None
+    ) -> Tensor:
         """Logits that predict each response token.
 
         Args:
             ids: (B, P) prompts.
             image_tokens: (B, 4, hidden) from `vision`.
-            responses: (B * copies, R); the responses of one prompt stand together.
-            copies: responses per prompt.
+            responses: (N, R).
+            prompt_of: (N,) row of `ids` that each response answers; by default one response per prompt, in order.
 
         Returns:
-            (B * copies, R, vocabulary).
+            (N, R, vocabulary).
         """
-        hidden, cache, following = self._prefill(ids, image_tokens, copies)
+        hidden, cache, following = self._prefill(ids, image_tokens)
+        if prompt_of is not None:
+            cache.batch_select_indices(prompt_of)
+            hidden = hidden[prompt_of]
         decoder = self.model.model.language_model
         steps = following + torch.arange(responses.shape[1] - 1)
         rest = decoder(
@@ -188,26 +190,34 @@ class FastForward:
         generator: torch.Generator | None = None,
         max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> Tensor:
-        """Responses to each prompt, (B * copies, R): greedy at temperature 0, else drawn with `generator`."""
-        hidden, cache, following = self._prefill(ids, image_tokens, copies)
+        """Responses to each prompt, (B * copies, R), those of one prompt together.
+
+        Greedy at temperature 0, else drawn with `generator`. Copies that have written the same so far are computed
+        once: the demo's responses differ in two tokens, so most of the work falls away.
+        """
+        hidden, cache, following = self._prefill(ids, image_tokens)
         decoder = self.model.model.language_model
-        finished = torch.zeros(hidden.shape[0], dtype=torch.bool)
+        state_of = torch.arange(ids.shape[0]).repeat_interleave(copies)
+        finished = torch.zeros(state_of.shape[0], dtype=torch.bool)
         tokens: list[Tensor] = []
         for step in range(max_new_tokens):
             logits = self.model.lm_head(hidden)
             logits[:, self._forbidden] = -torch.inf
             if temperature == 0:
-                token = logits.argmax(-1)
+                token = logits.argmax(-1)[state_of]
             else:
-                token = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
+                chances = (logits / temperature).softmax(-1)
+                token = torch.multinomial(chances[state_of], 1, generator=generator)[:, 0]
             token = token.masked_fill(finished, self.pad_id)
             tokens.append(token)
             finished |= token == self.end_id
             if finished.all() or step + 1 == max_new_tokens:
                 break
+            branches, state_of = torch.stack([state_of, token]).unique(dim=1, return_inverse=True)
+            cache.batch_select_indices(branches[0])
             hidden = decoder(
-                inputs_embeds=decoder.embed_tokens(token[:, None]),
-                position_ids=torch.full((3, token.shape[0], 1), following + step),
+                inputs_embeds=decoder.embed_tokens(branches[1, :, None]),
+                position_ids=torch.full((3, branches.shape[1], 1), following + step),
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state[:, -1]
