@@ -1,0 +1,74 @@
+"""A few tasks to look at: as records for the terminal, and as one HTML page with the pictures inside."""
+
+import base64
+import html
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from data_prep.images import BadPicture, read_header
+from data_prep.ordering import seeded_fraction
+from data_prep.validate import expand, picture_bytes
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Tasks</title><style>
+body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#222}
+article{border:1px solid #ccc;border-radius:8px;padding:1rem;margin:1rem 0}
+img{max-width:320px;max-height:320px;image-rendering:auto;border:1px solid #ddd}
+.pair{display:grid;grid-template-columns:1fr 1fr;gap:1rem}.pair>div{background:#f6f6f6;padding:.5rem 1rem}
+.pair>div.gold{background:#e4f3e4;outline:2px solid #3a3}pre{white-space:pre-wrap;font:13px/1.4 ui-monospace,monospace}
+small{color:#666}</style></head><body><h1>Tasks</h1>
+"""
+
+
+def sample_rows(
+    paths: Iterable[str | os.PathLike[str]], n: int, seed: int = 0
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """`n` rows, drawn by seed from all files, with the file of each; only their row groups are read."""
+    places = []
+    for file in expand(paths):
+        metadata = pq.read_metadata(file)
+        for group in range(metadata.num_row_groups):
+            places += [(file, group, i) for i in range(metadata.row_group(group).num_rows)]
+    drawn = sorted(places, key=lambda p: seeded_fraction(seed, "show", p[0].name, p[1], p[2]))[:n]
+    for file, group, i in sorted(drawn):
+        with pq.ParquetFile(file) as parquet:
+            yield file, parquet.read_row_group(group).slice(i, 1).to_pylist()[0]
+
+
+def html_sheet(rows: Iterable[tuple[Path, dict[str, Any]]], path: str | os.PathLike[str]) -> None:
+    """Write one self-contained page. All text is escaped: it was written by strangers."""
+    parts = [_PAGE]
+    for file, row in rows:
+        info, truth = row["extra_info"], row["reward_model"]["ground_truth"]
+        parts.append(f"<article><small>{html.escape(file.name)} · {html.escape(row['data_source'])} · ")
+        parts.append(f"{html.escape(info['pair_id'])}</small><p>{_pictures(row, file.parent)}</p>")
+        parts.append(f"<p><b>{html.escape(info['question'] or '')}</b></p>")
+        if info["response_1"] is not None:
+            cells = (("1", info["response_1"]), ("2", info["response_2"]))
+            parts.append('<div class="pair">')
+            for name, text in cells:
+                gold = ' class="gold"' if truth in (name, "tie") else ""
+                parts.append(f"<div{gold}><small>Response {name}</small><pre>{html.escape(text)}</pre></div>")
+            parts.append("</div>")
+        parts.append(f"<p>Label: <b>{html.escape(truth)}</b></p><details><summary>Prompt</summary>")
+        parts.append(f"<pre>{html.escape(row['prompt'][0]['content'])}</pre></details></article>")
+    parts.append("</body></html>\n")
+    Path(path).write_text("".join(parts), encoding="utf-8")
+
+
+def _pictures(row: dict[str, Any], base: Path) -> str:
+    tags = []
+    for image in row["images"] or []:
+        try:
+            data = picture_bytes(image, base)
+            kind = read_header(data).format.lower()
+        except BadPicture as problem:
+            tags.append(f"<em>{html.escape(str(problem))}</em>")
+            continue
+        kind = "jpeg" if kind == "mpo" else kind
+        tags.append(f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">')
+    return " ".join(tags)
