@@ -16,6 +16,7 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from recipe.critic_r1 import compat
 from recipe.critic_r1.critic_metrics import Rollout, critic_metrics
 from recipe.critic_r1.run_log import RunLog
+from recipe.critic_r1.watchdog import ActorWatchdog
 
 AGREEMENT = "training/rollout_actor_probs_pearson_corr"
 """verl's metric: Pearson's correlation of the sampled tokens' probabilities in rollout engine and actor."""
@@ -31,6 +32,7 @@ class CriticTrainerSync(PPOTrainerSync):
 
     def __init__(self, config: Any) -> None:
         compat.check_version(compat.VERL, "verl")
+        self._watchdog: ActorWatchdog | None = None
         super().__init__(config)
         self._log = RunLog(Path(config.critic_r1.run_dir) / "train", samples=config.critic_r1.log_samples)
         self._checkpoint_due = False
@@ -49,7 +51,26 @@ class CriticTrainerSync(PPOTrainerSync):
         # verl polls every two seconds for finished rollouts and offers no setting; a demo step is not much longer.
         buffer = super()._build_replay_buffer()
         buffer.poll_interval = self.config.critic_r1.poll_interval_seconds
+        wait = buffer._wait_for_next_poll
+
+        def wait_while_alive(*args: Any, **kwargs: Any) -> Any:
+            if self._watchdog is not None:
+                self._watchdog.look()
+            return wait(*args, **kwargs)
+
+        buffer._wait_for_next_poll = wait_while_alive
         return buffer
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        servers = [server for replica in self.llm_server_manager.get_replicas() for server in replica.servers]
+        self._watchdog = ActorWatchdog(
+            {
+                "agent-loop worker": agent_loop_manager.agent_loop_workers,
+                "reward worker": self.reward_loop_manager.reward_loop_workers,
+                "rollout server": servers,
+            }
+        )
+        super().fit(agent_loop_manager)
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()

@@ -1,0 +1,70 @@
+"""``critic-r1 train``, ``preflight``, ``export`` and ``score``: a training run and what comes out of it."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+console = Console()
+
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def train(
+    context: typer.Context,
+    config_name: Annotated[str, typer.Option("--config-name", help="A yaml of recipe/critic_r1/config.")],
+) -> None:
+    """Train: the same as `python -m recipe.critic_r1.train`; everything else is passed to Hydra as key=value."""
+    from recipe.critic_r1 import train as entry
+
+    sys.argv = ["critic-r1 train", "--config-name", config_name, *context.args]
+    entry.main()
+
+
+def preflight(
+    context: typer.Context,
+    config_name: Annotated[str, typer.Option("--config-name", help="A yaml of recipe/critic_r1/config.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Check a run before it is started: configuration, data, model, sizes, memory."""
+    from hydra import compose, initialize_config_module
+
+    from recipe.critic_r1 import preflight as checks
+    from recipe.critic_r1.train import prepare_config
+
+    with initialize_config_module("recipe.critic_r1.config", version_base=None):
+        config = compose(config_name, overrides=list(context.args))
+    prepare_config(config)
+    found = checks.findings(config)
+    if as_json:
+        print(json.dumps([vars(finding) for finding in found], indent=1))
+    else:
+        for finding in found:
+            console.print(str(finding), highlight=False)
+    if any(finding.status == "fail" for finding in found):
+        raise typer.Exit(2)
+
+
+def export(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    out: Annotated[Path, typer.Option(help="Where the model goes.")],
+    step: Annotated[int | None, typer.Option(help="Training step; the last whole checkpoint without it.")] = None,
+) -> None:
+    """Write a checkpoint as a Hugging Face folder."""
+    from recipe.critic_r1 import export as exporter
+
+    try:
+        console.print(f"{exporter.export(run_dir, out, step)}", highlight=False)
+    except exporter.ExportError as error:
+        console.print(f"[red]export:[/red] {error}", highlight=False)
+        raise typer.Exit(2) from error
+
+
+def register(app: typer.Typer) -> None:
+    """Add the training commands to ``app``."""
+    app.command(context_settings=_PASS_ON)(train)
+    app.command(context_settings=_PASS_ON)(preflight)
+    app.command()(export)

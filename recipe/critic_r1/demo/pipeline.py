@@ -1,0 +1,238 @@
+"""The paper in miniature, from nothing to a report: stages in order, each in a process of its own, each resumable.
+
+A stage that is done is written down in ``run.json``; a run that was killed goes on with the stage it was in, and
+training goes on at its last checkpoint. Everything that a stage prints is in ``logs/STAGE.log``; the console shows what
+runs, how far it is and how long it took.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from recipe.critic_r1 import machine, processes
+from recipe.critic_r1.demo.console import StageLine, parse_progress, stage_line
+from recipe.critic_r1.run_log import METRICS, read_lines
+
+RUN_FILE = "run.json"
+
+
+class StageFailed(RuntimeError):
+    """A stage ended with an error; the message says which, why, and how to go on."""
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What a demo run is asked to do."""
+
+    seed: int = 0
+
+    flip_labels: float = 0.0
+    """Share of training pairs whose label is turned over: 0.5 leaves nothing to learn, the control."""
+
+    overrides: tuple[str, ...] = ()
+    """Hydra overrides for the training stage."""
+
+    coherence_gate: float | None = None
+    """Least coherence of the warm start; None: the default of `demo.warm_start`."""
+
+
+@dataclass
+class Stage:
+    """One stage: the command, and how to tell its progress beyond what it prints."""
+
+    name: str
+    title: str
+    command: list[str]
+    watch: Callable[[StageLine], None] = field(default=lambda line: None)
+
+
+class DemoRun:
+    """A demo run in a folder."""
+
+    def __init__(self, folder: Path, settings: DemoSettings, console: Console) -> None:
+        self.folder, self.settings, self.console = folder.absolute(), settings, console
+        self._record: dict[str, Any] = {}
+
+    # -- the record in run.json
+
+    def _open_record(self) -> None:
+        path = self.folder / RUN_FILE
+        asked = asdict(self.settings) | {"overrides": list(self.settings.overrides)}
+        if path.exists():
+            self._record = json.loads(path.read_text(encoding="utf-8"))
+            found = self._record["settings"]
+            if found != asked:
+                differs = sorted(key for key in asked if found.get(key) != asked[key])
+                raise StageFailed(
+                    f"{path} is a run with other settings ({', '.join(differs)}): "
+                    "resume it with the same ones, or choose another folder with --out."
+                )
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._record = {
+            "name": "demo" if not self.settings.flip_labels else "demo (control: labels flipped)",
+            "seed": self.settings.seed,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "settings": asked,
+            "machine": machine.machine(),
+            "versions": machine.versions(),
+            "stages": [],
+            "control": {"flip_labels": self.settings.flip_labels} if self.settings.flip_labels else None,
+        }
+        self._save_record()
+
+    def _save_record(self) -> None:
+        scratch = self.folder / f".{RUN_FILE}"
+        scratch.write_text(json.dumps(self._record, indent=1) + "\n", encoding="utf-8")
+        scratch.replace(self.folder / RUN_FILE)
+
+    def _finish(self, stage: str, status: str, seconds: float) -> None:
+        earlier = sum(s["seconds"] for s in self._record["stages"] if s["name"] == stage)
+        self._record["stages"] = [s for s in self._record["stages"] if s["name"] != stage]
+        self._record["stages"].append({"name": stage, "status": status, "seconds": round(earlier + seconds, 1)})
+        self._save_record()
+
+    def _is_done(self, stage: str) -> bool:
+        return any(s["name"] == stage and s["status"] == "done" for s in self._record["stages"])
+
+    # -- the stages
+
+    def stages(self) -> list[Stage]:
+        """All stages, in order."""
+        folder, seed, python = self.folder, str(self.settings.seed), sys.executable
+        critic, policy = folder / "data" / "critic", folder / "data" / "policy"
+        warm, trained = folder / "model" / "warm", folder / "model" / "trained"
+
+        def evaluation(name: str, model: Path, *more: str) -> list[str]:
+            out = folder / "eval" / f"{name}.json"
+            command = [python, "-m", "recipe.critic_r1.demo.evaluate", "--model", str(model), "--out", str(out)]
+            return [*command, "--data", str(critic), "--data", str(policy), "--seed", seed, "--tag", name, *more]
+
+        prepare = [python, "-m", "recipe.critic_r1.demo.stages", str(folder), "--seed", seed]
+        prepare += ["--flip-labels", str(self.settings.flip_labels)]
+        if self.settings.coherence_gate is not None:
+            prepare += ["--coherence-gate", str(self.settings.coherence_gate)]
+        train = [python, "-m", "recipe.critic_r1.train", "--config-name", "demo", *self.train_overrides()]
+        export = [python, "-m", "recipe.critic_r1.export", str(folder), "--out", str(trained)]
+        report = [python, "-m", "recipe.critic_r1.report", str(folder)]
+        return [
+            Stage("prepare", "Model, warm start, critic tasks", prepare),
+            Stage("evaluate-before", "Evaluation before training", evaluation("before", warm)),
+            Stage("train", "GRPO on critic tasks", train, watch=self._watch_training),
+            Stage("export", "Export of the last checkpoint", export),
+            Stage("evaluate-after", "Evaluation after training", evaluation("after", trained)),
+            Stage("report", "Report", report),
+        ]
+
+    def train_overrides(self) -> list[str]:
+        """Hydra overrides that tie ``config/demo.yaml`` to this run's folder."""
+        critic = self.folder / "data" / "critic"
+        return [
+            f"critic_r1.run_dir={self.folder}",
+            f"actor_rollout_ref.model.path={self.folder / 'model' / 'warm'}",
+            f"data.train_files={critic / 'train-00000.parquet'}",
+            f"data.val_files={critic / 'test-00000.parquet'}",
+            f"data.seed={self.settings.seed}",
+            f"actor_rollout_ref.rollout.seed={self.settings.seed}",
+            *self.settings.overrides,
+        ]
+
+    def _watch_training(self, line: StageLine) -> None:
+        path = self.folder / "train" / METRICS
+        steps = list(read_lines(path)) if path.exists() else []
+        total = self._training_steps()
+        if not steps:
+            line.update(0, total, "starting Ray, FSDP2 and vLLM")
+            return
+        recent = [step["data"] for step in steps[-5:]]
+        accuracy = sum(data["critic_r1/accuracy"] for data in recent) / len(recent)
+        seconds = recent[-1]["timing_s/step"]
+        line.update(len(steps), total, f"critic accuracy {accuracy:.2f} · {seconds:.0f} s a step")
+
+    def _training_steps(self) -> int:
+        demo = OmegaConf.load(Path(__file__).parent.parent / "config" / "demo.yaml")
+        steps = demo.trainer.total_training_steps
+        for override in self.settings.overrides:
+            if override.startswith("trainer.total_training_steps="):
+                steps = int(override.split("=", 1)[1])
+        return int(steps)
+
+    # -- running them
+
+    def run(self) -> Path:
+        """Run what is not done yet; returns the report's path.
+
+        Raises:
+            StageFailed: a stage failed, or the folder holds a run with other settings.
+        """
+        self._open_record()
+        for stage in self.stages():
+            if self._is_done(stage.name):
+                self.console.print(f"[dim]  done before   {stage.title}[/dim]")
+                continue
+            self._run_stage(stage)
+        return self.folder / "report.html"
+
+    def _run_stage(self, stage: Stage) -> None:
+        log = self.folder / "logs" / f"{stage.name}.log"
+        with stage_line(stage.title, self.console) as line:
+
+            def show(text: str) -> None:
+                found = parse_progress(text)
+                if found:
+                    line.update(*found)
+
+            try:
+                status = processes.follow(
+                    stage.command, log, on_line=show, on_tick=lambda: stage.watch(line), environment=_quiet()
+                )
+            except BaseException:
+                self._finish(stage.name, "interrupted", line.seconds)
+                raise
+            seconds = line.seconds
+        self._finish(stage.name, "done" if status == 0 else "failed", seconds)
+        if status != 0:
+            raise StageFailed(
+                f"{stage.title} failed (exit status {status}) after {seconds:.0f} s.\n"
+                f"{_last_words(log)}\nThe whole log: {log}\n"
+                f"To go on from here: critic-r1 demo --resume --out {self.folder}"
+            )
+        self.console.print(f"  {_clock(seconds):>7}   {stage.title}", highlight=False)
+
+
+def _quiet() -> dict[str, str]:
+    return {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _last_words(log: Path, lines: int = 12) -> str:
+    """The end of a log, without progress marks: where Python prints what went wrong."""
+    text = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    kept = [line for line in text if line.strip() and parse_progress(line) is None]
+    named = [line for line in kept if "Error" in line and "Warning" not in line]
+    return "\n".join((named[-3:] if named else kept[-lines:]))
+
+
+def start_over(folder: Path) -> None:
+    """Remove an earlier demo run; refuses a folder that does not look like one."""
+    if not (folder / RUN_FILE).exists():
+        raise StageFailed(f"{folder} exists and is not a run of the demo: choose another folder with --out")
+    shutil.rmtree(folder)
+
+
+def results(folder: Path) -> Sequence[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """``(metric, before, after)`` for every metric of both evaluations; an estimate is {value, low, high, n}."""
+    both = [json.loads((folder / "eval" / f"{name}.json").read_text(encoding="utf-8")) for name in ("before", "after")]
+    before, after = (evaluation["metrics"] for evaluation in both)
+    return [(name, before[name], after[name]) for name in before if name in after]

@@ -1,0 +1,93 @@
+"""The stages of the demo that run in a process of their own: the model, its warm start, its hard negatives, the data.
+
+    python -m recipe.critic_r1.demo.stages prepare RUN_DIR --seed 0
+
+One process for all of them, because each costs little beside its imports. Training and evaluation have entry points of
+their own. Progress is printed in lines that `demo.console` understands.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from recipe.critic_r1.demo.console import progress_line
+
+if TYPE_CHECKING:
+    from data_prep.sources.digits import DigitPicture
+
+SPLIT_SIZES = {"n_warm_start": 60, "n_rl": 1000, "n_test": 400}
+"""Pictures. Some dozens make a base that can be improved; the trial's 200 left nothing to learn."""
+
+
+def prepare(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of the demo run.")],
+    seed: Annotated[int, typer.Option(help="Of the model, the split, the warm start and the pairs.")] = 0,
+    flip_labels: Annotated[float, typer.Option(help="Share of training pairs whose label is turned over.")] = 0.0,
+    coherence_gate: Annotated[float | None, typer.Option(help="Least coherence of the warm start.")] = None,
+) -> None:
+    """Make the tiny model, warm it up, and write the critic tasks with wrong answers of its own."""
+    from dataclasses import replace
+
+    from data_prep.ordering import preference_tasks
+    from data_prep.sources import digits
+    from data_prep.writer import write_parquet
+    from recipe.critic_r1.demo.warm_start import hard_negatives
+
+    pictures = digits.load_digit_pictures()
+    split = digits.digit_split(seed, **SPLIT_SIZES)
+
+    def chosen(name: str) -> list[digits.DigitPicture]:
+        return [pictures[i] for i in split[name]]
+
+    warm = run_dir / "model" / "warm"
+    if not warm.exists():  # it is renamed into place when it is whole
+        _warm_up(run_dir / "model", warm, chosen("warm_start"), seed, coherence_gate)
+    print(progress_line(1, 1, "drawing wrong answers from the warm start's own errors"), flush=True)
+    tasks = []
+    for name, split_name, orders in (("rl", "train", "balanced"), ("test", "test", "both")):
+        wrong = hard_negatives(warm, chosen(name), seed=seed)
+        tasks += list(
+            preference_tasks(
+                digits.digit_pairs(split[name], wrong),
+                split=split_name,
+                seed=seed,
+                orders=orders,  # type: ignore[arg-type]
+                wording="compact",
+                flip_labels=flip_labels if split_name == "train" else 0.0,
+            )
+        )
+    drawn = {"seed": seed, "flip_labels": flip_labels, "split": SPLIT_SIZES, "negatives": "errors of the warm start"}
+    write_parquet(tasks, run_dir / "data" / "critic", settings=drawn)
+    write_parquet(digits.policy_rows(split["test"]), run_dir / "data" / "policy", settings=drawn)
+
+
+def _warm_up(
+    folder: Path, warm: Path, pictures: Sequence[DigitPicture], seed: int, coherence_gate: float | None
+) -> None:
+    from recipe.critic_r1.demo.model import build_model
+    from recipe.critic_r1.demo.warm_start import WarmStartSettings, warm_start
+
+    def show(done: int, total: int, text: str) -> None:
+        if done % 10 == 0 or done == total:
+            print(progress_line(done, total, text), flush=True)
+
+    settings = WarmStartSettings()
+    if coherence_gate is not None:
+        settings = replace(settings, gate=coherence_gate)
+    base, scratch = build_model(folder / "base", seed), folder / ".warm"
+    shutil.rmtree(scratch, ignore_errors=True)
+    result = warm_start(base, pictures, scratch, seed=seed, settings=settings, progress=show)
+    facts = {"coherence": result.coherence, "steps": result.steps, "settings": asdict(settings)}
+    (scratch / "warm_start.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    scratch.rename(warm)
+
+
+if __name__ == "__main__":
+    typer.run(prepare)

@@ -1,0 +1,97 @@
+"""Start a process, follow it, and leave nothing of it behind.
+
+Ray starts daemons and workers in sessions of their own, so ending the process that called `ray.init` does not surely
+end them. Every process below one of ours inherits an environment variable that we set, and is found by it.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from uuid import uuid4
+
+RUN_ID = "CRITIC_R1_RUN_ID"
+GRACE_SECONDS = 10.0
+
+
+def with_run_id(run_id: str) -> list[int]:
+    """Process ids, other than our own, whose environment names ``run_id``."""
+    found, wanted = [], f"{RUN_ID}={run_id}".encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes()
+        except OSError:
+            continue  # gone, or not ours
+        if wanted in environment.split(b"\0"):
+            found.append(int(entry.name))
+    return found
+
+
+def end_all(run_id: str, *, grace_seconds: float = GRACE_SECONDS) -> int:
+    """End every process of ``run_id``, first politely; returns how many there were."""
+    pids = with_run_id(run_id)
+    for sent, wait in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 5.0)):
+        deadline = time.monotonic() + wait
+        for pid in with_run_id(run_id):
+            try:
+                os.kill(pid, sent)
+            except ProcessLookupError:
+                continue
+        while time.monotonic() < deadline and with_run_id(run_id):
+            time.sleep(0.1)
+    return len(pids)
+
+
+def follow(
+    command: Sequence[str],
+    log: Path,
+    *,
+    on_line: Callable[[str], None],
+    on_tick: Callable[[], None],
+    environment: Mapping[str, str] | None = None,
+) -> int:
+    """Run ``command`` with its output in ``log`` and return its exit status.
+
+    Args:
+        on_line: called with each whole line of output.
+        on_tick: called about twice a second.
+
+    Whatever ends this call (the command, an exception, Ctrl-C), no process that the command started is left.
+    """
+    run_id = uuid4().hex
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output, log.open("rb") as reader:
+        reader.seek(0, os.SEEK_END)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **(environment or {}), RUN_ID: run_id},
+        )
+        rest = b""
+        try:
+            while True:
+                status = process.poll()
+                rest += reader.read()
+                *lines, rest = rest.split(b"\n")
+                for line in lines:
+                    on_line(line.decode("utf-8", "replace"))
+                on_tick()
+                if status is not None:
+                    return status
+                time.sleep(0.4)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(GRACE_SECONDS)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+            end_all(run_id)
