@@ -1,0 +1,169 @@
+"""Answers that were paid for, kept line by line so that they are paid for once.
+
+One JSON line per request, appended when its answer arrives and keyed by everything that can change the answer. A run
+that was killed finds what it had, a run that is repeated sends nothing. Failures are written too, for the reader, but
+they are not answers: the next run asks again.
+
+A file that is only ever appended to can be torn in one place, at its end; that rest is cut off at the next start. And a
+full disk must not lose answers that are already under way, so a small reserve file is held and given up for them.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from recipe.critic_r1.judging.generation import Generation
+
+RESERVE_BYTES = 4 << 20
+"""Room for the answers in flight when the disk is full: 256 of them at 16 kB."""
+
+
+class JournalFullError(OSError):
+    """The disk is full. All answers that had arrived are written."""
+
+
+class JournalBusyError(RuntimeError):
+    """Another process is writing to the journal."""
+
+
+class Journal:
+    """An append-only file of generations.
+
+    Args:
+        path: of the file; made with its folder if it does not exist.
+
+    Raises:
+        JournalBusyError: another process has it open.
+        ValueError: a whole line is not a record; the message names it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._fd)
+            raise JournalBusyError(f"{path} is in use by another run: wait for it, or choose another file") from error
+        self._answers: dict[str, Generation] = {}
+        self._reserve = path.with_name(f".{path.name}.reserve")
+        self.full = False
+        try:
+            self._load()
+            self._hold_reserve()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def get(self, key: str) -> Generation | None:
+        """The answer to a request, None when there is none yet (or only a failure)."""
+        return self._answers.get(key)
+
+    def put(self, key: str, generation: Generation) -> None:
+        """Append an answer or a failure.
+
+        When the disk is full, the reserve is given up, the line is written, and `full` is set: the caller should stop
+        asking for more.
+
+        Raises:
+            JournalFullError: not even the reserve was enough.
+        """
+        line = (json.dumps({"key": key, **_record(generation)}, ensure_ascii=True) + "\n").encode()
+        try:
+            self._append(line)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self.full = True
+            self._reserve.unlink(missing_ok=True)
+            try:
+                self._append(line)
+            except OSError as again:
+                raise JournalFullError(
+                    again.errno, f"no space left for {self.path}: free some and run again; answers so far are kept"
+                ) from error
+        if generation.error is None:
+            self._answers[key] = generation
+
+    def close(self) -> None:
+        """Let go of the file and of the reserve."""
+        if self._fd >= 0:
+            self._reserve.unlink(missing_ok=True)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _append(self, line: bytes) -> None:
+        """The whole line or nothing of it."""
+        size = os.fstat(self._fd).st_size
+        written = 0
+        try:
+            while written < len(line):
+                written += os.write(self._fd, line[written:])
+        except OSError:
+            os.ftruncate(self._fd, size)
+            raise
+
+    def _load(self) -> None:
+        with open(os.dup(self._fd), "rb") as stream:
+            stream.seek(0)
+            whole = 0
+            for number, line in enumerate(stream, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    record = json.loads(line)
+                    key = record["key"]
+                    if record.get("error") is None:
+                        self._answers[key] = Generation(
+                            texts=tuple(record["texts"]),
+                            finish_reasons=tuple(record["finish_reasons"]),
+                            prompt_tokens=record["prompt_tokens"],
+                            completion_tokens=record["completion_tokens"],
+                        )
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ValueError(
+                        f"{self.path} line {number} is no record of an answer ({error}): delete that line, or choose"
+                        " another file"
+                    ) from error
+                whole += len(line)
+        os.ftruncate(self._fd, whole)
+
+    def _hold_reserve(self) -> None:
+        fd = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            os.posix_fallocate(fd, 0, RESERVE_BYTES)
+        except OSError as error:
+            self._reserve.unlink(missing_ok=True)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise JournalFullError(
+                    error.errno, f"no space left for {self.path}: free some and run again"
+                ) from error
+            # Some file systems cannot reserve; then there is no reserve, and a full disk stops at once.
+        finally:
+            os.close(fd)
+
+
+def _record(generation: Generation) -> dict[str, Any]:
+    if generation.error is not None:
+        return {"error": generation.error}
+    return {
+        "texts": list(generation.texts),
+        "finish_reasons": list(generation.finish_reasons),
+        "prompt_tokens": generation.prompt_tokens,
+        "completion_tokens": generation.completion_tokens,
+    }

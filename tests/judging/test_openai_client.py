@@ -1,0 +1,330 @@
+"""The client against a server that does everything wrong at least once."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_server import FakeServer, answer
+
+from recipe.critic_r1.judging.generation import GenerationRequest, ImagePart, Message, Sampling, TextPart
+from recipe.critic_r1.judging.journal import Journal, JournalBusyError, JournalFullError
+from recipe.critic_r1.judging.openai_client import OpenAIGenerator, ServerRefusedError
+
+PNG = b"\x89PNG\r\n\x1a\n picture"
+
+PASSING = [
+    "408", "409", "429", "500", "502", "503", "cut", "hang up", "broken json", "html", "bytes", "other json", "list",
+    "no choices", "null text",
+]  # fmt: skip
+"""Faults that may be gone at the next attempt."""
+
+
+def request(text: object, **sampling: Any) -> GenerationRequest:
+    return GenerationRequest((Message("user", (ImagePart(PNG), TextPart(str(text)))),), Sampling(**sampling))
+
+
+def text_of(body: dict[str, Any]) -> str:
+    return str(body["messages"][0]["content"][1]["text"])
+
+
+def client(server: FakeServer, **settings: Any) -> OpenAIGenerator:
+    return OpenAIGenerator("critic", server.url, **{"first_pause": 0.001, "attempts": 4, **settings})
+
+
+def good(attempt: int, body: dict[str, Any]) -> dict[str, Any]:
+    return answer(body)
+
+
+def test_what_is_sent_and_what_comes_back() -> None:
+    with FakeServer(good) as server, client(server, extra_body={"top_k": 5}) as generator:
+        sampled = request("two", temperature=1.0, n=3, seed=7, max_tokens=9, top_p=0.9)
+        first, second = generator.generate([request("one"), sampled])
+    assert (first.texts, first.finish_reasons, first.prompt_tokens) == (("one",), ("stop",), 11)
+    assert second.texts == ("two",) * 3
+    body = next(b for b in server.bodies if b["n"] == 3)
+    expected = {"model": "critic", "temperature": 1.0, "top_p": 0.9, "max_tokens": 9, "seed": 7, "top_k": 5}
+    assert {k: body[k] for k in expected} == expected
+    image, text = body["messages"][0]["content"]
+    assert image["image_url"]["url"].startswith("data:image/png;base64,")
+    assert text == {"type": "text", "text": "two"}
+    assert "seed" not in next(b for b in server.bodies if b["n"] == 1)
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_what_may_pass_is_tried_again(fault: str) -> None:
+    with FakeServer(lambda n, body: fault if n < 3 else answer(body)) as server, client(server) as generator:
+        (generation,) = generator.generate([request("hello")])
+    assert (generation.texts, generation.error) == (("hello",), None)
+    assert (generator.traffic.retried, generator.traffic.failed) == (2, 0)
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_what_stays_wrong_is_a_failure_and_not_an_answer(fault: str) -> None:
+    with (
+        FakeServer(lambda n, body: fault if text_of(body) == "bad" else answer(body)) as server,
+        client(server) as generator,
+    ):
+        bad, fine = generator.generate([request("bad"), request("fine")])
+    assert bad.texts == ()
+    assert bad.error
+    assert fine.texts == ("fine",)
+    assert [text_of(body) for body in server.bodies].count("bad") == 4
+    assert generator.traffic.failed == 1
+
+
+def test_a_hanging_server_runs_into_the_time_out() -> None:
+    with (
+        FakeServer(lambda n, body: "hang" if n == 1 else answer(body)) as server,
+        client(server, timeout=0.3) as generator,
+    ):
+        (generation,) = generator.generate([request("hello")])
+    assert generation.texts == ("hello",)
+    assert generator.traffic.retried == 1
+
+
+def test_a_request_that_the_server_rejects_is_not_repeated() -> None:
+    """400: this prompt is too long, say. The others are not its fault."""
+    with (
+        FakeServer(lambda n, body: "400" if text_of(body) == "bad" else answer(body)) as server,
+        client(server) as generator,
+    ):
+        bad, fine = generator.generate([request("bad"), request("fine")])
+    assert "400" in str(bad.error)
+    assert fine.texts == ("fine",)
+    assert len(server.bodies) == 2
+
+
+@pytest.mark.parametrize("status", ["401", "403", "404"])
+def test_a_server_that_refuses_everything_stops_the_run(status: str) -> None:
+    with FakeServer(lambda n, body: status) as server, client(server, concurrency=2) as generator:
+        with pytest.raises(ServerRefusedError, match="check address, model name and key"):
+            generator.generate([request(i) for i in range(50)])
+        assert len(server.bodies) <= 4
+
+
+def test_an_unknown_picture_format_is_a_failure_before_anything_is_sent() -> None:
+    odd = GenerationRequest((Message("user", (ImagePart(b"not a picture"),)),))
+    with FakeServer(good) as server, client(server) as generator:
+        (generation,) = generator.generate([odd])
+    assert "is no PNG" in str(generation.error)
+    assert server.bodies == []
+
+
+def test_separated_reasoning_is_put_back() -> None:
+    with (
+        FakeServer(lambda n, body: answer(body, "\\boxed{1}", reasoning_content="Looked.")) as server,
+        client(server) as generator,
+    ):
+        (generation,) = generator.generate([request("hello")])
+    assert generation.text == "<think>Looked.</think>\\boxed{1}"
+
+
+def test_at_most_so_many_in_flight_and_each_once() -> None:
+    """The server answers only when four requests are there at once: fewer would never end, more would show."""
+    gate = threading.Barrier(4, timeout=20)
+
+    def behaviour(attempt: int, body: dict[str, Any]) -> Any:
+        gate.wait()
+        return answer(body)
+
+    with FakeServer(behaviour) as server, client(server, concurrency=4) as generator:
+        generations = generator.generate([request(i) for i in range(40)])
+    assert [g.texts for g in generations] == [(str(i),) for i in range(40)]
+    assert server.most_in_flight == 4
+    assert set(server.answered.values()) == {1}
+
+
+def test_equal_requests_of_a_batch_are_sent_once() -> None:
+    with FakeServer(good) as server, client(server) as generator:
+        generations = generator.generate([request("a"), request("b"), request("a")])
+    assert [g.texts for g in generations] == [("a",), ("b",), ("a",)]
+    assert len(server.bodies) == 2
+    assert (generator.traffic.sent, generator.traffic.reused) == (2, 1)
+
+
+def test_a_repeated_run_costs_nothing(tmp_path: Path) -> None:
+    requests = [request(i) for i in range(10)]
+    with FakeServer(good) as server:
+        for _ in range(2):
+            with Journal(tmp_path / "j.jsonl") as journal, client(server, journal=journal) as generator:
+                last = generator.generate(requests)
+        assert len(server.bodies) == 10
+        with (
+            Journal(tmp_path / "j.jsonl") as journal,
+            OpenAIGenerator("another", server.url, journal=journal) as generator,
+        ):
+            generator.generate(requests[:1])
+    assert [g.text for g in last] == [str(i) for i in range(10)]
+    assert len(server.bodies) == 11, "another model is another answer"
+
+
+def test_failures_are_asked_again_by_the_next_run(tmp_path: Path) -> None:
+    down = True
+
+    def behaviour(attempt: int, body: dict[str, Any]) -> Any:
+        return "503" if down and int(text_of(body)) % 2 else answer(body)
+
+    requests = [request(i) for i in range(6)]
+    with FakeServer(behaviour) as server:
+        with Journal(tmp_path / "j.jsonl") as journal, client(server, journal=journal, attempts=1) as generator:
+            assert [g.error is None for g in generator.generate(requests)] == [True, False] * 3
+        down = False
+        with Journal(tmp_path / "j.jsonl") as journal, client(server, journal=journal) as generator:
+            assert all(g.error is None for g in generator.generate(requests))
+    assert list(server.answered.values()) == [1] * 6
+
+
+def test_one_in_five_faults_changes_no_answer(tmp_path: Path) -> None:
+    """Every kind of fault, on a fifth of all first attempts: the answers are those of a quiet server."""
+
+    def behaviour(attempt: int, body: dict[str, Any]) -> Any:
+        number = int(text_of(body))
+        return PASSING[number // 5 % len(PASSING)] if number % 5 == 0 and attempt == 1 else answer(body)
+
+    with (
+        FakeServer(behaviour) as server,
+        Journal(tmp_path / "j.jsonl") as journal,
+        client(server, journal=journal, concurrency=16) as generator,
+    ):
+        generations = generator.generate([request(i) for i in range(200)])
+    assert [g.texts for g in generations] == [(str(i),) for i in range(200)]
+    assert generator.traffic.retried == 40
+    assert set(server.answered.values()) == {1}
+
+
+def test_a_server_that_dies_and_comes_back(tmp_path: Path) -> None:
+    """The server falls silent in the middle of a batch, then its port is dead, then another one answers there."""
+    silent = threading.Event()
+
+    def falls_silent(attempt: int, body: dict[str, Any]) -> Any:
+        if int(text_of(body)) < 20:
+            return answer(body)
+        silent.set()
+        return "hang up"
+
+    first = FakeServer(falls_silent)
+    result: list[Any] = []
+    with (
+        Journal(tmp_path / "j.jsonl") as journal,
+        client(first, journal=journal, concurrency=4, attempts=30, first_pause=0.05) as generator,
+    ):
+        runner = threading.Thread(target=lambda: result.extend(generator.generate([request(i) for i in range(40)])))
+        with first:
+            runner.start()
+            assert silent.wait(20)
+        with FakeServer(good, port=first.port) as second:
+            runner.join(30)
+            assert not runner.is_alive()
+    assert [g.texts for g in result] == [(str(i),) for i in range(40)]
+    paid = first.answered + second.answered
+    assert set(paid.values()) == {1}
+    assert len(paid) == 40
+
+
+RUN = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_openai_client import request
+from recipe.critic_r1.judging.journal import Journal
+from recipe.critic_r1.judging.openai_client import OpenAIGenerator
+with Journal(Path({path!r})) as journal:
+    with OpenAIGenerator("critic", {url!r}, journal=journal, concurrency=4) as generator:
+        print(len(generator.generate([request(i) for i in range(60)])))
+"""
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_run_resumes(tmp_path: Path, sign: signal.Signals) -> None:
+    path = tmp_path / "j.jsonl"
+    release = threading.Event()
+
+    def behaviour(attempt: int, body: dict[str, Any]) -> Any:
+        if int(text_of(body)) >= 30:
+            release.wait(20)
+        return answer(body)
+
+    with FakeServer(behaviour) as server:
+        code = RUN.format(tests=str(Path(__file__).parent), path=str(path), url=server.url)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        while not path.exists() or path.read_bytes().count(b"\n") < 30:
+            assert process.poll() is None, process.communicate()[1]
+            threading.Event().wait(0.02)
+        process.send_signal(sign)
+        process.communicate(timeout=20)
+        assert process.returncode != 0
+        release.set()
+        kept = path.read_bytes().count(b"\n")
+        asked = len(server.bodies)
+        with Journal(path) as journal, client(server, journal=journal) as generator:
+            generations = generator.generate([request(i) for i in range(60)])
+    assert [g.texts for g in generations] == [(str(i),) for i in range(60)]
+    assert kept == 30
+    assert len(server.bodies) - asked == 60 - kept
+    assert not list(tmp_path.glob(".*reserve")), "the reserve is gone when the journal is closed"
+
+
+def full_disk(patch: pytest.MonkeyPatch, room: int, reserve: Path) -> None:
+    """Let `os.write` find room for so many bytes, and for 2000 more once the reserve is gone."""
+    write, left = os.write, room
+
+    def bounded(fd: int, data: bytes) -> int:
+        nonlocal left
+        if len(data) > left + (0 if reserve.exists() else 2000):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left -= len(data)
+        return write(fd, data)
+
+    patch.setattr(os, "write", bounded)
+
+
+def test_a_full_disk_loses_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "j.jsonl"
+    requests = [request(i) for i in range(100)]
+    with FakeServer(good) as server:
+        with (
+            Journal(path) as journal,
+            client(server, journal=journal, concurrency=4) as generator,
+            monkeypatch.context() as patch,
+        ):
+            full_disk(patch, 1000, tmp_path / ".j.jsonl.reserve")
+            with pytest.raises(JournalFullError, match="free some and run again"):
+                generator.generate(requests)
+        written = path.read_bytes().count(b"\n")
+        assert 0 < written < 100
+        assert sum(server.answered.values()) == written, "all that was paid for is kept"
+        with Journal(path) as journal, client(server, journal=journal) as generator:
+            assert len(generator.generate(requests)) == 100
+    assert set(server.answered.values()) == {1}
+
+
+def test_a_torn_line_is_dropped_and_a_broken_one_named(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    whole = '{"key": "a", "texts": ["x"], "finish_reasons": ["stop"], "prompt_tokens": 1, "completion_tokens": 1}\n'
+    path.write_text(whole + whole[:40])
+    with Journal(path) as journal:
+        assert len(journal) == 1
+    assert path.read_text() == whole
+    path.write_text(whole + "{not json}\n" + whole)
+    with pytest.raises(ValueError, match=r"j\.jsonl line 2 is no record"):
+        Journal(path)
+
+
+def test_two_runs_cannot_share_a_journal(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j.jsonl"), pytest.raises(JournalBusyError, match="in use by another run"):
+        Journal(tmp_path / "j.jsonl")
+    Journal(tmp_path / "j.jsonl").close()
+
+
+@pytest.mark.parametrize("settings", [{"concurrency": 0}, {"attempts": 0}])
+def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        OpenAIGenerator("m", "http://127.0.0.1:1/v1", **settings)
