@@ -107,7 +107,7 @@ def same_answer(answer: str, label: str) -> bool:
     >>> [same_answer(a, "1") for a in ("1", "1.0", "(1)", "1 cm", "x=1", "Response 1", "2")]
     [True, True, True, True, True, False, False]
     """
-    if len(answer) > MAX_ANSWER_CHARS:
+    if len(answer) > MAX_ANSWER_CHARS or label not in ("1", "2", "tie"):
         return False
     if answer == label or _plain_reading(answer) == label:
         return True
@@ -148,8 +148,10 @@ def _numeric_reading(answer: str) -> str | None:
     if match is not None:
         answer = match.group(1)
     answer = answer.replace("\\%", "%").replace("\\$", "$").replace("$", "").replace("%", "")
-    if "illion" in answer and re.search("[mb]illion|trillion", answer):
-        return None
+    if "illion" in answer:
+        # Not always the end of it: an unclosed LaTeX group further down may swallow the power.
+        for word, power in (("million", "*10^6"), ("billion", "*10^9"), ("trillion", "*10^12")):
+            answer = answer.replace(word, power)
     # A list is never equal to a label: "1 or 2" keeps its comma to the end.
     answer = answer.replace(" or ", " , ").replace(" and ", " , ")
     for pattern in _UNIT_PATTERNS:
@@ -161,10 +163,10 @@ def _numeric_reading(answer: str) -> str | None:
     value = _whole(answer)
     if value is not None:
         answer = str(round(value))
-    if "frac" in answer:
-        return None
     if "\\" in answer:
-        answer = _latex_to_text(answer)
+        answer = _latex_to_text(
+            answer.replace("\\tfrac", "\\frac").replace("\\dfrac", "\\frac").replace("\\frac", " \\frac")
+        )
     answer = re.sub("- *", "-", answer)
     if _MIXED_NUMBER.search(answer):
         return None
@@ -193,11 +195,12 @@ def _without_thousands(answer: str) -> str:
         answer = shorter
 
 
-def _latex_to_text(answer: str) -> str:
+def _latex_to_text(given: str) -> str:
     """What pylatexenc (which verl brings along) makes of LaTeX; the input when it cannot read it."""
     from pylatexenc.latex2text import LatexNodes2Text
 
+    answer = given.replace("\\tfrac", "\\frac").replace("\\dfrac", "\\frac").replace("\\frac", " \\frac")
     try:
         return LatexNodes2Text().latex_to_text(answer).strip()
     except Exception:  # the release swallows whatever happens here, too
-        return answer
+        return given

@@ -42,13 +42,16 @@ try:
 except ImportError:
     print("missing", file=out, flush=True)
     sys.exit()
+def compare(gold, answer, seconds):
+    gold, answer = (parse("$" + text + "$", parsing_timeout=seconds) for text in (gold, answer))
+    return bool(gold and answer and verify(gold, answer, timeout_seconds=seconds))
+compare("x+1", "1+x", 60)  # the first one loads grammars
 print("ready", file=out, flush=True)
 for line in sys.stdin:
     gold, answer = json.loads(line)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     try:
-        gold, answer = (parse("$" + text + "$", parsing_timeout=1) for text in (gold, answer))
-        equal = bool(gold and answer and verify(gold, answer, timeout_seconds=1))
+        equal = compare(gold, answer, %(seconds)d)
     except BaseException:
         equal = False
     print(int(equal), file=out, flush=True)
@@ -95,7 +98,7 @@ class SymbolicChecker:
         if self._child is not None and self._child.poll() is None:
             return True
         self._child = subprocess.Popen(
-            [sys.executable, "-c", _CHILD % {"memory": MEMORY_BYTES}],
+            [sys.executable, "-c", _CHILD % {"memory": MEMORY_BYTES, "seconds": max(1, int(self.seconds / 2))}],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

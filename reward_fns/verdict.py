@@ -38,9 +38,6 @@ PAIR_CHOICES = ("1", "2", "tie")
 MAX_VERDICT_CHARS = 64
 """A box with more characters than this is not a verdict; it is not looked into any further."""
 
-MAX_WRAPPERS = 4
-"""How many LaTeX wrappers such as \\text{...} are taken off a verdict."""
-
 
 class Reason(StrEnum):
     """Why a response was read the way it was. Metrics, logs and reports count these."""
@@ -253,15 +250,9 @@ def _read_boxes(text: str, start: int, end: int, into: list[str]) -> bool:
 
 
 def unwrap(content: str) -> str:
-    """Take LaTeX text wrappers off a short content: `\\text{ 1 }` is `1`. Longer contents come back as they are."""
-    if len(content) > MAX_VERDICT_CHARS:
-        return content
-    for _ in range(MAX_WRAPPERS):
-        match = _WRAPPER.fullmatch(content)
-        if match is None:
-            break
-        content = match.group(1).strip()
-    return content
+    """Take one LaTeX text wrapper off a short content: `\\text{ 1 }` is `1`. Longer contents come back as they are."""
+    match = _WRAPPER.fullmatch(content) if len(content) <= MAX_VERDICT_CHARS else None
+    return content if match is None else match.group(1).strip()
 
 
 def read_choice(content: str, choices: Collection[str] = PAIR_CHOICES) -> str | None:

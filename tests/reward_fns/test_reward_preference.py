@@ -1,0 +1,95 @@
+"""The paper's reward: amounts, options, labels, and what it must survive."""
+
+import pytest
+from verdict_cases import ILL_FORMED, NO_CHOICE, OK, T
+
+from reward_fns.preference import check_ground_truth, compute_score
+
+KEYS = ["score", "acc", "format", "pred", "reason", "credit", "penalty", "thought_chars"]
+
+
+def score(text, label, **options):
+    return compute_score("critic/test", text, label, {"index": 0}, **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "options", "expected"),
+    [
+        (T + "\\boxed{1}", "1", {}, 1.0),
+        (T + "\\boxed{1}", "2", {}, 0.1),
+        ("\\boxed{1}", "1", {}, 0.9),
+        ("\\boxed{1}", "2", {}, 0.0),
+        (T + "\\boxed{3}", "1", {}, 0.0),  # the form includes a verdict
+        (T + "\\boxed{1}", "1", {"format_weight": 0.0}, 1.0),
+        ("\\boxed{1}", "1", {"format_weight": 0.0}, 1.0),
+        ("\\boxed{1}", "1", {"format_weight": 1.0}, 0.0),
+        (T + "\\boxed{2}", "1", {"format_weight": 0.5}, 0.5),
+        (T + "\\boxed{1}", "1", {"format_weight": 0.3}, 1.0),
+        (T + "\\boxed{tie}", "tie", {}, 1.0),
+        (T + "\\boxed{tie}", "1", {}, 0.1),
+        (T + "\\boxed{tie}", "1", {"tie_credit": 0.5}, 0.55),
+        (T + "\\boxed{2}", "tie", {"tie_credit": 0.5}, 0.55),
+        (T + "\\boxed{2}", "1", {"tie_credit": 0.5}, 0.1),  # a reversal is no near miss
+        (T, "tie", {"tie_credit": 0.5}, 0.0),
+        (T + "\\boxed{Response 1}", "1", {}, 0.0),
+        (T + "\\boxed{Response 1}", "1", {"policy": "lenient"}, 0.9),
+        ("The first.</think>\\boxed{1}", "1", {"prefilled": True}, 1.0),
+        ("<think>" + "x" * 100 + "</think>\\boxed{1}", "1", {"max_thought_chars": 100}, 1.0),
+        ("<think>" + "x" * 150 + "</think>\\boxed{1}", "1", {"max_thought_chars": 100}, 0.95),
+        ("<think>" + "x" * 900 + "</think>\\boxed{1}", "1", {"max_thought_chars": 100}, 0.9),
+        ("<think>" + "x" * 900 + "</think>\\boxed{1}", "1", {"max_thought_chars": 100, "overlong_penalty": 0.4}, 0.6),
+        ("<think>" + "x" * 900 + "</think>\\boxed{1}", "2", {"max_thought_chars": 100, "overlong_penalty": 0.4}, 0.0),
+        (T + "\\boxed{2} no wait \\boxed{1}", "1", {"release_compatible": True}, 1.0),
+        ("<think>\\boxed{1}</think>", "1", {"release_compatible": True}, 0.9),
+        (T + "\\boxed{Response 1}", "1", {"release_compatible": True}, 0.1),
+    ],
+)
+def test_score(text, label, options, expected):
+    assert score(text, label, **options)["score"] == pytest.approx(expected, abs=1e-12)
+
+
+CASES = [case[1] for case in (*OK, *ILL_FORMED, *NO_CHOICE)]
+
+
+@pytest.mark.parametrize("options", [{}, {"release_compatible": True}, {"policy": "lenient", "tie_credit": 0.5}])
+def test_every_path_returns_the_same_keys_and_plain_types(options):
+    for text in CASES:
+        long = isinstance(text, str) and len(text) > 10_000
+        for label in ("1",) if long else ("1", "tie", None, 1, "", "3"):
+            result = score(text, label, **options)
+            assert list(result) == KEYS
+            assert [type(value) for value in result.values()] == [float, float, float, str, str, float, float, int]
+            assert 0.0 <= result["score"] <= 1.0
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.05, 0.1, 0.3, 0.7, 1.0])
+def test_gold_is_exactly_one(weight):
+    for label in ("1", "2", "tie"):
+        assert score(f"{T}\\boxed{{{label}}}", label, format_weight=weight)["score"] == 1.0
+
+
+@pytest.mark.parametrize("label", [None, 1, 1.0, "", "3", "Tie", " 1", "first", b"1", ["1"], float("nan")])
+def test_a_malformed_label_is_refused_early_and_never_raises_in_training(label):
+    with pytest.raises(ValueError, match="'1', '2', 'tie'"):
+        check_ground_truth(label)
+    result = score(T + "\\boxed{1}", label)
+    assert (result["acc"], result["reason"]) == (0.0, "bad_label")
+
+
+@pytest.mark.parametrize("label", ["1", "2", "tie"])
+def test_good_labels(label):
+    check_ground_truth(label)
+
+
+@pytest.mark.parametrize(
+    "options", [{"format_weight": 1.1}, {"format_weight": -0.1}, {"tie_credit": 1.0}, {"overlong_penalty": 2.0},
+                {"format_weight": float("nan")}],
+)  # fmt: skip
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(ValueError, match="format_weight"):
+        score(T, "1", **options)
+
+
+def test_what_managers_pass_along_is_ignored():
+    extra = {"reward_router_address": "127.0.0.1:1", "reward_model_tokenizer": None, "anything": 1}
+    assert score(T + "\\boxed{1}", "1", **extra) == score(T + "\\boxed{1}", "1")
