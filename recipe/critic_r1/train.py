@@ -9,6 +9,7 @@ verl's `run_ppo`.
 
 import os
 import sys
+import traceback
 from pathlib import Path
 
 import hydra
@@ -47,9 +48,7 @@ def run(config: DictConfig) -> None:
     from recipe.critic_r1.task_runner import CriticTaskRunner
 
     auto_set_device(config)
-    validate_config(
-        config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
-    )
+    validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
     run_ppo(config, task_runner_class=CriticTaskRunner)
 
 
@@ -60,8 +59,34 @@ def main(config: DictConfig) -> None:
     try:
         run(config)
     except PreflightError as error:
-        print(error, file=sys.stderr)
+        print(f"critic-r1: {error}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        traceback.print_exc()
+        print(f"critic-r1: {explain(error, Path(config.critic_r1.run_dir))}", file=sys.stderr)
+        sys.exit(1)
+
+
+def explain(error: BaseException, run_dir: Path) -> str:
+    """What stopped a run, in a sentence, and how to go on."""
+    from ray.exceptions import RayActorError, RayTaskError
+
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, RayActorError):
+        reason = f"a process of the run died ({_first_line(cause)})"
+    else:
+        reason = f"{type(cause).__name__}: {_first_line(cause)}"
+    tracker = run_dir / "checkpoints" / "latest_checkpointed_iteration.txt"
+    if tracker.exists():
+        further = f"The same command goes on at step {int(tracker.read_text()) + 1}, after the last checkpoint."
+    else:
+        further = "There is no checkpoint yet: the same command starts over."
+    return f"training stopped: {reason}\n{further}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else "no message"
 
 
 if __name__ == "__main__":

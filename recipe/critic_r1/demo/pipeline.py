@@ -220,6 +220,9 @@ def _last_words(log: Path, lines: int = 12) -> str:
     """The end of a log, without progress marks: where Python prints what went wrong."""
     text = log.read_text(encoding="utf-8", errors="replace").splitlines()
     kept = [line for line in text if line.strip() and parse_progress(line) is None]
+    ours = [i for i, line in enumerate(kept) if line.startswith("critic-r1: ")]
+    if ours:
+        return "\n".join(kept[ours[-1] : ours[-1] + lines]).removeprefix("critic-r1: ")
     named = [line for line in kept if "Error" in line and "Warning" not in line]
     return "\n".join((named[-3:] if named else kept[-lines:]))
 

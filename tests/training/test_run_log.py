@@ -1,0 +1,78 @@
+"""The logs of a run: every step exactly once, whatever killed the run in between."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recipe.critic_r1.critic_metrics import Rollout
+from recipe.critic_r1.run_log import METRICS, SAMPLES, RunLog, read_lines
+
+
+def rollout(sample: int = 0) -> Rollout:
+    return Rollout(
+        uid="u",
+        sample=sample,
+        data_source="critic/digits",
+        prompt="<image>What digit is shown?",
+        response="<think>I see a 7.</think>\\boxed{1}",
+        response_tokens=14,
+        ground_truth="1",
+        extra_info={"pair_id": "p", "order": 0, "picture_sha256": ["ab"]},
+        reward={"score": 1.0, "acc": 1.0, "format": 1.0, "pred": "1", "reason": "ok"},
+    )
+
+
+def steps(folder: Path, name: str) -> list[int]:
+    return [record["step"] for record in read_lines(folder / name)]
+
+
+def test_a_line_a_step_and_a_line_a_rollout(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    log.write(1, {"critic_r1/score": 0.5, "table": {"not": "a number"}}, [rollout(0), rollout(1)])
+    assert list(read_lines(tmp_path / METRICS)) == [{"step": 1, "data": {"critic_r1/score": 0.5}}]
+    first, second = read_lines(tmp_path / SAMPLES)
+    assert (first["sample"], second["sample"]) == (0, 1)
+    assert first["picture"] == ["ab"]
+    assert first["reason"] == "ok"
+
+
+def test_samples_can_be_switched_off(tmp_path: Path) -> None:
+    RunLog(tmp_path, samples=False).write(1, {"a": 1.0}, [rollout()])
+    assert not (tmp_path / SAMPLES).exists()
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "kept"),
+    [
+        (0, []),  # no checkpoint yet: the run starts over
+        (2, [1, 2]),  # steps 3 and 4 are run again
+        (4, [1, 2, 3, 4]),  # killed right after the checkpoint
+        (9, [1, 2, 3, 4]),  # a checkpoint of a run whose log was deleted: nothing to cut
+    ],
+)
+def test_resume_cuts_back_to_the_checkpoint(tmp_path: Path, checkpoint: int, kept: list[int]) -> None:
+    log = RunLog(tmp_path)
+    for step in range(1, 5):
+        log.write(step, {"a": 1.0}, [rollout(), rollout()])
+    log.resume_after(checkpoint)
+    assert steps(tmp_path, METRICS) == kept
+    assert steps(tmp_path, SAMPLES) == [step for step in kept for _ in range(2)]
+
+
+@pytest.mark.parametrize("tail", ['{"step": 3, "da', '{"step": 3}', "\x00\x00", "\n"])
+def test_a_half_written_line_goes(tmp_path: Path, tail: str) -> None:
+    log = RunLog(tmp_path)
+    log.write(1, {"a": 1.0}, [rollout()])
+    with (tmp_path / METRICS).open("a") as file:
+        file.write(tail)
+    log.resume_after(5)
+    log.write(2, {"a": 2.0}, [rollout()])
+    assert steps(tmp_path, METRICS) == [1, 2]
+
+
+def test_a_broken_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps({"step": 1}) + "\nnot json\n")
+    with pytest.raises(ValueError, match=r"x\.jsonl, line 2: not JSON"):
+        list(read_lines(path))
