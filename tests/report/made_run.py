@@ -161,12 +161,37 @@ def write_lines(path: Path, lines: list[dict]) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
+def sample_lines(step: int, seed: int) -> list[dict]:
+    """The rollouts of one step: two prompts, four samples each, as the trainer's log has them."""
+    lines = []
+    for task in tasks(2)[::2]:
+        for sample, line in enumerate(judgement_lines([task] * 4, 0.6, seed + step)):
+            shared = {key: line[key] for key in ("pair_id", "order", "response", "ground_truth", "reason")}
+            lines.append(
+                {
+                    "step": step,
+                    "uid": f"{step}-{task.pair.pair_id}",
+                    "sample": sample,
+                    "data_source": "critic/made",
+                    "picture": [task.pair.images[0].sha256],
+                    "prompt": task.prompt,
+                    "response_tokens": 17,
+                    "pred": line["pred"] or "",
+                    "acc": float(line["correct"]),
+                    "score": 0.9 * line["correct"] + 0.1,
+                    "format": 1.0,
+                }
+                | shared
+            )
+    return lines
+
+
 def make_run(root: Path, *, pairs: int = 60, steps: int = 30, name: str = "made run") -> Path:
     """Writes a whole run below `root` and returns it; `pairs` are judged in both orders, before and after."""
     draw = random.Random(5)
     listed = tasks(pairs)
-    (root / "data").mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist(_rows(listed), schema=SCHEMA), root / "data" / "test-00000.parquet")
+    (root / "data" / "critic").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(_rows(listed), schema=SCHEMA), root / "data" / "critic" / "test-00000.parquet")
     info = {
         "name": name,
         "seed": 0,
@@ -191,6 +216,9 @@ def make_run(root: Path, *, pairs: int = 60, steps: int = 30, name: str = "made 
     write_lines(
         root / "train" / "metrics.jsonl",
         [{"step": step, "data": step_data(step, steps, draw)} for step in range(1, steps + 1)],
+    )
+    write_lines(
+        root / "train" / "samples.jsonl", [line for step in range(1, steps + 1) for line in sample_lines(step, 9)]
     )
     for seed, (stage, skill, shift) in enumerate((("before", 0.6, 0.0), ("after", 0.78, 0.14))):
         write_lines(root / "eval" / f"{stage}_judgements.jsonl", judgement_lines(listed, skill, seed))

@@ -109,6 +109,20 @@ def test_filters_show_what_they_count(chromium: Browser, report: Path, whole_run
         assert complaints == []
 
 
+def test_rollouts_of_training_stand_apart(chromium: Browser, report: Path) -> None:
+    with opened(chromium, report) as (page, complaints):
+        expect(page.locator(".side .name").first).to_have_text("before")
+        page.select_option("#side", "rollouts")
+        expect(page.locator("#shown")).to_have_text(f"1 to {CARDS_AT_A_TIME} of 240")
+        assert set(page.locator(".side .name").all_inner_texts()) == {"rollouts"}
+        expect(page.locator(".card").first.locator(".question")).to_contain_text("Response 1")
+        expect(page.locator(".card .answer")).to_have_count(0)
+        expect(page.locator("#filters button[data-filter=learned]")).to_have_count(0)
+        page.select_option("#sort", "file")
+        expect(page.locator(".card .head").first).to_contain_text("critic/made, step 1 ·")
+        assert complaints == []
+
+
 def test_learned_and_lost_compare_with_the_first_evaluation(chromium: Browser, report: Path) -> None:
     with opened(chromium, report) as (page, complaints):
         for kind, right, not_right in (("learned", 1, 0), ("lost", 0, 1)):

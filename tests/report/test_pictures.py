@@ -77,7 +77,7 @@ def test_rows_are_found_by_the_hash_that_judgements_carry(tmp_path: Path) -> Non
     album = find_pictures(tmp_path, [sha(first), pair, "f" * 64])
     assert album.of == {sha(first): [0], pair: [0, 1]}
     assert album.uris == [data_uri(first), data_uri(second)], "each picture once, and none that no judgement wants"
-    assert album.why_not == {"f" * 64: "not among the rows of data/*.parquet"}
+    assert album.why_not == {"f" * 64: "in no Parquet file below data/"}
 
 
 def test_broken_picture_and_full_page_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

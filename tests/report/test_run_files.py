@@ -1,10 +1,12 @@
 """What a run directory may lack, and what a malformed file in it must say."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from recipe.critic_r1.report import run_files
 from recipe.critic_r1.report.run_files import ReportError, read_run
 
 
@@ -96,3 +98,24 @@ def test_null_and_numbers_read_as_text(tmp_path: Path) -> None:
     run = read_run(bare_run(tmp_path, {"eval/after_judgements.jsonl": json.dumps(line) + "\n"}))
     judged = run.judgements["after"][0]
     assert (judged.pair_id, judged.order, judged.pred, judged.response) == ("7", "0", "", "")
+
+
+def test_only_the_last_rollouts_are_read_and_their_lines_keep_their_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_files, "LAST_ROLLOUTS", 3)
+    shared = {"data_source": "critic/made", "response": "<think>so</think>\\boxed{1}", "pred": "1", "reason": "ok"}
+    lines = [json.dumps(shared | {"step": step, "acc": step % 2, "picture": ["a", "b"]}) for step in range(1, 7)]
+    text = "not even parsed\n" + "".join(f"{line}\n" for line in lines)
+    run = read_run(bare_run(tmp_path, {"train/samples.jsonl": text}))
+    assert [(judged.category, judged.correct) for judged in run.rollouts] == [
+        ("critic/made, step 4", False),
+        ("critic/made, step 5", True),
+        ("critic/made, step 6", False),
+    ]
+    assert {judged.thinking for judged in run.rollouts} == {"so"}
+    assert run.rollouts[0].picture_sha256 == sha256(b"a\nb").hexdigest(), "as judging names a row's pictures"
+
+    bare_run(tmp_path, {"train/samples.jsonl": text + '{"step": "seven"}\n'})
+    with pytest.raises(ReportError, match=r"^train/samples\.jsonl, line 8: step: "):
+        read_run(tmp_path)

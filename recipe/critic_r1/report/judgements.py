@@ -50,9 +50,11 @@ Key = tuple[str, str, int]
 
 
 def verdict_of(judgement: Judgement) -> str:
-    """`1`, `2`, `tie`, or empty when none could be read."""
+    """`1`, `2`, `tie` (or what else answers the task), and empty when no verdict could be read."""
     pred = judgement.pred.strip().lower()
-    return pred if pred in VERDICTS else ""
+    # Rollouts of another kind of task (a score, a rank) have other answers; their label shows it.
+    pairwise = judgement.ground_truth.strip().lower() in VERDICTS
+    return "" if pairwise and pred not in VERDICTS else pred
 
 
 def _kind(judgement: Judgement) -> str:
@@ -83,7 +85,7 @@ def contradict(verdict: str, other: str) -> bool | None:
     >>> contradict("1", "2"), contradict("1", "1"), contradict("tie", "tie"), contradict("1", "tie")
     (False, True, False, True)
     """
-    if not verdict or not other:
+    if verdict not in OPPOSITE or other not in OPPOSITE:
         return None
     return OPPOSITE[verdict] != other
 

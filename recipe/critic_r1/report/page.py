@@ -20,7 +20,7 @@ from recipe.critic_r1.report.charts import Chart
 from recipe.critic_r1.report.curves import best_of_n_charts, smoothing_note, training_curves
 from recipe.critic_r1.report.judgements import Card, make_cards
 from recipe.critic_r1.report.pictures import Album, find_pictures
-from recipe.critic_r1.report.run_files import METRICS, RunFiles, read_run
+from recipe.critic_r1.report.run_files import METRICS, ROLLOUTS, RunFiles, read_run
 from recipe.critic_r1.report.tables import duration, flat, headlines, metric_groups
 
 PAGE = "report.html"
@@ -90,7 +90,7 @@ def _page(run: RunFiles) -> str:
     untold: list[str] = []
     if run.steps:
         charts, untold = training_curves(run.steps)
-    cards = make_cards(run.judgements)
+    cards = make_cards(run.judgements) + make_cards({ROLLOUTS: run.rollouts})
     album = find_pictures(run.root / "data", {card.picture for card in cards if card.picture})
     groups = metric_groups(run.evaluations)
     best_of = best_of_n_charts(run.evaluations)
@@ -123,8 +123,10 @@ def _page(run: RunFiles) -> str:
         bills=_bills(run),
         groups=groups,
         tiles=headlines(groups),
-        names=list(run.judgements),
-        cards=len(cards),
+        names=list(run.judgements) + ([ROLLOUTS] if run.rollouts else []),
+        chosen=next(reversed(run.judgements), ROLLOUTS),
+        judged=len(cards) - len(run.rollouts),
+        rollouts=len(run.rollouts),
         card_data=_card_data(cards, album),
         at_a_time=CARDS_AT_A_TIME,
     )

@@ -7,16 +7,22 @@ killed writer leaves behind, so it is left out and said on the page.
 """
 
 import json
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
+from recipe.critic_r1.judging.pairwise import pictures_sha256, thinking
+
 RUN_JSON = "run.json"
 METRICS = "train/metrics.jsonl"
 SAMPLES = "train/samples.jsonl"
+# Rollouts on the page: the last of the run. A long run has millions of them, and its last ones say what it became.
+LAST_ROLLOUTS = 1000
+ROLLOUTS = "rollouts"
 # The order of columns in every table; evaluations with other names follow in alphabetical order.
 STAGE_ORDER = ("before", "after")
 
@@ -99,6 +105,38 @@ class Judgement(Record):
     """Why the request was not answered; empty when it was"""
 
 
+class Sample(Record):
+    """One rollout of training, as `run_log` writes it."""
+
+    step: int
+    pair_id: Text = ""
+    order: Text = ""
+    data_source: Text = ""
+    picture: list[str] | None = None
+    prompt: Text = ""
+    response: Text = ""
+    pred: Text = ""
+    ground_truth: Text = ""
+    acc: float | None = None
+    reason: Text = ""
+
+    def as_judgement(self) -> Judgement:
+        """The same as a judgement: the prompt holds the question and the two responses."""
+        return Judgement(
+            pair_id=self.pair_id,
+            order=self.order,
+            picture_sha256=pictures_sha256(self.picture or []) if self.picture else "",
+            category=f"{self.data_source}, step {self.step}",
+            question=self.prompt,
+            response=self.response,
+            thinking=thinking(self.response),
+            pred=self.pred,
+            ground_truth=self.ground_truth,
+            correct=None if self.acc is None else self.acc > 0.5,
+            reason=self.reason,
+        )
+
+
 @dataclass
 class RunFiles:
     """Everything read from one run directory."""
@@ -108,6 +146,8 @@ class RunFiles:
     steps: list[Step] = field(default_factory=list)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     judgements: dict[str, list[Judgement]] = field(default_factory=dict)
+    rollouts: list[Judgement] = field(default_factory=list)
+    """The last rollouts of training"""
     notes: list[str] = field(default_factory=list)
     """Plain sentences on what was left out, for the page."""
 
@@ -135,10 +175,14 @@ def read_json(path: Path, label: str, record: type[R]) -> R:
         raise ReportError(f"{label}: {_first_fault(error)}; run that stage again or remove the file") from error
 
 
-def read_lines(path: Path, label: str, record: type[R], notes: list[str]) -> Iterator[R]:
-    """Yields one record a line. Raises ReportError with file and line; a torn last line goes to `notes` instead."""
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
+def read_lines(path: Path, label: str, record: type[R], notes: list[str], *, last: int | None = None) -> Iterator[R]:
+    """Yields one record a line, of the `last` lines only where given (the others are not even parsed).
+
+    Raises ReportError with file and line; a torn last line goes to `notes` instead.
+    """
+    with path.open("rb") as file:
+        numbered: Iterable[tuple[int, bytes]] = enumerate(file, start=1)
+        for number, line in numbered if last is None else deque(numbered, maxlen=last):
             if not line.strip():
                 continue
             try:
@@ -188,4 +232,7 @@ def read_run(run_dir: Path) -> RunFiles:
         run.evaluations[name] = read_json(results[name], _label(root, results[name]), Evaluation)
     for name in _ordered(set(judged)):
         run.judgements[name] = list(read_lines(judged[name], _label(root, judged[name]), Judgement, run.notes))
+    if (root / SAMPLES).is_file():
+        samples = list(read_lines(root / SAMPLES, SAMPLES, Sample, run.notes, last=LAST_ROLLOUTS))
+        run.rollouts = [sample.as_judgement() for sample in samples]
     return run

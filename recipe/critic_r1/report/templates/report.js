@@ -106,7 +106,7 @@
     return mixed;
   };
 
-  const verdict = (text) => (text === "" ? "none" : text === "tie" ? "a tie" : "response " + text);
+  const verdict = (text) => ({ "": "none", tie: "a tie", 1: "response 1", 2: "response 2" })[text] ?? text;
 
   const drawSide = (name, side, truth) => {
     const box = make("section", "side");
@@ -158,7 +158,9 @@
       .filter(Boolean).join(" · ")));
     body.append(make("div", "text question long", card.question));
     const pair = make("div", "pair");
-    for (const [number, text] of [["1", card.response_1], ["2", card.response_2]]) {
+    // A rollout's prompt holds both responses already.
+    const shown = card.response_1 === "" && card.response_2 === "" ? [] : [["1", card.response_1], ["2", card.response_2]];
+    for (const [number, text] of shown) {
       const chosen = card.ground_truth === number;
       const answer = make("section", "answer" + (chosen ? " label" : ""));
       const head = make("h4", "", "Response " + number);
@@ -168,7 +170,8 @@
       pair.append(answer);
     }
     const sides = make("div", "sides");
-    for (const name of names) sides.append(drawSide(name, card.sides[name], card.ground_truth));
+    const rollout = "rollouts" in card.sides;
+    for (const name of names.filter((name) => (name === "rollouts") === rollout)) sides.append(drawSide(name, card.sides[name], card.ground_truth));
     body.append(pair, sides);
     box.append(pictures, body);
     return box;
@@ -191,7 +194,8 @@
     const name = sideSelect.value;
     const words = search.value.toLowerCase().trim();
     const judged = data.cards.filter((card) => card.sides[name] && (!words || haystack(card).includes(words)));
-    const rare = { learned: name === first, lost: name === first, unanswered: !data.cards.some(failed(name)) };
+    const alone = name === first || name === "rollouts";
+    const rare = { learned: alone, lost: alone, unanswered: !data.cards.some(failed(name)) };
     const shown = Object.keys(is).filter((key) => !rare[key]);
     if (!shown.includes(state.filter)) state.filter = "all";
     const focused = buttons.contains(document.activeElement);
