@@ -28,6 +28,12 @@ def answer(body: dict[str, Any], text: str | None = None, **message: Any) -> dic
     }
 
 
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    # The default of 5 overflows when the machine is busy; the resets that follow are faults nobody ordered.
+    request_queue_size = 128
+
+
 class FakeServer:
     """Serves while its `with` block runs."""
 
@@ -51,8 +57,7 @@ class FakeServer:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self._http.daemon_threads = True
+        self._http = _Listener(("127.0.0.1", port), Handler)
         self.port = self._http.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}/v1"
 
