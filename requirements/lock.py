@@ -10,16 +10,17 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 COMMANDS = {
-    "cpu.txt": ["cpu.in", "--overrides", "cpu-overrides.txt", "--python-version", "3.11"]
-    + ["--python-platform", "x86_64-manylinux_2_28"],
-    "gpu.txt": ["gpu.in", "--universal", "--python-version", "3.11"],
+    "cpu.txt": "cpu.in --overrides cpu-overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28",
+    "gpu.txt": "gpu.in --universal --python-version 3.11",
 }
 
 
 def main() -> None:
     for name, arguments in COMMANDS.items():
         command = [Path(sys.executable).with_name("uv"), "pip", "compile", "--quiet", "--no-header", "--upgrade"]
-        subprocess.run([*command, "--no-emit-index-url", "--output-file", name, *arguments], cwd=HERE, check=True)
+        subprocess.run(
+            [*command, "--no-emit-index-url", "--output-file", name, *arguments.split()], cwd=HERE, check=True
+        )
         pins = sum("==" in line and not line.startswith(" ") for line in (HERE / name).read_text().splitlines())
         print(f"requirements/{name}: {pins} pins")
 

@@ -17,10 +17,10 @@ HEADLINES = {
     "critic/format_rate": "Format rate",
     "policy/greedy": "Policy accuracy, greedy",
     "policy/sampled": "Policy accuracy, sampled (T = 1)",
-    "best_of_n/one_sample": "One sample of 8",
-    "best_of_n/majority": "Majority of 8",
-    "best_of_n/knock_out": "Best of 8 by its own critic",
-    "best_of_n/oracle": "Best of 8 by an oracle",
+    "best_of_8/one_sample": "One sample of 8",
+    "best_of_8/majority": "Majority of 8",
+    "best_of_8/knock_out": "Best of 8 by its own critic",
+    "best_of_8/oracle": "Best of 8 by an oracle",
 }
 
 

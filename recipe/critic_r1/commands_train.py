@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -63,8 +63,52 @@ def export(
         raise typer.Exit(2) from error
 
 
+def score(
+    file: Annotated[Path, typer.Argument(help="samples.jsonl of a run, or a dump of verl's rollout_data_dir.")],
+    reward: Annotated[str, typer.Option(help="FILE:FUNCTION or pkg://MODULE:FUNCTION.")] = (
+        "pkg://reward_fns.mixed:compute_score"
+    ),
+    against: Annotated[str, typer.Option(help="Another reward, or `recorded` for the scores in the file.")] = "recorded",
+    option: Annotated[list[str] | None, typer.Option(help="key=value for the reward; value is JSON or text.")] = None,
+    against_option: Annotated[list[str] | None, typer.Option(help="The same for the other reward.")] = None,
+    data_source: Annotated[str, typer.Option(help="For dumps that do not name it.")] = "critic/unknown",
+    show: Annotated[int, typer.Option(min=0, help="Most differing rows to print.")] = 20,
+) -> None:
+    """Score a rollout dump again, and show where two rewards differ and why."""
+    from recipe.critic_r1.score import print_report, score_file
+
+    try:
+        found = score_file(
+            file,
+            reward,
+            against=against,
+            options=_options(option),
+            against_options=_options(against_option),
+            data_source=data_source,
+            show=show,
+        )
+    except (OSError, ValueError) as error:
+        console.print(f"[red]score:[/red] {error}", highlight=False)
+        raise typer.Exit(2) from error
+    print_report(found, console)
+
+
+def _options(given: list[str] | None) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for pair in given or []:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{pair!r} is not key=value")
+        try:
+            options[key] = json.loads(value)
+        except json.JSONDecodeError:
+            options[key] = value
+    return options
+
+
 def register(app: typer.Typer) -> None:
     """Add the training commands to ``app``."""
     app.command(context_settings=_PASS_ON)(train)
     app.command(context_settings=_PASS_ON)(preflight)
     app.command()(export)
+    app.command()(score)

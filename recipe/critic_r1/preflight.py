@@ -44,9 +44,12 @@ class PreflightError(Exception):
 Check = Callable[[DictConfig], Iterator[Finding]]
 
 
+REQUIRED = ("data.train_files", "data.val_files", "actor_rollout_ref.model.path")
+
+
 def _missing_values(config: DictConfig) -> Iterator[Finding]:
-    for key in sorted(OmegaConf.missing_keys(config)):
-        if key.startswith(("data.", "actor_rollout_ref.model.", "critic_r1.", "trainer.")):
+    for key in REQUIRED:
+        if OmegaConf.select(config, key) is None:
             yield Finding("configuration", "fail", f"{key} has no value", f"Give it on the command line: {key}=...")
 
 
@@ -58,7 +61,7 @@ def _data(config: DictConfig) -> Iterator[Finding]:
     from data_prep.validate import check_parquet
 
     for key in ("train_files", "val_files"):
-        if OmegaConf.is_missing(config.data, key):
+        if config.data[key] is None:
             continue
         report = check_parquet([os.path.expanduser(path) for path in _paths(config.data[key])])
         for failure in report.failures[:10]:
@@ -80,7 +83,7 @@ def _prompt_length(config: DictConfig) -> Iterator[Finding]:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    if OmegaConf.is_missing(config.data, "train_files"):
+    if config.data.train_files is None:
         return
     for path in _paths(config.data.train_files):
         try:
@@ -101,7 +104,7 @@ def _prompt_length(config: DictConfig) -> Iterator[Finding]:
 
 
 def _model(config: DictConfig) -> Iterator[Finding]:
-    if OmegaConf.is_missing(config.actor_rollout_ref.model, "path"):
+    if config.actor_rollout_ref.model.path is None:
         return
     path = os.path.expanduser(str(config.actor_rollout_ref.model.path))
     if not os.path.isdir(path):

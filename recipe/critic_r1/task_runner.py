@@ -10,7 +10,7 @@ import ray
 from verl.trainer.main_ppo import TaskRunnerV1
 
 # verl offers the class only wrapped by @ray.remote; this is what is inside.
-_TaskRunner = TaskRunnerV1.__ray_metadata__.modified_class
+_TaskRunner: Any = TaskRunnerV1.__ray_metadata__.modified_class
 
 
 @ray.remote

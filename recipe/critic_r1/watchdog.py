@@ -20,8 +20,8 @@ class WorkerDied(RuntimeError):
 class ActorWatchdog:
     """Raises `WorkerDied` when one of the named actors is dead.
 
-    A question is one pending call to each actor: Ray answers it with an error once the actor is dead, whatever the actor
-    is busy with, and a busy actor just leaves it pending.
+    A question is one pending call to each actor: Ray answers it with an error once the actor is dead, and a busy actor
+    just leaves it pending.
     """
 
     def __init__(self, actors: Mapping[str, Sequence[Any]], *, every_seconds: float = 5.0) -> None:

@@ -7,7 +7,9 @@ import pytest
 from recipe.critic_r1.critic_metrics import Rollout, critic_metrics
 
 
-def rollout(uid: str, pred: str, truth: str = "1", reason: str = "ok", source: str = "critic/a", n: int = 10) -> Rollout:
+def rollout(
+    uid: str, pred: str, truth: str = "1", reason: str = "ok", source: str = "critic/a", n: int = 10
+) -> Rollout:
     acc = float(pred == truth)
     formed = float(reason == "ok")
     reward = {"score": 0.9 * acc + 0.1 * formed, "acc": acc, "format": formed, "pred": pred, "reason": reason}

@@ -189,6 +189,8 @@ class DemoRun:
                 found = parse_progress(text)
                 if found:
                     line.update(*found)
+                elif stage.name.startswith("evaluate") and text.strip().endswith(" s)"):
+                    line.update(note=text.strip())
 
             try:
                 status = processes.follow(
@@ -224,7 +226,7 @@ def _last_words(log: Path, lines: int = 12) -> str:
     if ours:
         return "\n".join(kept[ours[-1] : ours[-1] + lines]).removeprefix("critic-r1: ")
     named = [line for line in kept if "Error" in line and "Warning" not in line]
-    return "\n".join((named[-3:] if named else kept[-lines:]))
+    return "\n".join(named[-3:] if named else kept[-lines:])
 
 
 def start_over(folder: Path) -> None:

@@ -33,7 +33,6 @@ def prepare(
     coherence_gate: Annotated[float | None, typer.Option(help="Least coherence of the warm start.")] = None,
 ) -> None:
     """Make the tiny model, warm it up, and write the critic tasks with wrong answers of its own."""
-    from dataclasses import replace
 
     from data_prep.ordering import preference_tasks
     from data_prep.sources import digits

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 SHARED, STOCK = "shared", "stock"
 
 # verl offers the class only wrapped by @ray.remote; this is what is inside.
-_StockWorker = AgentLoopWorkerTQ.__ray_metadata__.modified_class
+_StockWorker: Any = AgentLoopWorkerTQ.__ray_metadata__.modified_class
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,7 @@ class SharedPromptWorker(_StockWorker):
         data = await self._loop.process_multi_modal_info(messages)
         self._loop._assert_mm_supported(bool(data))
         inputs: dict[str, Any] = {}
-        prompt_ids = await self._loop.ct_build_initial_tokens(
-            messages, images=data.get("images"), mm_inputs_out=inputs
-        )
+        prompt_ids = await self._loop.ct_build_initial_tokens(messages, images=data.get("images"), mm_inputs_out=inputs)
         return await asyncio.get_running_loop().run_in_executor(None, self._finish, prompt_ids, data, inputs)
 
     def _finish(self, prompt_ids: list[int], data: dict[str, Any], inputs: dict[str, Any]) -> PreparedPrompt:
@@ -122,9 +120,7 @@ class SharedPromptWorker(_StockWorker):
         position_ids = self._compute_position_ids(ids, torch.ones_like(ids), inputs).squeeze(0)
         return PreparedPrompt(prompt_ids, data, inputs, position_ids, kwargs)
 
-    async def _run_group(
-        self, prompt: dict, prepared: PreparedPrompt, sampling_params: dict, validate: bool
-    ) -> None:
+    async def _run_group(self, prompt: dict, prepared: PreparedPrompt, sampling_params: dict, validate: bool) -> None:
         uid, partition = prompt["uid"], "val" if validate else "train"
         await tq.async_kv_put(key=uid, partition_id=partition, tag={"status": "running"})
         status = "failure"

@@ -1,0 +1,76 @@
+"""What the end-to-end tests share: a tiny model, a few critic tasks, and a way to start a training run."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from data_prep.ordering import preference_tasks
+from data_prep.sources import digits
+from data_prep.writer import write_parquet
+from recipe.critic_r1 import processes
+from recipe.critic_r1.demo.model import build_model
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A folder with a model and data."""
+
+    model: Path
+    train: Path
+    test: Path
+
+    def overrides(self, run_dir: Path, **values: object) -> list[str]:
+        """Hydra overrides of a small run of ``config/demo.yaml``; a dot in a key is written as two underscores."""
+        small: dict[str, object] = {
+            "critic_r1.run_dir": run_dir,
+            "actor_rollout_ref.model.path": self.model,
+            "data.train_files": self.train,
+            "data.val_files": self.test,
+            "data.train_batch_size": 8,
+            "actor_rollout_ref.actor.ppo_mini_batch_size": 8,
+            "actor_rollout_ref.rollout.n": 4,
+            "trainer.save_freq": 1,
+            "trainer.logger": "[console]",
+        }
+        small |= {key.replace("__", "."): value for key, value in values.items()}
+        return [f"{key}={value}" for key, value in small.items()]
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """Random weights and 24 tasks: enough for the machinery, which is what is tested here."""
+    folder = tmp_path_factory.mktemp("workshop")
+    split = digits.digit_split(0, 0, 24, 4)
+    tasks = [
+        task
+        for name, used in (("rl", "train"), ("test", "test"))
+        for task in preference_tasks(
+            digits.digit_pairs(split[name], digits.random_wrong_digits(split[name], 0)), split=used, wording="compact"
+        )
+    ]
+    write_parquet(tasks, folder / "data")
+    return Workshop(
+        model=build_model(folder / "model", 0),
+        train=folder / "data" / "train-00000.parquet",
+        test=folder / "data" / "test-00000.parquet",
+    )
+
+
+def start(module: str, arguments: list[str], log: Path, on_tick=lambda: None) -> tuple[int, str]:
+    """Run ``python -m module`` to its end; returns its exit status and everything it printed."""
+    try:
+        status = processes.follow(
+            [sys.executable, "-m", module, *arguments], log, on_line=lambda line: None, on_tick=on_tick
+        )
+    finally:
+        text = log.read_text(errors="replace") if log.exists() else ""
+    return status, text
+
+
+def left_over(mark: str) -> list[str]:
+    """Command lines of processes that name ``mark`` in their arguments."""
+    listing = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listing.splitlines() if mark in line]
