@@ -82,8 +82,13 @@ def critic_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         # All reasons each step: a tracker draws a gap, not a zero, for a key that is missing.
         for reason in {str(r) for r in Reason} | set(reasons):
             metrics[f"reason/{reason}"] = reasons[reason] / len(scored)
-        critic = [r for r in scored if r.reward["pred"] in ("1", "2") and str(r.ground_truth) in ("1", "2")
-                  and r.data_source.startswith("critic/")]
+        critic = [
+            r
+            for r in scored
+            if r.reward["pred"] in ("1", "2")
+            and str(r.ground_truth) in ("1", "2")
+            and r.data_source.startswith("critic/")
+        ]
         if critic:
             said = _mean(r.reward["pred"] == "1" for r in critic)
             metrics["position_bias"] = said - _mean(str(r.ground_truth) == "1" for r in critic)
