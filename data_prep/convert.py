@@ -218,6 +218,8 @@ def convert(
 
 def _prepare_folder(folder: Path, identity: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
     """Make the folder ready; the manifest if it is finished already."""
+    for path in [*folder.glob(".*.tmp"), *folder.glob(f"{WORK}/.*")]:
+        path.unlink()  # what a killed run was writing
     finished, started = folder / MANIFEST, folder / WORK / "identity.json"
     for path in (finished, started):
         if not path.exists():

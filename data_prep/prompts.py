@@ -30,7 +30,8 @@ search linear."""
 
 _BOX = re.compile(r"\\+(?=f?box)", re.IGNORECASE)
 _TAGS = re.compile(
-    r"<(/?(?:" + "|".join(TAG_NAMES) + rf")/?|[|｜][^<>|｜\s]{{1,{LONGEST_SPECIAL}}}[|｜])>|\[(/?INST)\]", re.IGNORECASE
+    r"<(/?(?:" + "|".join(TAG_NAMES) + rf")/?|[|｜][^<>‹›|｜\s]{{1,{LONGEST_SPECIAL}}}[|｜])>|\[(/?INST)\]",
+    re.IGNORECASE,
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

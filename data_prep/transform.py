@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,8 @@ class Transform:
             try:
                 if isinstance(record, Broken):
                     raise Reject(record.reason, record.detail, record.remedy)
+                if not isinstance(record, Mapping):
+                    raise Reject("wrong-type", f"the record is a {type(record).__name__}, not an object")
                 for number, item in enumerate(self.source.convert(record, self._options)):
                     try:
                         found += self._drafts(item, ordinal, number, base)
@@ -138,8 +140,8 @@ class Transform:
                 if pair.preferred == "tie" and settings.ties == "drop":
                     continue
                 kept += 1
-                # Further pairs of one record take their order from a place of their own.
-                turn = ordinal + (number + place) * 1_000_003
+                # Further pairs of a record take their order from a place of their own; an even step keeps neighbours.
+                turn = ordinal + (number + place) * 2_000_000
                 chosen = choose_wording(settings.wording, pair.pair_id, settings.seed)
                 flipped = is_flipped(pair.pair_id, settings.seed, settings.flip_labels)
                 for order in orders_of(pair, turn, settings.seed, settings.orders):

@@ -1,0 +1,126 @@
+"""Token counts without decoding must equal those of the real processors, whatever the shape of the picture."""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+from made_pictures import picture
+from made_processors import make_processor
+from made_records import GOOD
+from PIL import Image
+
+from data_prep.length import MeterError, PromptMeter, real_length
+from data_prep.settings import Settings
+from data_prep.sources.registry import load_source
+from data_prep.transform import Transform
+
+# The paper's pixel limits for Qwen2.5-VL, the processor's own, and narrow ones that make every picture change size.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen2_vl": ("qwen2_vl", {}),
+    "qwen2_5_vl paper": ("qwen2_5_vl", {"min_pixels": 262_144, "max_pixels": 4_194_304}),
+    "qwen2_5_vl narrow": ("qwen2_5_vl", {"min_pixels": 3_136, "max_pixels": 12_544}),
+    "qwen2_5_vl patch 16": ("qwen2_5_vl", {"patch_size": 16, "merge_size": 2}),
+    "mllama": ("mllama", {}),
+}
+
+
+@lru_cache
+def meter(name: str) -> PromptMeter:
+    family, options = FAMILIES[name]
+    return PromptMeter(make_processor(family, **options))
+
+
+def shapes(n: int) -> list[tuple[int, int]]:
+    """Sizes of all kinds: even ones, sides near a multiple of a patch, slivers up to 200 to 1, single pixels."""
+    rng = np.random.default_rng(7)
+    fixed = [
+        (1, 1),
+        (1, 200),
+        (200, 1),
+        (2, 400),
+        (399, 2),
+        (13, 14),
+        (14, 13),
+        (28, 28),
+        (42, 42),
+        (41, 43),
+        (640, 480),
+    ]
+    drawn = [tuple(int(v) for v in np.exp(rng.uniform(0, np.log(900), 2))) for _ in range(20 * n)]
+    usable = [s for s in drawn if max(s) <= 200 * min(s)]
+    slivers = [
+        (int(s), int(s * r)) for s, r in zip(rng.integers(1, 6, n // 5), rng.uniform(50, 200, n // 5), strict=True)
+    ]
+    return (fixed + slivers + usable)[:n]  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_exact_on_pictures_of_all_shapes(name: str) -> None:
+    found = meter(name)
+    # The paper's limits enlarge every small picture to 262,144 pixels: fewer of them, in the same time.
+    sizes = shapes(60 if "paper" in name else 500)
+    prompts = [f"<image>\nPicture {i}: which of the two responses is better?" for i in range(len(sizes))]
+    ours = found.measure(prompts, [[s] for s in sizes])
+    real = [real_length(found.processor, p, [Image.new("RGB", s)]) for p, s in zip(prompts, sizes, strict=True)]
+    assert ours == real
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    ("prompt", "sizes"),
+    [
+        ("no picture at all", []),
+        ("<image>", [(50, 60)]),
+        ("<image> \n leading and trailing blanks \n ", [(50, 60)]),
+        ("<image><image>two pictures", [(50, 60), (300, 20)]),
+        ("one <image> inside, one at the end<image>", [(50, 60), (300, 20)]),
+        ("<image>é 漢字 \U0001f600 \x00 {{ braces }} {% raw %}", [(50, 60)]),
+    ],
+)
+def test_exact_on_texts(name: str, prompt: str, sizes: list[tuple[int, int]]) -> None:
+    found = meter(name)
+    images = [Image.new("RGB", s) for s in sizes]
+    assert found.measure([prompt], [sizes]) == [real_length(found.processor, prompt, images)]
+
+
+def test_lengths_reach_the_rows_and_the_limit_counts(tmp_path) -> None:
+    for n in range(4):
+        (tmp_path / f"{n}.jpg").write_bytes(picture(n, (100 * (n + 1), 90)))
+    records = list(enumerate(GOOD["mm_rlhf"](n) for n in range(4)))
+    found = meter("qwen2_5_vl narrow")
+    roots = (str(tmp_path),)
+    source = load_source("mm_rlhf")
+    outcome = Transform(Settings("mm_rlhf", image_roots=roots), source, meter=found)(records)
+    lengths = [row["extra_info"]["prompt_tokens"] for row in outcome.rows]
+    for row, length in zip(outcome.rows, lengths, strict=True):
+        from data_prep.images import decode
+
+        image = decode(row["images"][0]["bytes"])
+        assert length == real_length(found.processor, row["prompt"][0]["content"], [image])
+    limit = sorted(lengths)[1]
+    strict = Settings("mm_rlhf", image_roots=roots, model="x", max_prompt_tokens=limit)
+    outcome = Transform(strict, source, meter=found)(records)
+    assert len(outcome.rows) == sum(length <= limit for length in lengths) < 4
+    assert {r["reason"] for r in outcome.rejected} == {"overlong"}
+
+
+def test_a_rule_that_does_not_fit_is_noticed() -> None:
+    processor = make_processor("qwen2_5_vl")
+    processor.image_processor.merge_size = 1  # tokens are merged by the processor, not by this
+    processor.image_processor.patch_size = 28
+    PromptMeter(processor)
+    processor.apply_chat_template = lambda *a, **k: "the template lost the picture"
+    with pytest.raises((MeterError, ValueError)):
+        PromptMeter(processor)
+
+
+def test_unknown_family_is_refused() -> None:
+    processor = make_processor("qwen2_vl")
+
+    class OtherImageProcessor:
+        patch_size = 14
+
+    processor.image_processor = OtherImageProcessor()
+    with pytest.raises(MeterError, match="OtherImageProcessor"):
+        PromptMeter(processor)
