@@ -121,6 +121,17 @@ class ClusterBootstrap:
         )
         return Estimate(value, *self._percentiles(drawn), n)
 
+    def macro(self, values: ArrayLike, groups: Sequence[ArrayLike]) -> Estimate:
+        """Mean over groups of the groups' means, each group given as marks of its observations; empty ones are left
+        out."""
+        prepared = [self._prepare(values, group) for group in groups]
+        kept = [(numbers, mask) for numbers, mask in prepared if mask.sum()]
+        if not kept:
+            return NOTHING
+        value = float(np.mean([numbers.sum() / mask.sum() for numbers, mask in kept]))
+        drawn = np.nanmean([self._ratios(self._sums(numbers), self._sums(mask)) for numbers, mask in kept], axis=0)
+        return Estimate(value, *self._percentiles(drawn), int(sum(mask.sum() for _, mask in kept)))
+
     def _prepare(self, values: ArrayLike, counted: ArrayLike | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         numbers = np.asarray(values, dtype=np.float64)
         mask = np.ones_like(numbers) if counted is None else np.asarray(counted, dtype=np.float64)

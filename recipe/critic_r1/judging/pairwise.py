@@ -11,6 +11,7 @@ and no coin is tossed.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,7 +47,8 @@ class JudgeTask:
     response_1, response_2: as shown.
     ground_truth: `"1"`, `"2"` or `"tie"`, as shown.
     picture_sha256: hash over the pictures; judgements of the same pictures form a cluster.
-    category: group for reports, such as the data source.
+    category: group for reports: what the source says (`meta.category`), else the data source.
+    group: pairs that a benchmark counts together, such as one prompt's; the pair itself when the source names none.
     """
 
     pair_id: str
@@ -58,6 +60,7 @@ class JudgeTask:
     ground_truth: str
     picture_sha256: str
     category: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,7 @@ def task_from_row(row: Mapping[str, Any]) -> JudgeTask:
         raise ValueError(f"label {label!r} is none of 1, 2, tie: run `critic-r1 validate` on the file")
     messages = messages_from_row(row["prompt"], row["images"] or ())
     hashes = [image.sha256 for message in messages for image in message.images]
+    meta = json.loads(info.get("meta") or "{}")
     return JudgeTask(
         pair_id=str(info["pair_id"]),
         order=int(info["order"]),
@@ -214,7 +218,8 @@ def task_from_row(row: Mapping[str, Any]) -> JudgeTask:
         response_2=str(info["response_2"]),
         ground_truth=str(label),
         picture_sha256=pictures_sha256(hashes),
-        category=str(row["data_source"]).removeprefix("critic/"),
+        category=str(meta.get("category") or str(row["data_source"]).removeprefix("critic/")),
+        group=str(meta.get("group") or info["pair_id"]),
     )
 
 
