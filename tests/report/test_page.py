@@ -189,6 +189,28 @@ def test_time_split_adds_up_to_the_step() -> None:
     assert len(missing) == 10
 
 
+@pytest.mark.parametrize(
+    ("data", "texts", "is_missing"),
+    [
+        (
+            {"critic_r1/reason/ok": 0.7, "critic_r1/reason/no_box": 0.2, "critic_r1/reason/box_in_think": 0.1},
+            ["step 1: no_box 20.0 % · box_in_think 10.0 %"],
+            False,
+        ),
+        # Nothing went wrong: no chart, and nothing is missing either.
+        ({"critic_r1/reason/ok": 1.0, "critic_r1/reason/no_box": 0.0}, None, False),
+        ({"critic_r1/accuracy": 1.0}, None, True),
+    ],
+)
+def test_faults_of_form_leave_the_sound_responses_out(
+    data: dict[str, float], texts: list[str] | None, is_missing: bool
+) -> None:
+    charts, missing = training_curves([Step(step=1, data=data)])
+    found = [chart.readout["text"] for chart in charts if chart.title == "Responses with a fault of form"]
+    assert found == ([] if texts is None else [texts])
+    assert any("fault of form" in title for title in missing) == is_missing
+
+
 def test_perfect_agreement_has_a_place_on_the_log_axis() -> None:
     steps = [Step(step=1, data={"training/rollout_actor_probs_pearson_corr": 1.0})]
     charts, _ = training_curves(steps)

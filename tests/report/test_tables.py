@@ -46,7 +46,7 @@ def test_cells_print_their_unit() -> None:
     )
     cells = {row.name: row.cells[0] for rows in metric_groups({"after": one}).values() for row in rows}
     assert [(cell.value, cell.interval, cell.n) for cell in cells.values() if cell] == [
-        ("61.2 %", "58.0 % to 64.0 %", "10"),
+        ("61.2 %", "58.0 to 64.0 %", "10"),
         ("-0.12", "-0.2 to 0", "10"),
         ("-3.1 points", "-6.0 to +0.4", "10"),
     ]
@@ -78,8 +78,15 @@ def test_part_of_a_metric_keeps_its_unit_and_direction() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(None, "–"), (0.04, "0.0 s"), (9.96, "10.0 s"), (48.2, "48 s"), (59.7, "1 min 00 s"), (185, "3 min 05 s"),
-     (7800, "2 h 10 min")],
+    [
+        (None, "–"),
+        (0.04, "0.0 s"),
+        (9.96, "10.0 s"),
+        (48.2, "48 s"),
+        (59.7, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (7800, "2 h 10 min"),
+    ],
 )
 def test_duration(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text

@@ -155,7 +155,7 @@ def _finish(axes: Axes, x_name: str, floor: float | None, ceiling: float | None,
         bottom, top = axes.dataLim.y0, axes.dataLim.y1
         axes.set_ylim(low if floor is None else min(floor, bottom), high if ceiling is None else max(ceiling, top))
     if percent:
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
     axes.margins(x=0.02)
 
 
@@ -244,7 +244,7 @@ def stacked_chart(
         else:
             axes.stackplot(x, *parts, colors=colours, linewidth=0)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-        _finish(axes, "step", 0, 1 if percent else None, percent, log=False)
+        _finish(axes, "step", 0, None, percent, log=False)
         texts = [
             f"step {value}: " + " · ".join(f"{line.label} {number(line.values[i], percent)}" for line in lines)
             for i, value in enumerate(xs)

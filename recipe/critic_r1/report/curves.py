@@ -10,6 +10,7 @@ from typing import Any
 
 from recipe.critic_r1.report.charts import Chart, Line, line_chart, smoothing_window, stacked_chart
 from recipe.critic_r1.report.run_files import CurvePoint, Evaluation, Step
+from reward_fns.verdict import Reason
 
 Values = list[float | None]
 REASON_PREFIX = "critic_r1/reason/"
@@ -140,8 +141,11 @@ def _series_of(steps: list[Step], metric: str) -> Values | None:
 
 
 def _reasons(steps: list[Step], xs: list[int]) -> Chart | None:
+    """Shares of responses by what is wrong with them; the sound ones (`ok`) would only dwarf these."""
     names = {name for step in steps for name in step.data if name.startswith(REASON_PREFIX)}
     found = {name: values for name in names if (values := series(steps, name))}
+    found.pop(REASON_PREFIX + Reason.OK, None)
+    found = {name: values for name, values in found.items() if any(values)}
     if not found:
         return None
     by_size = sorted(found, key=lambda name: (-sum(value or 0 for value in found[name]), name))
@@ -150,11 +154,11 @@ def _reasons(steps: list[Step], xs: list[int]) -> Chart | None:
         lines.append(Line("other", [sum(found[name][i] or 0 for name in rest) for i in range(len(xs))]))
     return stacked_chart(
         "reasons",
-        "How responses were read",
+        "Responses with a fault of form",
         xs,
         lines,
         unit="share of a step's rollouts",
-        note="The verdict parser's reason for each response.",
+        note="By the verdict parser's reason; a response read cleanly is in none.",
         percent=True,
     )
 
@@ -171,7 +175,12 @@ def _timers(steps: list[Step], xs: list[int]) -> Chart | None:
         ]
         lines.append(Line("the rest", rest))
     return stacked_chart(
-        "timers", "Where a step's time goes", xs, lines, unit="seconds", note="The rest: data, reward, advantage, logs."
+        "timers",
+        "Where a step's time goes",
+        xs,
+        lines,
+        unit="seconds",
+        note="The rest: data, reward, checkpoints.",
     )
 
 
@@ -192,14 +201,14 @@ def training_curves(steps: list[Step]) -> tuple[list[Chart], list[str]]:
             )
         else:
             missing.append(f"{panel.title} ({', '.join(panel.metrics)})")
-    for title, chart in (
-        ("How responses were read (critic_r1/reason/...)", _reasons(steps, xs)),
-        ("Where a step's time goes (timing_s/...)", _timers(steps, xs)),
-    ):
-        if chart:
-            charts.append(chart)
-        else:
-            missing.append(title)
+    if chart := _reasons(steps, xs):
+        charts.append(chart)
+    elif series(steps, REASON_PREFIX + Reason.OK) is None:
+        missing.append(f"Responses with a fault of form ({REASON_PREFIX}...)")
+    if chart := _timers(steps, xs):
+        charts.append(chart)
+    else:
+        missing.append("Where a step's time goes (timing_s/...)")
     return charts, missing
 
 

@@ -112,7 +112,9 @@ def _cell(estimate: Estimate | None, unit: Unit) -> Cell | None:
         return None
     low, high = estimate.low, estimate.high
     value = _printed(estimate.value, unit) + (" points" if unit == "points" else "")
+    # One unit at the end serves both ends.
     interval = "" if low is None or high is None else f"{_printed(low, unit)} to {_printed(high, unit)}"
+    interval = interval.replace(" % to", " to")
     bar = None
     if unit == "share" and low is not None and high is not None and 0 <= low <= estimate.value <= high <= 1:
         bar = (low, estimate.value, high)
