@@ -135,12 +135,19 @@ class PromptMeter:
             if with_pictures and self._rule is None:
                 texts = [self._with_bos(t) for t in texts]
             # verl adds special tokens only on the path that goes through the processor.
-            ids = self.tokenizer(
-                texts, add_special_tokens=with_pictures, return_attention_mask=False, return_token_type_ids=False
-            )["input_ids"]
-            for i, row in zip(chosen, ids, strict=True):
-                lengths[i] = len(row) + sum(self.picture_tokens(s) - 1 for s in sizes[i])
+            counts = self._count(texts, special=with_pictures)
+            for i, count in zip(chosen, counts, strict=True):
+                lengths[i] = count + sum(self.picture_tokens(s) - 1 for s in sizes[i])
         return lengths
+
+    def _count(self, texts: list[str], *, special: bool) -> list[int]:
+        """Tokens of each text. The Rust tokenizer is asked directly: its answers have a length without being lists."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=special)["input_ids"]]
+        backend.no_truncation()
+        backend.no_padding()
+        return [len(e) for e in backend.encode_batch_fast(texts, add_special_tokens=special)]
 
     def rendered(self, prompt: str) -> str:
         """The prompt in the chat template, with one placeholder for each picture.

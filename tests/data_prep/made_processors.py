@@ -24,21 +24,20 @@ LLAMA_TEMPLATE = (
 )
 
 
-def _tokenizer(special: list[str], bos: str | None) -> Any:
+def _tokenizer(special: list[str], bos: str | None, corpus: list[str] | None = None, size: int = 600) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=600,
+        vocab_size=size,
         special_tokens=special,
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    tokenizer.train_from_iterator(
-        ["Which of the two responses is better, given the picture and the question?"], trainer
-    )
+    corpus = corpus or ["Which of the two responses is better, given the picture and the question?"]
+    tokenizer.train_from_iterator(corpus, trainer)
     if bos is not None:
         number = tokenizer.token_to_id(bos)
         tokenizer.post_processor = processors.TemplateProcessing(f"{bos} $A", special_tokens=[(bos, number)])
@@ -51,8 +50,8 @@ def _tokenizer(special: list[str], bos: str | None) -> Any:
     )
 
 
-def make_processor(family: str, **image_options: Any) -> Any:
-    """A processor of `qwen2_vl`, `qwen2_5_vl` or `mllama`."""
+def make_processor(family: str, corpus: list[str] | None = None, **image_options: Any) -> Any:
+    """A processor of `qwen2_vl`, `qwen2_5_vl` or `mllama`; its tokenizer learns from `corpus` when there is one."""
     import transformers as t
 
     if family == "mllama":
@@ -60,4 +59,9 @@ def make_processor(family: str, **image_options: Any) -> Any:
         return t.MllamaProcessor(images, _tokenizer(LLAMA_SPECIAL, LLAMA_SPECIAL[0]), chat_template=LLAMA_TEMPLATE)
     cls = {"qwen2_vl": t.Qwen2VLProcessor, "qwen2_5_vl": t.Qwen2_5_VLProcessor}[family]
     images = t.Qwen2VLImageProcessor(**image_options)
-    return cls(images, _tokenizer(QWEN_SPECIAL, None), t.Qwen2VLVideoProcessor(), chat_template=QWEN_TEMPLATE)
+    return cls(
+        images,
+        _tokenizer(QWEN_SPECIAL, None, corpus, 8_000 if corpus else 600),
+        t.Qwen2VLVideoProcessor(),
+        chat_template=QWEN_TEMPLATE,
+    )

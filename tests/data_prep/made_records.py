@@ -22,8 +22,9 @@ def bracketed(n: int, names: tuple[str, str] = ("The first response", "The secon
 
 def headed(n: int) -> str:
     return (
-        f"Compare.\n###### **Input:**  \n###### [Question]:\nWhat is in picture {n}?  \n\n###### [Response 1]:\nA dog {n}.  \n\n"
-        f"###### [Response 2]:\nA cat {n}.  \n\n###### **Output Format (strictly follow):**  \n<think>..</think><answer>1/2</answer>"
+        f"Compare.\n###### **Input:**  \n###### [Question]:\nWhat is in picture {n}?  \n\n"
+        f"###### [Response 1]:\nA dog {n}.  \n\n###### [Response 2]:\nA cat {n}.  \n\n"
+        "###### **Output Format (strictly follow):**  \n<think>..</think><answer>1/2</answer>"
     )
 
 

@@ -161,7 +161,8 @@ def test_no_picture_in_two_splits(hashes: bool, tmp_path: Path) -> None:
     for shard in manifest["shards"]:
         for images in pq.read_table(tmp_path / "out" / shard["file"])["images"].to_pylist():
             seen[shard["split"]].add(images[0]["bytes"])
-    assert seen["train"] and seen["val"]
+    assert seen["train"]
+    assert seen["val"]
     assert not seen["train"] & seen["val"]
 
 
@@ -296,7 +297,8 @@ def test_ray_data_writes_the_same_bytes(tmp_path: Path) -> None:
         "import sys, ray\n"
         "ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level='ERROR')\n"
         "from data_prep.convert import convert\nfrom data_prep.settings import Settings\n"
-        "convert([sys.argv[1]], sys.argv[2], Settings('rlaif_v', unit_rows=10, val_share=0.2), workers=2, engine='ray')\n"
+        "settings = Settings('rlaif_v', unit_rows=10, val_share=0.2)\n"
+        "convert([sys.argv[1]], sys.argv[2], settings, workers=2, engine='ray')\n"
         "ray.shutdown()\n"
     )
     environment = {**os.environ, "PYTHONPATH": ".", "RAY_DISABLE_METRICS_COLLECTION": "1"}

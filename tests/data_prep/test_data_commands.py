@@ -1,0 +1,93 @@
+"""The commands: what a user types, sees and gets as an exit code."""
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from made_pictures import picture
+from made_records import GOOD
+from typer.testing import CliRunner
+
+from data_prep.sources.registry import NAMES
+from recipe.critic_r1.commands_data import register
+
+app = typer.Typer()
+register(app)
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    for n in range(6):
+        (tmp_path / f"{n}.jpg").write_bytes(picture(n))
+    records = [GOOD["mm_rlhf"](n) for n in range(6)]
+    records[2]["chosen"] = None
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, records)))
+    return tmp_path / "in.jsonl"
+
+
+def test_list_names_every_source() -> None:
+    code, text = run("prepare", "--list")
+    assert code == 0
+    assert all(name in text for name in NAMES)
+
+
+def test_prepare_validate_show(raw: Path) -> None:
+    out = raw.parent / "out"
+    code, text = run("prepare", "mm_rlhf", "--input", raw, "--output", out)
+    assert code == 0
+    assert "6 records read, 5 used, 1 rejected" in text
+    assert "rejected: missing-field: 1" in text
+    assert run("validate", out, "--no-verl") == (0, "train-00000.parquet: 5 rows\n5 rows are good\n")
+    code, text = run("show", out, "-n", 2, "--html", raw.parent / "sheet.html")
+    assert code == 0
+    assert text.count("Response 1:") == 2
+    assert (raw.parent / "sheet.html").read_text().count('<img alt="" src="data:image/jpeg;base64,') == 2
+
+
+def test_mapped_columns(raw: Path) -> None:
+    arguments = ("--map", "question=prompt", "--map", "chosen=rejected", "--map", "rejected=chosen")
+    out = raw.parent / "out"
+    assert run("prepare", "generic", "--input", raw, "--output", out, *arguments, "--orders", "as_is")[0] == 0
+    code, text = run("show", out, "-n", 9)
+    assert code == 0
+    assert all("Response 1:\nA cat" in part for part in text.split("Question:")[1:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("prepare", "rlhf_w", "--input", "IN", "--output", "o"), "there is no source 'rlhf_w'"),
+        (("prepare", "mm_rlhf", "--input", "absent.jsonl", "--output", "o"), "no such file or folder"),
+        (("prepare", "mm_rlhf", "--input", "IN", "--output", "o", "--ties", "maybe"), "choose one of keep, drop"),
+        (("prepare", "mm_rlhf", "--input", "IN", "--output", "o", "--wording", "x"), "no wording 'x'"),
+        (("prepare", "mm_rlhf", "--input", "IN", "--output", "o", "--max-prompt-tokens", 9), "give --model"),
+        (("prepare", "generic", "--input", "IN", "--output", "o", "--map", "a=b"), "FIELD=COLUMN"),
+        (("overlap", "absent.parquet", "absent.parquet"), "prepare the benchmark first"),
+    ],
+)
+def test_mistakes_are_one_plain_message(
+    arguments: tuple[object, ...], message: str, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(raw.parent)
+    code, text = run(*[raw if a == "IN" else a for a in arguments])
+    assert code == 2
+    assert message in " ".join(text.split())
+    assert "Traceback" not in text
+
+
+def test_nothing_usable_is_a_failure(raw: Path) -> None:
+    code, text = run("prepare", "rlhf_v", "--input", raw, "--output", raw.parent / "out")
+    assert code == 1
+    assert "rejected.jsonl" in text
+
+
+def test_validate_fails_with_a_table(tmp_path: Path) -> None:
+    code, text = run("validate", tmp_path)
+    assert code == 1
+    assert "no-file" in text
