@@ -9,7 +9,7 @@ SEED ?= 0
 OUT ?= runs/demo
 ARGS ?=
 
-.PHONY: demo test lint bench install lock clean
+.PHONY: demo test browser lint bench install lock clean
 
 # Wheels are installed as pinned, without a resolver; bytecode is compiled once here and not ten times by the first
 # run's ten processes.
@@ -26,6 +26,11 @@ install: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/critic-r1 demo --seed $(SEED) --out $(OUT) $(ARGS)
 
+# The report is tested in a real browser. Playwright's own is not on package registries; Debian's Chromium is.
+browser:
+	command -v chromium >/dev/null || command -v google-chrome >/dev/null || [ -n "$$CRITIC_R1_CHROMIUM" ] \
+		|| { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; }
+
 # All tests, a short GRPO run on the real stack among them.
 test: $(STAMP) browser
 	$(BIN)/python -m pytest $(ARGS)
@@ -37,7 +42,7 @@ lint: $(STAMP)
 
 # Measurements; results go to benchmarks/results.
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.run $(ARGS)
+	$(BIN)/python -m benchmarks.reward
 
 # Pins again from requirements/*.in.
 lock: $(STAMP)

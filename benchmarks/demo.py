@@ -67,6 +67,35 @@ def over_seeds(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
+TABLE = {
+    "critic/accuracy": "critic accuracy, hard pairs, both orders",
+    "critic/swap_consistency": "same verdict in both orders",
+    "policy/sampled": "policy accuracy, sampled at T = 1",
+    "policy/greedy": "policy accuracy, greedy",
+    "best_of_8/majority": "majority of 8 samples",
+    "best_of_8/knock_out": "best of 8 by its own critic",
+    "best_of_8/oracle": "best of 8 by an oracle",
+}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The results as the Markdown table of the README, in percent; the interval is over seeds."""
+    runs, control = result["runs"], result["control"]
+    lines = [
+        f"| held-out pictures, % | {' | '.join('seed ' + str(run['seed']) for run in runs)} | mean change | control |",
+        "|---|" + "---|" * (len(runs) + 2),
+    ]
+    for metric, title in TABLE.items():
+        cells = [
+            f"{100 * m['before']['value']:.1f} → {100 * m['after']['value']:.1f}"
+            for m in (run["metrics"][metric] for run in [*runs, control])
+        ]
+        over = result["over_seeds"][metric]
+        change = f"{100 * over['mean_change']:+.1f} [{100 * over['low']:.1f}, {100 * over['high']:.1f}]"
+        lines.append(f"| {title} | {' | '.join(cells[:-1])} | {change} | {cells[-1]} |")
+    return "\n".join(lines)
+
+
 def main(
     seeds: Annotated[list[int] | None, typer.Option("--seed", help="A seed; may be given several times.")] = None,
     control_seed: Annotated[int, typer.Option(help="Seed of the control run.")] = 0,
@@ -85,6 +114,7 @@ def main(
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(table(result))
     print(out)
 
 

@@ -40,6 +40,9 @@ class Rollout:
     reward: Mapping[str, Any] = field(default_factory=dict)
     """What the reward function returned: score, acc, format, pred, reason."""
 
+    key: str = ""
+    """The rollout's key in TransferQueue."""
+
 
 def _mean(values: Iterable[float]) -> float:
     values = list(values)

@@ -35,6 +35,9 @@ def run(config: DictConfig) -> None:
 
     prepare_config(config)
     preflight.check(config)
+    saved = Path(config.critic_r1.run_dir) / "train" / "config.yaml"
+    saved.parent.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, saved, resolve=True)
 
     from recipe.critic_r1 import plugin
 

@@ -9,14 +9,19 @@ first cuts both logs back to the step of its checkpoint. Every step then stands 
 from pathlib import Path
 from typing import Any
 
+import torch
 import transfer_queue as tq
+from tensordict import TensorDict
+from torchdata.stateful_dataloader import StatefulDataLoader
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from recipe.critic_r1 import compat
 from recipe.critic_r1.critic_metrics import Rollout, critic_metrics
+from recipe.critic_r1.paired_sampler import PairedSampler
 from recipe.critic_r1.run_log import RunLog
 from recipe.critic_r1.watchdog import ActorWatchdog
+from reward_fns.swap_consistency import adjust
 
 AGREEMENT = "training/rollout_actor_probs_pearson_corr"
 """verl's metric: Pearson's correlation of the sampled tokens' probabilities in rollout engine and actor."""
@@ -72,6 +77,57 @@ class CriticTrainerSync(PPOTrainerSync):
         )
         super().fit(agent_loop_manager)
 
+    def _init_dataloader(self) -> None:
+        super()._init_dataloader()
+        if self._swap_weight > 0 and self.config.data.shuffle:
+            stock: Any = self.train_dataloader
+            pair_ids = [info["pair_id"] for info in self.train_dataset.dataframe["extra_info"]]
+            self.train_dataloader = StatefulDataLoader(
+                dataset=self.train_dataset,
+                batch_size=stock.batch_size,
+                num_workers=stock.num_workers,
+                drop_last=True,
+                collate_fn=stock.collate_fn,
+                sampler=PairedSampler(pair_ids, seed=self.config.data.seed or 0),
+            )
+
+    @property
+    def _swap_weight(self) -> float:
+        return float(self.config.critic_r1.swap_consistency.weight)
+
+    def _compute_advantage(self, batch: Any, metrics: dict) -> Any:
+        if self._swap_weight > 0:
+            metrics.update(self._adjust_for_swap_consistency(batch))
+        return super()._compute_advantage(batch, metrics)
+
+    def _adjust_for_swap_consistency(self, batch: Any) -> dict[str, float]:
+        """Change the rewards of critic rollouts whose pair is in the batch in both orders; returns its metrics."""
+        rollouts = [rollout for rollout in self._read_rollouts(batch) if rollout.data_source.startswith("critic/")]
+        if not rollouts:
+            return {}
+        settings = self.config.critic_r1.swap_consistency
+        scores = [float(rollout.reward["score"]) for rollout in rollouts]
+        found = adjust(
+            [str(rollout.extra_info["pair_id"]) for rollout in rollouts],
+            [int(rollout.extra_info["order"]) for rollout in rollouts],
+            [str(rollout.reward["pred"]) for rollout in rollouts],
+            [rollout.ground_truth for rollout in rollouts],
+            scores,
+            weight=self._swap_weight,
+            mode=settings.mode,
+            only_right=settings.only_right,
+        )
+        changes = [after - before for after, before in zip(found.scores, scores, strict=True)]
+        keys = [rollout.key for rollout in rollouts]
+        rewards = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["rm_scores"])["rm_scores"]
+        # A rollout's reward stands on its last token.
+        adjusted = [
+            torch.cat([row[:-1], row[-1:] + change]) for row, change in zip(rewards.unbind(), changes, strict=True)
+        ]
+        fields = TensorDict({"rm_scores": torch.nested.as_nested_tensor(adjusted, layout=torch.jagged)}, len(keys))
+        tq.kv_batch_put(keys=keys, partition_id=batch.partition_id, fields=fields)
+        return {f"critic_r1/swap_consistency/{name}": value for name, value in found.metrics.items()}
+
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
         self._log.resume_after(self.global_steps)
@@ -100,6 +156,7 @@ class CriticTrainerSync(PPOTrainerSync):
             uid, sample, _ = key.rsplit("_", 2)
             rollouts.append(
                 Rollout(
+                    key=key,
                     uid=uid,
                     sample=int(sample),
                     data_source=str(_plain(columns["data_source"][i])),

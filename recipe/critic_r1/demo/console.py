@@ -53,9 +53,15 @@ class StageLine:
             tenth = done * 10 // total
             if tenth > self._tenth:
                 self._tenth = tenth
-                self._console.print(f"  {self._title}: {done}/{total}  {self._note}  ({self.seconds:.0f} s)")
+                self._console.print(
+                    f"  {self._title}: {done}/{total}  {self._note}  ({self.seconds:.0f} s)",
+                    soft_wrap=True,
+                    highlight=False,
+                )
         elif changed:
-            self._console.print(f"  {self._title}: {self._note}  ({self.seconds:.0f} s)")
+            self._console.print(
+                f"  {self._title}: {self._note}  ({self.seconds:.0f} s)", soft_wrap=True, highlight=False
+            )
 
     @property
     def seconds(self) -> float:

@@ -23,6 +23,23 @@ from recipe.critic_r1.run_log import METRICS, read_lines
 
 RUN_FILE = "run.json"
 
+REPORTED = (
+    "trainer.total_training_steps",
+    "data.train_batch_size",
+    "actor_rollout_ref.rollout.n",
+    "actor_rollout_ref.rollout.temperature",
+    "actor_rollout_ref.rollout.top_p",
+    "actor_rollout_ref.actor.ppo_mini_batch_size",
+    "actor_rollout_ref.actor.optim.lr",
+    "actor_rollout_ref.actor.kl_loss_coef",
+    "actor_rollout_ref.actor.clip_ratio_low",
+    "actor_rollout_ref.actor.clip_ratio_high",
+    "algorithm.adv_estimator",
+    "critic_r1.image_path",
+    "reward.custom_reward_function.path",
+)
+"""Training settings that the report shows."""
+
 
 class StageFailed(RuntimeError):
     """A stage ended with an error; the message says which, why, and how to go on."""
@@ -68,7 +85,7 @@ class DemoRun:
         asked = asdict(self.settings) | {"overrides": list(self.settings.overrides)}
         if path.exists():
             self._record = json.loads(path.read_text(encoding="utf-8"))
-            found = self._record["settings"]
+            found = self._record["asked"]
             if found != asked:
                 differs = sorted(key for key in asked if found.get(key) != asked[key])
                 raise StageFailed(
@@ -81,6 +98,7 @@ class DemoRun:
             "name": "demo" if not self.settings.flip_labels else "demo (control: labels flipped)",
             "seed": self.settings.seed,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "asked": asked,
             "settings": asked,
             "machine": machine.machine(),
             "versions": machine.versions(),
@@ -112,7 +130,7 @@ class DemoRun:
         warm, trained = folder / "model" / "warm", folder / "model" / "trained"
 
         def evaluation(name: str, model: Path, *more: str) -> list[str]:
-            out = folder / "eval" / f"{name}.json"
+            out = folder / "eval" / name / "eval.json"
             command = [python, "-m", "recipe.critic_r1.demo.evaluate", "--model", str(model), "--out", str(out)]
             return [*command, "--data", str(critic), "--data", str(policy), "--seed", seed, "--tag", name, *more]
 
@@ -165,6 +183,11 @@ class DemoRun:
                 steps = int(override.split("=", 1)[1])
         return int(steps)
 
+    def _trained_with(self) -> dict[str, Any]:
+        """The settings of the training stage that matter to its result, as it resolved them."""
+        config = OmegaConf.load(self.folder / "train" / "config.yaml")
+        return {key: OmegaConf.select(config, key) for key in REPORTED}
+
     # -- running them
 
     def run(self) -> Path:
@@ -200,6 +223,8 @@ class DemoRun:
                 self._finish(stage.name, "interrupted", line.seconds)
                 raise
             seconds = line.seconds
+        if stage.name == "train" and status == 0:
+            self._record["settings"] = self._record["asked"] | self._trained_with()
         self._finish(stage.name, "done" if status == 0 else "failed", seconds)
         if status != 0:
             raise StageFailed(
@@ -238,6 +263,8 @@ def start_over(folder: Path) -> None:
 
 def results(folder: Path) -> Sequence[tuple[str, dict[str, Any], dict[str, Any]]]:
     """``(metric, before, after)`` for every metric of both evaluations; an estimate is {value, low, high, n}."""
-    both = [json.loads((folder / "eval" / f"{name}.json").read_text(encoding="utf-8")) for name in ("before", "after")]
+    both = [
+        json.loads((folder / "eval" / name / "eval.json").read_text(encoding="utf-8")) for name in ("before", "after")
+    ]
     before, after = (evaluation["metrics"] for evaluation in both)
     return [(name, before[name], after[name]) for name in before if name in after]

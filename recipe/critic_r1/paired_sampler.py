@@ -1,0 +1,55 @@
+"""Random order of rows in which the two orders of a pair stand side by side, so that they meet in one batch.
+
+verl offers a random and a sequential sampler. The random one puts the two orders of a pair into different batches, where
+nobody can compare them.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+
+
+class PairedSampler(Sampler[int]):
+    """Yields all row indices, pairs shuffled anew in each epoch by ``seed + epoch``; its state can be saved.
+
+    Args:
+        pair_ids: the pair of each row, in the order of the data set.
+        seed: of the first epoch.
+    """
+
+    def __init__(self, pair_ids: Sequence[str], seed: int) -> None:
+        groups: dict[str, list[int]] = {}
+        for row, pair_id in enumerate(pair_ids):
+            groups.setdefault(pair_id, []).append(row)
+        self._groups = list(groups.values())
+        self._rows = len(pair_ids)
+        self._seed = seed
+        self._epoch = -1
+        self._done = 0
+        self._resumed = False
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __iter__(self) -> Iterator[int]:
+        if self._resumed:
+            self._resumed = False
+        else:
+            self._epoch, self._done = self._epoch + 1, 0
+        generator = torch.Generator().manual_seed(self._seed + self._epoch)
+        order = torch.randperm(len(self._groups), generator=generator).tolist()
+        rows = [row for group in order for row in self._groups[group]]
+        while self._done < len(rows):
+            self._done += 1
+            yield rows[self._done - 1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch and number of rows yielded in it."""
+        return {"epoch": self._epoch, "done": self._done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self._epoch, self._done = state["epoch"], state["done"]
+        self._resumed = True
