@@ -98,6 +98,8 @@ def check_with_verl(file: str | os.PathLike[str], report: Report | None = None) 
     # datasets keeps an Arrow copy of what it loads; it must not fill the user's cache.
     with tempfile.TemporaryDirectory() as cache:
         former = datasets.config.HF_DATASETS_CACHE
+        bars = datasets.are_progress_bars_disabled()
+        datasets.disable_progress_bars()
         datasets.config.HF_DATASETS_CACHE = Path(cache)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
@@ -116,6 +118,8 @@ def check_with_verl(file: str | os.PathLike[str], report: Report | None = None) 
                     report.add(Failure(name, number, "verl", detail, remedy))
         finally:
             datasets.config.HF_DATASETS_CACHE = former
+            if not bars:
+                datasets.enable_progress_bars()
     return report
 
 
