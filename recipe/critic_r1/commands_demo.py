@@ -72,8 +72,8 @@ def show_results(out: Path) -> None:
         table.add_column(heading, justify="left" if not heading else "right")
     found = {name: (before, after) for name, before, after in results(out)}
     for name, title in HEADLINES.items():
-        if name in found:
-            before, after = found[name]
+        before, after = found.get(name, ({}, {}))
+        if before.get("value") is not None and after.get("value") is not None:
             change = after["value"] - before["value"]
             table.add_row(title, _interval(before), _interval(after), f"{100 * change:+.1f}")
     Console(width=max(100, min(140, shutil.get_terminal_size().columns))).print(table)

@@ -1,7 +1,7 @@
 """Random order of rows in which the two orders of a pair stand side by side, so that they meet in one batch.
 
-verl offers a random and a sequential sampler. The random one puts the two orders of a pair into different batches, where
-nobody can compare them.
+verl offers a random and a sequential sampler. The random one puts the two orders of a pair into different batches,
+where nobody can compare them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,7 +40,7 @@ class PairedSampler(Sampler[int]):
             self._epoch, self._done = self._epoch + 1, 0
         generator = torch.Generator().manual_seed(self._seed + self._epoch)
         order = torch.randperm(len(self._groups), generator=generator).tolist()
-        rows = [row for group in order for row in self._groups[group]]
+        rows = _in_twos([self._groups[group] for group in order])
         while self._done < len(rows):
             self._done += 1
             yield rows[self._done - 1]
@@ -53,3 +53,21 @@ class PairedSampler(Sampler[int]):
         """Go on where `state_dict` was taken."""
         self._epoch, self._done = state["epoch"], state["done"]
         self._resumed = True
+
+
+def _in_twos(groups: Sequence[list[int]]) -> list[int]:
+    """The rows of all groups in order, a group of odd size drawn up to the one before it of odd size.
+
+    Every group of two then starts at an even place, so that a batch of even size cannot part it.
+    """
+    rows: list[int] = []
+    waiting: list[int] = []
+    for group in groups:
+        if len(group) % 2 == 0:
+            rows += group
+        elif waiting:
+            rows += waiting + group
+            waiting = []
+        else:
+            waiting = group
+    return rows + waiting

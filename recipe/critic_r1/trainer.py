@@ -80,7 +80,7 @@ class CriticTrainerSync(PPOTrainerSync):
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
         if self._swap_weight > 0 and self.config.data.shuffle:
-            stock: Any = self.train_dataloader
+            stock: Any = vars(self)["train_dataloader"]
             pair_ids = [info["pair_id"] for info in self.train_dataset.dataframe["extra_info"]]
             self.train_dataloader = StatefulDataLoader(
                 dataset=self.train_dataset,

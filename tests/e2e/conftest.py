@@ -20,6 +20,7 @@ class Workshop:
 
     model: Path
     train: Path
+    policy: Path
     test: Path
 
     def overrides(self, run_dir: Path, **values: object) -> list[str]:
@@ -41,20 +42,28 @@ class Workshop:
 
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    """Random weights and 24 tasks: enough for the machinery, which is what is tested here."""
+    """Random weights and some tasks: enough for the machinery, which is what is tested here.
+
+    24 pairs in both orders for the critic, 16 plain questions for the policy.
+    """
     folder = tmp_path_factory.mktemp("workshop")
     split = digits.digit_split(0, 0, 24, 4)
     tasks = [
         task
         for name, used in (("rl", "train"), ("test", "test"))
         for task in preference_tasks(
-            digits.digit_pairs(split[name], digits.random_wrong_digits(split[name], 0)), split=used, wording="compact"
+            digits.digit_pairs(split[name], digits.random_wrong_digits(split[name], 0)),
+            split=used,
+            orders="both",
+            wording="compact",
         )
     ]
     write_parquet(tasks, folder / "data")
+    write_parquet(digits.policy_rows(split["rl"][:16], split="train"), folder / "policy")
     return Workshop(
         model=build_model(folder / "model", 0),
         train=folder / "data" / "train-00000.parquet",
+        policy=folder / "policy" / "train-00000.parquet",
         test=folder / "data" / "test-00000.parquet",
     )
 

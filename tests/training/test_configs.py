@@ -83,7 +83,7 @@ def test_the_common_part_holds_the_numbers_of_the_release(key: str, number: obje
 def test_an_unknown_key_is_refused() -> None:
     from hydra.errors import ConfigCompositionException
 
-    with pytest.raises(ConfigCompositionException, match="trainer.total_trianing_steps"):
+    with pytest.raises(ConfigCompositionException, match=r"trainer\.total_trianing_steps"):
         composed("demo", "trainer.total_trianing_steps=3")
 
 

@@ -22,9 +22,21 @@ def test_a_pair_is_never_parted() -> None:
         assert [PAIRS[row] for row in batch[::2]] == [PAIRS[row] for row in batch[1::2]]
 
 
+def test_rows_without_a_partner_part_nobody() -> None:
+    pair_ids = ["a", "a", "single 1", "b", "b", "single 2", "c", "c", "single 3"]
+    for seed in range(20):
+        rows = list(PairedSampler(pair_ids, seed))
+        assert sorted(rows) == list(range(9))
+        places = {row: place for place, row in enumerate(rows)}
+        for first in (0, 3, 6):
+            assert places[first] % 2 == 0
+            assert places[first + 1] == places[first] + 1
+
+
 def test_an_epoch_holds_every_row_once_and_epochs_differ() -> None:
     first, second = batches(2)[:4], batches(2)[4:]
-    assert sorted(sum(first, [])) == list(range(16)) == sorted(sum(second, []))
+    for epoch in (first, second):
+        assert sorted(row for batch in epoch for row in batch) == list(range(16))
     assert first != second
     assert batches(1, loader(1)) != first
 

@@ -134,7 +134,7 @@ def test_a_setting_that_cannot_work_is_named(good: dict[str, str], key: str, val
 
 def test_a_missing_value_is_named(good: dict[str, str]) -> None:
     del good["data.val_files"]
-    with pytest.raises(preflight.PreflightError, match="data.val_files has no value"):
+    with pytest.raises(preflight.PreflightError, match=r"data\.val_files has no value"):
         preflight.check(config(good))
 
 
