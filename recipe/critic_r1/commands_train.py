@@ -68,7 +68,9 @@ def score(
     reward: Annotated[str, typer.Option(help="FILE:FUNCTION or pkg://MODULE:FUNCTION.")] = (
         "pkg://reward_fns.mixed:compute_score"
     ),
-    against: Annotated[str, typer.Option(help="Another reward, or `recorded` for the scores in the file.")] = "recorded",
+    against: Annotated[
+        str, typer.Option(help="Another reward, or `recorded` for the scores in the file.")
+    ] = "recorded",
     option: Annotated[list[str] | None, typer.Option(help="key=value for the reward; value is JSON or text.")] = None,
     against_option: Annotated[list[str] | None, typer.Option(help="The same for the other reward.")] = None,
     data_source: Annotated[str, typer.Option(help="For dumps that do not name it.")] = "critic/unknown",
