@@ -139,6 +139,7 @@ def _batch(config: DictConfig) -> Iterator[Finding]:
             f"data.train_batch_size={whole} is not a multiple of actor.ppo_mini_batch_size={mini}",
             "Choose a mini-batch size that divides the batch.",
         )
+    yield from _micro_batches(config, whole, mini)
     room = config.data.max_prompt_length + config.data.max_response_length
     limit = config.actor_rollout_ref.rollout.max_model_len
     if limit is not None and room > limit:
@@ -148,6 +149,27 @@ def _batch(config: DictConfig) -> Iterator[Finding]:
             f"max_prompt_length + max_response_length = {room} is more than rollout.max_model_len={limit}",
             "Raise rollout.max_model_len or lower one of the two.",
         )
+
+
+def _micro_batches(config: DictConfig, whole: int, mini: int) -> Iterator[Finding]:
+    actor, rollout, ref = (config.actor_rollout_ref[part] for part in ("actor", "rollout", "ref"))
+    if actor.use_dynamic_bsz:
+        return
+    workers = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    for name, prompts, micro in (
+        ("actor.ppo_micro_batch_size_per_gpu", mini, actor.ppo_micro_batch_size_per_gpu),
+        ("rollout.log_prob_micro_batch_size_per_gpu", whole, rollout.log_prob_micro_batch_size_per_gpu),
+        ("ref.log_prob_micro_batch_size_per_gpu", whole, ref.log_prob_micro_batch_size_per_gpu),
+    ):
+        rollouts = prompts * rollout.n
+        if micro is not None and rollouts % (workers * micro):
+            yield Finding(
+                "micro-batch sizes",
+                "fail",
+                f"{prompts} prompts x {rollout.n} rollouts = {rollouts} do not divide into micro-batches of {micro} on "
+                f"{workers} worker(s)",
+                f"Choose actor_rollout_ref.{name} so that {workers} x it divides {rollouts}.",
+            )
 
 
 def _memory(config: DictConfig) -> Iterator[Finding]:

@@ -57,6 +57,7 @@ def killed_and_resumed(workshop: Workshop, tmp_path_factory: pytest.TempPathFact
                 os.kill(pid, signal.SIGKILL)
 
     first = start("recipe.critic_r1.train", arguments, folder / "first.log", kill_after_two_steps)
+    assert metrics.exists(), first[1][-3000:]
     after_first = sorted(set(os.listdir("/dev/shm")) - shared_memory), list(read_lines(metrics))
     second = start("recipe.critic_r1.train", arguments, folder / "second.log")
     return folder, killed, first, after_first, second

@@ -123,6 +123,8 @@ def test_bad_data_is_named(good: dict[str, str], tmp_path: Path, make, said: lis
         ("critic_r1.min_free_memory_gb", "1000000", "host memory: .* free, 1000000 GB needed"),
         ("actor_rollout_ref.model.path", "/no/such/model", "/no/such/model is not a folder"),
         ("actor_rollout_ref.actor.ppo_mini_batch_size", "5", "not a multiple of actor.ppo_mini_batch_size=5"),
+        ("actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu", "100", "256 do not divide into micro-batches of 100"),
+        ("trainer.n_gpus_per_node", "3", r"micro-batches of 128 on 3 worker\(s\)"),
         ("data.max_response_length", "4000", "more than rollout.max_model_len"),
         ("critic_r1.run_dir", "/proc/run", "/proc/run cannot be written"),
     ],
