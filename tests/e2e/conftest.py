@@ -1,6 +1,5 @@
 """What the end-to-end tests share: a tiny model, a few critic tasks, and a way to start a training run."""
 
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,18 +70,35 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     )
 
 
+MARK = "CRITIC_R1_TEST_RUN"
+
+
 def start(module: str, arguments: list[str], log: Path, on_tick=lambda: None) -> tuple[int, str]:
-    """Run ``python -m module`` to its end; returns its exit status and everything it printed."""
-    try:
-        status = processes.follow(
-            [sys.executable, "-m", module, *arguments], log, on_line=lambda line: None, on_tick=on_tick
-        )
-    finally:
-        text = log.read_text(errors="replace") if log.exists() else ""
-    return status, text
+    """Run ``python -m module`` to its end; returns its exit status and everything it printed.
+
+    Its processes carry the name of the log file in their environment, so that `workers` finds no other run's.
+    """
+    status = processes.follow(
+        [sys.executable, "-m", module, *arguments],
+        log,
+        on_line=lambda line: None,
+        on_tick=on_tick,
+        environment={MARK: str(log)},
+    )
+    return status, log.read_text(errors="replace")
 
 
-def left_over(mark: str) -> list[str]:
-    """Command lines of processes that name ``mark`` in their arguments."""
-    listing = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listing.splitlines() if mark in line]
+def workers(title: str, log: Path) -> list[int]:
+    """Process ids of the Ray workers with this title that `start` of this log started."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes().decode("utf-8", "replace")
+            environment = (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if command.startswith(title) and f"{MARK}={log}".encode() in environment.split(b"\0"):
+            found.append(int(entry.name))
+    return found

@@ -11,28 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from recipe.critic_r1 import processes
 from recipe.critic_r1.export import export
 from recipe.critic_r1.run_log import read_lines
-from tests.e2e.conftest import Workshop, start
+from tests.e2e.conftest import Workshop, start, workers
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 STEPS = 4
-
-
-def workers(title: str) -> list[int]:
-    """Process ids of the Ray workers with this title."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes().decode("utf-8", "replace")
-            except OSError:
-                continue
-            if command.startswith(title):
-                found.append(int(entry.name))
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +37,7 @@ def killed_and_resumed(workshop: Workshop, tmp_path_factory: pytest.TempPathFact
 
     def kill_after_two_steps() -> None:
         if not killed and tracker.exists() and int(tracker.read_text() or 0) >= 2:
-            killed.extend(workers("ray::WorkerDict"))
+            killed.extend(workers("ray::WorkerDict", folder / "first.log"))
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
 
@@ -64,13 +49,13 @@ def killed_and_resumed(workshop: Workshop, tmp_path_factory: pytest.TempPathFact
 
 
 def test_a_killed_worker_ends_the_run_with_a_clear_error(killed_and_resumed) -> None:
-    _, killed, (status, text), (shared_memory, _), _ = killed_and_resumed
+    folder, killed, (status, text), (shared_memory, _), _ = killed_and_resumed
     assert killed, text[-3000:]
     assert status == 1
     assert "critic-r1: training stopped: a process of the run died" in text
     assert "The same command goes on at step" in text
     assert shared_memory == []
-    assert workers("ray::") == []
+    assert workers("", folder / "first.log") == []
 
 
 def test_the_same_command_resumes_and_ends_at_the_same_step(killed_and_resumed) -> None:
@@ -83,7 +68,7 @@ def test_the_same_command_resumes_and_ends_at_the_same_step(killed_and_resumed) 
 def test_the_sample_log_is_neither_cut_nor_doubled(killed_and_resumed) -> None:
     folder, *_ = killed_and_resumed
     samples = list(read_lines(folder / "train" / "samples.jsonl"))
-    assert Counter(sample["step"] for sample in samples) == {step: 8 * 4 for step in range(1, STEPS + 1)}
+    assert Counter(sample["step"] for sample in samples) == dict.fromkeys(range(1, STEPS + 1), 8 * 4)
     assert len({(sample["step"], sample["uid"], sample["sample"]) for sample in samples}) == len(samples)
     for sample in samples:
         assert sample["ground_truth"] in (("1", "2") if sample["kind"] == "critic" else "0123456789")
@@ -133,5 +118,5 @@ def test_the_checkpoint_exports_to_a_model_that_loads(killed_and_resumed, worksh
 
 
 def test_nothing_is_left_running(killed_and_resumed) -> None:
-    assert workers("ray::") == []
-    assert processes.with_run_id("no such run") == []
+    folder, *_ = killed_and_resumed
+    assert workers("", folder / "second.log") == []

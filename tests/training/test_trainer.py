@@ -1,0 +1,61 @@
+"""The trainer's own decisions, without a run; the run itself is in tests/e2e."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+import ray
+from omegaconf import OmegaConf
+
+from recipe.critic_r1.trainer import AGREEMENT, CriticTrainerSync, RolloutDisagreement
+from recipe.critic_r1.watchdog import ActorWatchdog, WorkerDied
+
+STRICT = SimpleNamespace(config=OmegaConf.create({"critic_r1": {"rollout_agreement": {"min_pearson": 0.9999}}}))
+
+
+@pytest.mark.parametrize("pearson", [0.9998, 0.5, -1.0])
+def test_a_rollout_engine_with_other_weights_stops_the_run(pearson: float) -> None:
+    with pytest.raises(RolloutDisagreement, match=r"step 3: .*min_pearson=0\.9999.*requirements/"):
+        CriticTrainerSync._check_agreement(STRICT, {AGREEMENT: pearson}, 3)
+
+
+@pytest.mark.parametrize("metrics", [{AGREEMENT: 0.99995}, {}])
+def test_agreement_or_no_measurement_goes_on(metrics: dict[str, float]) -> None:
+    CriticTrainerSync._check_agreement(STRICT, metrics, 3)
+
+
+def test_it_is_registered_under_its_name() -> None:
+    from verl.trainer.ppo.v1.trainer_base import get_trainer_cls
+
+    assert get_trainer_cls("critic_sync") is CriticTrainerSync
+
+
+@pytest.fixture
+def two_actors():
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+
+    @ray.remote(num_cpus=0)
+    class Worker:
+        def busy(self) -> None:
+            time.sleep(60)
+
+    yield [Worker.remote(), Worker.remote()]
+    ray.shutdown()
+
+
+def test_the_watchdog_names_a_dead_actor_and_leaves_a_busy_one_alone(two_actors) -> None:
+    alive, dead = two_actors
+    ray.get([alive.__ray_ready__.remote(), dead.__ray_ready__.remote()])
+    watchdog = ActorWatchdog({"rollout worker": two_actors}, every_seconds=0.0)
+    alive.busy.remote()
+    for _ in range(3):
+        watchdog.look()
+    ray.kill(dead)
+
+    def looks() -> None:
+        for _ in range(200):
+            watchdog.look()
+            time.sleep(0.05)
+
+    with pytest.raises(WorkerDied, match="rollout worker 1 died"):
+        looks()
