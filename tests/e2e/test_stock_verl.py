@@ -19,6 +19,8 @@ SETTINGS = {
     "actor_rollout_ref.rollout.max_model_len": 96,
     "actor_rollout_ref.rollout.max_num_batched_tokens": 4096,
     "reward.custom_reward_function.name": "compute_score",
+    # In processes of its own: the reward, named by its path, has to travel there.
+    "reward.reward_manager.name": "remote",
     "trainer.total_training_steps": 2,
     "trainer.val_before_train": False,
 }

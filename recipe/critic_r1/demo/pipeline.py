@@ -77,6 +77,7 @@ class DemoRun:
     def __init__(self, folder: Path, settings: DemoSettings, console: Console) -> None:
         self.folder, self.settings, self.console = folder.absolute(), settings, console
         self._record: dict[str, Any] = {}
+        self._log_before_training: int | None = None
 
     # -- the record in run.json
 
@@ -165,8 +166,12 @@ class DemoRun:
 
     def _watch_training(self, line: StageLine) -> None:
         path = self.folder / "train" / METRICS
-        steps = list(read_lines(path)) if path.exists() else []
         total = self._training_steps()
+        written = path.stat().st_mtime_ns if path.exists() else 0
+        if self._log_before_training is None:
+            self._log_before_training = written
+        # Until this process has written, the log is that of a run that was stopped, and may be cut back.
+        steps = list(read_lines(path)) if written != self._log_before_training else []
         if not steps:
             line.update(0, total, "starting Ray, FSDP2 and vLLM")
             return
