@@ -38,6 +38,7 @@ def test_two_steps(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.Monke
         *given,
         *ours,
         f"reward.custom_reward_function.path={reward}",
+        "+reward.custom_reward_function.reward_kwargs.tie_credit=0.3",
         f"trainer.default_local_dir={tmp_path / 'checkpoints'}",
         f"trainer.rollout_data_dir={tmp_path / 'rollouts'}",
     ]
