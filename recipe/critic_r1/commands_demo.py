@@ -2,11 +2,13 @@
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 console = Console()
@@ -26,16 +28,24 @@ HEADLINES = {
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Of the model, the data, training and evaluation.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of model, data, training and evaluation; 0 if not given.")] = None,
     flip_labels: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Control: share of training labels turned over; 0.5 destroys all.")
-    ] = 0.0,
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Control: share of training labels turned over; 0.5 destroys all."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove the run in --out and start over.")] = False,
     overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides for training, key=value.")] = None,
 ) -> None:
     """Train a tiny Qwen2.5-VL to judge readings of handwritten digits, and measure what that changed."""
-    from recipe.critic_r1.demo.pipeline import RUN_FILE, DemoRun, DemoSettings, StageFailed, start_over
+    from recipe.critic_r1.demo.pipeline import (
+        RUN_FILE,
+        DemoRun,
+        DemoSettings,
+        StageFailed,
+        resume_command,
+        start_over,
+    )
 
     try:
         if (out / RUN_FILE).exists() and not resume:
@@ -43,14 +53,20 @@ def demo(
                 raise typer.Exit(1)
             if fresh:
                 start_over(out)
-        console.print(f"critic-r1 demo, seed {seed}, into {out}", highlight=False)
-        settings = DemoSettings(seed=seed, flip_labels=flip_labels, overrides=tuple(overrides or ()))
+        settings = DemoSettings.of_run(out) if (out / RUN_FILE).exists() else DemoSettings()
+        settings = replace(
+            settings,
+            seed=settings.seed if seed is None else seed,
+            flip_labels=settings.flip_labels if flip_labels is None else flip_labels,
+            overrides=tuple(overrides) if overrides else settings.overrides,
+        )
+        console.print(f"critic-r1 demo, seed {settings.seed}, into {out}", highlight=False)
         page = DemoRun(out, settings, console).run()
     except StageFailed as error:
-        console.print(f"[red]{error}[/red]", highlight=False)
+        console.print(f"[red]{escape(str(error))}[/red]", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
-        console.print(f"\nstopped; nothing is left running. Go on with: critic-r1 demo --resume --out {out}")
+        console.print(f"\nstopped; nothing is left running. Go on with: {resume_command(out)}", soft_wrap=True)
         raise typer.Exit(130) from None
     show_results(out)
     console.print(f"Report: {page}", highlight=False)
@@ -58,7 +74,7 @@ def demo(
 
 def _ask_to_resume(out: Path) -> bool:
     if not sys.stdin.isatty():
-        console.print(f"{out} holds a run: give --resume to go on with it, or --fresh to start over.")
+        console.print(f"{out} holds a run: give --resume to go on with it, or --fresh to start over.", soft_wrap=True)
         return False
     return typer.confirm(f"{out} holds a run. Go on with it?", default=True)
 

@@ -60,6 +60,12 @@ class DemoSettings:
     coherence_gate: float | None = None
     """Least coherence of the warm start; None: the default of `demo.warm_start`."""
 
+    @classmethod
+    def of_run(cls, folder: Path) -> "DemoSettings":
+        """What the run in ``folder`` was asked to do."""
+        asked = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["asked"]
+        return cls(**(asked | {"overrides": tuple(asked["overrides"])}))
+
 
 @dataclass
 class Stage:
@@ -235,7 +241,7 @@ class DemoRun:
             raise StageFailed(
                 f"{stage.title} failed (exit status {status}) after {seconds:.0f} s.\n"
                 f"{_last_words(log)}\nThe whole log: {log}\n"
-                f"To go on from here: critic-r1 demo --resume --out {self.folder}"
+                f"To go on from here: {resume_command(self.folder)}"
             )
         self.console.print(f"  {_clock(seconds):>7}   {stage.title}", highlight=False)
 
@@ -257,6 +263,11 @@ def _last_words(log: Path, lines: int = 12) -> str:
         return "\n".join(kept[ours[-1] : ours[-1] + lines]).removeprefix("critic-r1: ")
     named = [line for line in kept if "Error" in line and "Warning" not in line]
     return "\n".join(named[-3:] if named else kept[-lines:])
+
+
+def resume_command(folder: Path) -> str:
+    """The command that goes on with the run in ``folder``, as this process was called."""
+    return f"{sys.argv[0]} demo --resume --out {folder}"
 
 
 def start_over(folder: Path) -> None:
