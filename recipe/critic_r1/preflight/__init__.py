@@ -1,0 +1,49 @@
+"""What can be known to fail is found before Ray starts and before a GPU is held.
+
+Each check looks at one thing, in the configuration, on disk or in the cluster, and says what is wrong, where, and what
+to do. `train` runs all of them and stops when one fails; a check that cannot decide (a model that is still on the Hub,
+say) passes or warns with a note. The checks of one subject are one module; this file only puts them in order.
+"""
+
+from omegaconf import DictConfig
+
+from recipe.critic_r1.preflight import cluster, data, memory, model, reward, sizes, storage
+from recipe.critic_r1.preflight.finding import Check, Finding, PreflightError
+
+__all__ = ["CHECKS", "Check", "Finding", "PreflightError", "check", "findings"]
+
+CHECKS: tuple[Check, ...] = (
+    data.missing_values,
+    cluster.versions,
+    storage.run_dir,
+    storage.shared_folder,
+    storage.free_host_memory,
+    model.folder,
+    model.engine,
+    model.chat_template,
+    sizes.batches,
+    sizes.room,
+    sizes.parallel,
+    sizes.trainer,
+    reward.options,
+    data.rows,
+    data.prompt_length,
+    data.pictures,
+    reward.gold,
+    storage.checkpoints,
+    memory.estimate,
+    cluster.nodes,
+)
+
+
+def findings(config: DictConfig) -> list[Finding]:
+    """The findings of all checks, in order."""
+    return [finding for check in CHECKS for finding in check(config)]
+
+
+def check(config: DictConfig) -> list[Finding]:
+    """All findings; raises `PreflightError` when one of them is a failure."""
+    found = findings(config)
+    if any(finding.status == "fail" for finding in found):
+        raise PreflightError(found)
+    return found

@@ -1,0 +1,75 @@
+"""The memory estimate, held against the machines that the configuration names."""
+
+from collections.abc import Iterator
+
+from omegaconf import DictConfig
+
+from recipe.critic_r1.memory_estimate import (
+    CUDA_GIB,
+    GIB,
+    Line,
+    ModelShape,
+    cache_tokens,
+    host_lines,
+    rollout_lines,
+    total,
+    training_lines,
+)
+from recipe.critic_r1.preflight.data import files, mean_pixels
+from recipe.critic_r1.preflight.finding import Finding
+
+TIGHT = 0.9
+"""Share of a GPU above which an estimate is called tight: fragmentation takes the rest."""
+
+
+def estimate(config: DictConfig) -> Iterator[Finding]:
+    """GPU memory in both phases, room in the cache, host memory."""
+    if config.trainer.device == "cpu" or config.actor_rollout_ref.model.path is None:
+        return
+    shape = ModelShape.of(config)
+    if shape is None:
+        yield Finding(
+            "memory estimate",
+            "warn",
+            f"the sizes of {config.actor_rollout_ref.model.path} are not known here, or of another family",
+            "Give a local model folder; Qwen2.5-VL and Qwen3-VL are counted.",
+        )
+        return
+    gpu, host = config.critic_r1.machine.gpu_memory_gib, config.critic_r1.machine.host_memory_gib
+    lines = training_lines(shape, config)
+    smaller = "Lower the micro-batch, or take more GPUs, tuning=fast, or actor.fsdp_config.offload_policy=true (fsdp2)."
+    yield _compare("GPU memory, training", lines, gpu, CUDA_GIB, smaller)
+    if gpu is not None:
+        lines = rollout_lines(shape, config, gpu)
+        yield _compare("GPU memory, rollout", lines, gpu, CUDA_GIB, "Lower rollout.gpu_memory_utilization.")
+        yield _cache(shape, config, gpu)
+    pixels = mean_pixels(files(config.data.train_files))
+    lines = host_lines(shape, config, _limited(pixels, config))
+    yield _compare("host memory", lines, host, 0.0, "Lower data.train_batch_size or the pixel limits, or take more.")
+
+
+def _compare(name: str, lines: list[Line], have: float | None, beside: float, remedy: str) -> Finding:
+    need = total(lines) + beside
+    parts = ", ".join(f"{line.name} {line.bytes / GIB:.1f} [{line.formula}]" for line in lines if line.bytes)
+    detail = f"about {need:.0f} GiB" + (f" of {have:g}" if have is not None else "") + f": {parts}"
+    if have is None or need <= TIGHT * have:
+        return Finding(name, "pass", detail)
+    return Finding(name, "fail" if need > have else "warn", detail, remedy)
+
+
+def _cache(shape: ModelShape, config: DictConfig, gpu: float) -> Finding:
+    tokens = cache_tokens(shape, config, gpu)
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    detail = f"about {max(tokens, 0):,.0f} tokens, {max(tokens, 0) / longest:.0f} longest sequences at a time"
+    if tokens >= longest:
+        return Finding("KV cache", "pass", detail)
+    remedy = "Raise rollout.gpu_memory_utilization or rollout.tensor_model_parallel_size."
+    return Finding("KV cache", "fail", f"{detail}: not one of {longest} tokens", remedy)
+
+
+def _limited(pixels: float | None, config: DictConfig) -> float | None:
+    """The mean within the processor's limits, when the configuration sets them."""
+    if not pixels:
+        return None
+    limits = config.data.mm_processor_kwargs or {}
+    return float(min(max(pixels, limits.get("min_pixels", 0)), limits.get("max_pixels", pixels)))

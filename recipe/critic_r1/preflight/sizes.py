@@ -1,0 +1,143 @@
+"""Arithmetic of the configuration alone: batches, lengths, parallel degrees."""
+
+from collections.abc import Iterator
+
+from omegaconf import DictConfig
+
+from recipe.critic_r1.memory_estimate import ModelShape, workers
+from recipe.critic_r1.preflight.finding import Finding
+
+
+def batches(config: DictConfig) -> Iterator[Finding]:
+    """A batch divides into mini-batches, and those into micro-batches on all workers."""
+    mini, whole = config.actor_rollout_ref.actor.ppo_mini_batch_size, config.data.train_batch_size
+    if whole % mini:
+        yield Finding(
+            "batch sizes",
+            "fail",
+            f"data.train_batch_size={whole} is not a multiple of actor.ppo_mini_batch_size={mini}",
+            "Choose a mini-batch size that divides the batch.",
+        )
+    actor, rollout, ref = (config.actor_rollout_ref[part] for part in ("actor", "rollout", "ref"))
+    replicas = max(1, workers(config) // actor.ulysses_sequence_parallel_size)
+    if mini * rollout.n % replicas:
+        yield Finding(
+            "batch sizes",
+            "fail",
+            f"a mini-batch of {mini} prompts x {rollout.n} rollouts does not divide among {replicas} worker(s)",
+            "Choose another actor.ppo_mini_batch_size or number of GPUs.",
+        )
+    elif not actor.use_dynamic_bsz:
+        for name, prompts, micro in (
+            ("actor.ppo_micro_batch_size_per_gpu", mini, actor.ppo_micro_batch_size_per_gpu),
+            ("rollout.log_prob_micro_batch_size_per_gpu", whole, rollout.log_prob_micro_batch_size_per_gpu),
+            ("ref.log_prob_micro_batch_size_per_gpu", whole, ref.log_prob_micro_batch_size_per_gpu),
+        ):
+            rollouts = prompts * rollout.n
+            if micro is not None and rollouts % (replicas * micro):
+                yield Finding(
+                    "micro-batch sizes",
+                    "fail",
+                    f"{prompts} prompts x {rollout.n} rollouts = {rollouts} do not divide into micro-batches of "
+                    f"{micro} on {replicas} worker(s)",
+                    f"Choose actor_rollout_ref.{name} so that {replicas} x it divides {rollouts}.",
+                )
+
+
+def room(config: DictConfig) -> Iterator[Finding]:
+    """The longest sequence fits wherever it has to."""
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    if rollout.max_model_len is not None and longest > rollout.max_model_len:
+        yield Finding(
+            "rollout.max_model_len",
+            "fail",
+            f"max_prompt_length + max_response_length = {longest} is more than "
+            f"rollout.max_model_len={rollout.max_model_len}",
+            "Raise rollout.max_model_len or lower one of the two.",
+        )
+    if not rollout.enable_chunked_prefill and rollout.max_num_batched_tokens < (rollout.max_model_len or longest):
+        yield Finding(
+            "rollout.max_num_batched_tokens",
+            "fail",
+            f"{rollout.max_num_batched_tokens} tokens do not hold a longest prompt, and chunked prefill is off",
+            "Raise rollout.max_num_batched_tokens or set rollout.enable_chunked_prefill=true.",
+        )
+    limit = actor.ppo_max_token_len_per_gpu * actor.ulysses_sequence_parallel_size
+    if actor.use_dynamic_bsz and longest > limit:
+        yield Finding(
+            "actor.ppo_max_token_len_per_gpu",
+            "fail",
+            f"a sequence of {longest} tokens does not fit into a micro-batch of {limit}",
+            f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={longest} or more.",
+        )
+
+
+def parallel(config: DictConfig) -> Iterator[Finding]:
+    """Tensor parallelism of the rollout engine and sequence parallelism of the actor."""
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    total, sequence = workers(config), actor.ulysses_sequence_parallel_size
+    tensor = rollout.tensor_model_parallel_size
+    engine = tensor * rollout.data_parallel_size * rollout.pipeline_model_parallel_size
+    if total % engine:
+        yield Finding(
+            "rollout parallelism",
+            "fail",
+            f"{total} GPU(s) do not divide into rollout engines of {engine}",
+            "Choose rollout.tensor_model_parallel_size so that it divides trainer.nnodes x trainer.n_gpus_per_node.",
+        )
+    if tensor > config.trainer.n_gpus_per_node:
+        yield Finding(
+            "rollout parallelism",
+            "warn",
+            f"tensor parallelism of {tensor} spans machines of {config.trainer.n_gpus_per_node} GPU(s): slow",
+            "Keep rollout.tensor_model_parallel_size within a machine.",
+        )
+    if total % sequence:
+        yield Finding(
+            "sequence parallelism",
+            "fail",
+            f"{total} GPU(s) do not divide into groups of {sequence}",
+            "Choose actor.ulysses_sequence_parallel_size so that it divides the number of GPUs.",
+        )
+    if sequence > 1 and not config.actor_rollout_ref.model.use_remove_padding:
+        yield Finding(
+            "sequence parallelism",
+            "fail",
+            "it needs sequences without padding",
+            "actor_rollout_ref.model.use_remove_padding=true, or ulysses_sequence_parallel_size=1.",
+        )
+    shape = ModelShape.of(config)
+    if shape is None:
+        return
+    for name, heads, degree in (
+        ("rollout.tensor_model_parallel_size", shape.heads, tensor),
+        ("actor.ulysses_sequence_parallel_size", shape.heads, sequence),
+    ):
+        if heads % degree:
+            yield Finding(
+                "attention heads",
+                "fail",
+                f"{heads} attention heads of the model do not divide by {name}={degree}",
+                f"Choose a divisor of {heads}.",
+            )
+
+
+def trainer(config: DictConfig) -> Iterator[Finding]:
+    """What the chosen trainer cannot do."""
+    mode = config.trainer.v1.trainer_mode
+    if mode == "critic_sync":
+        return
+    yield Finding(
+        "trainer mode",
+        "warn",
+        f"{mode} is verl's own: no critic metrics, no train/samples.jsonl, no check that rollout and actor agree",
+        "trainer.v1.trainer_mode=critic_sync for those.",
+    )
+    if config.critic_r1.swap_consistency.weight > 0:
+        yield Finding(
+            "swap consistency",
+            "fail",
+            f"trainer mode {mode} does not know critic_r1.swap_consistency and would train without it",
+            "trainer.v1.trainer_mode=critic_sync, or critic_r1.swap_consistency.weight=0.",
+        )
