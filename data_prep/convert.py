@@ -12,10 +12,11 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,14 @@ import numpy as np
 
 from data_prep.finish import WORK, finish
 from data_prep.inputs import InputError, expand_inputs, stamp
-from data_prep.length import PromptMeter
+from data_prep.length import ProcessorFacts, PromptMeter
 from data_prep.overlap import Exclusion
-from data_prep.readers import Unit, plan_units, read_unit
+from data_prep.processor import facts_of_model, load_processor
+from data_prep.readers import Unit, plan_units, read_batches
 from data_prep.settings import Settings
 from data_prep.sources.registry import load_source
 from data_prep.transform import Outcome, Transform
 from data_prep.writer import MANIFEST, ShardWriter, file_sha256, write_json
-
-CHUNK_ROWS = 64
-"""Records transformed together; their prompts are tokenised in one batch."""
 
 ID_TYPE = np.dtype([("ordinal", np.int64), ("id", "V16")])
 """One pair in a unit's list of pairs."""
@@ -49,6 +48,16 @@ class Job:
     settings: Settings
     output: str
     exclusion: Exclusion | None = None
+    facts: ProcessorFacts | None = None
+    """About the processor that measures prompts."""
+
+
+def _meter(job: Job) -> PromptMeter | None:
+    settings, facts = job.settings, job.facts
+    if facts is None or settings.model is None:
+        return None
+    load = partial(load_processor, settings.model, settings.min_pixels, settings.max_pixels)
+    return PromptMeter.from_facts(facts, load)
 
 
 class Worker:
@@ -58,15 +67,10 @@ class Worker:
         settings = job.settings
         self.job = job
         self.output = Path(job.output)
-        meter = None
-        if settings.model is not None:
-            meter = PromptMeter.from_model(
-                settings.model, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels
-            )
         self.transform = Transform(
             settings,
             load_source(settings.source),
-            meter=meter,
+            meter=_meter(job),
             exclusion=job.exclusion,
             picture_folder=self.output / "pictures" if settings.images == "reference" else None,
         )
@@ -78,14 +82,16 @@ class Worker:
         shards: dict[str, ShardWriter] = {}
         total = Outcome()
         try:
-            for chunk in _chunks(read_unit(unit)):
-                outcome = self.transform(chunk, base or ".", name)
+            for batch in read_batches(unit):
+                outcome = self.transform(batch, base or ".", name)
                 for row in outcome.rows:
                     split = row["extra_info"]["split"]
                     if split not in shards:
                         path = self.output / f"{split}-{unit.number:05d}.parquet"
                         shards[split] = ShardWriter(path, embedded=settings.images == "embed")
                     shards[split].write(row)
+                for shard in shards.values():
+                    shard.settle()
                 total.ids += outcome.ids
                 total.rejected += outcome.rejected
                 total.dropped_pairs += outcome.dropped_pairs
@@ -122,17 +128,6 @@ class Worker:
             ],
         }
         write_json(work / f"{unit.number:05d}.json", note)
-
-
-def _chunks(records: Iterator[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:
-    chunk: list[tuple[int, Any]] = []
-    for item in records:
-        chunk.append(item)
-        if len(chunk) == CHUNK_ROWS:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 _worker: Worker | None = None
@@ -190,7 +185,10 @@ def convert(
         return done
     units = plan_units(files, unit_rows=settings.unit_rows, limit=settings.limit)
     todo = [u for u in units if not _is_done(folder, u)]
-    job = Job(settings, str(folder), exclusion)
+    facts = None
+    if settings.model is not None and todo:
+        facts = facts_of_model(settings.model, settings.min_pixels, settings.max_pixels)
+    job = Job(settings, str(folder), exclusion, facts)
     total = sum(u.rows for u in units)
     state = {"done": total - sum(u.rows for u in todo)}
 

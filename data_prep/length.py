@@ -6,14 +6,20 @@ each placeholder is replaced by the number that the processor's resize rule give
 
 A picture is resized twice on its way: verl hands it through qwen_vl_utils, which rounds it to whole patches within wide
 limits, then the processor rounds again within its own. Both rules are followed here, in this order, since rounding
-twice is not rounding once. Every meter compares itself with the real processor before its first use and refuses to
-start if they disagree.
+twice is not rounding once. Every meter is compared with the real processor before its first use and refuses to start
+if they disagree.
+
+The processor's libraries take half a gigabyte and seconds to load, but all that lengths depend on is a page of facts
+and the tokenizer. `PromptMeter.from_model` has a short-lived process read and check them; the meter itself needs only
+the `tokenizers` library.
 """
 
 import importlib
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from data_prep.prompts import MARKER
@@ -68,11 +74,46 @@ class ResizeRule:
         return (w // self.factor) * (h // self.factor)
 
 
+@dataclass(frozen=True)
+class ProcessorFacts:
+    """All that lengths depend on, read once from a real processor. Can be pickled and sent to workers."""
+
+    first: ResizeRule | None
+    """The rule of qwen_vl_utils; None when pictures do not pass it."""
+    rule: ResizeRule | None
+    """The processor's own rule; None for Mllama, where a picture is one token."""
+    frames: tuple[tuple[str, str] | None, ...]
+    """For each number of leading pictures: what the chat template puts before and behind a text; None when it does not
+    leave the text as it is."""
+    bos: str | None
+    image_token: str
+    tokenizer: str
+    """The tokenizer as the JSON of the `tokenizers` library."""
+
+    def to_json(self) -> str:
+        """As text; `from_json` reads it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "ProcessorFacts":
+        """What `to_json` wrote."""
+        values = json.loads(text)
+        for name in ("first", "rule"):
+            values[name] = values[name] and ResizeRule(**values[name])
+        values["frames"] = tuple(f and (f[0], f[1]) for f in values["frames"])
+        return cls(**values)
+
+
+MOST_FRAMES = 8
+"""Pictures of a prompt up to which the chat template need not be run for every prompt."""
+
+
 class PromptMeter:
     """Counts the tokens of prompts with pictures for one processor.
 
     Args:
-        processor: a Hugging Face processor of the Qwen2-VL, Qwen2.5-VL or Mllama family, with its chat template.
+        processor: a Hugging Face processor of the Qwen2-VL, Qwen2.5-VL or Mllama family, with its chat template and a
+            tokenizer of the `tokenizers` library.
         verl_resize: whether pictures pass qwen_vl_utils first, as in verl.
 
     Raises:
@@ -80,44 +121,54 @@ class PromptMeter:
     """
 
     def __init__(self, processor: Any, *, verl_resize: bool = True) -> None:
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
-        images = processor.image_processor
-        kind = type(images).__name__
-        patch = getattr(images, "patch_size", None) or 14
-        factor = patch * VERL_MERGE
-        self._first = (
-            ResizeRule(factor, VERL_MIN_TOKENS * factor**2, VERL_MAX_TOKENS * factor**2, True) if verl_resize else None
-        )
-        self._rule: ResizeRule | None = None
-        if kind.startswith("Qwen2VL"):
-            least, most = images.size["shortest_edge"], images.size["longest_edge"]
-            self._rule = ResizeRule(images.patch_size * images.merge_size, least, most, False)
-        elif not kind.startswith("Mllama"):
-            raise MeterError(
-                f"{kind} is neither of the Qwen2-VL nor of the Mllama family: its resize rule is not known here; leave"
-                " the length limit out and let verl filter (data.filter_overlong_prompts=true)"
-            )
-        if not getattr(processor, "chat_template", None):
-            raise MeterError("the processor has no chat template, so no prompt can be rendered")
-        self._frames: dict[int, tuple[str, str] | None] = {}
+        self._set(read_facts(processor, verl_resize=verl_resize), processor, None)
         self._self_check()
 
     @classmethod
-    def from_model(cls, model: str, *, min_pixels: int | None = None, max_pixels: int | None = None) -> "PromptMeter":
-        """The meter of a model folder or hub id; pixel limits as in the training configuration."""
-        from transformers import AutoProcessor
+    def from_facts(cls, facts: ProcessorFacts, load: Any = None) -> "PromptMeter":
+        """A meter of facts that were read and checked before.
 
-        limits = {k: v for k, v in (("min_pixels", min_pixels), ("max_pixels", max_pixels)) if v is not None}
-        return cls(AutoProcessor.from_pretrained(model, **limits))
+        Args:
+            load: makes the processor; called for the first prompt whose template has to be run (pictures between
+                texts, or more of them than there are frames).
+        """
+        meter = cls.__new__(cls)
+        meter._set(facts, None, load)
+        return meter
+
+    @classmethod
+    def from_model(cls, model: str, *, min_pixels: int | None = None, max_pixels: int | None = None) -> "PromptMeter":
+        """The meter of a model folder or hub id; pixel limits as in the training configuration.
+
+        Raises:
+            MeterError: as the constructor, or the processor cannot be loaded.
+        """
+        from data_prep.processor import facts_of_model, load_processor
+
+        facts = facts_of_model(model, min_pixels, max_pixels)
+        return cls.from_facts(facts, lambda: load_processor(model, min_pixels, max_pixels))
+
+    def _set(self, facts: ProcessorFacts, processor: Any, load: Any) -> None:
+        self.facts = facts
+        self._load = load
+        if processor is not None:
+            self.processor = processor
+        self._tokenizer = importlib.import_module("tokenizers").Tokenizer.from_str(facts.tokenizer)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    @cached_property
+    def processor(self) -> Any:
+        """The real processor."""
+        return self._load()
 
     def picture_tokens(self, size: Size) -> int:
         """Tokens that a picture of this size takes in the prompt."""
-        if self._rule is None:
+        if self.facts.rule is None:
             return 1  # Mllama: one token; the picture itself goes to cross-attention
-        if self._first is not None:
-            size = self._first.apply(size)
-        return self._rule.tokens(size)
+        if self.facts.first is not None:
+            size = self.facts.first.apply(size)
+        return self.facts.rule.tokens(size)
 
     def measure(self, prompts: Sequence[str], sizes: Sequence[Sequence[Size]]) -> list[int]:
         """Tokens of each prompt, the generation prompt of the chat template included.
@@ -132,51 +183,29 @@ class PromptMeter:
             if not chosen:
                 continue
             texts = [self.rendered(prompts[i]) for i in chosen]
-            if with_pictures and self._rule is None:
+            if with_pictures and self.facts.rule is None:
                 texts = [self._with_bos(t) for t in texts]
             # verl adds special tokens only on the path that goes through the processor.
-            counts = self._count(texts, special=with_pictures)
+            counts = map(len, self._tokenizer.encode_batch_fast(texts, add_special_tokens=with_pictures))
             for i, count in zip(chosen, counts, strict=True):
                 lengths[i] = count + sum(self.picture_tokens(s) - 1 for s in sizes[i])
         return lengths
 
-    def _count(self, texts: list[str], *, special: bool) -> list[int]:
-        """Tokens of each text. The Rust tokenizer is asked directly: its answers have a length without being lists."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=special)["input_ids"]]
-        backend.no_truncation()
-        backend.no_padding()
-        return [len(e) for e in backend.encode_batch_fast(texts, add_special_tokens=special)]
-
     def rendered(self, prompt: str) -> str:
-        """The prompt in the chat template, with one placeholder for each picture.
-
-        The template is run once for each number of leading pictures; the text is put into its frame when a trial shows
-        that the template leaves text as it is.
-        """
+        """The prompt in the chat template, with one placeholder for each picture."""
         text = prompt
         pictures = 0
         while text.startswith(MARKER):
             pictures, text = pictures + 1, text[len(MARKER) :]
-        if MARKER in text or not text:
-            return self._run_template(prompt)
-        if pictures not in self._frames:
-            probe = "\n  probe: of the frame \n"
-            before, found, after = self._run_template(MARKER * pictures + probe).partition(probe)
-            self._frames[pictures] = (before, after) if found else None
-        frame = self._frames[pictures]
-        return self._run_template(prompt) if frame is None else f"{frame[0]}{text}{frame[1]}"
-
-    def _run_template(self, prompt: str) -> str:
-        rendered: str = self.processor.apply_chat_template(
-            [{"role": "user", "content": content_parts(prompt)}], add_generation_prompt=True, tokenize=False
-        )
-        return rendered
+        frames = self.facts.frames
+        frame = frames[pictures] if pictures < len(frames) else None
+        if frame is None or not text or MARKER in text:
+            return run_template(self.processor, prompt)
+        return f"{frame[0]}{text}{frame[1]}"
 
     def _with_bos(self, text: str) -> str:
         """What the Mllama processor does to a text that lacks the begin token."""
-        bos, token = self.tokenizer.bos_token, self.processor.image_token
+        bos, token = self.facts.bos, self.facts.image_token
         if bos is None or bos in text:
             return text
         rest = text
@@ -190,13 +219,62 @@ class PromptMeter:
 
         for size in ((64, 64), (300, 97), (33, 410)):
             prompt = f"{MARKER}What is  here?\n"
-            real = real_length(self.processor, prompt, [Image.new("RGB", size)], verl_resize=self._first is not None)
+            real = real_length(
+                self.processor, prompt, [Image.new("RGB", size)], verl_resize=self.facts.first is not None
+            )
             ours = self.measure([prompt], [[size]])[0]
             if real != ours:
                 raise MeterError(
                     f"a {size[0]}x{size[1]} picture takes {real} tokens in the processor but {ours} by its rule: this"
                     " version of the processor is not understood; let verl filter (data.filter_overlong_prompts=true)"
                 )
+
+
+def read_facts(processor: Any, *, verl_resize: bool = True) -> ProcessorFacts:
+    """What a processor's lengths depend on.
+
+    Raises:
+        MeterError: the family is not known, or there is no chat template or no fast tokenizer.
+    """
+    images = processor.image_processor
+    kind = type(images).__name__
+    rule = None
+    if kind.startswith("Qwen2VL"):
+        least, most = images.size["shortest_edge"], images.size["longest_edge"]
+        rule = ResizeRule(images.patch_size * images.merge_size, least, most, False)
+    elif not kind.startswith("Mllama"):
+        raise MeterError(
+            f"{kind} is neither of the Qwen2-VL nor of the Mllama family: its resize rule is not known here; leave the"
+            " length limit out and let verl filter (data.filter_overlong_prompts=true)"
+        )
+    if not getattr(processor, "chat_template", None):
+        raise MeterError("the processor has no chat template, so no prompt can be rendered")
+    backend = getattr(processor.tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise MeterError("the processor's tokenizer has no tokenizer.json; save it again with a fast tokenizer")
+    factor = (getattr(images, "patch_size", None) or 14) * VERL_MERGE
+    first = ResizeRule(factor, VERL_MIN_TOKENS * factor**2, VERL_MAX_TOKENS * factor**2, True)
+    probe = "\n  probe: of the frame \n"
+    frames = []
+    for pictures in range(MOST_FRAMES + 1):
+        before, found, after = run_template(processor, MARKER * pictures + probe).partition(probe)
+        frames.append((before, after) if found else None)
+    return ProcessorFacts(
+        first if verl_resize else None,
+        rule,
+        tuple(frames),
+        processor.tokenizer.bos_token,
+        str(getattr(processor, "image_token", "")),
+        backend.to_str(),
+    )
+
+
+def run_template(processor: Any, prompt: str) -> str:
+    """The prompt as a user turn in the processor's chat template, with the generation prompt behind it."""
+    rendered: str = processor.apply_chat_template(
+        [{"role": "user", "content": content_parts(prompt)}], add_generation_prompt=True, tokenize=False
+    )
+    return rendered
 
 
 def content_parts(prompt: str) -> Any:
@@ -223,9 +301,7 @@ def real_length(processor: Any, prompt: str, images: Sequence[Any], *, verl_resi
 
         patch = getattr(processor.image_processor, "patch_size", None) or 14
         images = [fetch_image({"image": image}, image_patch_size=patch) for image in images]
-    text = processor.apply_chat_template(
-        [{"role": "user", "content": content_parts(prompt)}], add_generation_prompt=True, tokenize=False
-    )
+    text = run_template(processor, prompt)
     if not images:
         return len(processor.tokenizer(text=text, add_special_tokens=False)["input_ids"])
     return len(processor(text=[text], images=list(images), return_tensors="pt")["input_ids"][0])

@@ -9,6 +9,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.inputs import open_input
+from data_prep.views import batch_records
 
 UNIT_ROWS = 2_048
 """Rows of a unit."""
@@ -23,8 +25,11 @@ UNIT_ROWS = 2_048
 UNIT_BYTES = 256 * 2**20
 """Uncompressed bytes after which a unit of a Parquet file ends, so that shards are of a size whatever the pictures."""
 
-BATCH_ROWS = 32
-"""Rows decoded from Parquet at a time; with pictures of 10 MB that is 320 MB."""
+BATCH_ROWS = 128
+"""Records read and transformed together; their prompts are tokenised in one batch."""
+
+BATCH_BYTES = 32 * 2**20
+"""Uncompressed bytes of a batch of a Parquet file; with large pictures it has fewer rows."""
 
 LONGEST_LINE = 64 * 2**20
 """Bytes of one JSON record; a longer line is rejected without being parsed."""
@@ -108,7 +113,7 @@ def _stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[tuple[str
 
 
 def _parquet_stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[tuple[str, int, int, int, str]]:
-    with open_input(file) as stream, pq.ParquetFile(stream) as parquet:
+    with open_parquet(file) as parquet:
         metadata = parquet.metadata
         start, rows, size = 0, 0, 0
         for group in range(metadata.num_row_groups):
@@ -124,51 +129,88 @@ def read_unit(unit: Unit) -> Iterator[tuple[int, Any]]:
 
     Always yields exactly `unit.rows` items, so that nothing is lost without being counted.
     """
+    for batch in read_batches(unit):
+        yield from batch
+
+
+def read_batches(unit: Unit) -> Iterator[list[tuple[int, Any]]]:
+    """What `read_unit` yields, in the batches in which it is read. Cut by the input alone, like the units."""
     count = 0
     if unit.kind == "unreadable":
-        yield unit.first, Broken("file-unreadable", f"the file cannot be read ({unit.note})")
+        yield [(unit.first, Broken("file-unreadable", f"the file cannot be read ({unit.note})"))]
         return
     try:
-        for record in _READERS[unit.kind](unit):
+        for records in _READERS[unit.kind](unit):
+            batch = list(enumerate(records[: unit.rows - count], unit.first + count))
+            if batch:
+                yield batch
+            count += len(batch)
             if count == unit.rows:
                 return
-            yield unit.first + count, record
-            count += 1
         error_text = "the file ends early"
     except (OSError, pa.ArrowException, EOFError, zlib.error) as error:
         error_text = (str(error).splitlines() or [repr(error)])[0]
-    while count < unit.rows:
-        yield unit.first + count, Broken("file-unreadable", f"the file breaks off here ({error_text})")
-        count += 1
+    broken = Broken("file-unreadable", f"the file breaks off here ({error_text})")
+    for start in range(count, unit.rows, BATCH_ROWS):
+        yield [(unit.first + i, broken) for i in range(start, min(start + BATCH_ROWS, unit.rows))]
 
 
-def _read_parquet(unit: Unit) -> Iterator[Any]:
-    with open_input(unit.file) as stream, pq.ParquetFile(stream) as parquet:
+def _read_parquet(unit: Unit) -> Iterator[list[Any]]:
+    with open_parquet(unit.file) as parquet:
         groups = list(range(unit.start, unit.stop))
-        for batch in parquet.iter_batches(BATCH_ROWS, row_groups=groups, use_threads=False):
-            try:
-                yield from batch.to_pylist()
-            except (pa.ArrowException, ValueError):  # a text that is no UTF-8 spoils a batch; find the row
-                yield from map(_one_row, (batch.slice(i, 1) for i in range(batch.num_rows)))
+        # Each row group by itself: a batch that spans two would be put together from both.
+        for group in groups:
+            metadata = parquet.metadata.row_group(group)
+            rows = BATCH_BYTES * metadata.num_rows // (metadata.total_byte_size or 1)
+            rows = max(1, min(BATCH_ROWS, rows))
+            for batch in parquet.iter_batches(rows, row_groups=[group], use_threads=False):
+                try:
+                    yield batch_records(batch)
+                except (pa.ArrowException, ValueError):  # a text that is no UTF-8 spoils a batch; find the row
+                    yield [_one_row(batch.slice(i, 1)) for i in range(batch.num_rows)]
+
+
+@contextmanager
+def open_parquet(file: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file; a local one is read by Arrow itself, without Python in between."""
+    if "://" in file:
+        with open_input(file) as stream, pq.ParquetFile(stream) as parquet:
+            yield parquet
+    else:
+        with pq.ParquetFile(file) as parquet:
+            yield parquet
 
 
 def _one_row(batch: pa.RecordBatch) -> Any:
     try:
-        return batch.to_pylist()[0]
+        return batch_records(batch)[0]
     except (pa.ArrowException, ValueError) as error:
         return Broken("bad-text", f"the record cannot be decoded ({error})")
 
 
-def _read_jsonl(unit: Unit) -> Iterator[Any]:
+def _read_jsonl(unit: Unit) -> Iterator[list[Any]]:
     with open_input(unit.file) as stream:
-        for _, line in _line_spans(stream, unit.start):
-            yield parse_record(line)
+        yield from _parsed(_line_spans(stream, unit.start))
 
 
-def _read_json(unit: Unit) -> Iterator[Any]:
+def _read_json(unit: Unit) -> Iterator[list[Any]]:
     with open_input(unit.file) as stream:
-        for _, element in _list_spans(stream, unit.start, unit.start > 0):
-            yield parse_record(element)
+        yield from _parsed(_list_spans(stream, unit.start, unit.start > 0))
+
+
+def _parsed(spans: Iterator[tuple[int, bytes]]) -> Iterator[list[Any]]:
+    """The records of the spans, a batch at a time; also those read before the file breaks off."""
+    batch: list[Any] = []
+    try:
+        for _, raw in spans:
+            batch.append(parse_record(raw))
+            if len(batch) == BATCH_ROWS:
+                yield batch
+                batch = []
+    except (OSError, EOFError, zlib.error):
+        yield batch
+        raise
+    yield batch
 
 
 _READERS = {"parquet": _read_parquet, "jsonl": _read_jsonl, "json": _read_json}

@@ -5,7 +5,7 @@ Every step of data preparation speaks these records: a source yields `Preference
 happens to be all null in the first shard must not get another type than in the second.
 
 Pictures are carried as the bytes that the source shipped. They are hashed and measured but never decoded and encoded
-again, so a row's picture is the very picture the annotators saw.
+again, so a row's picture is the very picture the annotators saw. They may be views of a buffer (see `views.py`).
 """
 
 import hashlib
@@ -75,14 +75,14 @@ def row_schema(*, embedded: bool = True) -> pa.Schema:
 SCHEMA = row_schema()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Picture:
     """One picture, as bytes exactly as published, or as a path when pictures are referenced."""
 
-    data: bytes | None = field(default=None, repr=False)
+    data: bytes | memoryview | None = field(default=None, repr=False)
     path: str | None = None
     key: str | None = None
-    """Stands for the digest when pictures are not hashed in full; see `quick_key`."""
+    """Stands for the digest when pictures are not hashed in full; see `quick_key`. Set before the first use."""
 
     @cached_property
     def sha256(self) -> str:
@@ -94,14 +94,18 @@ class Picture:
         return hashlib.sha256((self.path or "").encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def quick_key(data: bytes) -> str:
+def quick_key(data: bytes | memoryview) -> str:
     """A key of a picture's length, beginning and end: for runs that do without full hashes.
 
     Two different pictures share it only if someone builds them so; it begins with `~` so that nobody takes it for a
     SHA-256.
     """
-    digest = hashlib.blake2b(len(data).to_bytes(8, "little") + data[:4096] + data[-4096:], digest_size=16)
-    return "~" + digest.hexdigest()
+    ends = b"%d %b %b" % (len(data), bytes(data[:KEY_BYTES]), bytes(data[-KEY_BYTES:]))
+    return "~" + hashlib.sha256(ends).hexdigest()[:32]
+
+
+KEY_BYTES = 512
+"""Bytes at either end of a picture that go into its quick key."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +128,8 @@ class PreferencePair:
     @cached_property
     def pair_id(self) -> str:
         """32 hex digits over source, pictures, question, responses and label: equal content, equal id."""
-        return content_id(
-            self.source, *(i.sha256 for i in self.images), self.question, *self.responses, str(self.preferred)
-        )
+        pictures = [image.sha256 for image in self.images]
+        return content_id(self.source, *pictures, self.question, *self.responses, str(self.preferred))
 
     def ground_truth(self, order: int) -> str:
         """`"1"`, `"2"` or `"tie"` when the responses are shown in `order` (0 as listed, 1 swapped)."""
@@ -137,12 +140,8 @@ class PreferencePair:
 
 def content_id(*parts: str) -> str:
     """32 hex digits of a hash over `parts`; each part's length is hashed too, so parts cannot run together."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        raw = part.encode("utf-8", "surrogatepass")
-        digest.update(len(raw).to_bytes(8, "little"))
-        digest.update(raw)
-    return digest.hexdigest()
+    text = f"{[len(part) for part in parts]}{''.join(parts)}"
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -250,12 +249,11 @@ def make_row(
     meta: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One row as a dict that fits `row_schema()`; keys that `extra` lacks are null."""
-    info: dict[str, Any] = dict.fromkeys(EXTRA_INFO_KEYS)
-    info.update(extra)
-    info["picture_sha256"] = [i.sha256 for i in images if not i.sha256.startswith("~")]
+    info: dict[str, Any] = {**_NO_INFO, **extra}
+    info["picture_sha256"] = [i.sha256 for i in images if i.key is None or i.key[0] != "~"]
     if meta:
         info["source_id"] = valid_text(str(meta["id"])) if "id" in meta else None
-        info["meta"] = json.dumps(meta, ensure_ascii=True, sort_keys=True, default=str)
+        info["meta"] = _META.encode(meta)
     return {
         "data_source": data_source,
         "prompt": [{"role": "user", "content": prompt}],
@@ -266,4 +264,7 @@ def make_row(
     }
 
 
-EXTRA_INFO_KEYS = tuple(EXTRA_INFO.field(i).name for i in range(EXTRA_INFO.num_fields))
+_NO_INFO: dict[str, Any] = {field.name: None for field in EXTRA_INFO}
+
+_META = json.JSONEncoder(ensure_ascii=True, sort_keys=True, default=str)
+"""Made once: `json.dumps` makes a new one at every call that has options."""

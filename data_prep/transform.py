@@ -93,7 +93,7 @@ class Transform:
             try:
                 if isinstance(record, Broken):
                     raise Reject(record.reason, record.detail, record.remedy)
-                if not isinstance(record, Mapping):
+                if type(record) is not dict and not isinstance(record, Mapping):
                     raise Reject("wrong-type", f"the record is a {type(record).__name__}, not an object")
                 for number, item in enumerate(self.source.convert(record, self._options)):
                     try:
@@ -124,7 +124,8 @@ class Transform:
     def _drafts(self, item: Item, ordinal: int, number: int, base: str) -> Iterator[_Draft]:
         settings = self.settings
         pictures, headers = self._pictures(item.images, base)
-        item = replace(item, images=pictures)
+        if any(new is not old for new, old in zip(pictures, item.images, strict=True)):
+            item = replace(item, images=pictures)
         split = self._split(item)
         if self.exclusion is not None and (hit := self.exclusion.hit(item)):
             raise Reject("overlap", hit, "It stands in a set given with --exclude.")
@@ -170,8 +171,10 @@ class Transform:
                 check_whole(data, header)
             except BadPicture as problem:
                 raise Reject(problem.reason, str(problem), "Fetch the picture again, or leave the row out.") from None
-            path = None if image.path is None else valid_text(image.path)
-            picture = Picture(data, path, None if self.settings.hashes else quick_key(data))
+            path = image.path and valid_text(image.path)
+            picture = image if data is image.data and path == image.path else Picture(data, path)
+            if not self.settings.hashes:
+                picture.key = quick_key(data)
             if self.picture_folder is not None:
                 picture = self._as_file(picture, header)
             resolved.append(picture)

@@ -11,14 +11,16 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.task import row_schema
+from data_prep.task import EMBEDDED_IMAGES, row_schema
+from data_prep.views import binary_array
 
 FORMAT_VERSION = 1
 """Raised when rows or the manifest change in a way that old readers would misunderstand."""
@@ -49,9 +51,9 @@ class ShardWriter:
         self.rows = 0
         self.bytes = 0
         self._schema = row_schema(embedded=embedded)
-        self._embedded = embedded
         self._group_bytes = group_bytes
-        self._buffer: list[dict[str, Any]] = []
+        self._pending: list[dict[str, Any]] = []
+        self._settled: list[pa.RecordBatch] = []
         self._buffered = 0
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._writer: pq.ParquetWriter | None = None
@@ -68,24 +70,35 @@ class ShardWriter:
     def write(self, row: dict[str, Any]) -> None:
         """Add one row, a dict that fits `row_schema()`."""
         size = row_bytes(row)
-        if self._buffer and self._buffered + size > self._group_bytes:
+        if self._buffered and self._buffered + size > self._group_bytes:
             self._flush()
-        self._buffer.append(row)
+        self._pending.append(row)
         self._buffered += size
         self.bytes += size
         self.rows += 1
 
+    def settle(self) -> None:
+        """Turn the rows added since the last call into Arrow columns.
+
+        Called after the rows of one batch that was read: then their pictures lie in one buffer and need not be copied,
+        and a shard that gets few of a batch's rows does not keep the whole batch in memory.
+        """
+        if self._pending:
+            self._settled.append(rows_batch(self._pending, self._schema))
+            self._pending = []
+
     def _flush(self) -> None:
+        self.settle()
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(self._temporary, self._schema, **WRITER_OPTIONS)
-        columns = [pa.array([row[f.name] for row in self._buffer], type=f.type) for f in self._schema]
-        self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema), row_group_size=len(self._buffer))
-        self._buffer, self._buffered = [], 0
+        group = pa.Table.from_batches(self._settled, self._schema)
+        self._writer.write_table(group, row_group_size=max(1, group.num_rows))
+        self._settled, self._buffered = [], 0
 
     def close(self) -> None:
         """Finish the file and give it its name."""
-        if self._buffer or self._writer is None:
+        if self._buffered or self._writer is None:
             self._flush()
         assert self._writer is not None
         self._writer.close()
@@ -96,6 +109,25 @@ class ShardWriter:
         if self._writer is not None:
             self._writer.close()
         self._temporary.unlink(missing_ok=True)
+
+
+def rows_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
+    """Rows as Arrow columns; pictures that are views of one buffer are not copied."""
+    return pa.RecordBatch.from_arrays([_column([row[f.name] for row in rows], f.type) for f in schema], schema=schema)
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if kind == EMBEDDED_IMAGES:
+        offsets = np.cumsum([0, *map(len, values)], dtype=np.int32)
+        pictures = [picture for row in values for picture in row]
+        struct = [binary_array([p["bytes"] for p in pictures]), pa.array([p["path"] for p in pictures], pa.string())]
+        inner = pa.StructArray.from_arrays(struct, fields=list(kind.value_type))
+        return pa.ListArray.from_arrays(offsets, inner, type=kind)
+    if pa.types.is_struct(kind):
+        fields = list(kind)
+        children = [_column([value[f.name] for value in values], f.type) for f in fields]
+        return pa.StructArray.from_arrays(children, fields=fields)
+    return pa.array(values, type=kind)
 
 
 WRITER_OPTIONS: dict[str, Any] = {

@@ -26,6 +26,11 @@ LONGEST_TEXT = 200_000
 MOST_RESPONSES = 64
 """Candidates of one record; a longer list expands to thousands of pairs and is a broken row."""
 
+# Tuples made once: `str | int` in an isinstance is built anew, and compared slowly, for every value of every record.
+_PLAIN = (str, int, float)
+_BYTES = (bytes, memoryview)
+_LISTS = (list, tuple)
+
 
 class Reject(Exception):
     """A record, or one pair of it, that cannot become a task."""
@@ -66,7 +71,7 @@ class Source:
 
 def get(record: Record, key: str) -> Any:
     """The value under `key`, which must not be null."""
-    if not isinstance(record, Mapping):
+    if type(record) is not dict and not isinstance(record, Mapping):
         raise Reject("wrong-type", f"the record is a {type(record).__name__}, not an object")
     value = record.get(key)
     if value is None:
@@ -97,7 +102,7 @@ def text(record: Record, key: str) -> str:
 def sequence(record: Record, key: str) -> list[Any]:
     """The list under `key`."""
     value = get(record, key)
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, _LISTS):
         raise Reject("wrong-type", f"'{key}' is a {type(value).__name__}, not a list")
     return list(value)
 
@@ -121,21 +126,27 @@ def number(value: Any, what: str) -> float:
             raise ValueError
         result = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise Reject("bad-rating", f"{what} is {str(value)[:40]!r}, not a number") from None
+        raise Reject("bad-rating", f"{what} is {_shown(value)}, not a number") from None
     if not math.isfinite(result):
         raise Reject("bad-rating", f"{what} is {result}, not a finite number")
     return result
 
 
+def _shown(value: Any) -> str:
+    """A value in an error's text: plain ones as they are, others by their type (bytes may be a view of memory)."""
+    plain = value is None or isinstance(value, _PLAIN)
+    return repr(str(value)[:60]) if plain else f"a {type(value).__name__}"
+
+
 def picture(value: Any, what: str = "'image'") -> Picture:
     """A picture from any of the shapes that data sets use: `{bytes, path}`, bytes, or a file name."""
-    if isinstance(value, Mapping):
+    if type(value) is dict or isinstance(value, Mapping):
         data, path = value.get("bytes"), value.get("path")
-        if isinstance(data, bytes | bytearray | memoryview):
-            return Picture(bytes(data), path if isinstance(path, str) else None)
+        if isinstance(data, _BYTES):
+            return Picture(data, path if isinstance(path, str) else None)
         value = path
-    if isinstance(value, bytes | bytearray | memoryview):
-        return Picture(bytes(value))
+    if isinstance(value, _BYTES):
+        return Picture(value)
     if isinstance(value, str) and value.strip():
         if value.startswith(("http://", "https://")):
             raise Reject("picture-remote", f"{what} is an address", "Fetch the pictures first and give --image-root.")
@@ -151,7 +162,7 @@ def pictures(record: Record, *keys: str) -> tuple[Picture, ...]:
     for key in keys:
         value = record.get(key)
         if value is not None:
-            items = value if isinstance(value, list | tuple) else [value]
+            items = value if isinstance(value, _LISTS) else [value]
             if not items:
                 raise Reject("picture-missing", f"'{key}' is an empty list")
             return tuple(picture(item, f"'{key}'") for item in items)
@@ -162,6 +173,8 @@ def pictures(record: Record, *keys: str) -> tuple[Picture, ...]:
 
 def without_markers(question: str) -> str:
     """The question without the picture markers that a source puts at its start or end."""
+    if MARKER not in question:
+        return question.strip()
     while True:
         shorter = question.strip().removeprefix(MARKER).removesuffix(MARKER).strip()
         if shorter == question:
@@ -196,9 +209,7 @@ def preferred(value: Any, what: str = "the label") -> Any:
             return 1
         if word in _TIE:
             return "tie"
-    raise Reject(
-        "unknown-label", f"{what} is {str(value)[:60]!r}", "Known are 1/2, first/second, A/B, tie and the like."
-    )
+    raise Reject("unknown-label", f"{what} is {_shown(value)}", "Known are 1/2, first/second, A/B, tie and the like.")
 
 
 def make_pair(
@@ -216,15 +227,18 @@ def make_pair(
     """
     if responses[0].strip() == responses[1].strip():
         raise Reject("same-responses", "both responses are the same text", "Nothing to learn from; leave it out.")
-    return PreferencePair(
-        source, images, question, responses, better, {k: v for k, v in (meta or {}).items() if v is not None}
-    )
+    known = {key: value for key, value in meta.items() if value is not None} if meta else {}
+    return PreferencePair(source, images, question, responses, better, known)
 
 
 def kept(record: Record, *keys: str) -> dict[str, Any]:
     """Plain values of `keys` for `meta`; anything large or nested is left out."""
-    found = {k: record.get(k) for k in keys}
-    return {k: v for k, v in found.items() if isinstance(v, str | int | float | bool) and len(str(v)) <= 500}
+    found = {}
+    for key in keys:
+        value = record.get(key)
+        if isinstance(value, _PLAIN) and len(str(value)) <= 500:
+            found[key] = value
+    return found
 
 
 def chosen_rejected(
