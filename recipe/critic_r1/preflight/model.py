@@ -75,10 +75,10 @@ def vllm_tables() -> dict[str, dict[str, Any]]:
     source = Path(found.origin).parent / "model_executor" / "models" / "registry.py"
     if not source.exists():
         return {}
-    tables = {}
+    tables: dict[str, dict[str, Any]] = {}
     for node in ast.parse(source.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.Dict):
-            names = [key.value for key in node.value.keys if isinstance(key, ast.Constant)]
+            names = [str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)]
             values = [
                 value.value if isinstance(value, ast.Constant) else None
                 for key, value in zip(node.value.keys, node.value.values, strict=True)

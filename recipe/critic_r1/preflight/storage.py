@@ -77,7 +77,7 @@ def checkpoints(config: DictConfig) -> Iterator[Finding]:
     yield Finding(
         "disk for checkpoints",
         status,
-        f"{keep} checkpoint(s) of {size / GIB:.3g} GiB = {needed / GIB:.3g} GiB are kept; {free / GIB:.3g} GiB are free",
+        f"{keep} checkpoint(s) of {size / GIB:.3g} GiB = {needed / GIB:.3g} GiB are kept; {free / GIB:.3g} GiB free",
         "" if status == "pass" else "Lower trainer.max_actor_ckpt_to_keep, or set critic_r1.run_dir to a larger disk.",
     )
 
