@@ -39,6 +39,36 @@ def check_version(expected: str, *distributions: str) -> None:
         )
 
 
+def apply() -> None:
+    """Patches that every process of a run needs, on any platform; called by the plug-in at ``import verl``."""
+    check_version(VERL, "verl")
+    _position_ids_of_equal_length()
+
+
+def _position_ids_of_equal_length() -> None:
+    # TransferQueue packs a batch's position ids, (4, S) a rollout, into a jagged tensor. torch takes the first dimension
+    # that differs as the ragged one; when all rollouts of a batch have the same length none differs, and it takes the 4.
+    # verl then declares the last dimension ragged (maybe_fix_3d_position_ids), and the next step that splits the batch
+    # fails with a size mismatch. A policy that has learnt the form of its answers to the letter gets there.
+    from verl.utils import tensordict_utils
+
+    original = tensordict_utils.maybe_fix_3d_position_ids
+    if hasattr(original, "_critic_r1"):
+        return
+
+    @functools.wraps(original)
+    def maybe_fix_3d_position_ids(data: Any) -> None:
+        ids = data["position_ids"] if "position_ids" in data.keys() else None  # noqa: SIM118  (a TensorDict)
+        if ids is not None and ids.is_nested and ids.dim() == 3 and ids.values().shape[-1] != int(ids.offsets()[-1]):
+            rows = ids.offsets().numel() - 1
+            samples = list(ids.values().reshape(rows, -1, ids.values().shape[-1]).unbind())
+            data["position_ids"] = tensordict_utils.nested_tensor_from_tensor_list(samples, ragged_idx=2)
+        original(data)
+
+    maybe_fix_3d_position_ids._critic_r1 = True  # type: ignore[attr-defined]
+    tensordict_utils.maybe_fix_3d_position_ids = maybe_fix_3d_position_ids
+
+
 def apply_cpu() -> None:
     """Patches that every process of a CPU run needs; called by the plug-in at ``import verl``."""
     check_version(VERL, "verl")

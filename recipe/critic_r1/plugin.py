@@ -1,8 +1,8 @@
 """What verl imports by itself in every process (entry point group ``verl.plugins``).
 
 It must stay light, because each of a run's ten or so processes pays for it, and it must not import verl's trainers,
-because it runs in the last lines of ``import verl``. So it registers the CPU platform, applies the patches that the
-platform hooks cannot express, and nothing else: the trainer registers itself when the task runner imports it
+because it runs in the last lines of ``import verl``. So it registers the CPU platform, applies the patches of
+`compat`, and nothing else: the trainer registers itself when the task runner imports it
 (`recipe.critic_r1.task_runner`), the FSDP engine when verl imports ``model.external_lib``.
 
 verl swallows an exception raised here (it is logged at DEBUG). `critic-r1 doctor` and every start of
@@ -42,8 +42,10 @@ def activate() -> None:
 
 def _load() -> None:
     global _loaded
+    from recipe.critic_r1 import compat
+
+    compat.apply()
     if on_cpu():
-        from recipe.critic_r1 import compat
         from recipe.critic_r1.cpu import platform  # noqa: F401  (registers itself)
 
         compat.apply_cpu()
