@@ -46,10 +46,10 @@ def apply() -> None:
 
 
 def _position_ids_of_equal_length() -> None:
-    # TransferQueue packs a batch's position ids, (4, S) a rollout, into a jagged tensor. torch takes the first dimension
-    # that differs as the ragged one; when all rollouts of a batch have the same length none differs, and it takes the 4.
-    # verl then declares the last dimension ragged (maybe_fix_3d_position_ids), and the next step that splits the batch
-    # fails with a size mismatch. A policy that has learnt the form of its answers to the letter gets there.
+    # TransferQueue packs a batch's position ids, (4, S) a rollout, into a jagged tensor. torch takes the dimension that
+    # differs as the ragged one; when all rollouts of a batch have the same length none differs, and it takes the 4.
+    # verl then declares the last dimension ragged (maybe_fix_3d_position_ids), and the next step that splits the
+    # batch fails with a size mismatch. A policy that has learnt the form of its answers to the letter gets there.
     from verl.utils import tensordict_utils
 
     original = tensordict_utils.maybe_fix_3d_position_ids
