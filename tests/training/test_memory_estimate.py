@@ -1,6 +1,8 @@
 """The arithmetic is held against the real model classes, against published totals, and against itself."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,3 +117,25 @@ def test_published_footprints() -> None:
     geometry = estimate.total(estimate.host_lines(shape(), run, 400 * 300)) * GIB / 1e9
     assert 120 <= geometry <= 200
     assert math.isclose(geometry, 176, rel_tol=0.05)
+
+
+def test_the_table_of_the_documentation_is_what_the_formulas_say() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
+    found = re.findall(
+        r"^\| `(cluster=[^`]+)` \| (\d+) GiB \| (\d+) GiB \| (\d+) GiB and the pictures", text, re.MULTILINE
+    )
+    assert len(found) == 4
+    for changed, *numbers in found:
+        run = config("r1", *changed.split())
+        gpu = [estimate.training_lines(shape(), run), estimate.rollout_lines(shape(), run, 80)]
+        expected = [estimate.total(lines) + estimate.CUDA_GIB for lines in gpu]
+        expected.append(estimate.total(estimate.host_lines(shape(), run, None)))
+        assert [int(number) for number in numbers] == [round(number) for number in expected], changed
+    assert "A checkpoint takes 124 GiB" in text
+    everything = estimate.checkpoint_bytes(shape(), list(config().actor_rollout_ref.actor.checkpoint.save_contents))
+    assert round(everything / GIB) == 124
+    pictures = {640 * 480: "14 GiB for 256 x 8 rollouts of 640x480", 4_194_304: "195 GiB when every picture"}
+    for pixels, said in pictures.items():
+        size = named(estimate.host_lines(shape(), config(), pixels))["pictures"] / GIB
+        assert said in text
+        assert round(size) in (int(said.split()[0]), int(said.split()[0]) + 1)
