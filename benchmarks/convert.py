@@ -1,10 +1,15 @@
-"""Conversion speed, side by side on the same file: stock pattern, Image(decode=False), bare pyarrow copy, ours.
+"""Conversion speed, side by side on the same file: stock pattern, Image(decode=False), bare pyarrow copies, ours.
 
-Each way runs in a process of its own, on one core's worth of work (CPU seconds are reported beside wall seconds, since
-other work may share the machine), several times in turn; the best of each counts. The pictures are synthetic 640x480
-JPEGs of the size of a photograph.
+Each way runs in a process of its own that is held to one core (two for two workers), several times in turn; the best of
+each counts, by the wall and by CPU seconds, since other work may share the machine. The clock starts when the libraries
+are loaded and the source is still a file, and stops when the Parquet files are written. The pictures are synthetic
+640x480 JPEGs of the size of a photograph.
 
-    python benchmarks/convert.py --rows 4000 --out benchmarks/results/convert.json
+Two copies are the limit: one as it is usually written, and one with the writer options of our own shards. What hashes
+and tokens cost by themselves is measured too: the copy with the same SHA-256 of pictures and file, and the same prompts
+through the bare tokenizer.
+
+    python benchmarks/convert.py --out benchmarks/results/convert.json
 """
 
 import argparse
@@ -20,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +36,15 @@ from PIL import Image
 
 from data_prep.convert import convert
 from data_prep.settings import Settings
+from data_prep.views import batch_records
+from data_prep.writer import file_sha256
 
-WAYS = ("stock", "undecoded", "copy", "ours_plain", "ours_hashes", "ours_hashes_length")
-SLOW_ROWS = 200
-"""The stock pattern gets this many rows only; its speed does not depend on their number."""
+OURS = ("ours_plain", "ours_hashes", "ours_hashes_length")
+LIMITS = ("copy", "copy_same_options", "copy_same_options_hashes", "tokens")
+WAYS = ("stock", "undecoded", *LIMITS, *OURS)
+
+SLOW_ROWS = 500
+"""The stock pattern gets a file of this many rows only; its speed does not depend on their number."""
 
 
 def make_source(path: Path, rows: int) -> None:
@@ -70,30 +81,31 @@ def make_source(path: Path, rows: int) -> None:
             writer.write_table(pa.Table.from_pylist(batch, schema), row_group_size=100)
 
 
-def _with_datasets(source: str, output: str, rows: int, decode: bool) -> None:
+def _with_datasets(source: str, output: str, decode: bool) -> None:
     import datasets
 
     datasets.disable_progress_bars()
+
+    def to_task(row: dict[str, Any], index: int) -> dict[str, Any]:
+        first, second = (row["chosen"], row["rejected"]) if index % 2 else (row["rejected"], row["chosen"])
+        content = f"<image>{row['question']}\nResponse 1: {first}\nResponse 2: {second}"
+        return {
+            "data_source": "x",
+            "prompt": [{"role": "user", "content": content}],
+            "images": [row["image"]],
+            "ability": "critic",
+            "reward_model": {"style": "rule", "ground_truth": "1" if index % 2 else "2"},
+            "extra_info": {"index": index},
+        }
+
     with tempfile.TemporaryDirectory() as cache:
-        data = datasets.load_dataset("parquet", data_files=source, cache_dir=cache, split="train")
-        data = data.select(range(min(rows, len(data)))).cast_column("image", datasets.Image(decode=decode))
-
-        def to_task(row: dict[str, Any], index: int) -> dict[str, Any]:
-            first, second = (row["chosen"], row["rejected"]) if index % 2 else (row["rejected"], row["chosen"])
-            content = f"<image>{row['question']}\nResponse 1: {first}\nResponse 2: {second}"
-            return {
-                "data_source": "x",
-                "prompt": [{"role": "user", "content": content}],
-                "images": [row["image"]],
-                "ability": "critic",
-                "reward_model": {"style": "rule", "ground_truth": "1" if index % 2 else "2"},
-                "extra_info": {"index": index},
-            }
-
         start = _clock()
+        data = datasets.load_dataset("parquet", data_files=source, cache_dir=cache, split="train")
+        loaded = time.perf_counter() - start[0]
+        data = data.cast_column("image", datasets.Image(decode=decode))
         made = data.map(to_task, with_indices=True, remove_columns=data.column_names)
         made.to_parquet(output)
-        _report(start, len(data))
+        _report(start, len(data), of_which_load_dataset_s=loaded)
 
 
 def _copy(source: str, output: str) -> None:
@@ -109,14 +121,53 @@ def _copy(source: str, output: str) -> None:
     _report(start, rows)
 
 
-def _ours(source: str, output: str, way: str, workers: int, model: str) -> None:
-    settings = Settings("rlaif_v", hashes="hashes" in way, model=model if "length" in way else None)
-    # Start-up (imports, tokenizer, plotting) is paid once for a set of any size; a first small run takes it out.
+def _copy_same_options(source: str, output: str, hashes: bool) -> None:
+    start = _clock()
+    rows = 0
+    with (
+        pq.ParquetFile(source) as parquet,
+        pq.ParquetWriter(
+            output, parquet.schema_arrow, compression="none", use_dictionary=False, write_statistics=False
+        ) as writer,
+    ):
+        for group in range(parquet.num_row_groups):
+            table = parquet.read_row_group(group, use_threads=False)
+            writer.write_table(table, row_group_size=table.num_rows)
+            rows += table.num_rows
+            if hashes:
+                for chunk in table["image"].chunks:
+                    for value in batch_records(pa.RecordBatch.from_arrays([chunk], ["image"])):
+                        hashlib.sha256(value["image"]["bytes"]).hexdigest()
+    if hashes:
+        file_sha256(Path(output))
+    _report(start, rows)
+
+
+def _tokens(source: str, output: str, model: str) -> None:
+    """The prompts that ours made, through the bare tokenizer."""
+    from tokenizers import Tokenizer
+
+    made = sorted(Path(output).with_name("out_ours_plain").glob("*.parquet"))
+    if not made:
+        convert([source], output, Settings("rlaif_v", hashes=False))
+        made = sorted(Path(output).glob("*.parquet"))
+    columns = [pq.read_table(f, columns=["prompt"])["prompt"].to_pylist() for f in made]
+    prompts = [row[0]["content"] for column in columns for row in column]
+    tokenizer = Tokenizer.from_file(f"{model}/tokenizer.json")
+    start = _clock()
+    for at in range(0, len(prompts), 100):
+        tokenizer.encode_batch_fast(prompts[at : at + 100])
+    _report(start, len(prompts))
+
+
+def _ours(source: str, output: str, way: str, workers: int, model: str, limit: int | None) -> None:
+    settings = Settings("rlaif_v", hashes="hashes" in way, model=model if "length" in way else None, limit=limit)
+    # Loading (libraries, plotting, the check of the processor) is paid once for a set of any size; a first small run
+    # takes it out. What workers load is in the time.
     import matplotlib.figure  # noqa: F401
 
     if workers == 1:
-        warm = Settings("rlaif_v", hashes=settings.hashes, model=settings.model, limit=64)
-        convert([source], f"{output}.warm", warm)
+        convert([source], f"{output}.warm", replace(settings, limit=64))
     start = _clock()
     manifest = convert([source], output, settings, workers=workers)
     _report(start, manifest["records"]["used"])
@@ -127,22 +178,24 @@ def _clock() -> tuple[float, float]:
     return time.perf_counter(), usage.ru_utime + usage.ru_stime
 
 
-def _report(start: tuple[float, float], rows: int) -> None:
+def _report(start: tuple[float, float], rows: int, **more: float) -> None:
     wall, cpu = (now - then for now, then in zip(_clock(), start, strict=True))
     # Not ru_maxrss: that begins with the size of the process that started this one.
     status = Path("/proc/self/status").read_text()
     peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
-    values = {"rows": rows, "wall_s": wall, "cpu_s": cpu, "peak_mb": peak}
+    values = {"rows": rows, "wall_s": wall, "cpu_s": cpu, "peak_mb": peak, **more}
     print("RESULT " + json.dumps(values))
 
 
-def run_way(way: str, source: Path, folder: Path, model: str, workers: int = 1) -> dict[str, float]:
-    """One way in a fresh process; rows, seconds and peak memory."""
+def run_way(
+    way: str, source: Path, folder: Path, model: str, workers: int = 1, limit: int | None = None
+) -> dict[str, float]:
+    """One way in a fresh process on as many cores as it has workers; rows, seconds and peak memory."""
     output = folder / f"out_{way}"
     for old in (output, folder / f"{output.name}.warm"):
         shutil.rmtree(old, ignore_errors=True)
     command = [sys.executable, __file__, "--way", way, "--source", str(source), "--out", str(output)]
-    command += ["--workers", str(workers), "--model", model]
+    command += ["--workers", str(workers), "--model", model, *(["--limit", str(limit)] if limit else [])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.getcwd()}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     line = next((x for x in done.stdout.splitlines() if x.startswith("RESULT ")), None)
@@ -165,85 +218,104 @@ def picture_digests(path: Path, column: str) -> list[str]:
 
 
 def make_model(folder: Path) -> str:
-    """A Qwen2.5-VL processor with a small tokenizer, as the tests make it."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "data_prep"))
+    """A Qwen2.5-VL processor with a tokenizer of 8,000 entries that learnt English."""
+    sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / "data_prep"), str(Path(__file__).parent)]
+    from length import corpus
     from made_processors import make_processor
 
-    make_processor("qwen2_5_vl").save_pretrained(folder / "model")
+    make_processor("qwen2_5_vl", corpus()).save_pretrained(folder / "model")
     return str(folder / "model")
 
 
 def best(runs: list[dict[str, float]]) -> dict[str, float]:
-    """The run with the least CPU time, with its rates."""
+    """The run with the least CPU time, with its rates; the shortest wall time of all runs."""
     run = min(runs, key=lambda r: r["cpu_s"])
     wall = min(r["wall_s"] for r in runs)
     return {**run, "wall_s": wall, "rows_per_s": run["rows"] / wall, "rows_per_cpu_s": run["rows"] / run["cpu_s"]}
 
 
+def run_one(a: argparse.Namespace) -> None:
+    """One way, in this process."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: a.workers])
+    if a.way in ("stock", "undecoded"):
+        with contextlib.redirect_stderr(io.StringIO()):
+            _with_datasets(a.source, a.out, a.way == "stock")
+    elif a.way == "copy":
+        _copy(a.source, a.out)
+    elif a.way.startswith("copy"):
+        _copy_same_options(a.source, a.out, "hashes" in a.way)
+    elif a.way == "tokens":
+        _tokens(a.source, a.out, a.model)
+    else:
+        _ours(a.source, a.out, a.way, a.workers, a.model, a.limit)
+
+
+def measure(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
+    """All ways on one file, with the bytes checked."""
+    source, slow = folder / "source.parquet", folder / "slow.parquet"
+    make_source(source, rows)
+    make_source(slow, SLOW_ROWS)
+    model = make_model(folder)
+    runs: dict[str, list[dict[str, float]]] = {w: [] for w in WAYS}
+    two_runs = []
+    for _ in range(repeats):
+        for way in WAYS:
+            runs[way].append(run_way(way, slow if way == "stock" else source, folder, model))
+        two_runs.append(run_way("ours_hashes", source, folder, model, workers=2))
+    results = {way: best(r) for way, r in runs.items()}
+    wanted = picture_digests(source, "image")
+    identical = {
+        way: sum(x == y for x, y in zip(wanted, picture_digests(folder / f"out_{way}", "images"), strict=False))
+        for way in ("stock", "undecoded", *OURS)
+    }
+    two = best(two_runs)
+    part = run_way("ours_hashes", source, folder, model, limit=rows // 3)
+    others = ("stock", "undecoded", *LIMITS[:3])
+    ratios = {
+        by: {
+            f"{way} / {other}": round(results[way][rate] / results[other][rate], 2) for way in OURS for other in others
+        }
+        for by, rate in (("wall time", "rows_per_s"), ("CPU time", "rows_per_cpu_s"))
+    }
+    return {
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
+        f"pyarrow {pa.__version__}; load average at the end {os.getloadavg()[0]:.1f}",
+        "rows": rows,
+        "picture_kb": round(source.stat().st_size / rows / 1024, 1),
+        "cpu_us_per_row": {way: round(1e6 / r["rows_per_cpu_s"], 1) for way, r in results.items()},
+        "ratios": ratios,
+        "identical_pictures": identical,
+        "two_workers": {
+            "rows_per_s": two["rows_per_s"],
+            "over_one": two["rows_per_s"] / results["ours_hashes"]["rows_per_s"],
+        },
+        "peak_mb_by_rows": {str(rows // 3): part["peak_mb"], str(rows): results["ours_hashes"]["peak_mb"]},
+        "ways": results,
+    }
+
+
 def main() -> None:
     """Run all ways, check the bytes, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=4000)
+    parser.add_argument("--rows", type=int, default=16_384)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", default="benchmarks/results/convert.json")
     parser.add_argument("--way")
     parser.add_argument("--source")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--model", default="")
+    parser.add_argument("--limit", type=int)
     a = parser.parse_args()
     if a.way:
-        if a.way in ("stock", "undecoded"):
-            with contextlib.redirect_stderr(io.StringIO()):
-                rows = SLOW_ROWS if a.way == "stock" else sys.maxsize
-                _with_datasets(a.source, a.out, rows, a.way == "stock")
-        elif a.way == "copy":
-            _copy(a.source, a.out)
-        else:
-            _ours(a.source, a.out, a.way, a.workers, a.model)
+        run_one(a)
         return
     folder = Path(tempfile.mkdtemp())
     try:
-        source = folder / "source.parquet"
-        make_source(source, a.rows)
-        model = make_model(folder)
-        runs: dict[str, list[dict[str, float]]] = {w: [] for w in WAYS}
-        for _ in range(a.repeats):
-            for way in WAYS:
-                runs[way].append(run_way(way, source, folder, model))
-        results = {way: best(r) for way, r in runs.items()}
-        wanted = picture_digests(source, "image")
-        identical = {
-            way: sum(x == y for x, y in zip(wanted, picture_digests(folder / f"out_{way}", "images"), strict=False))
-            for way in WAYS
-            if way != "copy"
-        }
-        two = best([run_way("ours_hashes", source, folder, model, workers=2) for _ in range(a.repeats)])
-        big = folder / "big.parquet"
-        make_source(big, 3 * a.rows)
-        big_run = run_way("ours_hashes", big, folder, model)
-        rate = {way: r["rows_per_cpu_s"] for way, r in results.items()}
-        report = {
-            "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
-            f"pyarrow {pa.__version__}; load average at the end {os.getloadavg()[0]:.1f}",
-            "rows": a.rows,
-            "picture_kb": round(source.stat().st_size / a.rows / 1024, 1),
-            "ways": results,
-            "identical_pictures": identical,
-            "ratios_by_cpu_time": {
-                f"{way} / {other}": round(rate[way] / rate[other], 2)
-                for way in WAYS[3:]
-                for other in ("stock", "undecoded", "copy")
-            },
-            "two_workers_wall": {
-                "rows_per_s": two["rows_per_s"],
-                "over_one": two["rows_per_s"] / results["ours_hashes"]["rows_per_s"],
-            },
-            "peak_mb_by_rows": {str(a.rows): results["ours_hashes"]["peak_mb"], str(3 * a.rows): big_run["peak_mb"]},
-        }
-        Path(a.out).write_text(json.dumps(report, indent=2) + "\n")
-        print(json.dumps(report, indent=2))
+        report = measure(folder, a.rows, a.repeats)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    Path(a.out).write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """Token counts without decoding must equal those of the real processors, whatever the shape of the picture."""
 
+import subprocess
+import sys
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,7 @@ from made_processors import make_processor
 from made_records import GOOD
 from PIL import Image
 
-from data_prep.length import MeterError, PromptMeter, real_length
+from data_prep.length import MeterError, ProcessorFacts, PromptMeter, real_length
 from data_prep.settings import Settings
 from data_prep.sources.registry import load_source
 from data_prep.transform import Transform
@@ -124,3 +127,42 @@ def test_unknown_family_is_refused() -> None:
     processor.image_processor = OtherImageProcessor()
     with pytest.raises(MeterError, match="OtherImageProcessor"):
         PromptMeter(processor)
+
+
+PROMPTS = [
+    ("<image>one picture", [(50, 60)]),
+    ("no picture", []),
+    ("one <image> inside", [(50, 60)]),  # no frame fits: the template is run by the real processor
+    ("<image>" * 10 + "more pictures than there are frames", [(50, 60)] * 10),
+]
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "mllama"])
+def test_facts_read_elsewhere_give_the_same_lengths(family: str, tmp_path: Path) -> None:
+    processor = make_processor(family)
+    processor.save_pretrained(tmp_path)
+    here = PromptMeter(processor, verl_resize=True)
+    there = PromptMeter.from_model(str(tmp_path))
+    assert there.facts == here.facts == ProcessorFacts.from_json(here.facts.to_json())
+    prompts, sizes = zip(*PROMPTS, strict=True)
+    assert there.measure(prompts, sizes) == here.measure(prompts, sizes)
+
+
+def test_measuring_loads_no_model_library(tmp_path: Path) -> None:
+    make_processor("qwen2_5_vl").save_pretrained(tmp_path)
+    code = (
+        "import sys\nfrom data_prep.length import PromptMeter\n"
+        "print(PromptMeter.from_model(sys.argv[1]).measure(['<image>one picture'], [[(50, 60)]]))\n"
+        "assert not {'transformers', 'torch'} & set(sys.modules)\n"
+    )
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(
+        PromptMeter(make_processor("qwen2_5_vl")).measure(["<image>one picture"], [[(50, 60)]])
+    )
+
+
+def test_a_model_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MeterError, match="cannot be used"):
+        PromptMeter.from_model(str(tmp_path))
