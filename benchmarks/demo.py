@@ -6,8 +6,8 @@ Each run is ``critic-r1 demo`` in a folder of its own under ``runs/bench-demo``;
 so the command can be stopped and started again. The control turns over half of the training labels: what it still gains
 is not learned from preferences.
 
-Reported for every seed: each metric before and after with its 95 % interval over pictures. Reported over seeds: the mean
-change with a 95 % t-interval (n is small, so it is wide), and how many seeds rose.
+Reported for every seed: each metric before and after with its 95 % interval over pictures. Reported over seeds: the
+mean change with a 95 % t-interval (n is small, so it is wide), and how many seeds rose.
 """
 
 import json

@@ -76,7 +76,7 @@ def score_like_release(text: object, label: str) -> tuple[float, float]:
     Raises:
         ImportError: without pylatexenc, at the first response and not only at the first LaTeX in one.
     """
-    import pylatexenc.latex2text  # type: ignore[import-untyped]  # noqa: F401
+    import pylatexenc.latex2text  # noqa: F401
 
     if not isinstance(text, str):
         return 0.0, 0.0

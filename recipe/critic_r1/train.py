@@ -34,7 +34,9 @@ def run(config: DictConfig) -> None:
     from recipe.critic_r1 import preflight
 
     prepare_config(config)
-    preflight.check(config)
+    for finding in preflight.check(config):
+        if finding.status == "warn":
+            print(f"critic-r1: {finding}", file=sys.stderr)
     saved = Path(config.critic_r1.run_dir) / "train" / "config.yaml"
     saved.parent.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, saved, resolve=True)
