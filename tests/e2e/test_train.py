@@ -80,8 +80,8 @@ def test_rollout_and_actor_agree(killed_and_resumed) -> None:
     folder, *_ = killed_and_resumed
     for record in read_lines(folder / "train" / "metrics.jsonl"):
         assert record["data"]["training/rollout_actor_probs_pearson_corr"] > 0.9999
-        # verl bans the two picture placeholders in vLLM's sampler and not in the actor: at random weights they hold
-        # one part in 200 of the probability, and every other token has that much more in the rollout.
+        # Probably because verl bans the two picture placeholders in vLLM's sampler and not in the actor: at random
+        # weights they hold about one part in 200 of the probability. Up to 1.1e-3 was seen; the cause is not isolated.
         assert record["data"]["training/rollout_probs_diff_max"] < 1e-2
         assert record["data"]["actor/grad_norm"] >= 0
 
