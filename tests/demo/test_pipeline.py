@@ -111,3 +111,10 @@ def test_a_folder_that_is_no_run_is_never_removed(tmp_path: Path) -> None:
     with pytest.raises(StageFailed, match="is not a run of the demo"):
         start_over(tmp_path)
     assert (tmp_path / "precious").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"asked": {"overrides": [], "unknown": 1}}'])
+def test_a_broken_record_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(StageFailed, match=r"run\.json is not the record of a demo run"):
+        DemoSettings.of_run(tmp_path)

@@ -63,8 +63,12 @@ class DemoSettings:
     @classmethod
     def of_run(cls, folder: Path) -> "DemoSettings":
         """What the run in ``folder`` was asked to do."""
-        asked = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["asked"]
-        return cls(**(asked | {"overrides": tuple(asked["overrides"])}))
+        path = folder / RUN_FILE
+        try:
+            asked = json.loads(path.read_text(encoding="utf-8"))["asked"]
+            return cls(**(asked | {"overrides": tuple(asked["overrides"])}))
+        except (ValueError, KeyError, TypeError) as error:
+            raise StageFailed(f"{path} is not the record of a demo run ({error!r}): choose another --out") from error
 
 
 @dataclass
