@@ -1,9 +1,9 @@
 """Conversion speed, side by side on the same file: stock pattern, Image(decode=False), bare pyarrow copies, ours.
 
-Each way runs in a process of its own that is held to one core (two for two workers), several times in turn; the best of
-each counts, by the wall and by CPU seconds, since other work may share the machine. The clock starts when the libraries
-are loaded and the source is still a file, and stops when the Parquet files are written. The pictures are synthetic
-640x480 JPEGs of the size of a photograph.
+Each way runs in a process of its own, several times in turn: held to one core, and once more on all cores, which
+ours uses by threads. The best of each counts, by the wall and by CPU seconds, since other work may share the machine.
+The clock starts when the libraries are loaded and the source is still a file, and stops when the Parquet files are
+written. The pictures are synthetic 640x480 JPEGs of the size of a photograph.
 
 Two copies are the limit: one as it is usually written, and one with the writer options of our own shards. What hashes
 and tokens cost by themselves is measured too: the copy with the same SHA-256 of pictures and file, and the same prompts
@@ -174,8 +174,8 @@ def _ours(source: str, output: str, way: str, workers: int, model: str, limit: i
 
 
 def _clock() -> tuple[float, float]:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return time.perf_counter(), usage.ru_utime + usage.ru_stime
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return time.perf_counter(), sum(u.ru_utime + u.ru_stime for u in usages)
 
 
 def _report(start: tuple[float, float], rows: int, **more: float) -> None:
@@ -188,15 +188,23 @@ def _report(start: tuple[float, float], rows: int, **more: float) -> None:
 
 
 def run_way(
-    way: str, source: Path, folder: Path, model: str, workers: int = 1, limit: int | None = None
+    way: str,
+    source: Path,
+    folder: Path,
+    model: str,
+    workers: int = 1,
+    limit: int | None = None,
+    cores: int = 1,
 ) -> dict[str, float]:
-    """One way in a fresh process on as many cores as it has workers; rows, seconds and peak memory."""
+    """One way in a fresh process; rows, seconds (of its workers, too) and peak memory."""
     output = folder / f"out_{way}"
     for old in (output, folder / f"{output.name}.warm"):
         shutil.rmtree(old, ignore_errors=True)
     command = [sys.executable, __file__, "--way", way, "--source", str(source), "--out", str(output)]
-    command += ["--workers", str(workers), "--model", model, *(["--limit", str(limit)] if limit else [])]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.getcwd()}
+    command += ["--workers", str(workers), "--cores", str(cores), "--model", model]
+    command += ["--limit", str(limit)] if limit else []
+    threads = {"OMP_NUM_THREADS": str(cores), "TOKENIZERS_PARALLELISM": "true" if cores > 1 else "false"}
+    environment = {**os.environ, **threads, "PYTHONPATH": os.getcwd()}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     line = next((x for x in done.stdout.splitlines() if x.startswith("RESULT ")), None)
     if line is None:
@@ -236,7 +244,7 @@ def best(runs: list[dict[str, float]]) -> dict[str, float]:
 
 def run_one(a: argparse.Namespace) -> None:
     """One way, in this process."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: a.workers])
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: a.cores])
     if a.way in ("stock", "undecoded"):
         with contextlib.redirect_stderr(io.StringIO()):
             _with_datasets(a.source, a.out, a.way == "stock")
@@ -257,12 +265,18 @@ def measure(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
     make_source(slow, SLOW_ROWS)
     model = make_model(folder)
     runs: dict[str, list[dict[str, float]]] = {w: [] for w in WAYS}
+    free: dict[str, list[dict[str, float]]] = {w: [] for w in ("stock", "undecoded", "copy", *OURS)}
+    cores = len(os.sched_getaffinity(0))
     two_runs = []
     for _ in range(repeats):
         for way in WAYS:
-            runs[way].append(run_way(way, slow if way == "stock" else source, folder, model))
-        two_runs.append(run_way("ours_hashes", source, folder, model, workers=2))
+            rows_of = slow if way == "stock" else source
+            runs[way].append(run_way(way, rows_of, folder, model))
+            if way in free:
+                free[way].append(run_way(way, rows_of, folder, model, cores=cores))
+        two_runs.append(run_way("ours_hashes", source, folder, model, workers=2, cores=2))
     results = {way: best(r) for way, r in runs.items()}
+    on_all = {way: best(r) for way, r in free.items()}
     wanted = picture_digests(source, "image")
     identical = {
         way: sum(x == y for x, y in zip(wanted, picture_digests(folder / f"out_{way}", "images"), strict=False))
@@ -277,6 +291,11 @@ def measure(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
         }
         for by, rate in (("wall time", "rows_per_s"), ("CPU time", "rows_per_cpu_s"))
     }
+    ratios["wall time, one process on all cores"] = {
+        f"{way} / {other}": round(on_all[way]["rows_per_s"] / on_all[other]["rows_per_s"], 2)
+        for way in OURS
+        for other in ("stock", "undecoded", "copy")
+    }
     return {
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
         f"pyarrow {pa.__version__}; load average at the end {os.getloadavg()[0]:.1f}",
@@ -288,9 +307,11 @@ def measure(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
         "two_workers": {
             "rows_per_s": two["rows_per_s"],
             "over_one": two["rows_per_s"] / results["ours_hashes"]["rows_per_s"],
+            "cpu_s_of_both_over_cpu_s_of_one": two["cpu_s"] / results["ours_hashes"]["cpu_s"],
         },
         "peak_mb_by_rows": {str(rows // 3): part["peak_mb"], str(rows): results["ours_hashes"]["peak_mb"]},
         "ways": results,
+        "ways_on_all_cores": on_all,
     }
 
 
@@ -303,6 +324,7 @@ def main() -> None:
     parser.add_argument("--way")
     parser.add_argument("--source")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--cores", type=int, default=1)
     parser.add_argument("--model", default="")
     parser.add_argument("--limit", type=int)
     a = parser.parse_args()

@@ -9,25 +9,23 @@ from dataclasses import asdict
 from typing import Any
 
 from data_prep.readers import Unit
+from data_prep.worker import Job, Worker
 
 
 class _RayWorker:
     """A `Worker` in the form in which Ray Data keeps one for each actor."""
 
-    def __init__(self, job: Any) -> None:
-        from data_prep.convert import Worker
-
+    def __init__(self, job: Job) -> None:
         self._worker = Worker(job)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         return {"rows": self._worker(Unit(**row))}
 
 
-def run_units(job: Any, units: Sequence[Unit], workers: int, advance: Callable[[int], None]) -> None:
+def run_units(job: Job, units: Sequence[Unit], workers: int, advance: Callable[[int], None]) -> None:
     """Convert units on Ray Data; connects to the cluster in RAY_ADDRESS, or starts one here.
 
     Args:
-        job: a `data_prep.convert.Job`.
         workers: actors, one CPU each.
         advance: called with the records of each finished unit.
     """

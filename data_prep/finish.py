@@ -19,10 +19,8 @@ import pyarrow.parquet as pq
 from data_prep.card import write_card
 from data_prep.readers import Unit
 from data_prep.sources.record import Source
+from data_prep.worker import WORK
 from data_prep.writer import FORMAT_VERSION, MANIFEST, WRITER_OPTIONS, file_sha256, write_json
-
-WORK = ".work"
-"""Folder, inside the output, of what a run needs to go on; removed when the manifest is written."""
 
 REJECTED = "rejected.jsonl"
 BUCKET = 128

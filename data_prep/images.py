@@ -53,10 +53,10 @@ def read_header(data: bytes | memoryview) -> Header:
     if not data:
         raise BadPicture("picture-empty", "the picture has no bytes: fetch the set again or drop the row")
     header = _quick_header(data) or _pillow_header(data)
-    if header.width * header.height > MAX_PIXELS:
+    width, height, _ = header
+    if width * height > MAX_PIXELS:
         raise _too_large()
-    short, long = min(header[:2]), max(header[:2])
-    if short < 1 or long > MAX_ASPECT * short:
+    if not (0 < width <= MAX_ASPECT * height and height <= MAX_ASPECT * width):
         raise BadPicture(
             "picture-shape",
             f"{header.width}x{header.height} is more than {MAX_ASPECT} times as long as wide; processors refuse it",

@@ -10,8 +10,8 @@ twice is not rounding once. Every meter is compared with the real processor befo
 if they disagree.
 
 The processor's libraries take half a gigabyte and seconds to load, but all that lengths depend on is a page of facts
-and the tokenizer. `PromptMeter.from_model` has a short-lived process read and check them; the meter itself needs only
-the `tokenizers` library.
+and the tokenizer. `processor.meter_of_model` has a short-lived process read and check them; the meter itself needs
+only the `tokenizers` library.
 """
 
 import importlib
@@ -135,18 +135,6 @@ class PromptMeter:
         meter = cls.__new__(cls)
         meter._set(facts, None, load)
         return meter
-
-    @classmethod
-    def from_model(cls, model: str, *, min_pixels: int | None = None, max_pixels: int | None = None) -> "PromptMeter":
-        """The meter of a model folder or hub id; pixel limits as in the training configuration.
-
-        Raises:
-            MeterError: as the constructor, or the processor cannot be loaded.
-        """
-        from data_prep.processor import facts_of_model, load_processor
-
-        facts = facts_of_model(model, min_pixels, max_pixels)
-        return cls.from_facts(facts, lambda: load_processor(model, min_pixels, max_pixels))
 
     def _set(self, facts: ProcessorFacts, processor: Any, load: Any) -> None:
         self.facts = facts

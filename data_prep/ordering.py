@@ -6,6 +6,7 @@ is the same on any machine, for any number of workers and after any restart.
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Literal
 
 from data_prep.prompts import DRAWN, Wording, get_wording
@@ -31,9 +32,15 @@ def balanced_order(pair: PreferencePair, ordinal: int, seed: int) -> int:
     Args:
         ordinal: the place of the row in its source.
     """
-    better_first = (seeded_fraction(seed, "order", pair.source, ordinal // 2) < 0.5) ^ bool(ordinal % 2)
+    better_first = _coin(seed, pair.source, ordinal // 2) ^ bool(ordinal % 2)
     preferred = 0 if pair.preferred == "tie" else pair.preferred
     return preferred if better_first else 1 - preferred
+
+
+@lru_cache(maxsize=256)
+def _coin(seed: int, source: str, couple: int) -> bool:
+    """What two neighbouring rows share; kept, because the second asks right after the first."""
+    return seeded_fraction(seed, "order", source, couple) < 0.5
 
 
 def split_of(picture_keys: Iterable[str], *, seed: int, val_share: float) -> str | None:

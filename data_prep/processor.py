@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,16 @@ def facts_of_model(model: str, min_pixels: int | None = None, max_pixels: int | 
             said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             raise MeterError(f"the processor of {model} cannot be used: {said}")
         return ProcessorFacts.from_json(output.read_text(encoding="utf-8"))
+
+
+def meter_of_model(model: str, min_pixels: int | None = None, max_pixels: int | None = None) -> PromptMeter:
+    """The meter of a model folder or hub id; pixel limits as in the training configuration.
+
+    Raises:
+        MeterError: as `facts_of_model`.
+    """
+    facts = facts_of_model(model, min_pixels, max_pixels)
+    return PromptMeter.from_facts(facts, partial(load_processor, model, min_pixels, max_pixels))
 
 
 def main() -> None:

@@ -81,17 +81,16 @@ class Picture:
 
     data: bytes | memoryview | None = field(default=None, repr=False)
     path: str | None = None
-    key: str | None = None
-    """Stands for the digest when pictures are not hashed in full; see `quick_key`. Set before the first use."""
+    key: str | None = field(default=None, compare=False)
+    """The digest once it is known, or what stands for it when pictures are not hashed in full; see `quick_key`."""
 
-    @cached_property
+    @property
     def sha256(self) -> str:
         """Hex digest of the bytes; of the path when there are no bytes; `key` when that is given."""
-        if self.key is not None:
-            return self.key
-        if self.data is not None:
-            return hashlib.sha256(self.data).hexdigest()
-        return hashlib.sha256((self.path or "").encode("utf-8", "surrogatepass")).hexdigest()
+        if self.key is None:
+            data = self.data if self.data is not None else (self.path or "").encode("utf-8", "surrogatepass")
+            self.key = hashlib.sha256(data).hexdigest()
+        return self.key
 
 
 def quick_key(data: bytes | memoryview) -> str:
@@ -250,7 +249,7 @@ def make_row(
 ) -> dict[str, Any]:
     """One row as a dict that fits `row_schema()`; keys that `extra` lacks are null."""
     info: dict[str, Any] = {**_NO_INFO, **extra}
-    info["picture_sha256"] = [i.sha256 for i in images if i.key is None or i.key[0] != "~"]
+    info["picture_sha256"] = [digest for i in images if (digest := i.sha256)[0] != "~"]
     if meta:
         info["source_id"] = valid_text(str(meta["id"])) if "id" in meta else None
         info["meta"] = _META.encode(meta)

@@ -89,7 +89,8 @@ class Transform:
         problems: dict[int, list[Reject]] = {}
         for ordinal, record in records:
             found: list[_Draft] = []
-            problems[ordinal] = []
+            trouble: list[Reject] = []
+            problems[ordinal] = trouble
             try:
                 if isinstance(record, Broken):
                     raise Reject(record.reason, record.detail, record.remedy)
@@ -99,11 +100,12 @@ class Transform:
                     try:
                         found += self._drafts(item, ordinal, number, base)
                     except Reject as problem:
-                        problems[ordinal].append(problem)
-                if not found and not problems[ordinal]:
+                        trouble.append(problem.with_traceback(None))
+                if not found and not trouble:
                     raise Reject("not-pairwise", "the source made no pair of this record")
             except Reject as problem:
-                problems[ordinal].append(problem)
+                # Without its traceback, whose frames would keep the record and its pictures until the next collection.
+                trouble.append(problem.with_traceback(None))
             except (
                 TypeError,
                 ValueError,
@@ -115,7 +117,7 @@ class Transform:
             ) as error:
                 # A shape no source foresaw. The record is lost, the run is not, and the reason says whom to blame.
                 detail = f"{type(error).__name__}: {error}"[:300]
-                problems[ordinal].append(Reject("unforeseen", detail, "Report the shape of this record."))
+                trouble.append(Reject("unforeseen", detail, "Report the shape of this record."))
             drafts += found
         self._finish(drafts, problems, outcome)
         self._account(problems, outcome, file)
@@ -123,13 +125,12 @@ class Transform:
 
     def _drafts(self, item: Item, ordinal: int, number: int, base: str) -> Iterator[_Draft]:
         settings = self.settings
-        pictures, headers = self._pictures(item.images, base)
-        if any(new is not old for new, old in zip(pictures, item.images, strict=True)):
+        pictures, sizes = self._pictures(item.images, base)
+        if pictures != item.images:
             item = replace(item, images=pictures)
         split = self._split(item)
         if self.exclusion is not None and (hit := self.exclusion.hit(item)):
             raise Reject("overlap", hit, "It stands in a set given with --exclude.")
-        sizes = [(h.width, h.height) for h in headers]
         if isinstance(item, ScoredResponse):
             yield _Draft(ordinal, item.pair_id, ScoreTask(item, split, ordinal), sizes)
         elif isinstance(item, RankedResponses) and settings.nway == "tasks":
@@ -162,8 +163,9 @@ class Transform:
         shares = [seeded_fraction(seed, "nway", item.pair_id, i) for i in places]
         return RankTask(item, tuple(sorted(places, key=shares.__getitem__)), split, ordinal)
 
-    def _pictures(self, images: Sequence[Picture], base: str) -> tuple[tuple[Picture, ...], list[Header]]:
-        resolved, headers = [], []
+    def _pictures(self, images: tuple[Picture, ...], base: str) -> tuple[tuple[Picture, ...], list[tuple[int, int]]]:
+        """The pictures with their bytes, the very same ones where nothing had to be done; and their sizes."""
+        resolved, sizes = [], []
         for image in images:
             try:
                 data = image.data if image.data is not None else self._store.load(image.path or "", base)
@@ -178,8 +180,8 @@ class Transform:
             if self.picture_folder is not None:
                 picture = self._as_file(picture, header)
             resolved.append(picture)
-            headers.append(header)
-        return tuple(resolved), headers
+            sizes.append((header.width, header.height))
+        return tuple(resolved), sizes
 
     def _as_file(self, picture: Picture, header: Header) -> Picture:
         """The same picture as a file named by its content."""

@@ -76,12 +76,27 @@ def binary_array(values: Sequence[Any]) -> pa.Array:
     memory.
     """
     base = values[0].obj if values and isinstance(values[0], memoryview) else None
-    if not isinstance(base, pa.Buffer) or any(not isinstance(v, memoryview) or v.obj is not base for v in values):
-        return pa.array(values, pa.binary())
-    lengths = np.array([v.nbytes for v in values])
-    starts = np.array([pa.py_buffer(v).address for v in values]) - base.address
-    stop = int(starts[-1] + lengths[-1])
-    if 2 * lengths.sum() < base.size or stop > np.iinfo(np.int32).max or (starts[1:] != (starts + lengths)[:-1]).any():
-        return pa.array(values, pa.binary())
-    offsets = np.append(starts, stop).astype(np.int32)
-    return pa.Array.from_buffers(pa.binary(), len(values), [None, pa.py_buffer(offsets), base])
+    if isinstance(base, pa.Buffer) and all(type(v) is memoryview and v.obj is base for v in values):
+        lengths = np.array([v.nbytes for v in values])
+        starts = np.array([pa.py_buffer(v).address for v in values]) - base.address
+        stop = int(starts[-1] + lengths[-1])
+        in_order = (starts[1:] == (starts + lengths)[:-1]).all()
+        if in_order and 2 * lengths.sum() >= base.size and stop <= np.iinfo(np.int32).max:
+            offsets = np.append(starts, stop).astype(np.int32)
+            return pa.Array.from_buffers(pa.binary(), len(values), [None, pa.py_buffer(offsets), base])
+    return _copied(values)
+
+
+def _copied(values: Sequence[Any]) -> pa.Array:
+    """A binary column with memory of its own.
+
+    Not by `pa.array`, which holds every memoryview that it reads, and so the whole buffer behind it, for ever (seen in
+    pyarrow 26.0.1).
+    """
+    parts = [b"" if v is None else v for v in values]
+    offsets = np.cumsum([0, *map(len, parts)])
+    if offsets[-1] > np.iinfo(np.int32).max:
+        raise ValueError(f"{offsets[-1]} bytes of pictures in one column; at most 2 GiB fit")
+    valid = pa.array([v is not None for v in values], pa.bool_()).buffers()[1] if None in values else None
+    buffers = [valid, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(b"".join(parts))]
+    return pa.Array.from_buffers(pa.binary(), len(parts), buffers)

@@ -8,10 +8,12 @@ Text columns are compressed, pictures are not: JPEG and PNG do not shrink furthe
 """
 
 import hashlib
+import io
 import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future, wait
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +36,10 @@ SHARD_BYTES = 512 * 2**20
 MANIFEST = "manifest.json"
 
 
+HASH_BYTES = 2**18
+"""Bytes hashed at a time: few enough to stay in a core's own cache."""
+
+
 class HasRow(Protocol):
     """Anything that knows its Parquet row."""
 
@@ -44,19 +50,41 @@ class ShardWriter:
     """One shard: rows in, row groups of bounded size out, whole file or nothing.
 
     Use as a context manager. Leaving it by an exception removes the temporary file.
+
+    Args:
+        embedded: whether pictures stand in the file.
+        group_bytes: target size of a row group.
+        hashed: whether to compute the file's SHA-256, which is done as it grows.
+        threads: where row groups are written, one at a time, while the caller goes on; None: in the caller.
     """
 
-    def __init__(self, path: Path, *, embedded: bool = True, group_bytes: int = GROUP_BYTES) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        embedded: bool = True,
+        group_bytes: int = GROUP_BYTES,
+        hashed: bool = False,
+        threads: Executor | None = None,
+    ) -> None:
         self.path = path
+        self.sha256: str | None = None
+        """Hex digest of the closed file."""
         self.rows = 0
         self.bytes = 0
         self._schema = row_schema(embedded=embedded)
         self._group_bytes = group_bytes
         self._pending: list[dict[str, Any]] = []
+        self._pending_bytes = 0
         self._settled: list[pa.RecordBatch] = []
-        self._buffered = 0
+        self._settled_bytes = 0
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._writer: pq.ParquetWriter | None = None
+        self._threads = threads
+        self._writing: Future[None] | None = None
+        self._digest = hashlib.sha256() if hashed else None
+        self._written: io.FileIO | None = None
+        self._buffer = memoryview(bytearray(HASH_BYTES if hashed else 0))
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -70,10 +98,11 @@ class ShardWriter:
     def write(self, row: dict[str, Any]) -> None:
         """Add one row, a dict that fits `row_schema()`."""
         size = row_bytes(row)
-        if self._buffered and self._buffered + size > self._group_bytes:
+        if self._pending and self._pending_bytes + size > self._group_bytes:
+            self.settle()
             self._flush()
         self._pending.append(row)
-        self._buffered += size
+        self._pending_bytes += size
         self.bytes += size
         self.rows += 1
 
@@ -81,31 +110,71 @@ class ShardWriter:
         """Turn the rows added since the last call into Arrow columns.
 
         Called after the rows of one batch that was read: then their pictures lie in one buffer and need not be copied,
-        and a shard that gets few of a batch's rows does not keep the whole batch in memory.
+        and a shard that gets few of a batch's rows does not keep the whole batch in memory. A row group ends before
+        the batch that would make it too large.
         """
-        if self._pending:
-            self._settled.append(rows_batch(self._pending, self._schema))
-            self._pending = []
+        if not self._pending:
+            return
+        if self._settled_bytes + self._pending_bytes > self._group_bytes:
+            self._flush()
+        self._settled.append(rows_batch(self._pending, self._schema))
+        self._settled_bytes += self._pending_bytes
+        self._pending, self._pending_bytes = [], 0
 
     def _flush(self) -> None:
-        self.settle()
+        """Write the settled rows as a row group."""
+        if not self._settled:
+            return
+        group = pa.Table.from_batches(self._settled, self._schema)
+        self._settled, self._settled_bytes = [], 0
+        self._wait()
+        if self._threads is None:
+            self._write_group(group)
+        else:
+            self._writing = self._threads.submit(self._write_group, group)
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+    def _write_group(self, group: pa.Table) -> None:
+        self._file().write_table(group, row_group_size=group.num_rows)
+        self._hash_new()
+
+    def _hash_new(self) -> None:
+        """Hash what was written since the last call, while it is still in memory; a Parquet file only ever grows."""
+        if self._digest is None:
+            return
+        if self._written is None:
+            self._written = io.FileIO(self._temporary)
+        while count := self._written.readinto(self._buffer):
+            self._digest.update(self._buffer[:count])
+
+    def _file(self) -> pq.ParquetWriter:
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(self._temporary, self._schema, **WRITER_OPTIONS)
-        group = pa.Table.from_batches(self._settled, self._schema)
-        self._writer.write_table(group, row_group_size=max(1, group.num_rows))
-        self._settled, self._buffered = [], 0
+        return self._writer
 
     def close(self) -> None:
         """Finish the file and give it its name."""
-        if self._buffered or self._writer is None:
-            self._flush()
-        assert self._writer is not None
-        self._writer.close()
+        self.settle()
+        self._flush()
+        self._wait()
+        self._file().close()
+        self._hash_new()
+        if self._digest is not None and self._written is not None:
+            self._written.close()
+            self.sha256 = self._digest.hexdigest()
         os.replace(self._temporary, self.path)
 
     def abort(self) -> None:
         """Leave nothing behind."""
+        if self._writing is not None:
+            wait([self._writing])
+        if self._written is not None:
+            self._written.close()
         if self._writer is not None:
             self._writer.close()
         self._temporary.unlink(missing_ok=True)
@@ -149,8 +218,12 @@ WRITER_OPTIONS: dict[str, Any] = {
 
 def row_bytes(row: Mapping[str, Any]) -> int:
     """About how many bytes a row takes in memory: pictures, texts, and a constant for the rest."""
-    pictures = sum(len(i["bytes"]) if isinstance(i, dict) else len(i) for i in row["images"])
-    return pictures + 2 * sum(len(m["content"]) for m in row["prompt"]) + 512
+    size = 512
+    for image in row["images"]:
+        size += len(image["bytes"]) if type(image) is dict else len(image)
+    for message in row["prompt"]:
+        size += 2 * len(message["content"])
+    return size
 
 
 def file_sha256(path: Path) -> str:
@@ -211,7 +284,7 @@ def write_parquet(
     def finish(split: str) -> None:
         shard = open_shards.pop(split)
         shard.close()
-        shards.append({"file": shard.path.name, "split": split, "rows": shard.rows, "sha256": file_sha256(shard.path)})
+        shards.append({"file": shard.path.name, "split": split, "rows": shard.rows, "sha256": shard.sha256})
 
     try:
         for task in tasks:
@@ -226,7 +299,7 @@ def write_parquet(
             if split not in open_shards:
                 path = folder / f"{split}-{numbers[split]:05d}.parquet"
                 numbers[split] += 1
-                open_shards[split] = ShardWriter(path, embedded=embedded, group_bytes=group_bytes)
+                open_shards[split] = ShardWriter(path, embedded=embedded, group_bytes=group_bytes, hashed=True)
             open_shards[split].write(row)
             key = f"{split} {row['data_source']}"
             labels.setdefault(key, Counter())[row["reward_model"]["ground_truth"]] += 1

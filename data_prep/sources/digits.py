@@ -10,6 +10,7 @@ scikit-learn is imported inside the loader only. It takes seconds to import, and
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -72,7 +73,8 @@ def digit_split(seed: int, n_warm_start: int = 60, n_rl: int = 1000, n_test: int
     """Disjoint picture indices for `warm_start`, `rl` and `test`, drawn by seed.
 
     Equal pictures count as one, so no picture stands in two splits. The test set depends on the seed and on `n_test`
-    only: changing the size of the training data leaves it as it is.
+    only: changing the size of the training data leaves it as it is. The warm start gets every digit equally often (to
+    within one): a handful of pictures drawn freely can lack a digit altogether, and no later step would make up for it.
 
     Raises:
         ValueError: more pictures are asked for than exist.
@@ -82,11 +84,20 @@ def digit_split(seed: int, n_warm_start: int = 60, n_rl: int = 1000, n_test: int
     if min(n_warm_start, n_rl, n_test) < 0 or wanted > len(unique):
         raise ValueError(f"{wanted} digits asked for, {len(unique)} exist: lower n_warm_start, n_rl or n_test")
     shuffled = sorted(unique, key=lambda i: seeded_fraction(seed, "digit", i))
-    return {
-        "test": shuffled[:n_test],
-        "warm_start": shuffled[n_test : n_test + n_warm_start],
-        "rl": shuffled[n_test + n_warm_start : wanted],
-    }
+    test, training = shuffled[:n_test], shuffled[n_test:]
+    warm_start = _round_robin_by_digit(training)[:n_warm_start]
+    taken = set(warm_start)
+    return {"test": test, "warm_start": warm_start, "rl": [i for i in training if i not in taken][:n_rl]}
+
+
+def _round_robin_by_digit(indices: Sequence[int]) -> list[int]:
+    """The same pictures, the first of each digit first, then the second of each, and so on."""
+    pictures, earlier = load_digit_pictures(), Counter[int]()
+    rounds = {}
+    for i in indices:
+        rounds[i] = earlier[pictures[i].label]
+        earlier[pictures[i].label] += 1
+    return sorted(indices, key=rounds.__getitem__)
 
 
 def random_wrong_digits(indices: Sequence[int], seed: int, n: int = 1) -> dict[int, list[int]]:

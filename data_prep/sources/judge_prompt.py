@@ -68,7 +68,7 @@ def split_judge_prompt(prompt: str) -> tuple[str, str, str]:
     """Question, first and second response out of a judge prompt.
 
     Raises:
-        Reject: `not-pairwise`, when no known form fits or a part is empty.
+        Reject: `not-pairwise` when no known form fits, `empty-text` when a part is empty.
     """
     for form in _FORMS:
         parts = _try(form, prompt)
@@ -97,4 +97,7 @@ def _try(form: _Form, prompt: str) -> tuple[str, str, str] | None:
         if form.end and (end := form.end.search(rest)):
             parts[2] = rest[: end.start()]
     question_part, one, two = (part.strip() for part in parts)
-    return (question_part, one, two) if question_part and one and two else None
+    if not (question_part and one and two):
+        # Not the next form: it might take the brackets around nothing for a response.
+        raise Reject("empty-text", "the question or a response in the judge prompt is empty")
+    return question_part, one, two

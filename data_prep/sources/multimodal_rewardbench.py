@@ -50,7 +50,7 @@ SOURCE = Source(
     "multimodal_rewardbench",
     "facebookresearch/multimodal_rewardbench",
     convert,
-    licence="see card",
+    licence="CC BY-NC; the pictures have their own",
     size="5k pairs",
     label_rule="Better: Output1 or Output2",
     needs_image_root=True,

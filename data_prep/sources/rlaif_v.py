@@ -14,5 +14,5 @@ def convert(record: Record, options: Options) -> Iterator[Item]:
 
 
 SOURCE = Source(
-    "rlaif_v", "openbmb/RLAIF-V-Dataset", convert, licence="see card", size="83k pairs", label_rule="chosen"
+    "rlaif_v", "openbmb/RLAIF-V-Dataset", convert, licence="CC BY-NC 4.0", size="83k pairs", label_rule="chosen"
 )

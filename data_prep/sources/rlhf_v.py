@@ -24,7 +24,7 @@ SOURCE = Source(
     "rlhf_v",
     "openbmb/RLHF-V-Dataset",
     convert,
-    licence="see card",
+    licence="CC BY-NC 4.0",
     size="5.7k pairs",
     label_rule="chosen (corrected by people)",
 )

@@ -10,4 +10,4 @@ def convert(record: Record, options: Options) -> Iterator[Item]:
     yield chosen_rejected("spa_vl", record, "question", ("image",))
 
 
-SOURCE = Source("spa_vl", "sqrti/SPA-VL", convert, licence="see card", size="100k pairs", label_rule="chosen")
+SOURCE = Source("spa_vl", "sqrti/SPA-VL", convert, licence="CC BY 4.0", size="100k pairs", label_rule="chosen")

@@ -64,7 +64,7 @@ SOURCE = Source(
     "vl_rewardbench",
     "MMInstruction/VL-RewardBench",
     convert,
-    licence="see card",
+    licence="MIT in its first card, later none named; pictures: see card",
     size="1,250 pairs",
     label_rule="human_ranking: [0, 1] = the first is better",
 )

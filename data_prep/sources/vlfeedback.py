@@ -43,6 +43,8 @@ def convert(record: Record, options: Options) -> Iterator[Item]:
         meta = {**kept(record, "id"), "models": [model_1, model_2], "gap": gap}
         found += 1
         yield make_pair("vlfeedback", images, question, (text_1, text_2), better, meta)
+    if len({answer.strip() for _, answer, _ in answers}) == 1:
+        raise Reject("same-responses", "all answers are the same text", "Nothing to learn from; leave it out.")
     if not found:
         raise Reject("gap-too-small", f"no two answers differ by more than {options.min_gap}", "Lower --min-gap.")
 
@@ -86,7 +88,7 @@ SOURCE = Source(
     "vlfeedback",
     "MMInstruction/VLFeedback",
     convert,
-    licence="see card (annotations by GPT-4V)",
+    licence="none named (annotations by GPT-4V)",
     size="80k records of 4 answers",
     label_rule="mean of the aspects' ratings; equal = tie; needs a gap (paper: 0.6)",
     needs_image_root=True,

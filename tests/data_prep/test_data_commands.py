@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import typer
-from made_pictures import picture
-from made_records import GOOD
 from typer.testing import CliRunner
 
 from data_prep.sources.registry import NAMES
 from recipe.critic_r1.commands_data import register
+from tests.data_prep.made_pictures import picture
+from tests.data_prep.made_records import GOOD
 
 app = typer.Typer()
 register(app)

@@ -13,14 +13,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made_pictures import picture
-from made_records import GOOD
 
 from data_prep.convert import convert
 from data_prep.inputs import InputError, expand_inputs
 from data_prep.readers import Broken, plan_units, read_unit
 from data_prep.settings import Settings
 from data_prep.transform import Transform
+from tests.data_prep.made_pictures import picture
+from tests.data_prep.made_records import GOOD
 
 ROWS = 60
 
@@ -57,7 +57,7 @@ def test_two_workers_write_the_same_bytes_and_keep_every_picture(tmp_path: Path)
 
 KILLED = """
 import os, signal, sys
-from data_prep import convert as engine
+from data_prep import convert as engine, worker
 from data_prep.settings import Settings
 from data_prep.writer import ShardWriter
 
@@ -76,14 +76,14 @@ if kind == "row":
 elif kind == "shard":
     ShardWriter.close = counted(ShardWriter.close)
 elif kind == "note":
-    engine.write_json = counted(engine.write_json)
+    worker.write_json = counted(worker.write_json)
 else:
     engine.finish = counted(engine.finish)
 engine.convert([source], output, Settings("rlaif_v", unit_rows=10, val_share=0.2))
 """
 
 
-@pytest.mark.parametrize(("kind", "after"), [("row", 25), ("shard", 4), ("note", 3), ("finish", 1)])
+@pytest.mark.parametrize(("kind", "after"), [("row", 25), ("shard", 4), ("note", 2), ("finish", 1)])
 def test_killed_and_resumed_ends_the_same(kind: str, after: int, tmp_path: Path) -> None:
     source = source_file(tmp_path, [GOOD["rlaif_v"](n % 50) for n in range(ROWS)])
     convert([str(source)], tmp_path / "whole", settings())
@@ -94,7 +94,8 @@ def test_killed_and_resumed_ends_the_same(kind: str, after: int, tmp_path: Path)
     seen: list[int] = []
     convert([str(source)], tmp_path / "cut", settings(), progress=lambda done, total: seen.append(done))
     assert digest(tmp_path / "cut") == digest(tmp_path / "whole")
-    assert seen[0] == {"row": 20, "shard": 10, "note": 10, "finish": ROWS}[kind]
+    # The end of a unit overlaps with the next one: a kill loses the unit it is in and at most the one before.
+    assert seen[0] in {"row": (10, 20), "shard": (0, 10), "note": (0, 10), "finish": (ROWS,)}[kind]
 
 
 def test_finished_folder_is_left_alone_and_another_setting_refused(tmp_path: Path) -> None:
@@ -295,7 +296,7 @@ def test_ray_data_writes_the_same_bytes(tmp_path: Path) -> None:
     convert([str(source)], tmp_path / "local", settings())
     code = (
         "import sys, ray\n"
-        "ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level='ERROR')\n"
+        "ray.init('local', num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level='ERROR')\n"
         "from data_prep.convert import convert\nfrom data_prep.settings import Settings\n"
         "settings = Settings('rlaif_v', unit_rows=10, val_share=0.2)\n"
         "convert([sys.argv[1]], sys.argv[2], settings, workers=2, engine='ray')\n"

@@ -1,5 +1,7 @@
 """The digits source: reproducible, disjoint, and right."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,14 @@ def test_splits_share_no_picture(seed: int) -> None:
 def test_test_split_stays_when_training_grows() -> None:
     assert digit_split(5)["test"] == digit_split(5, n_warm_start=10, n_rl=20)["test"]
     assert digit_split(5)["test"] != digit_split(6)["test"]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_warm_start_sees_every_digit_equally_often(seed: int) -> None:
+    pictures = load_digit_pictures()
+    seen = Counter(pictures[i].label for i in digit_split(seed, n_warm_start=43)["warm_start"])
+    assert sorted(seen) == list(range(10))
+    assert set(seen.values()) == {4, 5}
 
 
 @pytest.mark.parametrize("sizes", [(60, 1000, 800), (-1, 10, 10)])

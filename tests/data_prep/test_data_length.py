@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_pictures import picture
-from made_processors import make_processor
-from made_records import GOOD
 from PIL import Image
 
 from data_prep.length import MeterError, ProcessorFacts, PromptMeter, real_length
+from data_prep.processor import meter_of_model
 from data_prep.settings import Settings
 from data_prep.sources.registry import load_source
 from data_prep.transform import Transform
+from tests.data_prep.made_pictures import picture
+from tests.data_prep.made_processors import make_processor
+from tests.data_prep.made_records import GOOD
 
 # The paper's pixel limits for Qwen2.5-VL, the processor's own, and narrow ones that make every picture change size.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -142,7 +143,7 @@ def test_facts_read_elsewhere_give_the_same_lengths(family: str, tmp_path: Path)
     processor = make_processor(family)
     processor.save_pretrained(tmp_path)
     here = PromptMeter(processor, verl_resize=True)
-    there = PromptMeter.from_model(str(tmp_path))
+    there = meter_of_model(str(tmp_path))
     assert there.facts == here.facts == ProcessorFacts.from_json(here.facts.to_json())
     prompts, sizes = zip(*PROMPTS, strict=True)
     assert there.measure(prompts, sizes) == here.measure(prompts, sizes)
@@ -151,8 +152,8 @@ def test_facts_read_elsewhere_give_the_same_lengths(family: str, tmp_path: Path)
 def test_measuring_loads_no_model_library(tmp_path: Path) -> None:
     make_processor("qwen2_5_vl").save_pretrained(tmp_path)
     code = (
-        "import sys\nfrom data_prep.length import PromptMeter\n"
-        "print(PromptMeter.from_model(sys.argv[1]).measure(['<image>one picture'], [[(50, 60)]]))\n"
+        "import sys\nfrom data_prep.processor import meter_of_model\n"
+        "print(meter_of_model(sys.argv[1]).measure(['<image>one picture'], [[(50, 60)]]))\n"
         "assert not {'transformers', 'torch'} & set(sys.modules)\n"
     )
     root = Path(__file__).parents[2]
@@ -165,4 +166,4 @@ def test_measuring_loads_no_model_library(tmp_path: Path) -> None:
 
 def test_a_model_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(MeterError, match="cannot be used"):
-        PromptMeter.from_model(str(tmp_path))
+        meter_of_model(str(tmp_path))

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_pictures import picture
 from PIL import Image, ImageDraw
 
 from data_prep.convert import convert
@@ -15,6 +14,7 @@ from data_prep.overlap import Exclusion, compare, perceptual_hash, text_key
 from data_prep.settings import Settings
 from data_prep.task import Picture, PreferencePair
 from data_prep.writer import write_parquet
+from tests.data_prep.made_pictures import picture
 
 
 def scene(seed: int, size: tuple[int, int] = (320, 240), quality: int = 90) -> bytes:

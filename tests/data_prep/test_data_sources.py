@@ -10,8 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_pictures import picture
-from made_records import EMBEDDED, EXPECTED, GOOD
 
 from data_prep.convert import convert
 from data_prep.readers import Broken
@@ -20,6 +18,8 @@ from data_prep.sources.record import Options
 from data_prep.sources.registry import NAMES, load_source
 from data_prep.transform import Transform
 from data_prep.validate import check_parquet
+from tests.data_prep.made_pictures import picture
+from tests.data_prep.made_records import EMBEDDED, EXPECTED, GOOD
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +53,23 @@ def test_good_record(name: str) -> None:
         json.dumps(p.meta)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_published_file_becomes_valid_tasks(name: str, root: Path, tmp_path: Path) -> None:
-    records = [GOOD[name](n) for n in range(8)]
+def published_file(name: str, records: list[Any], folder: Path) -> Path:
+    """The records in the kind of file in which this source is published."""
     if name in EMBEDDED:
-        path = tmp_path / "in.parquet"
+        path = folder / "in.parquet"
         pq.write_table(pa.Table.from_pylist(records), path, row_group_size=3)
     elif name in ("llava_human_preference", "multimodal_rewardbench"):
-        path = tmp_path / "in.json"
+        path = folder / "in.json"
         path.write_text(json.dumps(records, indent=1))
     else:
-        path = tmp_path / "in.jsonl"
+        path = folder / "in.jsonl"
         path.write_text("\n".join(map(json.dumps, records)))
+    return path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_file_becomes_valid_tasks(name: str, root: Path, tmp_path: Path) -> None:
+    path = published_file(name, [GOOD[name](n) for n in range(8)], tmp_path)
     manifest = convert([str(path)], tmp_path / "out", Settings(name, image_roots=(str(root),)))
     assert manifest["records"] == {"in": 8, "used": 8, "rejected": 0}
     assert manifest["rows"] == {"train": 8 * len(EXPECTED[name])}
@@ -168,6 +173,56 @@ def test_bad_picture(name: str, case: str, root: Path) -> None:
     record = {**GOOD[name](1), "image": {"bytes": data, "path": None}}
     outcome = transform(name, root)([(0, record)])
     assert [r["reason"] for r in outcome.rejected] == [reason]
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(EMBEDDED)))
+def test_bad_picture_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / "mcq").mkdir()
+    cases = [(data, reason) for data, reason in PICTURES.values() if data is not None]
+    for n, (data, _) in enumerate(cases):
+        (tmp_path / f"{n}.jpg").write_bytes(data)
+        (tmp_path / "mcq" / f"{n}.jpg").write_bytes(data)
+    outcome = transform(name, tmp_path)(enumerate(GOOD[name](n) for n in range(len(cases))))
+    assert [r["reason"] for r in outcome.rejected] == [reason for _, reason in cases]
+
+
+def rewritten(value: Any, old: str, new: str) -> Any:
+    """A record with `old` replaced in all its texts."""
+    if isinstance(value, dict):
+        return {k: rewritten(v, old, new) for k, v in value.items()}
+    if isinstance(value, list):
+        return [rewritten(v, old, new) for v in value]
+    return value.replace(old, new) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_identical_and_empty_responses(name: str, root: Path) -> None:
+    good = GOOD[name](1)
+    cat = {"llava_critic_grpo": "A cat, number 1.", "llava_critic_113k": "A cat, number 1."}.get(name, "A cat 1.")
+    dog = {"llava_critic_grpo": "A dog [brown], number 1.", "llava_critic_113k": "A dog [brown], number 1."}
+    same = transform(name, root)([(0, rewritten(good, cat, dog.get(name, "A dog 1.")))])
+    empty = transform(name, root)([(0, rewritten(good, cat, " "))])
+    if name == "generic":  # three answers: the pairs that are left become rows
+        assert same.used == 1
+        assert len(same.rows) == 2
+    else:
+        assert [r["reason"] for r in same.rejected] == ["same-responses"]
+    assert [r["reason"] for r in empty.rejected] == ["empty-text"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_repeated_record_and_cut_file(name: str, root: Path, tmp_path: Path) -> None:
+    """The second of equal records is a duplicate; what the cut took is counted and the rest is used."""
+    path = published_file(name, [GOOD[name](n) for n in (0, 0, 1, 2)], tmp_path)
+    if name in EMBEDDED:  # a Parquet file without its end cannot be read at all; its neighbour can
+        (tmp_path / "second.parquet").write_bytes(path.read_bytes()[:-40])
+        reasons, used = {"duplicate": 1, "file-unreadable": 1}, 3
+    else:
+        path.write_bytes(path.read_bytes()[:-30])
+        reasons, used = {"bad-json": 1, "duplicate": 1}, 2
+    manifest = convert([str(tmp_path)], tmp_path / "out", Settings(name, image_roots=(str(root),)))
+    assert manifest["rejected"] == reasons
+    assert manifest["records"] == {"in": used + 2, "used": used, "rejected": 2}
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - set(EMBEDDED)))

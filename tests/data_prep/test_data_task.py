@@ -4,13 +4,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from made_pictures import picture
 
 from data_prep.ordering import balanced_order, preference_tasks, split_of
 from data_prep.prompts import MARKER, WORDINGS, get_wording, neutralise
 from data_prep.task import Picture, PreferencePair, PreferenceTask, row_schema
 from data_prep.writer import write_parquet
 from reward_fns.preference import compute_score
+from tests.data_prep.made_pictures import picture
 
 
 def pair(n: int = 0, preferred: object = 0, **changes: object) -> PreferencePair:

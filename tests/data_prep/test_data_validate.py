@@ -6,11 +6,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made_pictures import picture
 
 from data_prep.task import Picture, PreferencePair, PreferenceTask, row_schema
 from data_prep.validate import check_parquet, explain
 from data_prep.validate_verl import LOG, check_with_verl, validate
+from tests.data_prep.made_pictures import picture
 
 
 def good_rows(n: int = 5) -> list[dict[str, Any]]:

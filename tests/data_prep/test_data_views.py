@@ -42,8 +42,8 @@ def test_records_equal_those_of_arrow(name: str, start: int, length: int) -> Non
     assert copied(batch_records(batch)) == batch.to_pylist()
 
 
-def views(count: int = 6) -> tuple[pa.Array, list[Any]]:
-    array = pa.array(LONG[:count], pa.binary())
+def views(count: int = 6, pool: pa.MemoryPool | None = None) -> tuple[pa.Array, list[Any]]:
+    array = pa.array(LONG[:count], pa.binary(), memory_pool=pool)
     return array, [r["x"] for r in batch_records(pa.RecordBatch.from_arrays([array], ["x"]))]
 
 
@@ -92,3 +92,23 @@ def test_a_rejects_detail_never_shows_an_address() -> None:
     with pytest.raises(Reject) as caught:
         preferred(view)
     assert caught.value.detail == "the label is a memoryview"
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [1, 0, 5], [2]])
+def test_no_buffer_outlives_its_column(order: list[int]) -> None:
+    """What `pa.array` does with a memoryview: the buffer behind it is never given back, and memory grows with input."""
+    # A pool of its own: what other tests leave to the garbage collector does not count.
+    pool = pa.proxy_memory_pool(pa.default_memory_pool())
+    array, found = views(pool=pool)
+    column = binary_array([found[i] for i in order])
+    assert column.to_pylist() == [LONG[i] for i in order]
+    assert pool.bytes_allocated() > 0
+    del array, found, column
+    assert pool.bytes_allocated() == 0
+
+
+def test_pictures_that_are_copied_keep_their_nulls() -> None:
+    _, found = views(3)
+    column = binary_array([None, found[1], b"", found[0], None])
+    column.validate(full=True)
+    assert column.to_pylist() == [None, LONG[1], b"", LONG[0], None]
