@@ -34,6 +34,14 @@ four of intermediate size come on top (gate, up, their product, its gradient). I
 BYTES_PER_PIXEL = 24
 """A picture as the model's input: three channels of fp32, twice over for the temporal patch of two frames."""
 
+BYTES_PER_DECODED_PIXEL = 3
+
+ENCODED_BYTES_PER_PIXEL = 0.25
+"""Of a photograph as JPEG, where the files were not looked at."""
+
+ENGINE_PICTURE_CACHE = 4 * GIB
+"""vLLM's ``mm_processor_cache_gb``; its API process and its engine core hold one each."""
+
 PROCESS_GIB = 12.0
 """Host memory of a GPU's training process and rollout worker before any model is in it: CUDA, libraries, pinned
 buffers. verl issue 224 reports 11 GB a process for a 7B text model."""
@@ -42,6 +50,9 @@ CUDA_GIB = 2.5
 """GPU memory beside torch's own: two CUDA contexts, NCCL and cuBLAS buffers. Inferred."""
 
 SHAPES = "model_shapes.yaml"
+
+PREPARED_AT_ONCE = 4
+"""Prompts whose pixels one agent-loop worker holds at a time (`recipe.critic_r1.rollout.manager`)."""
 
 
 @dataclass(frozen=True)
@@ -244,11 +255,48 @@ def cache_tokens(shape: ModelShape, config: DictConfig, gpu_gib: float) -> float
     return tensor * room / shape.kv_bytes_per_token
 
 
-def host_lines(shape: ModelShape, config: DictConfig, mean_pixels: float | None) -> list[Line]:
+def picture_lines(config: DictConfig, pixels: float, file_bytes: float) -> list[Line]:
+    """What pictures take in host memory during a step; docs/scaling.md has the reasons and measurements.
+
+    Args:
+        pixels: mean number of pixels of a prompt's pictures, as the processor sizes them.
+        file_bytes: mean size of their files.
+    """
+    rollout, prompts = config.actor_rollout_ref.rollout, config.data.train_batch_size
+    gpus, nodes = config.trainer.n_gpus_per_node, config.trainer.nnodes
+    engines = max(1, gpus // rollout.tensor_model_parallel_size)
+    seen = prompts / (engines * nodes) * pixels * BYTES_PER_PIXEL
+    cache = Line(
+        "picture cache of the rollout engines",
+        "2 x engines of a machine x at most 4 GiB",
+        2 * engines * min(ENGINE_PICTURE_CACHE, seen),
+    )
+    decoded = BYTES_PER_DECODED_PIXEL * pixels
+    if config.critic_r1.image_path == "stock":
+        stored = prompts * rollout.n * (BYTES_PER_PIXEL * pixels + 2 * (decoded + file_bytes))
+        return [Line("pictures", "batch x n x (24 pixels + 2 (3 pixels + file))", stored), cache]
+    ours, micro = config.critic_r1.pixels, config.actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu or 1
+    preparing = rollout.agent.num_workers * PREPARED_AT_ONCE
+    return [
+        Line("pictures", "batch x n x file + batch x 3 pixels", prompts * (rollout.n * file_bytes + decoded)),
+        Line("pictures in preparation", "agent-loop workers x 4 x 24 pixels", preparing * BYTES_PER_PIXEL * pixels),
+        Line(
+            "pixels of the training workers",
+            "GPUs of a machine x (cache + micro-batch x 24 pixels)",
+            gpus * (min(ours.cache_gib * GIB, seen * engines / gpus) + micro * BYTES_PER_PIXEL * pixels),
+        ),
+        cache,
+    ]
+
+
+def host_lines(
+    shape: ModelShape, config: DictConfig, mean_pixels: float | None, file_bytes: float | None = None
+) -> list[Line]:
     """What the most loaded machine holds in host memory: the one that also runs the trainer.
 
     Args:
         mean_pixels: mean number of pixels of a prompt's pictures; None: no pictures.
+        file_bytes: mean size of their files; None: that of photographs.
     """
     part, p, trained = config.actor_rollout_ref, shape.parameters, _trained(shape, config)
     gpus, nodes, fsdp = config.trainer.n_gpus_per_node, config.trainer.nnodes, part.actor.fsdp_config
@@ -271,10 +319,7 @@ def host_lines(shape: ModelShape, config: DictConfig, mean_pixels: float | None)
     lines.append(Line("loading and saving", "4 P on one machine (whole weights)", FP32 * p))
     prompts, n = config.data.train_batch_size, part.rollout.n
     if mean_pixels:
-        picture = mean_pixels * BYTES_PER_PIXEL
-        lines.append(
-            Line("pictures", "batch x n x pixels x 24 + batch x pixels x 3", prompts * (n * picture + 3 * mean_pixels))
-        )
+        lines += picture_lines(config, mean_pixels, file_bytes or ENCODED_BYTES_PER_PIXEL * mean_pixels)
     # Object store of Ray for batches on their way; its own default is 30 % of the machine, used as needed.
     longest = config.data.max_prompt_length + config.data.max_response_length
     lines.append(Line("rollouts", "batch x n x longest x 64", prompts * n * longest * 64.0))

@@ -16,9 +16,10 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
-from recipe.critic_r1 import compat
+from recipe.critic_r1 import checkpoints, compat
 from recipe.critic_r1.critic_metrics import Rollout, critic_metrics
 from recipe.critic_r1.paired_sampler import PairedSampler
+from recipe.critic_r1.rollout.picture_cache import PictureCacheRate
 from recipe.critic_r1.run_log import RunLog
 from recipe.critic_r1.watchdog import ActorWatchdog
 from reward_fns.swap_consistency import adjust
@@ -75,6 +76,8 @@ class CriticTrainerSync(PPOTrainerSync):
                 "rollout server": servers,
             }
         )
+        counted = not self.config.actor_rollout_ref.rollout.disable_log_stats
+        self._picture_cache = PictureCacheRate(self.llm_server_manager.get_addresses() if counted else [])
         super().fit(agent_loop_manager)
 
     def _init_dataloader(self) -> None:
@@ -131,6 +134,7 @@ class CriticTrainerSync(PPOTrainerSync):
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
         self._log.resume_after(self.global_steps)
+        checkpoints.forget_after(Path(self.config.trainer.default_local_dir), self.global_steps)
 
     def _save_checkpoint(self) -> None:
         self._checkpoint_due = True  # written by `_compute_metrics`, after the step's lines
@@ -139,11 +143,15 @@ class CriticTrainerSync(PPOTrainerSync):
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
         rollouts = self._read_rollouts(batch)
         metrics.update(critic_metrics(rollouts))
+        if (rate := self._picture_cache.since_last()) is not None:
+            metrics["critic_r1/rollout/picture_cache_hit_rate"] = rate
         self._log.write(global_steps, metrics, rollouts)
         self._check_agreement(metrics, global_steps)
         if self._checkpoint_due:
             self._checkpoint_due = False
             super()._save_checkpoint()
+            if kept := checkpoints.keep_best(Path(self.config.trainer.default_local_dir), global_steps, metrics):
+                print(f"critic-r1: step {kept.step} is the best so far, held-out accuracy {kept.accuracy:.4f}")
 
     def _read_rollouts(self, batch: Any) -> list[Rollout]:
         real = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]

@@ -70,9 +70,22 @@ def test_a_line_is_its_formula_by_hand() -> None:
     # 4 rows of 6,142 + 2,048 tokens.
     assert lines["logits"] == 4 * 8190 * 152_064 * 4
     assert lines["checkpointed inputs"] == 4 * 8190 * 3584 * 28 * 2
-    host = named(estimate.host_lines(shape(), config(), 640 * 480))
-    assert host["pictures"] == 256 * 8 * 640 * 480 * 24 + 256 * 640 * 480 * 3
+    pixels = 640 * 480
+    stock = named(estimate.host_lines(shape(), config("r1", "critic_r1.image_path=stock"), pixels, 50_000))
+    assert stock["pictures"] == 256 * 8 * (24 * pixels + 2 * (3 * pixels + 50_000))
+    host = named(estimate.host_lines(shape(), config(), pixels, 50_000))
+    assert host["pictures"] == 256 * (8 * 50_000 + 3 * pixels)
+    assert host["pictures in preparation"] == 8 * 4 * 24 * pixels
+    # Less than the bound: 256 prompts over 4 engines and 8 training workers.
+    assert host["pixels of the training workers"] == (256 + 8 * 4) * 24 * pixels
+    assert host["picture cache of the rollout engines"] == 2 * 256 * 24 * pixels
     assert host["reference model"] == 4 * p
+
+
+def test_caches_are_bounded() -> None:
+    host = named(estimate.host_lines(shape(), config(), 4_194_304))
+    assert host["picture cache of the rollout engines"] == 2 * 4 * 4 * GIB
+    assert host["pixels of the training workers"] == 8 * (2 * GIB + 4 * 24 * 4_194_304)
 
 
 # What is changed, and which parts get smaller by it.
@@ -104,6 +117,20 @@ def test_a_checkpoint_holds_what_it_is_told_to_save() -> None:
     assert estimate.checkpoint_bytes(shape(), ["model"]) == 4 * p
 
 
+def test_the_table_of_scaling_is_what_the_formulas_say() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
+    rows = re.findall(r"^\| ([\d,]+) pixels.*?\| ([\d.]+) GiB \| ([\d.]+) GiB \| ([\d.]+) GiB", text, re.MULTILINE)
+    assert len(rows) == 4
+    for pixels, *numbers in rows:
+        expected = []
+        for path in ("stock", "shared"):
+            run, size = config("r1", f"critic_r1.image_path={path}"), float(pixels.replace(",", ""))
+            lines = named(estimate.picture_lines(run, size, size / 4))
+            engines = lines.pop("picture cache of the rollout engines") / GIB
+            expected.append(sum(lines.values()) / GIB)
+        assert [float(number) for number in numbers] == [round(value, 1) for value in (*expected, engines)], pixels
+
+
 def test_a_cache_without_room_is_negative() -> None:
     small = config("r1", "actor_rollout_ref.rollout.gpu_memory_utilization=0.05")
     assert estimate.cache_tokens(shape(), small, 80) < 0 < estimate.cache_tokens(shape(), config(), 80)
@@ -114,7 +141,8 @@ def test_published_footprints() -> None:
     run = config()
     assert estimate.total(estimate.training_lines(shape(), run)) + estimate.CUDA_GIB < 80
     assert estimate.total(estimate.rollout_lines(shape(), run, 80)) + estimate.CUDA_GIB < 80
-    geometry = estimate.total(estimate.host_lines(shape(), run, 400 * 300)) * GIB / 1e9
+    stock = config("r1", "critic_r1.image_path=stock")  # what they ran
+    geometry = estimate.total(estimate.host_lines(shape(), stock, 400 * 300)) * GIB / 1e9
     assert 120 <= geometry <= 200
     assert math.isclose(geometry, 176, rel_tol=0.05)
 
@@ -134,8 +162,3 @@ def test_the_table_of_the_documentation_is_what_the_formulas_say() -> None:
     assert "A checkpoint takes 124 GiB" in text
     everything = estimate.checkpoint_bytes(shape(), list(config().actor_rollout_ref.actor.checkpoint.save_contents))
     assert round(everything / GIB) == 124
-    pictures = {640 * 480: "14 GiB for 256 x 8 rollouts of 640x480", 4_194_304: "195 GiB when every picture"}
-    for pixels, said in pictures.items():
-        size = named(estimate.host_lines(shape(), config(), pixels))["pictures"] / GIB
-        assert said in text
-        assert round(size) in (int(said.split()[0]), int(said.split()[0]) + 1)

@@ -32,7 +32,7 @@ def test_it_is_registered_under_its_name() -> None:
 
 @pytest.fixture
 def two_actors():
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
 
     @ray.remote(num_cpus=0)
     class Worker:

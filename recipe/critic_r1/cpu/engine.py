@@ -14,6 +14,8 @@ from typing import Any
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
+from recipe.critic_r1.pictures.engine import PreparesPictures
+
 
 @contextmanager
 def _without_offload(engine_config: Any) -> Iterator[None]:
@@ -42,7 +44,7 @@ class _OnCPU:
 
 
 @EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")
-class CPUEngineWithLMHead(_OnCPU, FSDPEngineWithLMHead):
+class CPUEngineWithLMHead(_OnCPU, PreparesPictures, FSDPEngineWithLMHead):
     """Actor and reference."""
 
 

@@ -34,6 +34,8 @@ def versions(config: DictConfig) -> Iterator[Finding]:
 def address_of(config: DictConfig) -> str | None:
     """The Ray address that the run will connect to; None when it starts Ray by itself."""
     given = OmegaConf.select(config, "ray_kwargs.ray_init.address")
+    if given == "local":
+        return None
     return given or os.environ.get("RAY_ADDRESS") or None
 
 

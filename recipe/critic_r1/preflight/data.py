@@ -125,8 +125,8 @@ def _leaves(file: Any) -> list[str]:
     return [schema.column(i).path for i in range(len(schema))]
 
 
-def mean_pixels(paths: list[Path], sample: int = 256) -> float | None:
-    """Mean number of pixels a row (all its pictures), from the headers of the first rows; None when there are none."""
+def mean_picture(paths: list[Path], sample: int = 256) -> tuple[float, float] | None:
+    """Mean number of pixels and of bytes a row (all its pictures), from the first rows; None when there are none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -138,12 +138,14 @@ def mean_pixels(paths: list[Path], sample: int = 256) -> float | None:
             with pq.ParquetFile(path) as file:
                 batch = next(file.iter_batches(sample, columns=["images"]), None)
                 records = batch.to_pylist() if batch is not None else []
-            counts = []
+            found = []
             for record in records:
-                headers = [read_header(picture_bytes(image, path.parent)) for image in record["images"] or []]
-                counts.append(sum(header.width * header.height for header in headers))
+                encoded = [picture_bytes(image, path.parent) for image in record["images"] or []]
+                headers = [read_header(data) for data in encoded]
+                found.append((sum(h.width * h.height for h in headers), sum(len(data) for data in encoded)))
         except (OSError, KeyError, pa.ArrowException, BadPicture):
             continue  # reported by the data check
-        if counts:
-            return sum(counts) / len(counts)
+        if found:
+            pixels, sizes = zip(*found, strict=True)
+            return sum(pixels) / len(found), sum(sizes) / len(found)
     return None

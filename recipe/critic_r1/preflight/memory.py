@@ -15,7 +15,7 @@ from recipe.critic_r1.memory_estimate import (
     total,
     training_lines,
 )
-from recipe.critic_r1.preflight.data import files, mean_pixels
+from recipe.critic_r1.preflight.data import files, mean_picture
 from recipe.critic_r1.preflight.finding import Finding
 
 TIGHT = 0.9
@@ -43,8 +43,8 @@ def estimate(config: DictConfig) -> Iterator[Finding]:
         lines = rollout_lines(shape, config, gpu)
         yield _compare("GPU memory, rollout", lines, gpu, CUDA_GIB, "Lower rollout.gpu_memory_utilization.")
         yield _cache(shape, config, gpu)
-    pixels = mean_pixels(files(config.data.train_files))
-    lines = host_lines(shape, config, _limited(pixels, config))
+    pixels, file_bytes = mean_picture(files(config.data.train_files)) or (None, None)
+    lines = host_lines(shape, config, _limited(pixels, config), file_bytes)
     yield _compare("host memory", lines, host, 0.0, "Lower data.train_batch_size or the pixel limits, or take more.")
 
 

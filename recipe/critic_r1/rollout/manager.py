@@ -4,11 +4,14 @@ verl 0.9.1 runs a whole agent loop for each of the n rollouts of a prompt: it in
 decodes the pictures, runs the image processor three times (prompt tokens, reward, training inputs), computes the
 position ids of the whole sequence, and calls the reward worker. For a prompt with a picture that is most of the host's
 work, and it is the same n times over. Here a prompt is prepared once: pictures, prompt tokens, processor output and
-position ids. A rollout adds its tokens; a group is scored in one call and stored in one put.
+position ids. A rollout adds its tokens; a group is scored in one call and stored in one put. The rollout engine gets
+the pictures of a group as one object. A rollout is stored with its pictures as they came, encoded; the training worker
+makes pixels of them (`recipe.critic_r1.pictures`).
 
-What reaches the trainer is the same, field by field and bit by bit, as on verl's path; ``critic_r1.image_path=stock``
+What the model computes on is the same, field by field and bit by bit, as on verl's path; ``critic_r1.image_path=stock``
 selects that path, and tests hold the two against each other. Prompts that name an agent loop of their own (tools,
-several turns), or that come with videos, audio or a distillation teacher, take verl's path too.
+several turns), or that come with videos, audio or a distillation teacher, take verl's path too. Reward managers that
+look at the pictures of ``raw_prompt`` need verl's path as well: here it holds the text only.
 """
 
 import asyncio
@@ -30,6 +33,9 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorke
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from recipe.critic_r1 import compat
+from recipe.critic_r1.memory_estimate import PREPARED_AT_ONCE
+from recipe.critic_r1.pictures.dataset import bare, picture_items, with_pictures
+from recipe.critic_r1.pictures.inputs import PIXELS, PictureInputs, PixelSettings, travels_encoded
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +52,10 @@ class PreparedPrompt:
     prompt_ids: list[int]
     """Token ids with the picture placeholders expanded, (P,)."""
 
-    multi_modal_data: dict[str, Any]
-    """Decoded pictures as verl's data set hands them out: ``{"images": [PIL.Image]}``, or empty for text."""
+    images: "ray.ObjectRef[list[Any]] | None"
+    """Decoded pictures, ``[PIL.Image]``, in Ray's object store: one copy for the group; None for text."""
 
-    multi_modal_inputs: dict[str, Any]
+    multi_modal_inputs: dict[str, Any] | PictureInputs
     """The processor's output without token ids: ``pixel_values``, ``image_grid_thw``, ... ; empty for text."""
 
     position_ids: torch.Tensor
@@ -87,29 +93,48 @@ class SharedPromptWorker(_StockWorker):
             dataset_cls=self.dataset_cls,
             data_config=DictConfigWrap(self.config.data),
         )
+        model, ours = self.model_config, self.config.critic_r1.pixels
+        # A prompt in preparation holds its pixels for a moment, 100 MB for a large picture; all at once would not fit.
+        self._preparing = asyncio.Semaphore(PREPARED_AT_ONCE)
+        self._pixel_settings = PixelSettings(
+            processor_path=model.tokenizer_path,
+            trust_remote_code=model.trust_remote_code,
+            use_shm=model.use_shm,
+            cache_bytes=int(ours.cache_gib * 2**30),
+            ahead=ours.ahead,
+        )
 
     async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
         if prompt.get("agent_name") != "single_turn_agent" or self.distillation_enabled or trace:
             return await super()._run_prompt(prompt, sampling_params, trajectory, trace)
         prepared = None
         try:
-            prepared = await self._prepare(prompt)
+            async with self._preparing:
+                prepared = await self._prepare(prompt)
         except Exception:
             # Reported by verl's path, which meets the same error and marks the group as failed.
             logger.exception("prompt %s cannot be prepared", prompt["uid"])
-        if prepared is None or {"videos", "audios"} & set(prepared.multi_modal_data):
+        if prepared is None:
             return await super()._run_prompt(prompt, sampling_params, trajectory, trace)
         await self._run_group(prompt, prepared, sampling_params, bool(trajectory["validate"]))
 
-    async def _prepare(self, prompt: dict) -> PreparedPrompt:
+    async def _prepare(self, prompt: dict) -> PreparedPrompt | None:
+        """None when the prompt has media other than pictures, or a model that this path does not know."""
         messages = list(prompt["raw_prompt"])
         data = await self._loop.process_multi_modal_info(messages)
         self._loop._assert_mm_supported(bool(data))
+        if set(data) - {"images"}:
+            return None
         inputs: dict[str, Any] = {}
         prompt_ids = await self._loop.ct_build_initial_tokens(messages, images=data.get("images"), mm_inputs_out=inputs)
-        return await asyncio.get_running_loop().run_in_executor(None, self._finish, prompt_ids, data, inputs)
+        if "cross_attention_mask" in inputs:  # Mllama: as long as prompt and response together
+            return None
+        pictures = picture_items(messages)
+        return await asyncio.get_running_loop().run_in_executor(None, self._finish, prompt_ids, data, inputs, pictures)
 
-    def _finish(self, prompt_ids: list[int], data: dict[str, Any], inputs: dict[str, Any]) -> PreparedPrompt:
+    def _finish(
+        self, prompt_ids: list[int], data: dict[str, Any], inputs: dict[str, Any], pictures: list[dict[str, Any]]
+    ) -> PreparedPrompt:
         kwargs = self._loop._get_mm_processor_kwargs(None)
         inputs = {name: value for name, value in inputs.items() if name != "attention_mask"}
         inputs = {name: torch.as_tensor(value) for name, value in inputs.items()}
@@ -118,7 +143,12 @@ class SharedPromptWorker(_StockWorker):
         ids = torch.tensor(prompt_ids, dtype=torch.int64).unsqueeze(0)
         # Takes mm_token_type_ids out of `inputs`, as it does on verl's path.
         position_ids = self._compute_position_ids(ids, torch.ones_like(ids), inputs).squeeze(0)
-        return PreparedPrompt(prompt_ids, data, inputs, position_ids, kwargs)
+        images = ray.put(data["images"]) if data else None
+        if PIXELS not in inputs or not travels_encoded(pictures, inputs[PIXELS]):
+            return PreparedPrompt(prompt_ids, images, inputs, position_ids, kwargs)
+        del inputs[PIXELS]
+        encoded = PictureInputs(inputs, pictures, self._pixel_settings, kwargs)
+        return PreparedPrompt(prompt_ids, images, encoded, position_ids, kwargs)
 
     async def _run_group(self, prompt: dict, prepared: PreparedPrompt, sampling_params: dict, validate: bool) -> None:
         uid, partition = prompt["uid"], "val" if validate else "train"
@@ -126,6 +156,7 @@ class SharedPromptWorker(_StockWorker):
         status = "failure"
         try:
             row = {name: value for name, value in prompt.items() if name != "agent_name"}
+            row["raw_prompt"] = with_pictures(list(row["raw_prompt"]), bare)
             rollout = self.config.actor_rollout_ref.rollout
             n = row.pop("__rollout_n__", rollout.val_kwargs.n if validate else rollout.n)
             sampling = dict(sampling_params)
@@ -153,7 +184,7 @@ class SharedPromptWorker(_StockWorker):
             request_id=f"det-{priority}" if deterministic else uuid4().hex,
             prompt_ids=prepared.prompt_ids,
             sampling_params=sampling,
-            image_data=prepared.multi_modal_data.get("images"),
+            image_data=prepared.images,  # Ray hands the server what the reference stands for
             mm_processor_kwargs=prepared.mm_processor_kwargs,
             priority=priority,
         )
@@ -172,7 +203,7 @@ class SharedPromptWorker(_StockWorker):
             response_mask=mask[:limit],
             response_logprobs=log_probs[:limit] if log_probs else None,
             routed_experts=output.routed_experts,
-            multi_modal_data=prepared.multi_modal_data,
+            multi_modal_data={},
             mm_processor_kwargs=prepared.mm_processor_kwargs,
             mm_processor_output=None,
             num_turns=2,

@@ -1,0 +1,290 @@
+"""What pictures cost on the host, on verl's own path and on ours, in real training runs on the CPU.
+
+    python -m benchmarks.pictures --out benchmarks/results/pictures.json
+
+For each size of picture and each number of rollouts n, three steps of GRPO (Ray, FSDP2, vLLM, TransferQueue, a tiny
+Qwen2.5-VL that takes pictures up to 4,194,304 pixels) with ``critic_r1.image_path`` ``stock`` and ``shared``, one after
+the other. The pictures are smooth scenes with noise, as JPEG of quality 90. Measured over steps 2 and 3:
+
+- pictures through the image processor, by process: the agent loop (prompt tokens), the training worker (pixels), the
+  rollout engine (its own pass, the same on both paths)
+- host CPU: seconds a rollout of all processes but the two that hold the model, plus the training worker's time in the
+  image processor. What the two model processes spend on unpacking messages is not counted, which favours ``stock``.
+- bytes to and from TransferQueue, a rollout, as its clients send and receive them
+
+and over all steps the peak memory of all processes together (a page shared by several counts once) above the level at
+which the first step began. Training rewards are compared too: both paths draw the same prompts.
+"""
+
+import io
+import json
+import math
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from PIL import Image
+
+from benchmarks.picture_probe import FOLDER
+from data_prep.task import Picture, PolicyTask
+from data_prep.writer import write_parquet
+from recipe.critic_r1 import machine, processes
+from recipe.critic_r1.demo.model import build_model
+from recipe.critic_r1.run_log import read_lines
+
+SIZES = {"0.3 MP": (640, 480), "1 MP": (1152, 864), "2 MP": (1632, 1224), "4 MP": (2304, 1728)}
+"""Width and height."""
+ROLLOUTS = (2, 4, 8, 16)
+PATHS = ("stock", "shared")
+STEPS, PROMPTS = 3, 1
+LARGEST = 4_194_304
+TICKS = os.sysconf("SC_CLK_TCK")
+
+AGENT, TRAINER, ENGINE = "ray::AgentLoopWorker", "ray::WorkerDict", "ray::vLLMHttpServer"
+ALSO = {AGENT: ("SharedPromptWorker",), ENGINE: ("vLLM",)}
+CLIENTS = ("AgentLoop", "SharedPrompt", "WorkerDict", "TaskRunner", "Reward")
+
+
+def photo(width: int, height: int, seed: int) -> bytes:
+    """A smooth scene with a little noise, as JPEG of quality 90: about 1 bit a pixel, as photographs are."""
+    draw = np.random.default_rng(seed)
+    across, down = np.linspace(0, 9, width), np.linspace(0, 7, height)[:, None]
+    waves = [128 + 90 * np.sin(across * draw.uniform(0.5, 2) + down * draw.uniform(0.5, 2)) for _ in range(3)]
+    noisy = np.stack(waves, -1) + draw.normal(0, 3, (height, width, 3))
+    stream = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype("uint8")).save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
+def write_data(folder: Path, size: tuple[int, int]) -> float:
+    """A question about each of a few pictures; returns the mean size of a picture's file in bytes."""
+    files = [photo(*size, seed) for seed in range(PROMPTS * (STEPS + 1))]
+    tasks = [
+        PolicyTask("photos", (Picture(data, f"{i}.jpg"),), "What is shown?", str(i % 10), "train", i)
+        for i, data in enumerate(files)
+    ]
+    write_parquet(tasks, folder)
+    return float(np.mean([len(data) for data in files]))
+
+
+def write_model(folder: Path) -> Path:
+    """The demo's model with room for the largest pictures; every block of its vision tower looks at windows only."""
+    build_model(folder, seed=0)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 8192
+    config["vision_config"]["fullatt_block_indexes"] = []
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        path = folder / name
+        if path.exists():
+            found = json.loads(path.read_text())
+            image = found.get("image_processor", found)
+            image["size"] = {"shortest_edge": 56 * 56, "longest_edge": LARGEST}
+            path.write_text(json.dumps(found))
+    return folder
+
+
+@dataclass
+class Meter(processes.PeakMemory):
+    """CPU time and memory of a run's processes, looked at as it goes."""
+
+    every_seconds: float = 0.5
+    probe: Path = Path()
+    cpu: dict[int, tuple[str, float]] = field(default_factory=dict)
+    """Title and CPU seconds of each process."""
+    idle: int = 0
+    """Bytes before the first step."""
+
+    def look(self, run_id: str) -> None:
+        if time.monotonic() < self._next:
+            return
+        now = processes.memory_of(run_id)
+        self.peak, self._next = max(self.peak, now), time.monotonic() + self.every_seconds
+        for pid in processes.with_run_id(run_id):
+            title, seconds = title_of(pid), cpu_of(pid)
+            if title:
+                self.cpu[pid] = (title, seconds)
+        if not self.idle and any(is_process(self.cpu.get(pid, ("", 0))[0], AGENT) for pid in probed(self.probe)):
+            self.idle, self.peak = now, now
+
+
+def title_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
+
+
+def cpu_of(pid: int) -> float:
+    """User and system seconds so far."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def is_process(title: str, kind: str) -> bool:
+    return title.startswith((kind, *("ray::" + also for also in ALSO.get(kind, ()))))
+
+
+def probed(folder: Path) -> list[int]:
+    """Processes that have put a picture through the image processor."""
+    return [int(path.stem) for path in folder.glob("*.jsonl") if '"processor"' in path.read_text()]
+
+
+def events(folder: Path, cpu: dict[int, tuple[str, float]], begin: float, end: float) -> Iterator[tuple[str, Any]]:
+    """Title of the process and each line that it wrote between two moments."""
+    for path in folder.glob("*.jsonl"):
+        title = cpu.get(int(path.stem), ("", 0.0))[0]
+        for line in read_lines(path):
+            if begin <= line["at"] < end:
+                yield title, line
+
+
+def measure(model: Path, data: Path, scratch: Path, path: str, n: int) -> dict[str, Any]:
+    """Train and count."""
+    probe, run_dir = scratch / "probe", scratch / "run"
+    probe.mkdir(parents=True)
+    meter = Meter(probe=probe)
+    overrides = {
+        "critic_r1.run_dir": run_dir,
+        "critic_r1.image_path": path,
+        "actor_rollout_ref.model.path": model,
+        "data.train_files": data / "train-00000.parquet",
+        "data.val_files": data / "train-00000.parquet",
+        "data.train_batch_size": PROMPTS,
+        "data.max_prompt_length": 6142,
+        "actor_rollout_ref.rollout.n": n,
+        "actor_rollout_ref.rollout.max_model_len": 6200,
+        "actor_rollout_ref.rollout.max_num_batched_tokens": 6200,
+        "actor_rollout_ref.actor.ppo_mini_batch_size": PROMPTS,
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 1,
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": 1,
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": 1,
+        "reward.custom_reward_function.path": "pkg://reward_fns.mixed",
+        "critic_r1.rollout_agreement.min_pearson": -1,
+        "ray_kwargs.ray_init.object_store_memory": 4_000_000_000,
+        "trainer.total_training_steps": STEPS,
+        "trainer.save_freq": -1,
+        "trainer.logger": "[console]",
+    }
+    arguments = [f"{name}={value}" for name, value in overrides.items()]
+    command = [sys.executable, "-m", "recipe.critic_r1.train", "--config-name", "demo", *arguments]
+    metrics, log = run_dir / "train" / "metrics.jsonl", scratch / "log"
+    ends: list[float] = []
+    cpu_at: list[dict[int, tuple[str, float]]] = []
+
+    def watch() -> None:
+        steps = len(list(read_lines(metrics))) if metrics.exists() else 0
+        while len(ends) < steps:
+            ends.append(time.time())
+            cpu_at.append(dict(meter.cpu))
+
+    status = processes.follow(
+        command,
+        log,
+        on_line=lambda line: None,
+        on_tick=watch,
+        environment={FOLDER: str(probe), "VERL_USE_EXTERNAL_MODULES": "benchmarks.picture_probe"},
+        memory=meter,
+    )
+    if status or len(ends) < STEPS:
+        raise RuntimeError(f"training failed ({status}): {log.read_text(errors='replace')[-3000:]}")
+    rollouts, prompts = (STEPS - 1) * PROMPTS * n, (STEPS - 1) * PROMPTS
+    processed: dict[str, float] = defaultdict(float)
+    queue = pixels = 0.0
+    for title, line in events(probe, meter.cpu, ends[0], ends[-1]):
+        kind = next((kind for kind in (AGENT, TRAINER, ENGINE) if is_process(title, kind)), title.split()[0])
+        if line["what"] == "processor":
+            processed[kind] += line["amount"] / prompts
+            pixels += line["cpu"] if kind == TRAINER else 0.0
+        elif any(client in title for client in CLIENTS):
+            queue += line["amount"]
+    spent: dict[str, float] = defaultdict(float)
+    for pid, (title, seconds) in cpu_at[-1].items():
+        spent[title.split()[0].split(".")[0]] += (seconds - cpu_at[0].get(pid, ("", 0.0))[1]) / rollouts
+    models = sum(seconds for title, seconds in spent.items() if is_process(title, TRAINER) or is_process(title, ENGINE))
+    records = [record["data"] for record in read_lines(metrics)]
+    return {
+        "processor_pictures_per_prompt": dict(processed),
+        "host_cpu_seconds_per_rollout": sum(spent.values()) - models + pixels / rollouts,
+        "cpu_seconds_per_rollout": {title: round(seconds, 4) for title, seconds in spent.items() if seconds >= 0.001},
+        "queue_bytes_per_rollout": queue / rollouts,
+        "step_memory_bytes": meter.peak - meter.idle,
+        "idle_memory_bytes": meter.idle,
+        "step_seconds": [record["timing_s/step"] for record in records],
+        "lowest_agreement": min(record["training/rollout_actor_probs_pearson_corr"] for record in records),
+    }
+
+
+RATIOS = ("host_cpu_seconds_per_rollout", "queue_bytes_per_rollout", "step_memory_bytes")
+
+
+def plot(points: list[dict[str, Any]], out: Path) -> None:
+    """Each cost against the size of the picture and against n, both paths."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    titles = ("host CPU, s a rollout", "TransferQueue, MB a rollout", "memory of a step, MB")
+    for column, (name, title) in enumerate(zip(RATIOS, titles, strict=True)):
+        unit = 1.0 if name.startswith("host") else 1e6
+        for row, along in enumerate(("megapixels", "n")):
+            axes = figure.add_subplot(2, 3, 1 + column + 3 * row)
+            chosen = [p for p in points if (p["n"] == 8 if along == "megapixels" else p["size"] == "0.3 MP")]
+            chosen.sort(key=lambda p: p[along])
+            for path, mark in zip(PATHS, ("o-", "s-"), strict=True):
+                xs, ys = [p[along] for p in chosen], [max(p[path][name] / unit, 1e-3) for p in chosen]
+                axes.plot(xs, ys, mark, label=path)
+            axes.set_yscale("log")
+            axes.set_xlabel("megapixels, n = 8" if along == "megapixels" else "rollouts a prompt, 640 x 480")
+            axes.set_title(title, fontsize=10)
+            axes.grid(alpha=0.3)
+            axes.legend(frameon=False)
+    figure.savefig(out)
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Result file; the plot lies beside it.")] = Path(
+        "benchmarks/results/pictures.json"
+    ),
+    sizes: Annotated[list[str] | None, typer.Option("--size", help="Some sizes only.")] = None,
+    rollouts: Annotated[list[int] | None, typer.Option("--n", help="Some numbers of rollouts only.")] = None,
+) -> None:
+    """Measure both paths; what a result file holds already is not measured again."""
+    result: dict[str, Any] = {"points": []}
+    if out.exists():
+        result = json.loads(out.read_text(encoding="utf-8"))
+    result |= {"machine": machine.machine(), "versions": machine.versions(), "steps": STEPS, "prompts": PROMPTS}
+    wanted = [(size, 8) for size in SIZES] + [("0.3 MP", n) for n in ROLLOUTS if n != 8]
+    for size, n in wanted:
+        if (sizes and size not in sizes) or (rollouts and n not in rollouts):
+            continue
+        if any(point["size"] == size and point["n"] == n for point in result["points"]):
+            continue
+        point: dict[str, Any] = {"size": size, "n": n, "megapixels": math.prod(SIZES[size]) / 1e6}
+        with TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            point["file_bytes"] = write_data(folder / "data", SIZES[size])
+            model = write_model(folder / "model")
+            for path in PATHS:
+                point[path] = measure(model, folder / "data", folder / path, path, n)
+        point["ratio"] = {name: point["stock"][name] / max(point["shared"][name], 1e-9) for name in RATIOS}
+        print(size, n, json.dumps(point["ratio"]), flush=True)
+        result["points"].append(point)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    plot(result["points"], out.with_suffix(".svg"))
+    print(out)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,173 @@
+"""verl's agent-loop worker and ours, side by side: what they store for the trainer is the same.
+
+Both workers are real, with the demo's model, its processor and verl's configuration; the rollout engine is a function
+that returns fixed tokens, TransferQueue a list, and Ray's object store a dictionary.
+"""
+
+import asyncio
+import itertools
+import pickle
+from types import SimpleNamespace
+from typing import Any
+
+import hydra
+import pytest
+import torch
+import transfer_queue as tq
+from omegaconf import OmegaConf
+from verl.utils.dataset.rl_dataset import RLHFDataset
+from verl.utils.model import extract_multi_modal_inputs
+
+from data_prep.task import Picture, PolicyTask
+from data_prep.writer import write_parquet
+from recipe.critic_r1.demo.model import build_model
+from recipe.critic_r1.pictures.dataset import EncodedPictureDataset
+from recipe.critic_r1.pictures.inputs import PictureInputs
+from recipe.critic_r1.rollout import manager
+from tests.training.test_pictures import photo
+
+RESPONSES = ([5, 6, 7, 8, 9, 10], [11], [12, 13, 14])
+TRAJECTORY = {"step": 1, "sample_index": 0, "rollout_n": 0, "validate": False}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("shared")
+    pictures = [
+        Picture(photo(*shape, seed), f"{seed}.jpg") for seed, shape in enumerate([(60, 60), (200, 90), (70, 300)])
+    ]
+    tasks = [
+        PolicyTask("photos", tuple(chosen), "What is shown?", "3", "train", i)
+        for i, chosen in enumerate([pictures[:1], pictures, pictures[1:]])
+    ]
+    write_parquet(tasks, folder / "data")
+    overrides = {
+        "actor_rollout_ref.model.path": build_model(folder / "model", 0),
+        "data.train_files": folder / "data" / "train-00000.parquet",
+        "data.val_files": folder / "data" / "train-00000.parquet",
+        "actor_rollout_ref.rollout.n": len(RESPONSES),
+        "critic_r1.run_dir": folder,
+    }
+    with hydra.initialize_config_module("recipe.critic_r1.config", version_base=None):
+        return hydra.compose("demo", [f"{name}={value}" for name, value in overrides.items()])
+
+
+class Engine:
+    """Answers each request with the next of the fixed responses, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self._next = itertools.cycle(RESPONSES)
+
+    async def generate(self, **request: Any) -> Any:
+        self.asked.append(request)
+        tokens = next(self._next)
+        return SimpleNamespace(
+            token_ids=list(tokens),
+            log_probs=[-0.5] * len(tokens),
+            routed_experts=None,
+            num_preempted=0,
+            num_cached_tokens=None,
+            stop_reason="completed",
+            extra_fields={"global_steps": 1, "min_global_steps": 1, "max_global_steps": 1},
+        )
+
+
+@pytest.fixture
+def stored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Key, fields and tag of each rollout that is put into the queue, as they arrive on the other side."""
+    found: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
+
+    async def put(**asked: Any) -> None:
+        pass
+
+    async def batch_put(keys: list[str], fields: Any, tags: list[dict[str, Any]], partition_id: str) -> None:
+        arrived = pickle.loads(pickle.dumps(fields))
+        for i, (key, tag) in enumerate(zip(keys, tags, strict=True)):
+            row = {name: value[i] for name, value in arrived.items()}
+            found.append((key, {name: getattr(value, "data", value) if not torch.is_tensor(value) else value
+                                for name, value in row.items()}, tag))  # fmt: skip
+
+    monkeypatch.setattr(tq, "init", lambda *settings: None)
+    monkeypatch.setattr(tq, "async_kv_put", put)
+    monkeypatch.setattr(tq, "async_kv_batch_put", batch_put)
+    monkeypatch.setattr(manager.ray, "put", lambda value: value)
+    return found
+
+
+def rolled_out(config: Any, path: str, row: int, stored: list) -> tuple[list, Engine]:
+    """The rollouts of one prompt on a path, the shortest response first."""
+    from verl.utils import hf_processor, hf_tokenizer
+
+    config, engine = OmegaConf.create(OmegaConf.to_container(config, resolve=True)), Engine()
+    model = config.actor_rollout_ref.model.path
+    if path == "stock":
+        config.data.custom_cls.path = None
+    dataset_cls = RLHFDataset if path == "stock" else EncodedPictureDataset
+    data = dataset_cls(config.data.train_files, hf_tokenizer(model), config.data, hf_processor(model))
+    prompt = data[row] | {"uid": "u", "agent_name": "single_turn_agent", "global_steps": 1}
+    worker_cls = manager._StockWorker if path == "stock" else manager.SharedPromptWorker
+    stored.clear()
+
+    async def run() -> None:
+        worker = worker_cls(config, engine)
+        await worker._run_prompt(prompt, {"temperature": 1.0, "logprobs": True}, TRAJECTORY)
+
+    asyncio.run(run())
+    return sorted(stored, key=lambda item: len(item[1]["responses"])), engine
+
+
+@pytest.mark.parametrize("row", [0, 1, 2], ids=["one picture", "three pictures", "two pictures"])
+def test_both_paths_store_the_same(config, row: int, stored) -> None:
+    stock, _ = rolled_out(config, "stock", row, stored)
+    ours, engine = rolled_out(config, "shared", row, stored)
+    assert len(stock) == len(ours) == len(RESPONSES)
+    for (_, theirs, their_tag), (_, mine, tag) in zip(stock, ours, strict=True):
+        assert tag == their_tag
+        assert mine.keys() == theirs.keys()
+        for name in ("prompts", "responses", "input_ids", "position_ids", "response_mask", "loss_mask"):
+            assert torch.equal(mine[name], theirs[name]), name
+            assert mine[name].dtype == theirs[name].dtype, name
+        assert torch.equal(mine["rollout_log_probs"], theirs["rollout_log_probs"])
+        pictures, tensors = mine["multi_modal_inputs"], theirs["multi_modal_inputs"]
+        assert isinstance(pictures, PictureInputs)
+        assert set(pictures.keys()) == set(tensors)
+        assert all(torch.equal(pictures[name], tensors[name]) for name in tensors)
+        assert mine["reward_model"] == theirs["reward_model"]
+        assert mine["extra_info"] == theirs["extra_info"]
+    # All rollouts of the prompt show the engine one and the same list of pictures.
+    assert len({id(request["image_data"]) for request in engine.asked}) == 1
+
+
+def test_what_is_stored_holds_the_pictures_once_and_encoded(config, stored) -> None:
+    ours, _ = rolled_out(config, "shared", 1, stored)
+    for _, record, _ in ours:
+        pictures = record["multi_modal_inputs"]
+        files = sum(len(item["bytes"]) for item in pictures.pictures)
+        # A row of a packed tensor would be pickled with the whole.
+        alone = {name: value.clone() if torch.is_tensor(value) else value for name, value in record.items()}
+        sizes = {name: len(pickle.dumps(value)) for name, value in alone.items()}
+        assert sum(sizes.values()) < files + 10_000, sorted(sizes.items(), key=lambda size: -size[1])[:3]
+        assert "bytes" not in str(record["raw_prompt"])
+
+
+def test_loss_and_gradients_are_the_same_to_the_bit(config, stored) -> None:
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(config.actor_rollout_ref.model.path)
+
+    def gradients(path: str) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        _, record, _ = rolled_out(config, path, 1, stored)[0][-1]
+        inputs = extract_multi_modal_inputs([record["multi_modal_inputs"]])
+        ids = record["input_ids"].unsqueeze(0)
+        inputs.pop("images_seqlens")
+        model.zero_grad()
+        output = model(input_ids=ids, position_ids=record["position_ids"].unsqueeze(1), labels=ids, **inputs)
+        output.loss.backward()
+        return output.loss.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    (their_loss, theirs), (loss, ours) = gradients("stock"), gradients("shared")
+    assert torch.equal(loss, their_loss)
+    assert len(ours) == len(theirs) > 20
+    assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
+    assert any(float(gradient.abs().max()) > 0 for gradient in ours)
