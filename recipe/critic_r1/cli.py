@@ -16,7 +16,14 @@ app = typer.Typer(
 
 console = Console()
 
-for _module in ("commands_demo", "commands_data", "commands_train", "commands_judge"):
+for _module in (
+    "commands_demo",
+    "commands_data",
+    "commands_train",
+    "commands_cluster",
+    "commands_judge",
+    "commands_label",
+):
     importlib.import_module(f"recipe.critic_r1.{_module}").register(app)
 
 

@@ -51,13 +51,14 @@ def preflight(
 def export(
     run_dir: Annotated[Path, typer.Argument(help="Folder of the run.")],
     out: Annotated[Path, typer.Option(help="Where the model goes.")],
-    step: Annotated[int | None, typer.Option(help="Training step; the last whole checkpoint without it.")] = None,
+    step: Annotated[int | None, typer.Option(help="Training step; `--which` decides without it.")] = None,
+    which: Annotated[str, typer.Option(help="last, or best by held-out accuracy.")] = "last",
 ) -> None:
-    """Write a checkpoint as a Hugging Face folder."""
+    """Write a checkpoint as a Hugging Face folder with a model card."""
     from recipe.critic_r1 import export as exporter
 
     try:
-        console.print(f"{exporter.export(run_dir, out, step)}", highlight=False)
+        console.print(f"{exporter.export(run_dir, out, step, which=which)}", highlight=False)
     except exporter.ExportError as error:
         console.print(f"[red]export:[/red] {error}", highlight=False)
         raise typer.Exit(2) from error

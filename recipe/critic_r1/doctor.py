@@ -17,7 +17,8 @@ REINSTALL = "Run `make install` in the source tree, or `pip install` the wheel a
 _IN_WORKER = """
 import json, os, ray
 os.environ["VERL_PLATFORM"] = "cpu"
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"VERL_PLATFORM": "cpu"}})
+environment = {"env_vars": {"VERL_PLATFORM": "cpu"}}
+ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, runtime_env=environment)
 @ray.remote
 def look():
     import verl

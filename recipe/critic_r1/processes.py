@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
@@ -29,6 +30,34 @@ def with_run_id(run_id: str) -> list[int]:
         if wanted in environment.split(b"\0"):
             found.append(int(entry.name))
     return found
+
+
+def memory_of(run_id: str) -> int:
+    """Bytes of memory that the processes of ``run_id`` hold together; a page shared by several counts once."""
+    total = 0
+    for pid in with_run_id(run_id):
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue  # gone, or not ours
+        total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total
+
+
+@dataclass
+class PeakMemory:
+    """The most memory that a run was seen to hold; looked at every few seconds, because looking costs time."""
+
+    every_seconds: float = 5.0
+    peak: int = 0
+    """Bytes."""
+    _next: float = field(default=0.0, repr=False)
+
+    def look(self, run_id: str) -> None:
+        """Look now, unless the last look was a moment ago."""
+        if time.monotonic() >= self._next:
+            self.peak = max(self.peak, memory_of(run_id))
+            self._next = time.monotonic() + self.every_seconds
 
 
 def end_all(run_id: str, *, grace_seconds: float = GRACE_SECONDS) -> int:
@@ -53,12 +82,14 @@ def follow(
     on_line: Callable[[str], None],
     on_tick: Callable[[], None],
     environment: Mapping[str, str] | None = None,
+    memory: PeakMemory | None = None,
 ) -> int:
     """Run ``command`` with its output in ``log`` and return its exit status.
 
     Args:
         on_line: called with each whole line of output.
         on_tick: called about twice a second.
+        memory: where to keep the most memory that the command's processes held.
 
     Whatever ends this call (the command, an exception, Ctrl-C), no process that the command started is left.
     """
@@ -83,6 +114,8 @@ def follow(
                 for line in lines:
                     on_line(line.decode("utf-8", "replace"))
                 on_tick()
+                if memory:
+                    memory.look(run_id)
                 if status is not None:
                     return status
                 time.sleep(0.4)

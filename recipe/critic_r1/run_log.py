@@ -65,9 +65,9 @@ def _sample(step: int, rollout: Rollout) -> dict[str, Any]:
 
 
 def _append(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        for record in records:
-            file.write(json.dumps(record, ensure_ascii=False, default=_encode) + "\n")
+    lines = [json.dumps(record, ensure_ascii=False, default=_encode) + "\n" for record in records]
+    with path.open("ab") as file:
+        file.write("".join(lines).encode("utf-8", "backslashreplace"))
         file.flush()
         os.fsync(file.fileno())
 
@@ -77,12 +77,17 @@ def _encode(value: Any) -> Any:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a JSONL file; a broken line raises ValueError that names file and line."""
-    with path.open(encoding="utf-8") as file:
+    """The records of a JSONL file; a broken line raises ValueError that names file and line.
+
+    A last line without its end is being written, or its writer was killed: it is not a record yet, and left out.
+    """
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 yield json.loads(line)
-            except json.JSONDecodeError as error:
+            except ValueError as error:
+                if not line.endswith(b"\n"):
+                    return
                 raise ValueError(f"{path}, line {number}: not JSON ({error}); delete the line and run again") from None
 
 

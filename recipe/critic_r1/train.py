@@ -8,12 +8,15 @@ verl's `run_ppo`.
 """
 
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
+
+from recipe.critic_r1 import checkpoints, recovery
 
 
 def prepare_config(config: DictConfig) -> None:
@@ -22,6 +25,8 @@ def prepare_config(config: DictConfig) -> None:
     with open_dict(config):
         config.critic_r1.run_dir = str(run_dir)
         config.trainer.default_local_dir = os.path.abspath(os.path.expanduser(config.trainer.default_local_dir))
+        if config.critic_r1.image_path == "stock":
+            config.data.custom_cls.path = None  # verl's own data set too
     env_vars = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars") or {}
     for name, value in env_vars.items():
         os.environ.setdefault(name, str(value))
@@ -37,6 +42,8 @@ def run(config: DictConfig) -> None:
     for finding in preflight.check(config):
         if finding.status == "warn":
             print(f"critic-r1: {finding}", file=sys.stderr)
+    if (step := checkpoints.repair(Path(config.trainer.default_local_dir))) is not None:
+        print(f"critic-r1: a kill left {checkpoints.TRACKER} empty; it names step {step} again", file=sys.stderr)
     saved = Path(config.critic_r1.run_dir) / "train" / "config.yaml"
     saved.parent.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, saved, resolve=True)
@@ -57,33 +64,64 @@ def run(config: DictConfig) -> None:
     run_ppo(config, task_runner_class=CriticTaskRunner)
 
 
+def run_supervised(config: DictConfig) -> int:
+    """Train in a child process that is started again when a process of the run dies; returns its exit status."""
+    prepare_config(config)
+    folder = Path(config.trainer.default_local_dir)
+
+    def last_step() -> int | None:
+        checkpoints.repair(folder)
+        return checkpoints.last_step(folder)
+
+    recovery.interrupt_on_sigterm()
+    try:
+        return recovery.supervise(
+            [sys.executable, "-m", "recipe.critic_r1.train", *sys.argv[1:]],
+            log=Path(config.critic_r1.run_dir) / "train" / "console.log",
+            last_step=last_step,
+            max_restarts=config.critic_r1.recovery.max_restarts,
+            backoff_seconds=config.critic_r1.recovery.backoff_seconds,
+        )
+    except KeyboardInterrupt:
+        print("critic-r1: ended on request; nothing was left running", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
 @hydra.main(config_path="config", config_name="critic_grpo", version_base=None)
 def main(config: DictConfig) -> None:
     from recipe.critic_r1.preflight import PreflightError
 
+    supervised = os.environ.get(recovery.SUPERVISED) == "1"
+    if config.critic_r1.recovery.max_restarts > 0 and not supervised:
+        sys.exit(run_supervised(config))
+    if supervised:
+        recovery.end_with_parent()
     try:
         run(config)
-    except PreflightError as error:
+    except (PreflightError, checkpoints.TrackerError) as error:
         print(f"critic-r1: {error}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         traceback.print_exc()
-        print(f"critic-r1: {explain(error, Path(config.critic_r1.run_dir))}", file=sys.stderr)
-        sys.exit(1)
+        print(f"critic-r1: {explain(error, Path(config.trainer.default_local_dir))}", file=sys.stderr)
+        sys.exit(recovery.TRANSIENT if recovery.is_transient(error) else 1)
 
 
-def explain(error: BaseException, run_dir: Path) -> str:
-    """What stopped a run, in a sentence, and how to go on."""
-    from ray.exceptions import RayActorError, RayTaskError
+def explain(error: BaseException, folder: Path) -> str:
+    """What stopped a run, in a sentence, and how to go on; ``folder`` is that of its checkpoints."""
+    from ray.exceptions import RayActorError
 
-    cause = error.cause if isinstance(error, RayTaskError) else error
+    cause = recovery.cause_of(error)
     if isinstance(cause, RayActorError):
         reason = f"a process of the run died ({_first_line(cause)})"
     else:
         reason = f"{type(cause).__name__}: {_first_line(cause)}"
-    tracker = run_dir / "checkpoints" / "latest_checkpointed_iteration.txt"
-    if tracker.exists():
-        further = f"The same command goes on at step {int(tracker.read_text()) + 1}, after the last checkpoint."
+    try:
+        step = checkpoints.last_step(folder)
+    except checkpoints.TrackerError as unreadable:
+        return f"training stopped: {reason}\n{unreadable}"
+    if step is not None:
+        further = f"The same command goes on at step {step + 1}, after the last checkpoint."
     else:
         further = "There is no checkpoint yet: the same command starts over."
     return f"training stopped: {reason}\n{further}"

@@ -7,10 +7,12 @@ both orders of a pair in a batch with a bonus for agreement, a worker that is ki
 import os
 import signal
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from recipe.critic_r1.checkpoints import TRACKER, best, held_out
 from recipe.critic_r1.export import export
 from recipe.critic_r1.run_log import read_lines
 from tests.e2e.conftest import Workshop, start, workers
@@ -20,53 +22,66 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 STEPS = 4
 
 
+@dataclass(frozen=True)
+class Recovered:
+    """A run that lost its training worker after the second step and was started again by itself."""
+
+    folder: Path
+    killed: list[int]
+    status: int
+    text: str
+    shared_memory: list[str]
+    """What the run left in /dev/shm."""
+
+
 @pytest.fixture(scope="module")
-def killed_and_resumed(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory):
-    """A run whose training worker is killed after its second step, and the same command again."""
+def recovered(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Recovered:
     folder = tmp_path_factory.mktemp("run")
-    metrics = folder / "train" / "metrics.jsonl"
-    tracker = folder / "checkpoints" / "latest_checkpointed_iteration.txt"
+    tracker = folder / "checkpoints" / TRACKER
     mixed = {
         "data__train_files": f"[{workshop.train},{workshop.policy}]",
         "reward__custom_reward_function__path": "pkg://reward_fns.mixed",
         "trainer__total_training_steps": STEPS,
+        "trainer__test_freq": 2,
+        "critic_r1__recovery__max_restarts": 1,
+        "critic_r1__recovery__backoff_seconds": 1,
     }
     arguments = ["--config-name", "demo", "+variant=swap_consistency", *workshop.overrides(folder, **mixed)]
-    shared_memory = set(os.listdir("/dev/shm"))
+    before = set(os.listdir("/dev/shm"))
     killed: list[int] = []
 
     def kill_after_two_steps() -> None:
         if not killed and tracker.exists() and int(tracker.read_text() or 0) >= 2:
-            killed.extend(workers("ray::WorkerDict", folder / "first.log"))
+            killed.extend(workers("ray::WorkerDict", folder / "log"))
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
 
-    first = start("recipe.critic_r1.train", arguments, folder / "first.log", kill_after_two_steps)
-    assert metrics.exists(), first[1][-3000:]
-    after_first = sorted(set(os.listdir("/dev/shm")) - shared_memory), list(read_lines(metrics))
-    second = start("recipe.critic_r1.train", arguments, folder / "second.log")
-    return folder, killed, first, after_first, second
+    status, text = start("recipe.critic_r1.train", arguments, folder / "log", kill_after_two_steps)
+    return Recovered(folder, killed, status, text, sorted(set(os.listdir("/dev/shm")) - before))
 
 
-def test_a_killed_worker_ends_the_run_with_a_clear_error(killed_and_resumed) -> None:
-    folder, killed, (status, text), (shared_memory, _), _ = killed_and_resumed
-    assert killed, text[-3000:]
-    assert status == 1
-    assert "critic-r1: training stopped: a process of the run died" in text
-    assert "The same command goes on at step" in text
-    assert shared_memory == []
-    assert workers("", folder / "first.log") == []
+def test_a_killed_worker_is_a_clear_error(recovered: Recovered) -> None:
+    assert recovered.killed, recovered.text[-3000:]
+    assert "critic-r1: training stopped: a process of the run died" in recovered.text
+    assert "The same command goes on at step" in recovered.text
 
 
-def test_the_same_command_resumes_and_ends_at_the_same_step(killed_and_resumed) -> None:
-    folder, _, _, (_, before), (status, text) = killed_and_resumed
-    assert status == 0, text[-3000:]
-    assert len(before) >= 2
-    assert [record["step"] for record in read_lines(folder / "train" / "metrics.jsonl")] == [1, 2, 3, 4]
+def test_the_run_is_started_again_and_ends_at_the_same_step(recovered: Recovered) -> None:
+    assert "critic-r1: restart 1 of 1 from the checkpoint of step" in recovered.text
+    assert recovered.status == 0, recovered.text[-3000:]
+    assert [record["step"] for record in read_lines(recovered.folder / "train" / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
-def test_the_sample_log_is_neither_cut_nor_doubled(killed_and_resumed) -> None:
-    folder, *_ = killed_and_resumed
+def test_no_row_is_lost_or_seen_twice(recovered: Recovered) -> None:
+    """The order of rows goes on where the checkpoint was: 4 steps of 8 different rows."""
+    samples = read_lines(recovered.folder / "train" / "samples.jsonl")
+    rows = Counter((s["kind"], s["picture"][0], s["pair_id"], s["order"]) for s in samples)
+    assert rows == dict.fromkeys(rows, 4)
+    assert len(rows) == STEPS * 8
+
+
+def test_the_sample_log_is_neither_cut_nor_doubled(recovered: Recovered) -> None:
+    folder = recovered.folder
     samples = list(read_lines(folder / "train" / "samples.jsonl"))
     assert Counter(sample["step"] for sample in samples) == dict.fromkeys(range(1, STEPS + 1), 8 * 4)
     assert len({(sample["step"], sample["uid"], sample["sample"]) for sample in samples}) == len(samples)
@@ -76,8 +91,8 @@ def test_the_sample_log_is_neither_cut_nor_doubled(killed_and_resumed) -> None:
         assert {"score", "acc", "format", "pred", "reason", "response", "prompt"} <= sample.keys()
 
 
-def test_rollout_and_actor_agree(killed_and_resumed) -> None:
-    folder, *_ = killed_and_resumed
+def test_rollout_and_actor_agree(recovered: Recovered) -> None:
+    folder = recovered.folder
     for record in read_lines(folder / "train" / "metrics.jsonl"):
         assert record["data"]["training/rollout_actor_probs_pearson_corr"] > 0.9999
         # Probably because verl bans the two picture placeholders in vLLM's sampler and not in the actor: at random
@@ -86,8 +101,8 @@ def test_rollout_and_actor_agree(killed_and_resumed) -> None:
         assert record["data"]["actor/grad_norm"] >= 0
 
 
-def test_both_rewards_are_logged_apart(killed_and_resumed) -> None:
-    folder, *_ = killed_and_resumed
+def test_both_rewards_are_logged_apart(recovered: Recovered) -> None:
+    folder = recovered.folder
     samples = list(read_lines(folder / "train" / "samples.jsonl"))
     assert {sample["data_source"] for sample in samples} == {"critic/digits", "policy/digits"}
     logged = {key for record in read_lines(folder / "train" / "metrics.jsonl") for key in record["data"]}
@@ -95,8 +110,8 @@ def test_both_rewards_are_logged_apart(killed_and_resumed) -> None:
         assert {f"critic_r1/{source}/accuracy", f"critic_r1/{source}/score"} <= logged
 
 
-def test_both_orders_of_a_pair_meet_and_their_agreement_is_logged(killed_and_resumed) -> None:
-    folder, *_ = killed_and_resumed
+def test_both_orders_of_a_pair_meet_and_their_agreement_is_logged(recovered: Recovered) -> None:
+    folder = recovered.folder
     orders: dict[tuple[int, str], set[int]] = {}
     for sample in read_lines(folder / "train" / "samples.jsonl"):
         if sample["data_source"] == "critic/digits":
@@ -106,11 +121,11 @@ def test_both_orders_of_a_pair_meet_and_their_agreement_is_logged(killed_and_res
     assert all(data["critic_r1/swap_consistency/pairs"] >= 1 for data in logged)
 
 
-def test_the_checkpoint_exports_to_a_model_that_loads(killed_and_resumed, workshop: Workshop, tmp_path: Path) -> None:
+def test_the_checkpoint_exports_to_a_model_that_loads(recovered: Recovered, workshop: Workshop, tmp_path: Path) -> None:
     import torch
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-    folder, *_ = killed_and_resumed
+    folder = recovered.folder
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(export(folder, tmp_path / "model"))
     start_model = Qwen2_5_VLForConditionalGeneration.from_pretrained(workshop.model)
     assert model.dtype == torch.float32
@@ -119,6 +134,22 @@ def test_the_checkpoint_exports_to_a_model_that_loads(killed_and_resumed, worksh
     assert any(not torch.equal(after, before) for after, before in pairs)
 
 
-def test_nothing_is_left_running(killed_and_resumed) -> None:
-    folder, *_ = killed_and_resumed
-    assert workers("", folder / "second.log") == []
+def test_the_best_checkpoint_by_held_out_accuracy_is_kept(recovered: Recovered, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    folder = recovered.folder
+    evaluated = {r["step"]: held_out(r["data"]) for r in read_lines(folder / "train" / "metrics.jsonl")}
+    accuracies = {step: list(found.values()) for step, found in evaluated.items() if found}
+    assert sorted(accuracies) == [2, 4]
+    kept = best(folder / "checkpoints")
+    assert kept is not None
+    assert kept.accuracy == max(values[0] for values in accuracies.values()) == accuracies[kept.step][0]
+    card = (export(folder, tmp_path / "best", which="best") / "README.md").read_text()
+    assert f"step {kept.step}" in card
+    with safe_open(next((tmp_path / "best").glob("*.safetensors")), framework="pt") as file:
+        assert len(list(file.keys())) > 10
+
+
+def test_nothing_is_left(recovered: Recovered) -> None:
+    assert workers("", recovered.folder / "log") == []
+    assert recovered.shared_memory == []

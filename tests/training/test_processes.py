@@ -82,3 +82,18 @@ def test_lines_arrive_whole_and_the_log_is_kept(tmp_path: Path) -> None:
     _, lines = run("print('a', end='', flush=True); time.sleep(0.6); print('b')", log)
     assert lines[1:] == ["ab"]
     assert log.read_text().startswith("earlier\n")
+
+
+def test_the_peak_of_memory_is_that_of_the_whole_family(tmp_path: Path) -> None:
+    holds = "held = bytearray(b'1' * 100_000_000); import time; time.sleep(2)"
+    family = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {holds!r}])"
+    memory = processes.PeakMemory(every_seconds=0.2)
+    status = processes.follow(
+        [sys.executable, "-c", family],
+        tmp_path / "log",
+        on_line=lambda line: None,
+        on_tick=lambda: None,
+        memory=memory,
+    )
+    assert status == 0
+    assert 100e6 < memory.peak < 200e6

@@ -1,6 +1,7 @@
 """The logs of a run: every step exactly once, whatever killed the run in between."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,16 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
     path.write_text(json.dumps({"step": 1}) + "\nnot json\n")
     with pytest.raises(ValueError, match=r"x\.jsonl, line 2: not JSON"):
         list(read_lines(path))
+
+
+@pytest.mark.parametrize("tail", [b'{"step": 2, "da', b'{"step": 2, "data": "\xe2\x80', b"\x00\x00"])
+def test_who_reads_along_sees_whole_lines_only(tmp_path: Path, tail: bytes) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + tail)
+    assert list(read_lines(path)) == [{"step": 1}]
+
+
+def test_text_that_is_not_unicode_is_logged(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    log.write(1, {}, [replace(rollout(), response="\udc80")])
+    assert [record["response"] for record in read_lines(tmp_path / SAMPLES)] == ["\udc80"]
