@@ -1,11 +1,13 @@
 """A scripted judge: answers by rule, remembers what it was asked."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from recipe.critic_r1.judging.generation import Generation, GenerationRequest, ImagePart, Message, TextPart
-from recipe.critic_r1.judging.pairwise import JudgeTask
+from recipe.critic_r1.judging.pairwise import REQUEST_FAILED, Judgement, JudgeTask
 
 Rule = Callable[[GenerationRequest], "str | Generation"]
 
@@ -51,3 +53,18 @@ def _task(pair_id: str, order: int, *, better: int = 0, picture: str | None = No
 @pytest.fixture
 def task() -> Callable[..., JudgeTask]:
     return _task
+
+
+@pytest.fixture
+def said(task: Callable[..., JudgeTask]) -> Callable[..., Judgement]:
+    """A judgement of pair `name` in an order: right, wrong, unreadable (None), or failed ("error")."""
+
+    def build(name: str, order: int, right: Any, category: str = "", group: str = "") -> Judgement:
+        made = replace(task(name, order), category=category, group=group or name)
+        if right == "error":
+            return Judgement(made, None, REQUEST_FAILED, 0.0, (), "", error="503")
+        wrong = "2" if made.ground_truth == "1" else "1"
+        pred = None if right is None else made.ground_truth if right else wrong
+        return Judgement(made, pred, "no_box" if pred is None else "ok", 1.0, (pred,), "")
+
+    return build

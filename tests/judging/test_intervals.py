@@ -55,6 +55,22 @@ def test_unanimous_clusters_still_have_an_interval(value: float) -> None:
     assert (estimate.low, estimate.high) == pytest.approx(wilson(value * 10, 10))
 
 
+@pytest.mark.parametrize("value", [-1.0, 0.0, 1.0])
+def test_a_unanimous_balance_is_uncertain_on_every_side_that_exists(value: float) -> None:
+    reach = wilson(0, 10)[1]
+    estimate = ClusterBootstrap([str(i // 2) for i in range(20)]).balance([value] * 20)
+    assert (estimate.value, estimate.n) == (value, 20)
+    assert (estimate.low, estimate.high) == pytest.approx((max(-1, value - reach), min(1, value + reach)))
+
+
+def test_a_balance_is_the_difference_of_its_two_sides() -> None:
+    values = np.random.default_rng(7).integers(-1, 2, 90)
+    bootstrap = ClusterBootstrap([str(i // 3) for i in range(90)])
+    balance, difference = bootstrap.balance(values), bootstrap.difference(values > 0, values < 0)
+    assert balance.as_dict() == pytest.approx(difference.as_dict())
+    assert bootstrap.balance(values, [False] * 90) == NOTHING
+
+
 def test_only_counted_observations_matter() -> None:
     clusters = ["a", "a", "b", "c"]
     estimate = ClusterBootstrap(clusters).rate([1, 0, 1, float("nan")], [True, False, True, False])

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_server import FakeServer, answer
 
 from recipe.critic_r1.judging.generation import GenerationRequest, ImagePart, Message, Sampling, TextPart
 from recipe.critic_r1.judging.journal import Journal, JournalBusyError, JournalFullError
 from recipe.critic_r1.judging.openai_client import OpenAIGenerator, ServerRefusedError
+from tests.judging.fake_server import FakeServer, answer
 
 PNG = b"\x89PNG\r\n\x1a\n picture"
 
@@ -231,7 +231,7 @@ RUN = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from test_openai_client import request
+from tests.judging.test_openai_client import request
 from recipe.critic_r1.judging.journal import Journal
 from recipe.critic_r1.judging.openai_client import OpenAIGenerator
 with Journal(Path({path!r})) as journal:
@@ -251,7 +251,7 @@ def test_a_stopped_run_resumes(tmp_path: Path, sign: signal.Signals) -> None:
         return answer(body)
 
     with FakeServer(behaviour) as server:
-        code = RUN.format(tests=str(Path(__file__).parent), path=str(path), url=server.url)
+        code = RUN.format(tests=str(Path(__file__).parents[2]), path=str(path), url=server.url)
         process = subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

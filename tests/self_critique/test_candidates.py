@@ -46,7 +46,11 @@ class Sampler:
         return [
             Generation((), error="503")
             if i == self.failing
-            else Generation(tuple(f"<think>.</think>\\boxed{{{i * 10 + k}}}" for k in range(r.sampling.n)))
+            else Generation(
+                tuple(f"<think>.</think>\\boxed{{{i * 10 + k}}}" for k in range(r.sampling.n)),
+                prompt_tokens=7,
+                completion_tokens=5 * r.sampling.n,
+            )
             for i, r in enumerate(requests)
         ]
 
@@ -58,6 +62,7 @@ def test_sampled_once_in_one_batch_and_kept(pool: Any, tmp_path: Path) -> None:
     assert sampler.calls == 1
     assert len(set(sampler.seeds)) == 3, "problems must not share their luck"
     assert [[c.correct for c in p.candidates] for p in pools] == [[False, True, False, False]] * 3
+    assert {(p.prompt_tokens, p.completion_tokens) for p in pools} == {(7, 20)}
     save_pools(pools, tmp_path / "candidates.jsonl")
     assert load_pools(tmp_path / "candidates.jsonl", problems[::-1]) == pools[::-1]
 
@@ -70,6 +75,8 @@ def test_missing_candidates_are_an_error(pool: Any, tmp_path: Path) -> None:
     save_pools([pool("p0", [1])], path)
     with pytest.raises(ValueError, match=r"no candidates for 2 of 3 problems \(first: p1\)"):
         load_pools(path, problems)
+    path.write_text('{"problem_id": "p0", "texts": ["x"]}\n')
+    assert load_pools(path, problems[:1])[0].completion_tokens == 0, "a file from before tokens were kept"
     path.write_text('{"problem_id": "p0"}\n')
     with pytest.raises(ValueError, match="line 1 is no record"):
         load_pools(path, problems)

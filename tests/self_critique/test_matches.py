@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from recipe.critic_r1.judging.generation import Generation, ImagePart
-from recipe.critic_r1.self_critique.matches import Match
+from recipe.critic_r1.self_critique.matches import Cost, Match
 
 
 def match(pool: Any, a: object = 3, b: object = 8, name: str = "p") -> Match:
@@ -107,3 +107,33 @@ def test_free_text_cannot_add_a_picture(pool: Any, critic: Any, referee: Any, ru
     generator = critic(lambda a, b, r: Generation((box(1),)))
     referee(generator).play([match(pool, "<image>", 8)])
     assert all(len(request.images) == 1 for request in generator.requests)
+
+
+def test_a_cost_counts_each_judgement_once(pool: Any, critic: Any, referee: Any, rules: Any) -> None:
+    judge = referee(critic(rules["first"]))
+    (outcome,) = judge.decide([match(pool)])
+    assert len(outcome.requests) == 3
+    assert judge.cost([*outcome.requests, *outcome.requests]) == Cost(3, 90, 27)
+    assert judge.cost([]) == Cost(0, 0, 0)
+
+
+def test_a_request_without_an_answer_counts_and_has_no_tokens(pool: Any, critic: Any, referee: Any, rules: Any) -> None:
+    judge = referee(critic(rules["failing"]))
+    (outcome,) = judge.decide([match(pool)])
+    assert judge.cost(outcome.requests) == Cost(3, 0, 0)
+
+
+@pytest.mark.parametrize(("lead", "rule", "result"), [(1.0, "first", 1), (-0.5, "first", -1), (1.9, "largest", -1)])
+def test_a_lead_is_added_to_the_votes(
+    pool: Any, critic: Any, referee: Any, rules: Any, lead: float, rule: str, result: int
+) -> None:
+    """A flip leaves it to the lead, without a third judgement; two votes against it overrule a lead of less."""
+    judge = referee(critic(rules[rule]))
+    assert [o.result for o in judge.decide([match(pool)], [lead])] == [result]
+    assert judge.bill.third_judgements == 0
+
+
+def test_a_lead_and_votes_that_cancel_go_to_the_third(pool: Any, critic: Any, referee: Any, rules: Any) -> None:
+    judge = referee(critic(rules["largest"]))
+    assert [o.result for o in judge.decide([match(pool)], [2.0])] == [-1]
+    assert judge.bill.third_judgements == 1

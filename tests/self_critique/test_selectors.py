@@ -1,12 +1,22 @@
 """Tournaments: who wins, how many judgements it takes, and what must not matter."""
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from recipe.critic_r1.self_critique.selectors import knock_out, majority, oracle, round_robin, seeding
+from recipe.critic_r1.self_critique.candidates import Candidate
+from recipe.critic_r1.self_critique.selectors import (
+    blocks,
+    knock_out,
+    majority,
+    oracle,
+    seeding,
+    support_lead,
+    weighted_knock_out,
+)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 13, 32])
@@ -72,7 +82,8 @@ def test_draws_go_to_the_better_seed(pool: Any, critic: Any, referee: Any, rules
     made = pool("a", range(8))
     (bracket,) = knock_out([made], referee(critic(rules[rule])), seed=3)
     assert bracket[-1] == [seeding(made, 3)[0]]
-    assert round_robin([made], referee(critic(rules[rule])), seed=3) == [seeding(made, 3)[0]]
+    (bracket,) = weighted_knock_out([made], referee(critic(rules[rule])), seed=3)
+    assert bracket[-1] == [seeding(made, 3)[0]]
 
 
 def test_the_seeding_is_drawn_per_problem_and_seed(pool: Any) -> None:
@@ -90,22 +101,79 @@ def test_a_biased_critic_gains_no_more_than_chance(pool: Any, critic: Any, refer
     assert 25 <= sum(b[-1][0].correct for b in brackets) <= 75
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 8])
-def test_round_robin_plays_every_pair_once(pool: Any, critic: Any, referee: Any, rules: Any, n: int) -> None:
-    judge = referee(critic(rules["largest"]))
-    (winner,) = round_robin([pool("a", range(n))], judge)
-    assert winner.answer == str(n - 1)
-    assert judge.bill.matches == n * (n - 1) // 2
+@pytest.mark.parametrize(
+    ("block", "a", "b", "lead"),
+    [([1, 2], 1, 2, 0), ([1, 1, 2], 1, 2, 1), ([1, 2, 2, 2, 2, None], 1, 2, -2), ([1, 1, 1, 2, 2, 2, 3], 1, 2, 0)],
+)
+def test_support_is_worth_a_vote_per_doubling(pool: Any, block: list[Any], a: int, b: int, lead: float) -> None:
+    candidates = pool("a", block).candidates
+    by_answer = {c.answer: c for c in candidates}
+    assert support_lead(candidates, by_answer[str(a)], by_answer[str(b)]) == lead
 
 
-def test_round_robin_survives_a_cycle(pool: Any, critic: Any, referee: Any) -> None:
-    """Rock, paper, scissors: equal points go to the better seed."""
+def test_without_repetitions_the_weighted_knock_out_is_the_plain_one(
+    pool: Any, critic: Any, referee: Any, rules: Any
+) -> None:
+    pools = [pool(f"p{i}", random.Random(i).sample(range(100), 8)) for i in range(20)]
+    for rule in ("largest", "first", "unreadable"):
+        plain = knock_out(pools, referee(critic(rules[rule])), seed=2)
+        assert weighted_knock_out(pools, referee(critic(rules[rule])), seed=2) == plain
 
-    def beats(first: str, second: str, request: Any) -> str:
-        return f"<think>.</think>\\boxed{{{1 if (int(first) - int(second)) % 3 == 1 else 2}}}"
 
-    made = pool("a", range(3))
-    assert round_robin([made], referee(critic(beats)), seed=9) == [seeding(made, 9)[0]]
+def test_support_breaks_a_flip_without_a_third_judgement(pool: Any, critic: Any, referee: Any, rules: Any) -> None:
+    """3 twice against 8 once: a critic without an opinion leaves it to the repetitions."""
+    pools = [pool(f"p{i}", [3, 3, 8, 8 + i]) for i in range(1, 40)]
+    judge = referee(critic(rules["first"]))
+    brackets = weighted_knock_out(pools, judge)
+    assert sum("3" in _finalists(b) for b in brackets) > 20
+    assert all(b[-1][0].answer == "3" for b in brackets if "3" in _finalists(b))
+
+
+def _finalists(bracket: Any) -> set[str]:
+    return {c.answer for c in bracket[-2]}
+
+
+def test_a_unanimous_critic_overrules_a_lead_of_less_than_two_votes(
+    pool: Any, critic: Any, referee: Any, rules: Any
+) -> None:
+    for seed in range(10):
+        (bracket,) = weighted_knock_out([pool("a", [1, 1, 1, 8])], referee(critic(rules["largest"])), seed=seed)
+        assert bracket[-1][0].answer == "8"
+
+
+def test_a_lead_beyond_the_votes_is_not_played(pool: Any, critic: Any, referee: Any, rules: Any) -> None:
+    """Seven to one in the last match: the right answer of a perfect critic loses, and the match is not played."""
+    for seed in range(10):
+        made = [pool("a", [1, 1, 1, 1, 1, 1, 1, 8])]
+        weighted, plain = referee(critic(rules["largest"])), referee(critic(rules["largest"]))
+        assert weighted_knock_out(made, weighted, seed=seed)[0][-1][0].answer == "1"
+        assert knock_out(made, plain, seed=seed)[0][-1][0].answer == "8"
+        assert (weighted.bill.matches, plain.bill.matches) == (2, 3)
+
+
+def test_the_weighted_bracket_holds_its_blocks(pool: Any, critic: Any, referee: Any, rules: Any) -> None:
+    """A block's winner is the winner of a tournament of that block alone: the curve over N is free."""
+    answers = random.Random(5).choices([1, 2, 3, None], k=16)
+    made = pool("a", answers)
+    (bracket,) = weighted_knock_out([made], referee(critic(rules["first"]), seed=1), seed=1)
+    for size in (2, 4, 8):
+        for place, block in enumerate(blocks(bracket[0], size)):
+            alone = _as_seeded(made, block)
+            (own,) = weighted_knock_out([alone], referee(critic(rules["first"]), seed=1), seed=1)
+            assert own[-1][0].answer == bracket[size.bit_length() - 1][place].answer
+
+
+def _as_seeded(made: Any, block: Any) -> Any:
+    """A pool whose seeding is the block."""
+    places = [c.index for c in seeding(replace(made, candidates=_numbered(len(block))), 1)]
+    candidates = [None] * len(block)
+    for place, candidate in zip(places, block, strict=True):
+        candidates[place] = candidate
+    return replace(made, candidates=tuple(candidates))
+
+
+def _numbered(count: int) -> tuple[Candidate, ...]:
+    return tuple(Candidate(i, "", None, "", False) for i in range(count))
 
 
 @pytest.mark.parametrize(

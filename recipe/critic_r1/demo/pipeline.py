@@ -123,10 +123,18 @@ class DemoRun:
         scratch.write_text(json.dumps(self._record, indent=1) + "\n", encoding="utf-8")
         scratch.replace(self.folder / RUN_FILE)
 
-    def _finish(self, stage: str, status: str, seconds: float) -> None:
-        earlier = sum(s["seconds"] for s in self._record["stages"] if s["name"] == stage)
+    def _finish(self, stage: str, status: str, seconds: float, peak: int) -> None:
+        """Write a stage down; what an interrupted one took counts with what it takes when it is gone on with."""
+        before = [s for s in self._record["stages"] if s["name"] == stage]
         self._record["stages"] = [s for s in self._record["stages"] if s["name"] != stage]
-        self._record["stages"].append({"name": stage, "status": status, "seconds": round(earlier + seconds, 1)})
+        self._record["stages"].append(
+            {
+                "name": stage,
+                "status": status,
+                "seconds": round(seconds + sum(s["seconds"] for s in before), 1),
+                "peak_memory_gb": round(max([peak / 1e9, *(s["peak_memory_gb"] for s in before)]), 2),
+            }
+        )
         self._save_record()
 
     def _is_done(self, stage: str) -> bool:
@@ -220,7 +228,7 @@ class DemoRun:
         return self.folder / "report.html"
 
     def _run_stage(self, stage: Stage) -> None:
-        log = self.folder / "logs" / f"{stage.name}.log"
+        log, memory = self.folder / "logs" / f"{stage.name}.log", processes.PeakMemory()
         with stage_line(stage.title, self.console) as line:
 
             def show(text: str) -> None:
@@ -232,15 +240,20 @@ class DemoRun:
 
             try:
                 status = processes.follow(
-                    stage.command, log, on_line=show, on_tick=lambda: stage.watch(line), environment=_quiet()
+                    stage.command,
+                    log,
+                    on_line=show,
+                    on_tick=lambda: stage.watch(line),
+                    environment=_quiet(),
+                    memory=memory,
                 )
             except BaseException:
-                self._finish(stage.name, "interrupted", line.seconds)
+                self._finish(stage.name, "interrupted", line.seconds, memory.peak)
                 raise
             seconds = line.seconds
         if stage.name == "train" and status == 0:
             self._record["settings"] = self._record["asked"] | self._trained_with()
-        self._finish(stage.name, "done" if status == 0 else "failed", seconds)
+        self._finish(stage.name, "done" if status == 0 else "failed", seconds, memory.peak)
         if status != 0:
             raise StageFailed(
                 f"{stage.title} failed (exit status {status}) after {seconds:.0f} s.\n"

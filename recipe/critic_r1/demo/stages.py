@@ -22,8 +22,8 @@ from recipe.critic_r1.demo.console import progress_line
 if TYPE_CHECKING:
     from data_prep.sources.digits import DigitPicture
 
-SPLIT_SIZES = {"n_warm_start": 40, "n_rl": 1000, "n_test": 400}
-"""Pictures. With 40, the base judges 70-80 % of the hard pairs rightly; with 200 there was little left to learn."""
+SPLIT_SIZES = {"n_warm_start": 20, "n_rl": 1000, "n_test": 400}
+"""Pictures. Two of each digit for the warm start: with four the base judged 83 % of the hard pairs rightly."""
 
 
 def prepare(

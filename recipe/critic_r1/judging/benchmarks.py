@@ -14,10 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import binomtest
 
 from recipe.critic_r1.judging.intervals import ClusterBootstrap, Estimate
-from recipe.critic_r1.judging.metrics import both_orders
 from recipe.critic_r1.judging.pairwise import Judgement
 
 
@@ -63,39 +61,3 @@ def _whole_groups(judgements: Sequence[Judgement]) -> tuple[list[str], list[bool
     if not known:
         return None
     return [group for group, _ in known], [all(j.correct for j in members) for members in known.values()]
-
-
-def compare(first: Sequence[Judgement], second: Sequence[Judgement], *, seed: int = 0) -> dict[str, object]:
-    """Two judges on the same pairs.
-
-    Returns:
-        `accuracy_difference`, `both_orders_difference`: second minus first, an `Estimate` paired by picture;
-        `only_first`, `only_second`: pairs that just one of them judges right in both orders; `p_value`: exact McNemar
-        test on these; `pairs`: compared, that is answered by both in both orders.
-
-    Raises:
-        ValueError: the two share no pair.
-    """
-    one, other = _answered_pairs(first), _answered_pairs(second)
-    shared = [pair_id for pair_id in one if pair_id in other]
-    if not shared:
-        raise ValueError(
-            "the two runs share no pair that both answered in both orders: were they made on the same data?"
-        )
-    clusters = ClusterBootstrap([one[pair_id][0].task.picture_sha256 for pair_id in shared], seed=seed)
-    mean = [np.array([(a.correct + b.correct) / 2 for a, b in map(run.__getitem__, shared)]) for run in (one, other)]
-    both = [np.array([a.correct and b.correct for a, b in map(run.__getitem__, shared)]) for run in (one, other)]
-    only_first, only_second = int((both[0] & ~both[1]).sum()), int((both[1] & ~both[0]).sum())
-    discordant = only_first + only_second
-    return {
-        "accuracy_difference": clusters.difference(mean[1], mean[0]),
-        "both_orders_difference": clusters.difference(both[1], both[0]),
-        "only_first": only_first,
-        "only_second": only_second,
-        "p_value": float(binomtest(only_first, discordant).pvalue) if discordant else 1.0,
-        "pairs": len(shared),
-    }
-
-
-def _answered_pairs(run: Sequence[Judgement]) -> dict[str, tuple[Judgement, Judgement]]:
-    return {a.task.pair_id: (a, b) for a, b in both_orders(run) if a.answered and b.answered}

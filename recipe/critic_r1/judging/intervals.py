@@ -102,6 +102,23 @@ class ClusterBootstrap:
             low, high = self._percentiles(self._ratios(numerators, denominators))
         return Estimate(value, low, high, n)
 
+    def balance(self, values: ArrayLike, counted: ArrayLike | None = None, *, limit: float = 1.0) -> Estimate:
+        """Mean of `values` in [-limit, limit], such as the preference for one of two sides.
+
+        Where all values are the same, the interval reaches as far to either side as Wilson's would if some were not:
+        a judge without a habit in six pairs may still have one, in either direction.
+        """
+        numbers, mask = self._prepare(values, counted)
+        n = int(mask.sum())
+        if n == 0:
+            return NOTHING
+        numerators, denominators = self._sums(numbers), self._sums(mask)
+        value = float(numerators.sum() / n)
+        if np.ptp(numbers[mask > 0]) > 0:
+            return Estimate(value, *self._percentiles(self._ratios(numerators, denominators)), n)
+        _, reach = wilson(0, int((denominators > 0).sum()), self._confidence)
+        return Estimate(value, max(-limit, value - limit * reach), min(limit, value + limit * reach), n)
+
     def difference(
         self,
         values: ArrayLike,

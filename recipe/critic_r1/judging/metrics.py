@@ -11,69 +11,165 @@ its own rate.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recipe.critic_r1.judging.intervals import ClusterBootstrap, Estimate
 from recipe.critic_r1.judging.pairwise import Judgement
 
 OPPOSITE = {"1": "2", "2": "1", "tie": "tie"}
 
+CATEGORY_FIGURES = ("accuracy", "parse_failures", "accuracy_both_orders", "swap_consistency", "position_bias")
+"""What is reported within each category."""
+
+Observed = tuple[NDArray[np.float64], NDArray[np.bool_]]
+"""A figure before it is averaged: per judgement (or pair) its value and whether it is in the denominator."""
+
 
 def pairwise_metrics(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[str, Estimate]:
-    """All figures of a judge, each with its interval over pictures.
-
-    Per judgement (denominator: answered requests, unless said otherwise):
-        accuracy: the verdict is the label.
-        accuracy_better_first, accuracy_better_second: the same where the better response is shown in that place.
-        accuracy_readable: the same among readable verdicts.
-        format_rate: responses that follow the grammar to the letter.
-        parse_failures, parse_failures/<reason>: no readable verdict.
-        request_failures: requests without an answer, among all.
-    Per pair:
-        accuracy_both_orders: right in both orders; among pairs answered in both orders.
-        swap_consistency: the same response is taken in both orders; among pairs readable in both orders.
-        position_bias: pairs in which the first place wins both times, minus those in which the second does, in
-            [-1, 1]; among pairs readable in both orders.
+    """All figures of a judge, each with its interval over pictures: see `per_judgement` and `per_pair`.
 
     Raises:
         ValueError: no judgements, or one order of a pair twice.
     """
     if not judgements:
         raise ValueError("there are no judgements to measure")
-    rows = ClusterBootstrap([j.task.picture_sha256 for j in judgements], seed=seed)
+    metrics = _means(per_judgement(judgements), clusters(judgements, seed=seed))
+    if pairs := both_orders(judgements):
+        metrics |= _means(per_pair(pairs), clusters([first for first, _ in pairs], seed=seed))
+    return metrics
+
+
+def category_metrics(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[str, Estimate]:
+    """`CATEGORY_FIGURES` within each category, as `<category>/<figure>`; nothing when there is only one category.
+
+    Raises:
+        ValueError: one order of a pair twice.
+    """
+    names = sorted({j.task.category for j in judgements})
+    if len(names) < 2:
+        return {}
+    pairs = both_orders(judgements)
+    tables = [(judgements, per_judgement(judgements))]
+    if pairs:
+        tables.append(([first for first, _ in pairs], per_pair(pairs)))
+    metrics: dict[str, Estimate] = {}
+    for members, figures in tables:
+        bootstrap = clusters(members, seed=seed)
+        category = np.array([j.task.category for j in members])
+        for name in names:
+            inside = {
+                f"{name}/{figure}": (values, counted & (category == name))
+                for figure, (values, counted) in figures.items()
+                if figure in CATEGORY_FIGURES
+            }
+            metrics |= _means(inside, bootstrap)
+    return dict(sorted(metrics.items()))
+
+
+def length_metrics(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[str, Estimate]:
+    """Whether length sways a judge, each figure with its interval over pictures: see `per_length`."""
+    return _means(per_length(judgements), clusters(judgements, seed=seed))
+
+
+def per_judgement(judgements: Sequence[Judgement]) -> dict[str, Observed]:
+    """Figures of single judgements. Denominator: answered requests, unless said otherwise.
+
+    accuracy: the verdict is the label.
+    accuracy_better_first, accuracy_better_second: the same where the better response is shown in that place.
+    accuracy_readable: the same among readable verdicts.
+    format_rate: responses that follow the grammar to the letter.
+    parse_failures, parse_failures/<reason>: no readable verdict.
+    request_failures: requests without an answer, among all.
+    """
     answered = np.array([j.answered for j in judgements])
     readable = np.array([j.readable for j in judgements])
-    correct = np.array([j.correct for j in judgements])
+    correct = np.array([j.correct for j in judgements], dtype=np.float64)
     truth = np.array([j.task.ground_truth for j in judgements])
     reasons = np.array([j.reason for j in judgements])
     unreadable = answered & ~readable
-    metrics = {
-        "accuracy": rows.rate(correct, answered),
-        "accuracy_better_first": rows.rate(correct, answered & (truth == "1")),
-        "accuracy_better_second": rows.rate(correct, answered & (truth == "2")),
-        "accuracy_readable": rows.rate(correct, readable),
-        "format_rate": rows.rate([j.well_formed for j in judgements], answered),
-        "parse_failures": rows.rate(unreadable, answered),
+    figures = {
+        "accuracy": (correct, answered),
+        "accuracy_better_first": (correct, answered & (truth == "1")),
+        "accuracy_better_second": (correct, answered & (truth == "2")),
+        "accuracy_readable": (correct, readable),
+        "format_rate": (np.array([j.well_formed for j in judgements], dtype=np.float64), answered),
+        "parse_failures": (unreadable.astype(np.float64), answered),
     }
     for reason in sorted(set(reasons[unreadable].tolist())):
-        metrics[f"parse_failures/{reason}"] = rows.rate(unreadable & (reasons == reason), answered)
-    metrics["request_failures"] = rows.rate(~answered)
+        figures[f"parse_failures/{reason}"] = ((unreadable & (reasons == reason)).astype(np.float64), answered)
+    figures["request_failures"] = ((~answered).astype(np.float64), np.ones_like(answered))
+    return figures
 
-    pairs = both_orders(judgements)
-    if not pairs:
-        return metrics
-    over_pairs = ClusterBootstrap([first.task.picture_sha256 for first, _ in pairs], seed=seed)
-    both_answered = [a.answered and b.answered for a, b in pairs]
-    both_readable = [a.readable and b.readable for a, b in pairs]
+
+def per_pair(pairs: Sequence[tuple[Judgement, Judgement]]) -> dict[str, Observed]:
+    """Figures of pairs that were judged in both orders.
+
+    accuracy_both_orders: right in both orders; among pairs answered in both orders.
+    swap_consistency: the same response is taken in both orders; among pairs readable in both orders.
+    position_bias: pairs in which the first place wins both times, minus those in which the second does, in [-1, 1];
+        among pairs readable in both orders.
+    """
+    answered = np.array([a.answered and b.answered for a, b in pairs])
+    readable = np.array([a.readable and b.readable for a, b in pairs])
     habit = [(a.pred == b.pred == "1") - (a.pred == b.pred == "2") for a, b in pairs]
-    metrics |= {
-        "accuracy_both_orders": over_pairs.rate([a.correct and b.correct for a, b in pairs], both_answered),
-        "swap_consistency": over_pairs.rate([consistent(a, b) for a, b in pairs], both_readable),
-        "position_bias": over_pairs.rate(habit, both_readable),
+    return {
+        "accuracy_both_orders": (np.array([a.correct and b.correct for a, b in pairs], dtype=np.float64), answered),
+        "swap_consistency": (np.array([consistent(a, b) for a, b in pairs], dtype=np.float64), readable),
+        "position_bias": (np.array(habit, dtype=np.float64), readable),
     }
-    return metrics
+
+
+def per_length(judgements: Sequence[Judgement]) -> dict[str, Observed]:
+    """Figures about the longer response of a pair, in characters. Pairs of equal length and ties by label are left out.
+
+    bias: share of verdicts for the longer response minus share of labels for it, in [-1, 1].
+    longer_taken, longer_better: these two shares. All three among verdicts for one of the two responses.
+    accuracy_longer_better, accuracy_shorter_better: the verdict is the label, where that is the longer or the shorter
+        response; among answered requests. A judge that goes by length has 1 and 0.
+    """
+    longer = np.array([_longer(j) for j in judgements])
+    truth = np.array([j.task.ground_truth for j in judgements])
+    pred = np.array([j.pred or "" for j in judgements])
+    differ = (longer != "") & (truth != "tie")
+    better, taken = longer == truth, (longer == pred).astype(np.float64)
+    decided = differ & np.isin(pred, ("1", "2"))
+    answered = differ & np.array([j.answered for j in judgements])
+    correct = np.array([j.correct for j in judgements], dtype=np.float64)
+    return {
+        "bias": (taken - better, decided),
+        "longer_taken": (taken, decided),
+        "longer_better": (better.astype(np.float64), decided),
+        "accuracy_longer_better": (correct, answered & better),
+        "accuracy_shorter_better": (correct, answered & ~better),
+    }
+
+
+def clusters(judgements: Sequence[Judgement], *, seed: int = 0) -> ClusterBootstrap:
+    """Bootstrap draws over the pictures of judgements."""
+    return ClusterBootstrap([j.task.picture_sha256 for j in judgements], seed=seed)
+
+
+def mean(name: str, observed: Observed, bootstrap: ClusterBootstrap) -> Estimate:
+    """The mean of a figure with the interval that its kind needs."""
+    return (bootstrap.balance if signed(name) else bootstrap.rate)(*observed)
+
+
+def signed(name: str) -> bool:
+    """Whether a figure lies in [-1, 1]; all others are shares."""
+    return name.rpartition("/")[2] in ("position_bias", "bias")
+
+
+def _means(figures: Mapping[str, Observed], bootstrap: ClusterBootstrap) -> dict[str, Estimate]:
+    return {name: mean(name, observed, bootstrap) for name, observed in figures.items()}
+
+
+def _longer(judgement: Judgement) -> str:
+    """The place of the longer response, empty when both have equally many characters."""
+    first, second = len(judgement.task.response_1), len(judgement.task.response_2)
+    return "" if first == second else "1" if first > second else "2"
 
 
 def both_orders(judgements: Sequence[Judgement]) -> list[tuple[Judgement, Judgement]]:

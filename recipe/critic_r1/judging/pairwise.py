@@ -13,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from recipe.critic_r1.judging.generation import (
     messages_from_row,
 )
 from reward_fns.verdict import THINK_CLOSE, THINK_OPEN, Policy, Verdict, parse_verdict
+
+Reader = Callable[[str], Verdict]
+"""Reads the verdict of one reply."""
 
 REQUEST_FAILED = "request_failed"
 """Reason of a judgement whose request was not answered."""
@@ -129,6 +133,7 @@ def judge(
     *,
     policy: Policy = "strict",
     choices: Sequence[str] = ("1", "2", "tie"),
+    read: Reader | None = None,
 ) -> list[Judgement]:
     """Put all tasks to the judge in one batch; one judgement per task, in order.
 
@@ -136,22 +141,29 @@ def judge(
         sampling: `n` above 1 asks for that many votes; the verdict is the most frequent readable one. A seed is
             turned into one per task.
         policy: how verdicts are read, see `reward_fns.verdict.parse_verdict`.
+        read: reads the replies to another prompt; `policy` and `choices` are not used then.
     """
     requests = [GenerationRequest(task.messages, sampling.for_request(task.pair_id, str(task.order))) for task in tasks]
     generations = generator.generate(requests)
     return [
-        judgement_of(task, generation, policy=policy, choices=choices)
+        judgement_of(task, generation, policy=policy, choices=choices, read=read)
         for task, generation in zip(tasks, generations, strict=True)
     ]
 
 
 def judgement_of(
-    task: JudgeTask, generation: Generation, *, policy: Policy = "strict", choices: Sequence[str] = ("1", "2", "tie")
+    task: JudgeTask,
+    generation: Generation,
+    *,
+    policy: Policy = "strict",
+    choices: Sequence[str] = ("1", "2", "tie"),
+    read: Reader | None = None,
 ) -> Judgement:
-    """Read the verdict of a task from what the model wrote."""
+    """Read the verdict of a task from what the model wrote. See `judge`."""
     if generation.error is not None:
         return Judgement(task, None, REQUEST_FAILED, 0.0, (), "", error=generation.error)
-    verdicts = [parse_verdict(text, policy=policy, choices=choices) for text in generation.texts]
+    read = read or partial(parse_verdict, policy=policy, choices=choices)
+    verdicts = [read(text) for text in generation.texts]
     pred, reason, place = count_votes(verdicts)
     return Judgement(
         task=task,

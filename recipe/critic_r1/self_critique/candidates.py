@@ -75,10 +75,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Pool:
-    """All candidates of one problem."""
+    """All candidates of one problem.
+
+    prompt_tokens, completion_tokens: what drawing them took, over all of them; 0 when it is not known.
+    """
 
     problem: Problem
     candidates: tuple[Candidate, ...]
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 def final_answer(text: str) -> str | None:
@@ -98,14 +103,16 @@ def make_pool(
     *,
     shown: Shown = "answer",
     is_correct: Callable[[str | None, str | None], bool] = exact_match,
+    prompt_tokens: int = 0,
+    completion_tokens: int = 0,
 ) -> Pool:
-    """Candidates of a problem from the responses as written."""
+    """Candidates of a problem from the responses as written, and what drawing them took (see `Pool`)."""
     candidates = []
     for index, text in enumerate(texts):
         answer = final_answer(text)
         seen = text if shown == "response" else answer or ""
         candidates.append(Candidate(index, text, answer, seen, is_correct(answer, problem.ground_truth)))
-    return Pool(problem, tuple(candidates))
+    return Pool(problem, tuple(candidates), prompt_tokens, completion_tokens)
 
 
 def sample_pools(
@@ -123,18 +130,28 @@ def sample_pools(
     for problem, generation in zip(problems, generations, strict=True):
         if generation.error is not None:
             raise RuntimeError(f"no candidates for problem {problem.problem_id}: {generation.error}")
-        pools.append(make_pool(problem, generation.texts, shown=shown))
+        pools.append(
+            make_pool(
+                problem,
+                generation.texts,
+                shown=shown,
+                prompt_tokens=generation.prompt_tokens,
+                completion_tokens=generation.completion_tokens,
+            )
+        )
     return pools
 
 
 def save_pools(pools: Iterable[Pool], path: Path) -> None:
-    """Write one line per problem: `problem_id`, `ground_truth`, `texts`."""
+    """Write one line per problem: `problem_id`, `ground_truth`, `texts`, `prompt_tokens`, `completion_tokens`."""
     lines = (
         json.dumps(
             {
                 "problem_id": pool.problem.problem_id,
                 "ground_truth": pool.problem.ground_truth,
                 "texts": [candidate.text for candidate in pool.candidates],
+                "prompt_tokens": pool.prompt_tokens,
+                "completion_tokens": pool.completion_tokens,
             },
             ensure_ascii=False,
         )
@@ -149,21 +166,29 @@ def load_pools(path: Path, problems: Sequence[Problem], *, shown: Shown = "answe
     Raises:
         ValueError: a line is broken, or the file lacks a problem.
     """
-    texts: dict[str, list[str]] = {}
+    found: dict[str, tuple[list[str], int, int]] = {}
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
-                texts[record["problem_id"]] = list(record["texts"])
-            except (ValueError, KeyError, TypeError) as error:
+                # Files from before tokens were kept have none.
+                tokens = (int(record.get("prompt_tokens", 0)), int(record.get("completion_tokens", 0)))
+                found[record["problem_id"]] = (list(record["texts"]), *tokens)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path} line {number} is no record of candidates ({error}): sample anew") from error
-    missing = [problem.problem_id for problem in problems if problem.problem_id not in texts]
+    missing = [problem.problem_id for problem in problems if problem.problem_id not in found]
     if missing:
         raise ValueError(
             f"{path} has no candidates for {len(missing)} of {len(problems)} problems (first: {missing[0]}):"
             " it was sampled on other data; sample anew"
         )
-    return [make_pool(problem, texts[problem.problem_id], shown=shown) for problem in problems]
+    pools = []
+    for problem in problems:
+        texts, prompt_tokens, completion_tokens = found[problem.problem_id]
+        pools.append(
+            make_pool(problem, texts, shown=shown, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+        )
+    return pools
 
 
 def problem_from_row(row: Mapping[str, Any]) -> Problem:

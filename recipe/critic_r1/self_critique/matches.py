@@ -7,6 +7,8 @@ Rules of a match:
      answer is sampled, since a greedy critic would only repeat itself.
   4. If that one is unreadable or a tie too, the match is a draw. What a draw means is the tournament's business.
 
+A tournament may give a candidate a lead in votes; it is added in rule 2, and rule 3 holds when the sum is nought.
+
 A match does not depend on which candidate is named first, nor on when it is played: the same two texts under the same
 question get the same result, and are paid for once.
 """
@@ -14,8 +16,9 @@ question get the same result, and are paid for once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from data_prep.prompts import MARKER, Wording
 from recipe.critic_r1.judging.generation import (
@@ -59,6 +62,44 @@ class Match:
     b: Candidate
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a match ended.
+
+    result: +1 when `a` wins, -1 when `b` wins, 0 for a draw.
+    requests: names of the judgements that decided it, for `MatchJudge.cost`.
+    """
+
+    result: int
+    requests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What some judgements cost, whether they were paid now or were known.
+
+    judgements: how many; a request without an answer counts too.
+    prompt_tokens, completion_tokens: of those that were answered; None when the server did not count an answer's.
+    """
+
+    judgements: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+class _Known(NamedTuple):
+    """A judgement that was asked for."""
+
+    choice: str | None
+    answered: bool
+    prompt_tokens: int
+    completion_tokens: int
+
+
+MOST_VOTES = 2
+"""Votes that the regular judgements of a match can give to one candidate."""
+
+
 @dataclass(slots=True)
 class Bill:
     """What the matches have cost so far; judgements that were already known cost nothing.
@@ -100,29 +141,45 @@ class MatchJudge:
     policy: Policy = "strict"
     seed: int = 0
     bill: Bill = field(default_factory=Bill)
-    _known: dict[str, str | None] = field(default_factory=dict, repr=False)
+    _known: dict[str, _Known] = field(default_factory=dict, repr=False)
 
     def play(self, matches: Sequence[Match]) -> list[int]:
-        """Results of all matches, each +1 when `a` wins, -1 when `b` wins, 0 for a draw.
+        """Results of all matches, each +1 when `a` wins, -1 when `b` wins, 0 for a draw."""
+        return [outcome.result for outcome in self.decide(matches)]
 
-        All regular judgements go out in one batch, then all third judgements in another.
+    def decide(self, matches: Sequence[Match], leads: Sequence[float] | None = None) -> list[Outcome]:
+        """Play all matches: all regular judgements go out in one batch, then all third judgements in another.
+
+        Args:
+            leads: per match the votes by which `a` is ahead before anyone is asked; none when None.
         """
         both = [self._both_orders(match) for match in matches]
         choices = self._ask([request for pair in both for request in pair])
-        results = [
-            _vote(choices[forward.key], swapped=False) + _vote(choices[backward.key], swapped=True)
-            for forward, backward in both
+        scores = [
+            lead + _vote(choices[forward.key], swapped=False) + _vote(choices[backward.key], swapped=True)
+            for (forward, backward), lead in zip(both, leads or [0.0] * len(both), strict=True)
         ]
-        open_matches = [i for i, result in enumerate(results) if result == 0]
+        names = [(forward.key, backward.key) for forward, backward in both]
+        open_matches = [i for i, score in enumerate(scores) if score == 0]
         thirds = [self._third(matches[i]) for i in open_matches]
         before = self.bill.judgements
         choices = self._ask([request for request, _ in thirds])
         self.bill.third_judgements += self.bill.judgements - before
+        outcomes = [Outcome((score > 0) - (score < 0), pair) for score, pair in zip(scores, names, strict=True)]
         for i, (request, swapped) in zip(open_matches, thirds, strict=True):
-            results[i] = _vote(choices[request.key], swapped=swapped)
+            outcomes[i] = Outcome(_vote(choices[request.key], swapped=swapped), (*names[i], request.key))
         self.bill.matches += len(matches)
-        self.bill.draws += results.count(0)
-        return [(result > 0) - (result < 0) for result in results]
+        self.bill.draws += sum(outcome.result == 0 for outcome in outcomes)
+        return outcomes
+
+    def cost(self, requests: Iterable[str]) -> Cost:
+        """What the judgements of these names cost, each counted once. They must stand in outcomes of this judge."""
+        found = [self._known[name] for name in set(requests)]
+        answered = [known for known in found if known.answered]
+        # A prompt of no tokens does not exist: such an answer came without a count.
+        if not all(known.prompt_tokens for known in answered):
+            return Cost(len(found), None, None)
+        return Cost(len(found), sum(k.prompt_tokens for k in answered), sum(k.completion_tokens for k in answered))
 
     def _both_orders(self, match: Match) -> tuple[GenerationRequest, GenerationRequest]:
         return (
@@ -149,11 +206,13 @@ class MatchJudge:
             else:
                 choice = parse_verdict(generation.text, policy=self.policy).choice
                 self.bill.unreadable += choice is None
-            self._known[key] = choice
+            self._known[key] = _Known(
+                choice, generation.error is None, generation.prompt_tokens, generation.completion_tokens
+            )
             self.bill.judgements += 1
             self.bill.prompt_tokens += generation.prompt_tokens
             self.bill.completion_tokens += generation.completion_tokens
-        return {request.key: self._known[request.key] for request in requests}
+        return {request.key: self._known[request.key].choice for request in requests}
 
 
 def _vote(choice: str | None, *, swapped: bool) -> int:

@@ -1,6 +1,6 @@
 """Ways to pick one of N candidates, all measured on the same candidates.
 
-Rules that every tournament here follows:
+Rules that every tournament here and in `tables` follows:
   - The *seeding* of a problem's candidates is a permutation drawn from (seed, problem id). Nothing that the policy or
     the sampler orders can leak into the bracket.
   - Candidates with the same final answer do not play each other: the better seed advances.
@@ -10,20 +10,60 @@ Rules that every tournament here follows:
 Knock-out pairs neighbours, round by round; with an odd number the last one rests. So the bracket of the first half is
 the upper half of the whole bracket, and one tournament of N candidates also holds the winners of all its blocks of
 2, 4, 8, ... candidates: the curve over N costs no judgement more than its last point, at most N - 1 matches.
+
+Self-consistency-weighted knock-out (our own) adds what the policy's repetitions say:
+  - An answer's *support* in a match is the number of candidates that have it in the block that the match decides,
+    those already knocked out included. The block grows with the rounds, so the curve over N is free here too.
+  - The candidate with more support has a lead of log2(support / support of the other) votes: an answer given twice as
+    often is worth one vote of the critic. That is Bayes' rule for a critic who is right two times in three.
+  - A lead of more than the two votes that both orders can give (more than 4 to 1) cannot be made up: unplayed.
+  - Votes and lead that cancel out to nought go to the third judgement, as equal votes do in a plain match.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
-from collections.abc import Sequence
-from itertools import combinations
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 
 from recipe.critic_r1.self_critique.candidates import Candidate, Pool
-from recipe.critic_r1.self_critique.matches import Match, MatchJudge
+from recipe.critic_r1.self_critique.matches import MOST_VOTES, Match, MatchJudge
 
-Bracket = list[list[Candidate]]
-"""Level k holds the winners of the blocks of 2^k neighbours; level 0 is the seeding, the last level one candidate."""
+Lead = Callable[[Sequence[Candidate], Candidate, Candidate], float]
+"""Votes by which the first of two candidates is ahead, given the block that their match decides."""
+
+
+_NOTHING: frozenset[str] = frozenset()
+
+
+@dataclass
+class Bracket:
+    """What a tournament picked from each block of neighbours in the seeding.
+
+    levels: level k holds the picks from the blocks of 2^k; level 0 is the seeding.
+    requests: for the same blocks, names of the judgements that the block's own tournament takes (see `Outcome`).
+    """
+
+    levels: list[list[Candidate]]
+    requests: list[list[frozenset[str]]]
+
+    @classmethod
+    def seeded(cls, pool: Pool, seed: int) -> Bracket:
+        """The seeding alone."""
+        order = seeding(pool, seed)
+        return cls([order], [[_NOTHING] * len(order)])
+
+    def __getitem__(self, level: int) -> list[Candidate]:
+        return self.levels[level]
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+    def __iter__(self) -> Iterator[list[Candidate]]:
+        return iter(self.levels)
 
 
 def seeding(pool: Pool, seed: int) -> list[Candidate]:
@@ -33,39 +73,56 @@ def seeding(pool: Pool, seed: int) -> list[Candidate]:
     return order
 
 
+def blocks(seeded: Sequence[Candidate], size: int) -> list[Sequence[Candidate]]:
+    """The candidates in blocks of `size` neighbours; the last may be smaller."""
+    return [seeded[start : start + size] for start in range(0, len(seeded), size)]
+
+
 def knock_out(pools: Sequence[Pool], judge: MatchJudge, *, seed: int = 0) -> list[Bracket]:
     """A knock-out tournament per pool; the matches of a round are played together over all pools."""
-    brackets: list[Bracket] = [[seeding(pool, seed)] for pool in pools]
-    while any(len(bracket[-1]) > 1 for bracket in brackets):
-        playing = [i for i, bracket in enumerate(brackets) if len(bracket[-1]) > 1]
-        pairs = [(i, a, b) for i in playing for a, b in _neighbours(brackets[i][-1])]
-        winners = _play([(pools[i], a, b) for i, a, b in pairs], judge)
-        levels: dict[int, list[Candidate]] = {i: [] for i in playing}
-        for (i, _, _), winner in zip(pairs, winners, strict=True):
-            levels[i].append(winner)
-        for i, level in levels.items():
-            if len(brackets[i][-1]) % 2:
-                level.append(brackets[i][-1][-1])
-            brackets[i].append(level)
+    return _knock_out(pools, judge, seed, lambda block, a, b: 0.0)
+
+
+def weighted_knock_out(pools: Sequence[Pool], judge: MatchJudge, *, seed: int = 0) -> list[Bracket]:
+    """A knock-out in which an answer's support in the block counts as votes; rules above."""
+    return _knock_out(pools, judge, seed, support_lead)
+
+
+def support_lead(block: Sequence[Candidate], a: Candidate, b: Candidate) -> float:
+    """log2 of how many times more often the block holds the answer of `a` than that of `b`."""
+    support = Counter(candidate.answer for candidate in block)
+    return math.log2(support[a.answer] / support[b.answer])
+
+
+def _knock_out(pools: Sequence[Pool], judge: MatchJudge, seed: int, lead: Lead) -> list[Bracket]:
+    brackets = [Bracket.seeded(pool, seed) for pool in pools]
+    size = 1
+    while playing := [(pool, b) for pool, b in zip(pools, brackets, strict=True) if len(b[-1]) > 1]:
+        size *= 2
+        contests: list[tuple[list[Candidate], list[frozenset[str]], int, Match, float]] = []
+        for pool, bracket in playing:
+            below, paid = bracket[-1], bracket.requests[-1]
+            # The better seeds, until a match says otherwise; with an odd number the one that rests is among them.
+            row = list(below[0::2])
+            names = [one.union(other) for one, other in zip_longest(paid[0::2], paid[1::2], fillvalue=_NOTHING)]
+            for place, (block, a, b) in enumerate(
+                zip(blocks(bracket[0], size), below[0::2], below[1::2], strict=False)
+            ):
+                if b.answer is None or a.answer == b.answer:
+                    continue
+                ahead = 0.0 if a.answer is None else lead(block, a, b)
+                if a.answer is None or ahead < -MOST_VOTES:
+                    row[place] = b
+                elif ahead <= MOST_VOTES:
+                    contests.append((row, names, place, Match(pool.problem, a, b), ahead))
+            bracket.levels.append(row)
+            bracket.requests.append(names)
+        outcomes = judge.decide([match for *_, match, _ in contests], [ahead for *_, ahead in contests])
+        for (row, names, place, match, _), outcome in zip(contests, outcomes, strict=True):
+            if outcome.result < 0:
+                row[place] = match.b
+            names[place] = names[place].union(outcome.requests)
     return brackets
-
-
-def round_robin(pools: Sequence[Pool], judge: MatchJudge, *, seed: int = 0) -> list[Candidate]:
-    """Everyone plays everyone, once per pair of different answers: N(N - 1)/2 matches at most.
-
-    A win is a point, a draw half of one. Each candidate plays on behalf of its answer, so points are counted per
-    answer against each other answer; equal points go to the better seed.
-    """
-    fields = [_one_per_answer(seeding(pool, seed)) for pool in pools]
-    pairs = [(i, a, b) for i, entrants in enumerate(fields) for a, b in combinations(entrants, 2)]
-    results = judge.play([Match(pools[i].problem, a, b) for i, a, b in pairs])
-    points = [[0] * len(entrants) for entrants in fields]
-    places = [{c.index: place for place, c in enumerate(entrants)} for entrants in fields]
-    for (i, a, b), result in zip(pairs, results, strict=True):
-        points[i][places[i][a.index]] += 1 + result
-        points[i][places[i][b.index]] += 1 - result
-    # `index` finds the first of equal points, which is the better seed.
-    return [entrants[won.index(max(won))] for entrants, won in zip(fields, points, strict=True)]
 
 
 def majority(candidates: Sequence[Candidate]) -> Candidate:
@@ -77,32 +134,3 @@ def majority(candidates: Sequence[Candidate]) -> Candidate:
 def oracle(candidates: Sequence[Candidate]) -> Candidate:
     """A right candidate if there is one: the ceiling of every selector."""
     return max(candidates, key=lambda c: c.correct)
-
-
-def _neighbours(level: Sequence[Candidate]) -> list[tuple[Candidate, Candidate]]:
-    return list(zip(level[0::2], level[1::2], strict=False))
-
-
-def _play(pairs: Sequence[tuple[Pool, Candidate, Candidate]], judge: MatchJudge) -> list[Candidate]:
-    """Winners of matches between seeded candidates (`a` is the better seed); only real contests are judged."""
-    winners: list[Candidate] = [a for _, a, _ in pairs]
-    contests = []
-    for place, (_, a, b) in enumerate(pairs):
-        if a.answer is None and b.answer is not None:
-            winners[place] = b
-        elif a.answer is not None and b.answer is not None and a.answer != b.answer:
-            contests.append(place)
-    results = judge.play([Match(pairs[i][0].problem, *pairs[i][1:]) for i in contests])
-    for place, result in zip(contests, results, strict=True):
-        if result < 0:
-            winners[place] = pairs[place][2]
-    return winners
-
-
-def _one_per_answer(seeded: Sequence[Candidate]) -> list[Candidate]:
-    """The best seed of each readable answer; the best seed of all when nothing is readable."""
-    entrants: dict[str, Candidate] = {}
-    for candidate in seeded:
-        if candidate.answer is not None:
-            entrants.setdefault(candidate.answer, candidate)
-    return list(entrants.values()) or [seeded[0]]

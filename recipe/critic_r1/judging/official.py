@@ -1,0 +1,212 @@
+r"""The benchmarks' own judge protocols, for numbers that stand beside published ones.
+
+The wording of a benchmark is its authors' text and comes without a licence that would let it stand here, so it is read
+from the benchmark's own code, which the user has cloned: `--official-code FOLDER`. That file is parsed, never run. What
+is kept here is the SHA-256 of the wording that we read, so that what is called official is official; another version of
+the file is refused, and nothing is made up in its place.
+
+Kept of a protocol: wording, picture behind the text, free text as it is, sampling settings. Not kept: each vote in an
+order of its own draw (here every pair is judged in both orders, with all votes), and a tossed coin or a dropped row
+where no verdict can be read (here that is a failure, counted as not right).
+
+These prompts do not ask for a box, and candidate responses that show their work hold boxes that a judge may quote. So a
+box is a verdict only where the answer begins with it, as our own critics write it.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from string import Formatter
+
+from recipe.critic_r1.judging.generation import Message, Sampling, TextPart
+from recipe.critic_r1.judging.pairwise import JudgeTask
+from reward_fns.verdict import BOX_OPEN, Verdict, find_box, parse_verdict
+
+CHOICES = ("1", "2")
+"""No official prompt offers a tie."""
+
+LARGEST_FILE = 1 << 20
+"""Bytes; the files that hold the wordings have 5 kB."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a benchmark asks a judge."""
+
+    source: str
+    """Name of the data set in `data_prep.sources`."""
+    repository: str
+    """Where the benchmark's code is."""
+    path: str
+    """File in the repository that holds the wording."""
+    variable: str
+    """Name of the string in that file: an f-string, or one for `str.format`."""
+    fields: Mapping[str, str]
+    """Expression or name of a field in that string -> question, response_1 or response_2."""
+    sha256: str
+    """Hash of the wording with our names of the fields in braces."""
+    sampling: Sampling
+    """Settings of the official run, for one vote."""
+    asked: re.Pattern[str]
+    """The verdict in the form that the prompt asks for; its group is the choice."""
+    marks: tuple[str, ...] = ()
+    """What stands ahead of the verdict, the surest first."""
+
+
+PROTOCOLS = {
+    p.source: p
+    for p in (
+        Protocol(
+            source="vl_rewardbench",
+            repository="https://github.com/vl-rewardbench/VL_RewardBench",
+            path="prompt.py",
+            variable="prompt_str",
+            fields={"data_obj['query']": "question", "answers[0]": "response_1", "answers[1]": "response_2"},
+            sha256="b237326d5da205d25c913f938c69271672e6bd05896f4ffc7e4076a25ada3462",
+            sampling=Sampling(temperature=0.2, top_p=0.2, max_tokens=2048),
+            asked=re.compile(
+                r"(?<!not )(?<!whether )(?<!if )\banswer\s*([12])\s+is\s+(?:the\s+)?"
+                r"(?:(?:clearly|slightly|marginally|significantly|much|overall|therefore)\s+)?better\b",
+                re.IGNORECASE,
+            ),
+            marks=("overall judge?ment", "therefore"),
+        ),
+        Protocol(
+            source="multimodal_rewardbench",
+            repository="https://github.com/facebookresearch/multimodal_rewardbench",
+            path="scripts/1_run_model_as_judge_gpt4o.py",
+            variable="judge_prompt",
+            fields={"question": "question", "answer_a": "response_1", "answer_b": "response_2"},
+            sha256="1ae2ecf732c4628d6c912c9e6a4a131b3753a5fcff99eede26374383771fb88a",
+            # The script leaves the temperature to the server; the protocol's default is 1.
+            sampling=Sampling(temperature=1.0, max_tokens=1024),
+            asked=re.compile(r"\[\[([AB])\]\]"),
+        ),
+    )
+}
+"""By data set. MM-RLHF-RewardBench has none: no source that we could read holds a wording for a pairwise judge."""
+
+_OTHER_ANSWERS = re.compile(r"\b(?:final answer|choice)\b", re.IGNORECASE)
+"""In a maths item these name what a response concludes, not which response is better."""
+
+
+@dataclass(frozen=True)
+class OfficialPrompt:
+    """A protocol with its wording: `pieces` alternate between text and the name of a field (None at the end)."""
+
+    protocol: Protocol
+    pieces: tuple[tuple[str, str | None], ...]
+
+    def task(self, task: JudgeTask) -> JudgeTask:
+        """The same pair in the same order, put in the official words; the pictures follow the text."""
+        values = {"question": task.question, "response_1": task.response_1, "response_2": task.response_2}
+        text = "".join(literal + (values[name] if name else "") for literal, name in self.pieces)
+        pictures = [picture for message in task.messages for picture in message.images]
+        return replace(task, messages=(Message("user", (TextPart(text), *pictures)),))
+
+    def read(self, text: str) -> Verdict:
+        """The verdict of a reply: in the form that was asked for, else a box, else by the lenient parser.
+
+        Statements that contradict each other are no verdict. In VL-RewardBench, where the reply compares criterion by
+        criterion first, only what follows the overall judgement counts, if there is one.
+        """
+        start = find_box(text).answer_start
+        answer = text[start:].replace("*", "")
+        if picks := self._picks(answer):
+            return parse_verdict(" ".join(f"[[{pick}]]" for pick in picks), policy="lenient", choices=CHOICES)
+        if answer.lstrip().startswith(BOX_OPEN):
+            return parse_verdict(text, policy="lenient", choices=CHOICES)
+        plain = _OTHER_ANSWERS.sub("result", answer).replace(BOX_OPEN, "{")
+        return parse_verdict(text[:start] + plain, policy="lenient", choices=CHOICES)
+
+    def _picks(self, answer: str) -> list[str]:
+        """What is named in the form that was asked for, behind the last mark that such a verdict follows."""
+        picks = [(match.start(), match[1]) for match in self.protocol.asked.finditer(answer)]
+        for mark in self.protocol.marks:
+            ends = [match.end() for match in re.finditer(mark, answer, re.IGNORECASE)]
+            if picks and (behind := [end for end in ends if end <= picks[-1][0]]):
+                return [pick for place, pick in picks if place >= behind[-1]]
+        return [pick for _, pick in picks]
+
+
+def load_prompt(source: str, code: Path | None) -> OfficialPrompt:
+    """The official prompt of a benchmark, read from its own code.
+
+    Args:
+        source: name of the data set, such as `vl_rewardbench`.
+        code: a clone of the benchmark's repository, or the file in it that holds the wording.
+
+    Raises:
+        ValueError: no protocol is known for the data set, no code was given, or the file holds another wording.
+        FileNotFoundError: there is no such file.
+    """
+    protocol = PROTOCOLS.get(source)
+    if protocol is None:
+        raise ValueError(
+            f"no official judge wording is known for {source!r}, and none is made up: it is known for"
+            f" {', '.join(PROTOCOLS)}; take --prompt r1 for other data"
+        )
+    if code is None:
+        raise ValueError(
+            f"the official wording of {source} is its authors' and is not shipped: clone {protocol.repository} and give"
+            " the folder with --official-code"
+        )
+    path = code / protocol.path if code.is_dir() else code
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: --official-code takes a clone of {protocol.repository}")
+    pieces = _pieces(path, protocol)
+    found = wording_sha256(pieces)
+    if found != protocol.sha256:
+        raise ValueError(
+            f"{path} holds another wording than the official one (SHA-256 {found[:12]}, not {protocol.sha256[:12]}):"
+            f" take {protocol.path} as it is in {protocol.repository}"
+        )
+    return OfficialPrompt(protocol, pieces)
+
+
+def wording_sha256(pieces: tuple[tuple[str, str | None], ...]) -> str:
+    """Hash of a wording with the fields' names in braces."""
+    text = "".join(literal + (f"{{{name}}}" if name else "") for literal, name in pieces)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _pieces(path: Path, protocol: Protocol) -> tuple[tuple[str, str | None], ...]:
+    """The wording in a Python file, without running it."""
+    wrong = f"{path} holds no string {protocol.variable} with the fields {', '.join(protocol.fields)}"
+    remedy = f"take {protocol.path} as it is in {protocol.repository}"
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"{path} is too large to be the file that holds the wording: {remedy}")
+    try:
+        tree = ast.parse(path.read_bytes())
+        values = [
+            node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == [protocol.variable]
+        ]
+        raw = _split(values[0])
+        pieces = tuple((literal, None if name is None else protocol.fields[name]) for literal, name in raw)
+    except (SyntaxError, ValueError, KeyError, IndexError, RecursionError) as error:
+        raise ValueError(f"{wrong}: {remedy}") from error
+    return pieces
+
+
+def _split(value: ast.expr) -> list[tuple[str, str | None]]:
+    """A string of a program as (text, name of the field behind it or None)."""
+    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+        return [(literal, name) for literal, name, _, _ in Formatter().parse(value.value)]
+    if not isinstance(value, ast.JoinedStr):
+        raise ValueError(f"a string is expected, not {ast.unparse(value)[:80]}")
+    pieces: list[tuple[str, str | None]] = []
+    literal = ""
+    for part in value.values:
+        if isinstance(part, ast.FormattedValue):
+            pieces.append((literal, ast.unparse(part.value)))
+            literal = ""
+        elif isinstance(part, ast.Constant):
+            literal += str(part.value)
+    return [*pieces, (literal, None)] if literal else pieces
