@@ -38,6 +38,7 @@ def _run(folder: Path, seed: int, flip: float) -> dict[str, Any]:
         "seed": seed,
         "flip_labels": flip,
         "stages": {stage["name"]: stage["seconds"] for stage in record["stages"]},
+        "peak_memory_gb": max(stage["peak_memory_gb"] for stage in record["stages"]),
         "steps": len(steps),
         "median_step_seconds": float(np.median([step["data"]["timing_s/step"] for step in steps])),
         "lowest_agreement": min(agreement),

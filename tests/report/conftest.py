@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from made_run import make_run
 
 from recipe.critic_r1.report import build_report
+from tests.report.made_run import make_run
 
 
 @pytest.fixture(scope="session")

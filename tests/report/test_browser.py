@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chromium import VARIABLE, NoBrowserError, browser, find_chromium, opened
-from made_run import HOSTILE
 from playwright.sync_api import Browser, expect
 
 from recipe.critic_r1.report.page import CARDS_AT_A_TIME
+from tests.report.chromium import VARIABLE, NoBrowserError, browser, find_chromium, opened
+from tests.report.made_run import HOSTILE
 
 pytestmark = pytest.mark.browser
 

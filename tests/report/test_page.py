@@ -8,13 +8,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from made_run import HOSTILE, make_run
 
 from recipe.critic_r1.report import build_report
 from recipe.critic_r1.report.charts import Line, line_chart, rolling_mean, stacked_chart
 from recipe.critic_r1.report.curves import best_of_n_charts, training_curves
 from recipe.critic_r1.report.page import json_block
 from recipe.critic_r1.report.run_files import CurvePoint, Evaluation, Step
+from tests.report.made_run import HOSTILE, make_run
 
 
 class Tags(HTMLParser):

@@ -5,9 +5,9 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from response_grammar import PIECES, random_response
 
 from reward_fns import mixed
+from tests.reward_fns.response_grammar import PIECES, random_response
 
 LABELS = {"critic/x": ("1", "2"), "critic_score/x": ("7", "3"), "critic_nway/x": ("1", "2"), "policy/x": ("1", "2")}
 OPTIONS = {"policy": {"symbolic": False}}  # algebra has a test of its own

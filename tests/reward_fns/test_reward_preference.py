@@ -1,9 +1,9 @@
 """The paper's reward: amounts, options, labels, and what it must survive."""
 
 import pytest
-from verdict_cases import ILL_FORMED, NO_CHOICE, OK, T
 
 from reward_fns.preference import check_ground_truth, compute_score
+from tests.reward_fns.verdict_cases import ILL_FORMED, NO_CHOICE, OK, T
 
 KEYS = ["score", "acc", "format", "pred", "reason", "credit", "penalty", "thought_chars"]
 

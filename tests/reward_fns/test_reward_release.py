@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from mathruler.grader import extract_boxed_content, grade_answer
-from response_grammar import PIECES, random_response
-from verdict_cases import ILL_FORMED, NO_CHOICE, OK
 
 from reward_fns.preference import compute_score
 from reward_fns.release import MAX_ANSWER_CHARS, same_answer, score_like_release
+from tests.reward_fns.response_grammar import PIECES, random_response
+from tests.reward_fns.verdict_cases import ILL_FORMED, NO_CHOICE, OK
 
 FORM = re.compile(r"<think>.*</think>.*\\boxed\{.*\}.*", re.DOTALL)
 

@@ -1,9 +1,9 @@
 """The verdict parser against its table of hand-made cases."""
 
 import pytest
-from verdict_cases import ILL_FORMED, LENIENT, NO_CHOICE, OK
 
 from reward_fns.verdict import Reason, closing_brace, parse_verdict, read_phrase
+from tests.reward_fns.verdict_cases import ILL_FORMED, LENIENT, NO_CHOICE, OK
 
 STRICT = (
     [(why, text, choice, "ok") for why, text, choice in OK]
