@@ -85,7 +85,7 @@ def test_lines_arrive_whole_and_the_log_is_kept(tmp_path: Path) -> None:
 
 
 def test_the_peak_of_memory_is_that_of_the_whole_family(tmp_path: Path) -> None:
-    holds = "held = bytearray(b'1' * 100_000_000); import time; time.sleep(2)"
+    holds = "held = b'1' * 100_000_000; import time; time.sleep(2)"
     family = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {holds!r}])"
     memory = processes.PeakMemory(every_seconds=0.2)
     status = processes.follow(

@@ -133,7 +133,8 @@ def cluster() -> Iterator[SimpleNamespace]:
     env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_TOKEN_PATH": str(token)}
     command = [ray, "start", "--head", "--block", "--port", port, "--dashboard-port", dashboard, "--num-cpus", 2]
     command += ["--num-gpus", 0, "--object-store-memory", 100_000_000, "--include-dashboard", "true"]
-    command += ["--temp-dir", folder / "tmp"]
+    # A job is run by the agent, whose usual port belongs to whichever Ray of this machine started first.
+    command += ["--dashboard-agent-listen-port", _free_port(), "--temp-dir", folder / "tmp"]
     with log.open("wb") as output:
         head = subprocess.Popen(
             [str(part) for part in command], stdout=output, stderr=output, env={**env, "RAY_AUTH_MODE": "token"}
