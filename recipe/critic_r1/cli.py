@@ -22,6 +22,7 @@ for _module in (
     "commands_train",
     "commands_cluster",
     "commands_judge",
+    "commands_best_of_n",
     "commands_label",
 ):
     importlib.import_module(f"recipe.critic_r1.{_module}").register(app)

@@ -1,4 +1,4 @@
-"""`critic-r1 judge`, `compare` and `best-of-n`: a model against a served critic, from the command line.
+"""`critic-r1 serve`, `judge` and `compare`: a critic behind an address, measured on pairs.
 
 The commands only connect: rows to requests, requests to a server, answers to figures. Every answer is kept in a journal
 in the output folder, so the way out of any accident is to run the same command again.
@@ -15,7 +15,8 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from data_prep.prompts import get_wording
+from data_prep.sources.registry import NAMES
+from recipe.critic_r1.judging.benchmark_data import BENCHMARKS, benchmark_name, prepare_benchmark
 from recipe.critic_r1.judging.benchmarks import official_metrics
 from recipe.critic_r1.judging.comparison import compare, load_judgements
 from recipe.critic_r1.judging.generation import Sampling
@@ -25,14 +26,13 @@ from recipe.critic_r1.judging.metrics import category_metrics, length_metrics, p
 from recipe.critic_r1.judging.official import OfficialPrompt, load_prompt
 from recipe.critic_r1.judging.openai_client import OpenAIGenerator, ServerRefusedError
 from recipe.critic_r1.judging.pairwise import judge, read_rows, task_from_row
-from recipe.critic_r1.self_critique.candidates import Shown, problem_from_row, sample_pools, save_pools
-from recipe.critic_r1.self_critique.curves import measure
-from recipe.critic_r1.self_critique.matches import MatchJudge, critic_prompt
-from recipe.critic_r1.self_critique.selectors import Bracket, knock_out, weighted_knock_out
-from recipe.critic_r1.self_critique.tables import round_robin, swiss
 from reward_fns.verdict import Policy
 
 Data = Annotated[list[Path], typer.Argument(help="Parquet files or folders from `critic-r1 prepare`.")]
+Benchmark = Annotated[
+    list[str],
+    typer.Argument(help=f"{', '.join(BENCHMARKS)} with --input; or Parquet files or folders from `critic-r1 prepare`."),
+]
 Model = Annotated[str, typer.Option(help="Name under which the server knows the model.")]
 BaseUrl = Annotated[str, typer.Option(help="Address of the server, up to and including /v1.")]
 Out = Annotated[Path, typer.Option(help="Folder for results and the journal of answers.")]
@@ -43,9 +43,6 @@ MaxTokens = Annotated[int, typer.Option(help="Longest answer.")]
 Seed = Annotated[int, typer.Option(help="Of samples, brackets and intervals.")]
 Verdicts = Annotated[str, typer.Option(help="How verdicts are read: strict, or lenient for models of others.")]
 
-FURTHER_SELECTORS = ("weighted_knock_out", "swiss", "round_robin")
-"""Tournaments that are played on request; the last two only up to a small N."""
-
 FAULTS = (ValueError, OSError, RuntimeError, JournalBusyError, JournalFullError, ServerRefusedError)
 
 
@@ -53,15 +50,27 @@ def register(app: typer.Typer) -> None:
     """Add the commands to an application."""
     app.command("judge")(judge_command)
     app.command("compare")(compare_command)
-    app.command("best-of-n")(best_of_n_command)
+    app.command("serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve_command)
+
+
+def serve_command(
+    context: typer.Context, model: Annotated[str, typer.Argument(help="Hugging Face folder of a model.")]
+) -> None:
+    """`vllm serve MODEL`, with settings for a CPU where vLLM is built for one; all options of `vllm serve` serve."""
+    from recipe.critic_r1.judging.serve import serve
+
+    serve(model, context.args)
 
 
 def judge_command(
-    data: Data,
+    data: Benchmark,
     model: Model,
     base_url: BaseUrl,
     out: Out,
     api_key: ApiKey = "EMPTY",
+    input: Annotated[list[str] | None, typer.Option(help="The benchmark's own files, or a hub id. Repeatable.")] = None,
+    image_root: Annotated[list[str] | None, typer.Option(help="Folder or zip of its pictures. Repeatable.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Judge so many records of the benchmark.")] = None,
     prompt: Annotated[
         str, typer.Option(help="r1: as prepared; official: the benchmark's own wording, settings and form of verdict.")
     ] = "r1",
@@ -87,13 +96,15 @@ def judge_command(
 ) -> None:
     """Measure a critic on preference pairs, each in both orders."""
     try:
-        rows = [row for _, row in _rows(data) if row["data_source"].startswith("critic/")]
-        if not rows:
-            raise ValueError(f"no critic rows in {', '.join(map(str, data))}: run `critic-r1 prepare` on the benchmark")
+        name = benchmark_name(data)
+        if name is None and (input or image_root or limit):
+            raise ValueError(f"--input, --image-root and --limit go with the name of a benchmark: {', '.join(NAMES)}")
+        prepared = prepare_benchmark(name, input or (), image_root or (), out / "tasks", limit=limit) if name else None
+        rows = critic_rows([prepared.folder] if prepared else [Path(path) for path in data])
         tasks = [task_from_row(row) for row in rows]
         official = _official(prompt, official_code, {row["data_source"] for row in rows})
         verdicts = verdicts or ("lenient" if official else "strict")
-        policy = _policy(verdicts)
+        policy = policy_of(verdicts)
         if official:
             if policy == "strict":
                 raise ValueError(
@@ -116,15 +127,21 @@ def judge_command(
         figures |= {f"official/{k}": v for k, v in official_metrics(judgements, seed=seed).items()}
         if official:
             del figures["critic/format_rate"]  # of a form that was not asked for
-        settings = {"model": model, "base_url": base_url, "prompt": prompt, "sampling": asdict(sampling),
-                    "verdicts": verdicts}  # fmt: skip
+        settings: dict[str, Any] = {"model": model, "base_url": base_url, "benchmark": name, "prompt": prompt,
+                                    "sampling": asdict(sampling), "verdicts": verdicts}  # fmt: skip
+        if prepared:
+            settings |= {"records": prepared.records, "records_lost": prepared.lost}
         lines = [json.dumps(j.record(), ensure_ascii=False) for j in judgements]
         (out / "judgements.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        _write(out / "judge.json", figures, {**settings, "traffic": asdict(generator.traffic)})
+        write(out / "judge.json", figures, {**settings, "traffic": asdict(generator.traffic)})
     except FAULTS as error:
-        raise _exit(error) from error
-    _show(figures)
-    _warn_of_failures(sum(not j.answered for j in judgements), len(judgements))
+        raise ending(error) from error
+    show(figures)
+    if prepared and prepared.lost:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in prepared.lost.items())
+        typer.echo(f"of {prepared.records} records some gave no task ({reasons}): the figures are about the rest, see"
+                   f" {prepared.folder / 'rejected.jsonl'}", err=True)  # fmt: skip
+    warn_of_failures(sum(not j.answered for j in judgements), len(judgements))
 
 
 def compare_command(
@@ -142,7 +159,7 @@ def compare_command(
             content = {"first": settings[0], "second": settings[1], "seed": seed, **result.as_dict()}
             out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except FAULTS as error:
-        raise _exit(error) from error
+        raise ending(error) from error
     table = Table(Column("figure", overflow="fold"), "first", "second", "change", "95 % interval", "n")
     for name, change in result.figures.items():
         e = change.difference
@@ -161,87 +178,25 @@ def compare_command(
     )
 
 
-def best_of_n_command(
-    data: Data,
-    model: Model,
-    base_url: BaseUrl,
-    out: Out,
-    api_key: ApiKey = "EMPTY",
-    n: Annotated[int, typer.Option(help="Candidates per question, a power of two.")] = 8,
-    critic_model: Annotated[str, typer.Option(help="Another model as the critic; the policy itself when empty.")] = "",
-    shown: Annotated[str, typer.Option(help="What the critic sees: answer or response.")] = "response",
-    wording: Annotated[str, typer.Option(help="Wording of the critic's prompt.")] = "critic",
-    selector: Annotated[
-        list[str] | None,
-        typer.Option(help=f"A further tournament on the same candidates: {', '.join(FURTHER_SELECTORS)}. Repeatable."),
-    ] = None,
-    small_n: Annotated[int, typer.Option(help="Largest N of swiss and round_robin, a power of two.")] = 16,
-    temperature: Annotated[float, typer.Option(help="Of the candidates.")] = 1.0,
-    max_tokens: MaxTokens = 2048,
-    verdicts: Verdicts = "strict",
-    concurrency: Concurrency = 64,
-    timeout: Timeout = 600.0,
-    seed: Seed = 0,
-) -> None:
-    """Let a model choose among its own answers by tournaments, against one sample, majority and oracle."""
-    try:
-        if n < 1 or n & (n - 1):
-            raise ValueError(f"--n {n} is no power of two: take 2, 4, 8, ... 128")
-        if shown not in ("answer", "response"):
-            raise ValueError(f"--shown {shown!r} is neither answer nor response")
-        if small_n < 2 or small_n & (small_n - 1):
-            raise ValueError(f"--small-n {small_n} is no power of two: take 2, 4, 8, 16, ...")
-        if unknown := sorted(set(selector or ()) - set(FURTHER_SELECTORS)):
-            raise ValueError(f"--selector {unknown[0]!r} is none of {', '.join(FURTHER_SELECTORS)}")
-        policy, form = _policy(verdicts), get_wording(wording)
-        problems = [problem_from_row(row) for _, row in _rows(data) if row["data_source"].startswith("policy/")]
-        if not problems:
-            raise ValueError(f"no policy rows in {', '.join(map(str, data))}")
-        with Journal(out / "answers.jsonl") as journal:
-            settings: dict[str, Any] = {"api_key": api_key, "journal": journal, "concurrency": concurrency,
-                                        "timeout": timeout}  # fmt: skip
-            with (
-                OpenAIGenerator(model, base_url, **settings) as writer,
-                OpenAIGenerator(critic_model or model, base_url, **settings) as critic,
-            ):
-                sampling = Sampling(temperature=temperature, max_tokens=max_tokens, n=n, seed=seed)
-                pools = sample_pools(writer, problems, sampling, shown=cast(Shown, shown))
-                save_pools(pools, out / "candidates.jsonl")
-                referee = MatchJudge(
-                    critic, critic_prompt(form), Sampling(max_tokens=max_tokens), policy=policy, seed=seed
-                )
-                brackets = knock_out(pools, referee, seed=seed)
-                others: dict[str, list[Bracket]] = {}
-                for name in dict.fromkeys(selector or ()):
-                    if name == "weighted_knock_out":
-                        others[name] = weighted_knock_out(pools, referee, seed=seed)
-                    else:
-                        table = swiss if name == "swiss" else round_robin
-                        others[name] = table(pools, referee, seed=seed, largest=small_n)
-                result = measure(pools, brackets, others=others, judge=referee, seed=seed)
-        figures: dict[str, Estimate] = {}
-        for name, by_size in result.shares.items():
-            figures[f"best_of_{max(by_size)}/{name}"] = result.at(name, max(by_size))
-        for name in ("knock_out", *others):
-            size = max(result.shares[name])
-            for base in ("one_sample", "majority"):
-                figures[f"best_of_{size}/{name}_minus_{base}"] = result.gain(name, base, size)
-        curves = {curve.selector: curve.as_records() for curve in result.curves()}
-        bill = asdict(referee.bill)
-        _write(out / "best_of_n.json", figures, {"model": model, "critic_model": critic_model or model, "n": n,
-               "shown": shown, "wording": wording, "seed": seed, "small_n": small_n, "curves": curves,
-               "bill": bill})  # fmt: skip
-    except FAULTS as error:
-        raise _exit(error) from error
-    _show(figures)
-    _warn_of_failures(referee.bill.failed, referee.bill.judgements)
-
-
-def _rows(paths: list[Path]) -> list[tuple[str, dict[str, Any]]]:
+def rows_of(paths: list[Path]) -> list[tuple[str, dict[str, Any]]]:
+    """All rows of files and folders, each with its place."""
     return read_rows({file for path in paths for file in (path.rglob("*.parquet") if path.is_dir() else [path])})
 
 
-def _policy(verdicts: str) -> Policy:
+def critic_rows(paths: list[Path]) -> list[dict[str, Any]]:
+    """The rows that are put to a critic.
+
+    Raises:
+        ValueError: there is none.
+    """
+    rows = [row for _, row in rows_of(paths) if row["data_source"].startswith("critic/")]
+    if not rows:
+        raise ValueError(f"no critic rows in {', '.join(map(str, paths))}: run `critic-r1 prepare` on the benchmark")
+    return rows
+
+
+def policy_of(verdicts: str) -> Policy:
+    """How verdicts are read, by the option's value."""
     if verdicts not in ("strict", "lenient"):
         raise ValueError(f"--verdicts {verdicts!r} is neither strict nor lenient")
     return cast(Policy, verdicts)
@@ -269,12 +224,14 @@ def _settings(run: Path) -> dict[str, Any]:
     return {name: found[name] for name in ("model", "prompt", "verdicts", "sampling") if name in found}
 
 
-def _write(path: Path, figures: dict[str, Estimate], settings: dict[str, Any]) -> None:
+def write(path: Path, figures: dict[str, Estimate], settings: dict[str, Any]) -> None:
+    """Settings and figures as JSON."""
     content = {**settings, "metrics": {name: estimate.as_dict() for name, estimate in figures.items()}}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _show(figures: dict[str, Estimate]) -> None:
+def show(figures: dict[str, Estimate]) -> None:
+    """Figures as a table."""
     table = Table("figure", "value", "95 % interval", "n")
     for name, e in figures.items():
         value, interval = ("-", "-") if e.value is None else (f"{e.value:.3f}", f"{e.low:.3f} to {e.high:.3f}")
@@ -282,7 +239,7 @@ def _show(figures: dict[str, Estimate]) -> None:
     Console().print(table)
 
 
-def _warn_of_failures(failed: int, asked: int) -> None:
+def warn_of_failures(failed: int, asked: int) -> None:
     """Figures over what was answered are no figures of the benchmark: the exit code says so."""
     if failed:
         typer.echo(
@@ -291,6 +248,7 @@ def _warn_of_failures(failed: int, asked: int) -> None:
         raise typer.Exit(1)
 
 
-def _exit(error: BaseException) -> typer.Exit:
+def ending(error: BaseException) -> typer.Exit:
+    """What was wrong as one line and exit code 2."""
     typer.echo(f"critic-r1: {error}", err=True)
     return typer.Exit(2)

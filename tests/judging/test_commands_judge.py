@@ -1,4 +1,4 @@
-"""The two commands from end to end against the fake server."""
+"""`judge` and `compare` from end to end against the fake server."""
 
 import json
 import re
@@ -158,27 +158,9 @@ def test_compare(data: Path, tmp_path: Path) -> None:
     assert "the two runs judge different items: 2 of 12 only in the first" in " ".join(result.output.split())
 
 
-def test_best_of_n(data: Path, tmp_path: Path) -> None:
-    """Samples 0 to 3, the truth is 3, the critic likes the largest: best of 4 is always right."""
-    out = tmp_path / "out"
-    with FakeServer(serve) as server:
-        result = run("best-of-n", data, "--model", "m", "--base-url", server.url, "--out", out, "--n", 4, "--shown",
-                     "answer", "--wording", "compact")  # fmt: skip
-    assert result.exit_code == 0, result.output
-    found = json.loads((out / "best_of_n.json").read_text())
-    assert found["metrics"]["best_of_4/knock_out"]["value"] == 1
-    assert found["metrics"]["best_of_4/one_sample"]["value"] == 0.25
-    assert [p["value"] for p in found["curves"]["knock_out"]] == [0.25, 0.5, 1.0]
-    assert found["bill"]["matches"] == 6 * 3
-    assert found["bill"]["judgements"] == 6 * 3 * 2
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("best-of-n", "--n", "6"), "no power of two"),
-        (("best-of-n", "--shown", "half"), "neither answer nor response"),
-        (("best-of-n", "--wording", "nonsense"), "no wording 'nonsense'"),
         (("judge", "--verdicts", "kind"), "neither strict nor lenient"),
         (("judge", "--votes", "3"), "set a temperature"),
         (("judge", "--prompt", "mine"), "neither r1 nor official"),

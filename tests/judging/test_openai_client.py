@@ -240,8 +240,9 @@ with Journal(Path({path!r})) as journal:
 """
 
 
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_run_resumes(tmp_path: Path, sign: signal.Signals) -> None:
+@pytest.mark.parametrize(("sign", "kept"), [(signal.SIGKILL, 30), (signal.SIGINT, 34)])
+def test_a_stopped_run_resumes(tmp_path: Path, sign: signal.Signals, kept: int) -> None:
+    """Four requests are under way when it is stopped. Ctrl-C waits for them; a killed run cannot."""
     path = tmp_path / "j.jsonl"
     release = threading.Event()
 
@@ -255,30 +256,34 @@ def test_a_stopped_run_resumes(tmp_path: Path, sign: signal.Signals) -> None:
         process = subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        while not path.exists() or path.read_bytes().count(b"\n") < 30:
+        while not path.exists() or path.read_bytes().count(b"\n") < 30 or len(server.bodies) < 34:
             assert process.poll() is None, process.communicate()[1]
             threading.Event().wait(0.02)
         process.send_signal(sign)
+        if sign == signal.SIGINT:
+            assert process.stderr is not None
+            assert "waiting for the 4 requests under way" in process.stderr.readline()
+            release.set()
         process.communicate(timeout=20)
         assert process.returncode != 0
         release.set()
-        kept = path.read_bytes().count(b"\n")
+        assert path.read_bytes().count(b"\n") == kept
         asked = len(server.bodies)
+        assert asked == 34
         with Journal(path) as journal, client(server, journal=journal) as generator:
             generations = generator.generate([request(i) for i in range(60)])
     assert [g.texts for g in generations] == [(str(i),) for i in range(60)]
-    assert kept == 30
     assert len(server.bodies) - asked == 60 - kept
     assert not list(tmp_path.glob(".*reserve")), "the reserve is gone when the journal is closed"
 
 
-def full_disk(patch: pytest.MonkeyPatch, room: int, reserve: Path) -> None:
-    """Let `os.write` find room for so many bytes, and for 2000 more once the reserve is gone."""
+def full_disk(patch: pytest.MonkeyPatch, room: int, reserve: Path, more: int = 2000) -> None:
+    """Let `os.write` find room for so many bytes, and for so many more once the reserve is gone."""
     write, left = os.write, room
 
     def bounded(fd: int, data: bytes) -> int:
         nonlocal left
-        if len(data) > left + (0 if reserve.exists() else 2000):
+        if len(data) > left + (0 if reserve.exists() else more):
             raise OSError(errno.ENOSPC, "No space left on device")
         left -= len(data)
         return write(fd, data)

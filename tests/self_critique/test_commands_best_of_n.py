@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from data_prep.task import Picture, PolicyTask
 from data_prep.writer import write_parquet
-from recipe.critic_r1.commands_judge import FURTHER_SELECTORS, register
+from recipe.critic_r1.commands_best_of_n import FURTHER_SELECTORS, register
 from tests.judging.fake_server import FakeServer, answer
 
 APP = typer.Typer()
@@ -45,7 +45,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def run(data: Path, url: str, out: Path, *further: object) -> Any:
-    command = ["best-of-n", data, "--model", "m", "--base-url", url, "--out", out, "--shown", "answer", "--wording",
+    command = [data, "--model", "m", "--base-url", url, "--out", out, "--shown", "answer", "--wording",
                "compact", *further]  # fmt: skip
     return CliRunner().invoke(APP, [str(word) for word in command])
 
@@ -77,7 +77,13 @@ def test_all_selectors_on_the_same_candidates(data: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("further", "message"),
-    [(("--selector", "lottery"), "'lottery' is none of weighted_knock_out"), (("--small-n", 3), "no power of two")],
+    [
+        (("--selector", "lottery"), "'lottery' is none of weighted_knock_out"),
+        (("--small-n", 3), "no power of two"),
+        (("--n", 6), "no power of two"),
+        (("--shown", "half"), "neither answer nor response"),
+        (("--wording", "nonsense"), "no wording 'nonsense'"),
+    ],
 )
 def test_impossible_wishes_are_refused(data: Path, tmp_path: Path, further: tuple[object, ...], message: str) -> None:
     result = run(data, "http://127.0.0.1:9/v1", tmp_path / "out", *further)

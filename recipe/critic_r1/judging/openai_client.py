@@ -7,7 +7,8 @@ a number at the end can be trusted although things went wrong on the way:
     growing pauses that follow the server's `Retry-After`;
   - what stays wrong is recorded as a failed request, which is neither a wrong verdict nor an unreadable one;
   - what will be wrong for every request (no such model, no permission) stops the run at once;
-  - an answer is written down when it arrives (`Journal`), so that it is never asked for twice.
+  - an answer is written down when it arrives (`Journal`), so that it is never asked for twice;
+  - whatever ends a run early (Ctrl-C, a full disk), what is under way is paid for and therefore waited for.
 
 At most `concurrency` requests exist at a time: a request's pictures are encoded when it is its turn, not before.
 """
@@ -20,6 +21,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,6 +97,7 @@ class OpenAIGenerator:
         self._extra_body = dict(extra_body or {})
         self._runner: asyncio.Runner | None = None
         self._client: openai.AsyncOpenAI | None = None
+        self._stopping = False
         self._attempts = attempts
         self._backoff = wait_exponential_jitter(multiplier=first_pause, max=LONGEST_PAUSE, jitter=first_pause)
 
@@ -118,6 +121,7 @@ class OpenAIGenerator:
         Raises:
             ServerRefusedError: every request would be refused.
             JournalFullError: the disk is full; what had arrived is kept.
+            KeyboardInterrupt: Ctrl-C; what was under way has been waited for and kept, unless it was pressed twice.
         """
         # One loop for the object's life, so that connections survive from one batch to the next.
         if self._runner is None:
@@ -138,12 +142,22 @@ class OpenAIGenerator:
                 open_requests.setdefault(request.key, request)
         self.traffic.reused += len(requests) - len(open_requests)
         queue = iter(open_requests.values())
+        self._stopping = False
+        workers = [
+            asyncio.create_task(self._work(queue, answers)) for _ in range(min(self._concurrency, len(open_requests)))
+        ]
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._concurrency, len(open_requests))):
-                    group.create_task(self._work(queue, answers))
-        except* (ServerRefusedError, JournalFullError) as errors:
-            raise errors.exceptions[0] from None
+            if workers:
+                await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+        except asyncio.CancelledError:
+            self._say_what_is_under_way(workers)
+            raise
+        finally:
+            self._stopping = True
+            if workers:
+                await asyncio.wait(workers)
+        for worker in workers:
+            worker.result()
         if self._journal is not None and self._journal.full:
             raise JournalFullError(
                 errno.ENOSPC,
@@ -153,15 +167,23 @@ class OpenAIGenerator:
 
     async def _work(self, queue: Iterator[GenerationRequest], answers: dict[str, Generation]) -> None:
         """Take requests until none is left. Workers share the iterator, so no request is taken twice."""
-        for request in queue:
+        while not self._stopping and (request := next(queue, None)) is not None:
             generation = await self._ask(request)
             self.traffic.sent += 1
             self.traffic.failed += generation.error is not None
             answers[request.key] = generation
             if self._journal is not None:
                 self._journal.put(self.key(request), generation)
-                if self._journal.full:
-                    return
+                self._stopping |= self._journal.full
+
+    @staticmethod
+    def _say_what_is_under_way(workers: Sequence[asyncio.Task[None]]) -> None:
+        waiting = sum(not worker.done() for worker in workers)
+        print(
+            f"critic-r1: waiting for the {waiting} requests under way, they are paid for; Ctrl-C again drops them",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def key(self, request: GenerationRequest) -> str:
         """Name of a request in the journal: the request, the model, and the extra fields."""
@@ -174,7 +196,10 @@ class OpenAIGenerator:
         except ValueError as error:
             return Generation((), error=str(error))
         retrying = AsyncRetrying(
-            stop=stop_after_attempt(self._attempts), wait=self._pause, retry=retry_if_exception(_may_pass), reraise=True
+            stop=stop_after_attempt(self._attempts),
+            wait=self._pause,
+            retry=retry_if_exception(lambda error: not self._stopping and _may_pass(error)),
+            reraise=True,
         )
         try:
             async for attempt in retrying:
