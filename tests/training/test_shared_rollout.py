@@ -1,12 +1,17 @@
 """verl's agent-loop worker and ours, side by side: what they store for the trainer is the same.
 
 Both workers are real, with the demo's model, its processor and verl's configuration; the rollout engine is a function
-that returns fixed tokens, TransferQueue a list, and Ray's object store a dictionary.
+that returns fixed tokens, TransferQueue a list, and Ray's object store nothing at all. What is stored then goes through
+verl's training engine, in a process of its own (`picture_losses`).
 """
 
 import asyncio
 import itertools
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +21,6 @@ import torch
 import transfer_queue as tq
 from omegaconf import OmegaConf
 from verl.utils.dataset.rl_dataset import RLHFDataset
-from verl.utils.model import extract_multi_modal_inputs
 
 from data_prep.task import Picture, PolicyTask
 from data_prep.writer import write_parquet
@@ -26,7 +30,9 @@ from recipe.critic_r1.pictures.inputs import PictureInputs
 from recipe.critic_r1.rollout import manager
 from tests.training.test_pictures import photo
 
+ROOT = Path(__file__).parents[2]
 RESPONSES = ([5, 6, 7, 8, 9, 10], [11], [12, 13, 14])
+ROWS = {"one picture": 0, "three pictures": 1, "two pictures": 2, "text only": 3}
 TRAJECTORY = {"step": 1, "sample_index": 0, "rollout_n": 0, "validate": False}
 
 
@@ -38,7 +44,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ]
     tasks = [
         PolicyTask("photos", tuple(chosen), "What is shown?", "3", "train", i)
-        for i, chosen in enumerate([pictures[:1], pictures, pictures[1:]])
+        for i, chosen in enumerate([pictures[:1], pictures, pictures[1:], []])
     ]
     write_parquet(tasks, folder / "data")
     overrides = {
@@ -73,8 +79,7 @@ class Engine:
         )
 
 
-@pytest.fixture
-def stored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+def catch_what_is_stored(patch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Key, fields and tag of each rollout that is put into the queue, as they arrive on the other side."""
     found: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
 
@@ -88,11 +93,16 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any], d
             found.append((key, {name: getattr(value, "data", value) if not torch.is_tensor(value) else value
                                 for name, value in row.items()}, tag))  # fmt: skip
 
-    monkeypatch.setattr(tq, "init", lambda *settings: None)
-    monkeypatch.setattr(tq, "async_kv_put", put)
-    monkeypatch.setattr(tq, "async_kv_batch_put", batch_put)
-    monkeypatch.setattr(manager.ray, "put", lambda value: value)
+    patch.setattr(tq, "init", lambda *settings: None)
+    patch.setattr(tq, "async_kv_put", put)
+    patch.setattr(tq, "async_kv_batch_put", batch_put)
+    patch.setattr(manager.ray, "put", lambda value: value)
     return found
+
+
+@pytest.fixture
+def stored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    return catch_what_is_stored(monkeypatch)
 
 
 def rolled_out(config: Any, path: str, row: int, stored: list) -> tuple[list, Engine]:
@@ -117,7 +127,7 @@ def rolled_out(config: Any, path: str, row: int, stored: list) -> tuple[list, En
     return sorted(stored, key=lambda item: len(item[1]["responses"])), engine
 
 
-@pytest.mark.parametrize("row", [0, 1, 2], ids=["one picture", "three pictures", "two pictures"])
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
 def test_both_paths_store_the_same(config, row: int, stored) -> None:
     stock, _ = rolled_out(config, "stock", row, stored)
     ours, engine = rolled_out(config, "shared", row, stored)
@@ -130,7 +140,7 @@ def test_both_paths_store_the_same(config, row: int, stored) -> None:
             assert mine[name].dtype == theirs[name].dtype, name
         assert torch.equal(mine["rollout_log_probs"], theirs["rollout_log_probs"])
         pictures, tensors = mine["multi_modal_inputs"], theirs["multi_modal_inputs"]
-        assert isinstance(pictures, PictureInputs)
+        assert isinstance(pictures, PictureInputs) == (row != ROWS["text only"])
         assert set(pictures.keys()) == set(tensors)
         assert all(torch.equal(pictures[name], tensors[name]) for name in tensors)
         assert mine["reward_model"] == theirs["reward_model"]
@@ -151,23 +161,48 @@ def test_what_is_stored_holds_the_pictures_once_and_encoded(config, stored) -> N
         assert "bytes" not in str(record["raw_prompt"])
 
 
-def test_loss_and_gradients_are_the_same_to_the_bit(config, stored) -> None:
-    from transformers import Qwen2_5_VLForConditionalGeneration
+def test_balance_between_workers_counts_picture_tokens(config, stored) -> None:
+    """verl balances by the tag's length; a picture's tokens are in it, one for each 28x28 pixels."""
+    ours, _ = rolled_out(config, "shared", ROWS["three pictures"], stored)
+    for _, record, tag in ours:
+        assert tag["seq_len"] == len(record["input_ids"]) == tag["prompt_len"] + len(record["responses"])
+        tokens = int(record["multi_modal_inputs"]["image_grid_thw"].prod(-1).sum()) // 4
+        assert tokens > 20
+        assert tag["prompt_len"] > tokens
 
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(config.actor_rollout_ref.model.path)
 
-    def gradients(path: str) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        _, record, _ = rolled_out(config, path, 1, stored)[0][-1]
-        inputs = extract_multi_modal_inputs([record["multi_modal_inputs"]])
-        ids = record["input_ids"].unsqueeze(0)
-        inputs.pop("images_seqlens")
-        model.zero_grad()
-        output = model(input_ids=ids, position_ids=record["position_ids"].unsqueeze(1), labels=ids, **inputs)
-        output.loss.backward()
-        return output.loss.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+@pytest.fixture(scope="module")
+def both_paths(config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What verl's engine computes in a process of its own from the same mixed batch of either path."""
+    folder = tmp_path_factory.mktemp("losses")
+    with pytest.MonkeyPatch.context() as patch:
+        found = catch_what_is_stored(patch)
+        records = {
+            path: [record for row in ROWS.values() for _, record, _ in rolled_out(config, path, row, found)[0]]
+            for path in ("stock", "shared")
+        }
+    (folder / "batches").write_bytes(pickle.dumps({"config": config, "records": records}))
+    command = [sys.executable, "-m", "tests.training.picture_losses", str(folder / "batches"), str(folder / "result")]
+    environment = {**os.environ, "VERL_PLATFORM": "cpu"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return pickle.loads((folder / "result").read_bytes())
 
-    (their_loss, theirs), (loss, ours) = gradients("stock"), gradients("shared")
-    assert torch.equal(loss, their_loss)
-    assert len(ours) == len(theirs) > 20
-    assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
-    assert any(float(gradient.abs().max()) > 0 for gradient in ours)
+
+def test_log_probabilities_losses_and_gradients_are_the_same_to_the_bit(both_paths) -> None:
+    """Twelve rollouts, pictures of all shapes and none, in micro-batches of four that mix them."""
+    stock, ours = both_paths["stock"], both_paths["shared"]
+    for name in ("log_probs", "entropy", "loss"):
+        assert torch.equal(ours[name], stock[name]), name
+    assert ours["gradients"].keys() == stock["gradients"].keys()
+    assert any("visual" in name for name in ours["gradients"])
+    for name, gradient in stock["gradients"].items():
+        assert torch.equal(ours["gradients"][name], gradient), name
+    assert float(ours["loss"].abs().max()) > 0
+    assert all(float(gradient.abs().max()) > 0 for name, gradient in stock["gradients"].items() if "visual" in name)
+
+
+def test_a_prompts_pixels_are_made_once_for_its_rollouts_and_for_all_passes(both_paths) -> None:
+    # Three prompts with pictures, three rollouts each, one pass without and one with gradients.
+    assert both_paths["shared"]["pixels"] == {"asked": 3 * 3 * 2, "made": 3}
+    assert both_paths["stock"]["pixels"] == {"asked": 0, "made": 0}

@@ -1,0 +1,104 @@
+"""What verl's training engine computes from batches of rollouts; a process of its own, as a training worker is.
+
+    python -m tests.training.picture_losses BATCHES RESULT
+
+``BATCHES`` is a pickle of the configuration and of the records of each path, as they come out of TransferQueue.
+``RESULT`` gets, for each path, what the three passes of a step give: log-probabilities and entropies (forward only, as
+for the old log-probabilities and the reference), loss and gradients (update).
+"""
+
+import os
+import pickle
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import verl  # noqa: F401  (loads the plug-in)
+from verl.utils import tensordict_utils as tu
+from verl.utils.config import omega_conf_to_dataclass
+from verl.workers.engine import EngineRegistry
+from verl.workers.utils.losses import ppo_loss
+
+from recipe.critic_r1.cpu import engine as _registers_cpu_engine  # noqa: F401
+from recipe.critic_r1.pictures.inputs import pixel_cache
+
+MICRO_BATCH = 4
+
+
+def batch_of(records: list[dict[str, Any]]) -> Any:
+    """Records as the trainer hands them to a worker, with advantages that differ from token to token."""
+    fields = ("input_ids", "position_ids", "prompts", "responses", "response_mask", "loss_mask", "multi_modal_inputs")
+    rows = []
+    for i, record in enumerate(records):
+        tokens = len(record["responses"])
+        rows.append(
+            {name: record[name] for name in fields}
+            | {
+                "attention_mask": torch.ones_like(record["input_ids"]),
+                "old_log_probs": record["rollout_log_probs"],
+                "ref_log_prob": record["rollout_log_probs"] - 0.25,
+                "advantages": torch.linspace(-1, 1, tokens) * (i + 1),
+            }
+        )
+    data = tu.list_of_dict_to_tensordict(rows)
+    tu.maybe_fix_3d_position_ids(data)
+    settings = {
+        "use_remove_padding": False,
+        "use_dynamic_bsz": False,
+        "micro_batch_size_per_gpu": MICRO_BATCH,
+        "max_token_len_per_gpu": 4096,
+        "use_fused_kernels": False,
+        "temperature": 1.0,
+        "calculate_entropy": True,
+        "pad_token_id": 0,
+        "global_batch_size": len(records),
+        "mini_batch_size": len(records),
+    }
+    tu.assign_non_tensor(data, **settings)
+    return data
+
+
+def passes(engine: Any, actor: Any, records: list[dict[str, Any]]) -> dict[str, Any]:
+    pixel_cache().take_counts()
+    with engine.eval_mode():
+        inferred = engine.infer_batch(batch_of(records), loss_function=None)["model_output"]
+    with engine.train_mode():
+        engine.optimizer_zero_grad()
+        updated = engine.forward_backward_batch(batch_of(records), partial(ppo_loss, config=actor))
+        gradients = {name: p.grad.full_tensor().clone() for name, p in engine.module.named_parameters()
+                     if p.grad is not None}  # fmt: skip
+    counts = pixel_cache().take_counts()
+    return {
+        "log_probs": inferred["log_probs"].values(),
+        "entropy": inferred["entropy"].values(),
+        "loss": torch.tensor(updated["loss"]),
+        "gradients": gradients,
+        "pixels": {"asked": counts.asked, "made": counts.made},
+    }
+
+
+def main(batches: Path, result: Path) -> None:
+    given = pickle.loads(batches.read_bytes())
+    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    part = given["config"].actor_rollout_ref
+    actor = omega_conf_to_dataclass(part.actor)
+    model = omega_conf_to_dataclass(part.model)
+    actor.model_config = model
+    engine = EngineRegistry.new(
+        model_type="language_model",
+        backend=actor.strategy,
+        model_config=model,
+        engine_config=actor.engine,
+        optimizer_config=actor.optim,
+        checkpoint_config=actor.checkpoint,
+    )
+    engine.initialize()
+    found = {path: passes(engine, actor, records) for path, records in given["records"].items()}
+    result.write_bytes(pickle.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
