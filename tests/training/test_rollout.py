@@ -1,12 +1,14 @@
-"""Position ids of a prompt and its response, against the model's own rule."""
+"""Position ids of a prompt and its response, against the model's own rule; and verl as the rollout code knows it."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
+from recipe.critic_r1 import compat
 from recipe.critic_r1.demo.model import build_model
 from recipe.critic_r1.rollout.manager import extend_position_ids
+from recipe.critic_r1.rollout.written_against import FUNCTIONS, REMEDY
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +55,26 @@ def test_extension_equals_the_rule_on_the_whole_sequence(model, grids, tail: int
 
 def test_one_dimensional_positions_count_on() -> None:
     assert extend_position_ids(torch.arange(3), 2).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_verl_is_the_one_that_this_code_was_written_against() -> None:
+    compat.check_sources(FUNCTIONS, REMEDY)
+
+
+def _another(self) -> None:
+    """A function that somebody put in the place of verl's."""
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_function_of_verl_that_was_changed_is_named_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    from verl.experimental.agent_loop.agent_loop import AgentLoopWorker
+
+    if gone:
+        monkeypatch.delattr(AgentLoopWorker, "_compute_multi_modal_inputs")
+    else:
+        monkeypatch.setattr(AgentLoopWorker, "_compute_multi_modal_inputs", _another)
+    with pytest.raises(compat.IncompatibleVersion, match=r"_compute_multi_modal_inputs\..*image_path=stock") as error:
+        compat.check_sources(FUNCTIONS, REMEDY)
+    assert "_compute_position_ids" not in str(error.value)

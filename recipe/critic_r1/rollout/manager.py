@@ -36,6 +36,7 @@ from recipe.critic_r1 import compat
 from recipe.critic_r1.memory_estimate import PREPARED_AT_ONCE
 from recipe.critic_r1.pictures.dataset import bare, picture_items, with_pictures
 from recipe.critic_r1.pictures.inputs import PIXELS, PictureInputs, PixelSettings, travels_encoded
+from recipe.critic_r1.rollout.written_against import FUNCTIONS, REMEDY
 
 logger = logging.getLogger(__name__)
 
@@ -298,4 +299,5 @@ class CriticAgentLoopManager(AgentLoopManagerTQ):
         if path not in (SHARED, STOCK):
             raise ValueError(f"critic_r1.image_path={path!r}; choose {SHARED} or {STOCK}")
         if path == SHARED:
+            compat.check_sources(FUNCTIONS, REMEDY)
             self.agent_loop_workers_class = ray.remote(SharedPromptWorker)

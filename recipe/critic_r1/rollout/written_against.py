@@ -1,0 +1,29 @@
+"""The functions of verl that the shared picture path replaces, calls in verl's stead or reads the results of.
+
+Each with the digest of its source in verl 0.9.1. When one is changed, what both paths store may no longer be the same
+without any error: a field is missing, a picture is processed another way. So the run is refused instead
+(`compat.check_sources`). For another release: compare each function with ours, run
+``tests/training/test_shared_rollout.py``, and take over what `compat.source_digest` gives.
+"""
+
+FUNCTIONS = {
+    "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopManagerTQ.__init__": "9f1e99d66170",
+    "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopManagerTQ.generate_sequences": "de5ab7fe3385",
+    "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopWorkerTQ.generate_sequences": "4d7178988eae",
+    "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopWorkerTQ._run_prompt": "3d9bca6b0ea5",
+    "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopWorkerTQ._agent_loop_postprocess": "523edacbff73",
+    "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._run_agent_loop": "32c3d607c5d4",
+    "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._compute_multi_modal_inputs": "c1bf0d04b739",
+    "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._compute_position_ids": "f5bb787c5f98",
+    "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._compute_score": "cf4b57719ad3",
+    "verl.experimental.agent_loop.single_turn_agent_loop:SingleTurnAgentLoop.run": "1baec41cee2d",
+    "verl.utils.dataset.rl_dataset:RLHFDataset._build_messages": "227d9e77181d",
+    "verl.utils.dataset.rl_dataset:RLHFDataset._process_multi_modal_info": "d7822468d2aa",
+    "verl.utils.tokenizer.tokenizer:build_multimodal_processor_inputs": "cc2962718537",
+    "verl.utils.model:extract_multi_modal_inputs": "8f1bc6201191",
+    "verl.workers.engine.utils:prepare_micro_batches": "e3083217530f",
+    "verl.workers.engine.fsdp.transformer_impl:FSDPEngine.forward_backward_batch": "be92c8d155f0",
+    "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead.prepare_model_inputs": "e7a30a3b61b5",
+}
+
+REMEDY = "Install verl as it was released (see requirements/), or take verl's own path with critic_r1.image_path=stock."
