@@ -46,7 +46,9 @@ def demo(
         resume_command,
         start_over,
     )
+    from recipe.critic_r1.recovery import interrupt_on_sigterm
 
+    interrupt_on_sigterm()
     try:
         if (out / RUN_FILE).exists() and not resume:
             if not fresh and not _ask_to_resume(out):

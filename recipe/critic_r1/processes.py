@@ -4,6 +4,7 @@ Ray starts daemons and workers in sessions of their own, so ending the process t
 end them. Every process below one of ours inherits an environment variable that we set, and is found by it.
 """
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -18,8 +19,8 @@ GRACE_SECONDS = 10.0
 
 
 def with_run_id(run_id: str) -> list[int]:
-    """Process ids, other than our own, whose environment names ``run_id``."""
-    found, wanted = [], f"{RUN_ID}={run_id}".encode()
+    """Process ids, other than our own, of the family ``run_id``, families within it included."""
+    found, name = [], f"{RUN_ID}=".encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
@@ -27,8 +28,9 @@ def with_run_id(run_id: str) -> list[int]:
             environment = (entry / "environ").read_bytes()
         except OSError:
             continue  # gone, or not ours
-        if wanted in environment.split(b"\0"):
-            found.append(int(entry.name))
+        for variable in environment.split(b"\0"):
+            if variable.startswith(name) and run_id.encode() in variable.removeprefix(name).split(b"/"):
+                found.append(int(entry.name))
     return found
 
 
@@ -75,6 +77,17 @@ def end_all(run_id: str, *, grace_seconds: float = GRACE_SECONDS) -> int:
     return len(pids)
 
 
+_prctl = ctypes.CDLL(None).prctl
+"""Looked up before any fork: a child of a threaded process must not import or load anything."""
+
+_SET_PARENT_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG, prctl(2)."""
+
+
+def _end_with_parent() -> None:
+    _prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM.value)
+
+
 def follow(
     command: Sequence[str],
     log: Path,
@@ -91,9 +104,11 @@ def follow(
         on_tick: called about twice a second.
         memory: where to keep the most memory that the command's processes held.
 
-    Whatever ends this call (the command, an exception, Ctrl-C), no process that the command started is left.
+    Whatever ends this call (the command, an exception, Ctrl-C), no process that the command started is left; when this
+    process itself is killed, the kernel asks the command to end.
     """
     run_id = uuid4().hex
+    families = "/".join(filter(None, (os.environ.get(RUN_ID), run_id)))
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output, log.open("rb") as reader:
         reader.seek(0, os.SEEK_END)
@@ -103,7 +118,8 @@ def follow(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, **(environment or {}), RUN_ID: run_id},
+            preexec_fn=_end_with_parent,
+            env={**os.environ, **(environment or {}), RUN_ID: families},
         )
         rest = b""
         try:

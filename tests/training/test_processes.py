@@ -62,6 +62,35 @@ def test_ctrl_c_ends_the_family(tmp_path: Path) -> None:
     assert not alive(seen[0])
 
 
+FOLLOWER = """
+import sys
+from pathlib import Path
+from recipe.critic_r1 import processes
+sleeper = [sys.executable, "-c", {family!r}]
+processes.follow(sleeper, Path({log!r}), on_line=lambda line: print(line, flush=True), on_tick=lambda: None)
+"""
+
+
+def test_nothing_survives_a_follower_that_is_killed(tmp_path: Path) -> None:
+    """The follower has no chance to clean up; the kernel ends its child, and whoever followed it the grandchild."""
+    then = "print('child', os.getpid(), flush=True); print('follower', os.getppid(), flush=True); time.sleep(600)"
+    code = FOLLOWER.format(family=FAMILY.format(then=then), log=str(tmp_path / "inner"))
+    seen: dict[str, int] = {}
+
+    def note(line: str) -> None:
+        name, _, pid = line.partition(" ")
+        seen[name] = int(pid)
+
+    def kill() -> None:
+        if "follower" in seen and alive(seen["follower"]):
+            os.kill(seen["follower"], signal.SIGKILL)
+
+    status = processes.follow([sys.executable, "-c", code], tmp_path / "outer", on_line=note, on_tick=kill)
+    assert status == -signal.SIGKILL
+    assert sorted(seen) == ["child", "follower", "grandchild"]
+    assert not any(map(alive, seen.values()))
+
+
 def test_a_family_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     run_id = "stubborn"
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
