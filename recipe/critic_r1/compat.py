@@ -106,6 +106,37 @@ def _position_ids_of_equal_length() -> None:
     tensordict_utils.maybe_fix_3d_position_ids = maybe_fix_3d_position_ids
 
 
+def pad_cross_attention_masks() -> None:
+    """Let rollouts of different lengths share a micro-batch of a model with cross-attention (Mllama)."""
+    # verl joins the inputs of a micro-batch with torch.cat, which refuses masks of different lengths; tokens are padded
+    # on the right to the longest rollout, and so are the masks here: padding sees no picture.
+    check_version(VERL, "verl")
+    import torch
+    from verl.workers.engine.fsdp import transformer_impl
+
+    original = transformer_impl.extract_multi_modal_inputs
+    if hasattr(original, "_critic_r1"):
+        return
+    name = "cross_attention_mask"
+
+    @functools.wraps(original)
+    def extract_multi_modal_inputs(batch_data: Any, indices: list[int] | None = None) -> dict[str, Any]:
+        items = [getattr(item, "data", item) for item in batch_data]
+        if indices is not None:
+            items = [items[i] for i in indices if i < len(items)]
+        lengths = [item[name].shape[1] for item in items if item is not None and name in item]
+        if len(set(lengths)) > 1:
+            items = [dict(item.items()) if item is not None else item for item in items]
+            for item in items:
+                if item and name in item:
+                    missing = max(lengths) - item[name].shape[1]
+                    item[name] = torch.nn.functional.pad(item[name], (0, 0, 0, 0, 0, missing))
+        return original(items)
+
+    extract_multi_modal_inputs._critic_r1 = True  # type: ignore[attr-defined]
+    transformer_impl.extract_multi_modal_inputs = extract_multi_modal_inputs
+
+
 def apply_cpu() -> None:
     """Patches that every process of a CPU run needs; called by the plug-in at ``import verl``."""
     check_version(VERL, "verl")

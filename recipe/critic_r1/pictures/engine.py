@@ -13,10 +13,13 @@ from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.engine.utils import prepare_micro_batches
 
+from recipe.critic_r1 import compat
 from recipe.critic_r1.pictures.inputs import pixel_cache
 
 INPUTS = "multi_modal_inputs"
 _SPLIT_BY = ("use_dynamic_bsz", "sp_size", "force_group_size", "max_token_len_per_gpu", "micro_batch_size_per_gpu")
+
+compat.pad_cross_attention_masks()
 
 
 class PreparesPictures:

@@ -11,6 +11,7 @@ and so do the three passes of a step as far as the bound allows. `PixelCache.exp
 micro-batches to come; a thread makes them while the model computes.
 """
 
+import copy
 import hashlib
 import threading
 from collections import OrderedDict, deque
@@ -26,6 +27,9 @@ from recipe.critic_r1.pictures.dataset import EncodedPictureDataset
 
 PIXELS = "pixel_values"
 """The one output of the image processors (Qwen2/2.5/3-VL, Mllama) whose size is that of the decoded picture."""
+
+CROSS_ATTENTION = "cross_attention_mask"
+"""Mllama's: which tokens look at which tiles of which picture, (1, tokens, pictures, tiles)."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,12 @@ class PictureInputs:
         """Names and tensors; this is where verl gets its pixels."""
         return ((name, self[name]) for name in self.keys())
 
+    def replaced(self, name: str, tensor: torch.Tensor) -> "PictureInputs":
+        """The same pictures with another small tensor of this name."""
+        other = copy.copy(self)
+        other.small = {**self.small, name: tensor}
+        return other
+
     def make_pixels(self) -> torch.Tensor:
         """The processor's ``pixel_values`` for these pictures, by the call that verl makes for a rollout."""
         from verl.utils.tokenizer.tokenizer import build_multimodal_processor_inputs
@@ -123,6 +133,17 @@ def _key(pictures: list[dict[str, Any]], processor_kwargs: dict[str, Any], path:
         digest.update(repr(rest).encode())
         digest.update(picture.get("bytes") or b"")
     return digest.hexdigest()
+
+
+def followed_by(inputs: "dict[str, Any] | PictureInputs", tokens: int) -> "dict[str, Any] | PictureInputs":
+    """The inputs of a prompt and of ``tokens`` more: a response sees the pictures that the prompt's last token sees."""
+    mask = inputs.get(CROSS_ATTENTION)
+    if mask is None:
+        return inputs
+    longer = torch.cat([mask, mask[:, -1:].expand(-1, tokens, -1, -1)], dim=1)
+    if isinstance(inputs, PictureInputs):
+        return inputs.replaced(CROSS_ATTENTION, longer)
+    return {**inputs, CROSS_ATTENTION: longer}
 
 
 def travels_encoded(pictures: Sequence[dict[str, Any]], pixels: torch.Tensor) -> bool:

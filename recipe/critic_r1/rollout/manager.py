@@ -35,7 +35,7 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 from recipe.critic_r1 import compat
 from recipe.critic_r1.memory_estimate import PREPARED_AT_ONCE
 from recipe.critic_r1.pictures.dataset import bare, picture_items, with_pictures
-from recipe.critic_r1.pictures.inputs import PIXELS, PictureInputs, PixelSettings, travels_encoded
+from recipe.critic_r1.pictures.inputs import PIXELS, PictureInputs, PixelSettings, followed_by, travels_encoded
 from recipe.critic_r1.rollout.written_against import FUNCTIONS, REMEDY
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class SharedPromptWorker(_StockWorker):
         await self._run_group(prompt, prepared, sampling_params, bool(trajectory["validate"]))
 
     async def _prepare(self, prompt: dict) -> PreparedPrompt | None:
-        """None when the prompt has media other than pictures, or a model that this path does not know."""
+        """None when the prompt has media other than pictures."""
         messages = list(prompt["raw_prompt"])
         data = await self._loop.process_multi_modal_info(messages)
         self._loop._assert_mm_supported(bool(data))
@@ -128,8 +128,6 @@ class SharedPromptWorker(_StockWorker):
             return None
         inputs: dict[str, Any] = {}
         prompt_ids = await self._loop.ct_build_initial_tokens(messages, images=data.get("images"), mm_inputs_out=inputs)
-        if "cross_attention_mask" in inputs:  # Mllama: as long as prompt and response together
-            return None
         pictures = picture_items(messages)
         return await asyncio.get_running_loop().run_in_executor(None, self._finish, prompt_ids, data, inputs, pictures)
 
@@ -263,7 +261,7 @@ class SharedPromptWorker(_StockWorker):
                 "loss_mask": record["response_mask"],
                 "input_ids": torch.cat([record["prompts"], record["responses"]]),
                 "position_ids": extend_position_ids(prepared.position_ids, response_tokens),
-                "multi_modal_inputs": prepared.multi_modal_inputs,
+                "multi_modal_inputs": followed_by(prepared.multi_modal_inputs, response_tokens),
             }
             keys.append(f"{row['uid']}_{sample}_0")
             fields.append(record)
