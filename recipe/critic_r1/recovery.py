@@ -18,7 +18,8 @@ TRANSIENT = os.EX_TEMPFAIL
 """Exit status (75) of `recipe.critic_r1.train` when a process of the run died: the same command may go on."""
 
 SUPERVISED = "CRITIC_R1_SUPERVISED"
-"""Set in the environment of the child, which then trains and does not supervise."""
+"""Set in the environment of the child, which then trains and does not supervise, to the number of the restart: 0 for
+the first start."""
 
 LONGEST_WAIT = 600.0
 """Seconds."""
@@ -82,7 +83,6 @@ def supervise(
     Returns:
         Exit status of the last start; 128 + the signal when a signal ended it.
     """
-    environment = {SUPERVISED: "1"}
     began_at, fruitless = last_step(), 0
     for restarts in range(max_restarts + 1):
         before = last_step()
@@ -92,7 +92,7 @@ def supervise(
             log,
             on_line=lambda line: print(line, flush=True),
             on_tick=lambda: None,
-            environment=environment,
+            environment={SUPERVISED: str(restarts)},
         )
         after = last_step()
         if status == 0:

@@ -16,7 +16,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from recipe.critic_r1 import checkpoints, recovery
+from recipe.critic_r1 import checkpoints, recovery, waiting
 
 
 def prepare_config(config: DictConfig) -> None:
@@ -91,12 +91,14 @@ def run_supervised(config: DictConfig) -> int:
 def main(config: DictConfig) -> None:
     from recipe.critic_r1.preflight import PreflightError
 
-    supervised = os.environ.get(recovery.SUPERVISED) == "1"
-    if config.critic_r1.recovery.max_restarts > 0 and not supervised:
+    restart = os.environ.get(recovery.SUPERVISED)
+    if config.critic_r1.recovery.max_restarts > 0 and restart is None:
         sys.exit(run_supervised(config))
-    if supervised:
+    if restart is not None:
         recovery.end_with_parent()
     try:
+        if int(restart or 0) > 0:
+            waiting.for_machines(config)
         run(config)
     except (PreflightError, checkpoints.TrackerError) as error:
         print(f"critic-r1: {error}", file=sys.stderr)

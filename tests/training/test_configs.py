@@ -34,26 +34,35 @@ def options(group: str) -> list[str]:
 
 
 RUNS = [name for name in PRIMARY if name not in ("demo", "critic_sft")]
-OPTIONS = [
-    f"{group}={option}"
-    for group in ("model", "cluster", "tuning", "ablation", "variant")
-    for option in options(group)
-    if (group, option) != ("cluster", "cpu")
-]
+ON_CPU = ("cpu", "cpu_nodes")
+"""Clusters for the demo's model."""
+
+GROUPS = ("model", "cluster", "tuning", "ablation", "variant")
+OPTIONS = {group: [f"{group}={o}" for o in options(group) if o not in ON_CPU] for group in GROUPS}
 BOTH = [
     [f"cluster={cluster}", f"tuning={tuning}"]
     for cluster in options("cluster")
     for tuning in options("tuning")
-    if cluster != "cpu"
+    if cluster not in ON_CPU
 ]
-CASES = [*[[name] for name in PRIMARY if name != "critic_sft"], *[["r1", option] for option in OPTIONS]]
+CASES = [[name] for name in PRIMARY if name != "critic_sft"]
+CASES += [["r1", option] for group in GROUPS for option in OPTIONS[group]]
+# The others differ from r1 by a few values: each of them with every group, and all options in turn.
+CASES += [
+    [run, OPTIONS[group][i % len(OPTIONS[group])]]
+    for i, run in enumerate(run for run in RUNS if run != "r1")
+    for group in GROUPS
+]
 CASES += [["r1", *both] for both in BOTH]
+CASES += [["demo", f"cluster={cluster}"] for cluster in ON_CPU]
+CASES += [["demo", f"+ablation={ablation}"] for ablation in options("ablation")]
+CASES += [["demo", "+variant=swap_consistency"]]
 # verl imports vLLM for these; `test_verl_accepts_adapters` does that in another process.
 CASES = [case for case in CASES if "tuning=lora" not in case]
 
 
 def test_the_groups_are_complete() -> None:
-    assert options("cluster") == ["1x2", "1x8", "2x8", "4x8", "8x8", "cpu"]
+    assert options("cluster") == ["1x2", "1x8", "2x8", "4x8", "8x8", "cpu", "cpu_nodes"]
     assert options("tuning") == ["async", "fast", "lora", "release"]
     assert options("ablation") == ["critic_and_policy", "format_only", "policy_only", "policy_then_critic"]
     folders = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name != "__pycache__"}

@@ -63,6 +63,12 @@ def composed(call: list[str]) -> tuple[str, DictConfig]:
         return call[at + 1], compose(call[at + 1], overrides=call[at + 2 :])
 
 
+def accept_with_groups(call: list[str]) -> None:
+    """verl accepts what the call composes, and the same with an option of each group behind it."""
+    accept(composed(call)[1])
+    accept(composed([*call, "cluster=2x8", "tuning=fast", "ablation=format_only", "variant=swap_consistency"])[1])
+
+
 def trainings(calls: list[list[str]]) -> list[list[str]]:
     return [call for call in calls if "recipe.critic_r1.train" in call]
 
@@ -109,7 +115,7 @@ def test_a_run_composes(tmp_path: Path, script: str, name: str) -> None:
     assert config.actor_rollout_ref.actor.use_dynamic_bsz  # tuning=fast
     with initialize_config_module("recipe.critic_r1.config", version_base=None):
         assert config.actor_rollout_ref.model.path == compose(name).actor_rollout_ref.model.path
-    accept(config)
+    accept_with_groups(call)
 
 
 @pytest.mark.parametrize("script", ONE_RUN)
@@ -141,8 +147,8 @@ def test_policy_then_critic_is_two_runs_with_an_export_between(tmp_path: Path) -
     assert first.reward.custom_reward_function.path == "pkg://reward_fns.policy"
     assert second.reward.custom_reward_function.path == "pkg://reward_fns.preference"
     assert first.critic_r1.run_dir != second.critic_r1.run_dir
-    for config in (first, second):
-        accept(config)
+    for call in (calls[0], calls[2]):
+        accept_with_groups(call)
 
 
 def test_the_supervised_run_composes(tmp_path: Path) -> None:
@@ -172,7 +178,7 @@ def test_the_slurm_job_starts_a_head_workers_and_the_run(tmp_path: Path) -> None
     assert config.trainer.nnodes == int(re.search(r"--nodes=(\d+)\n", text)[1])  # type: ignore[index]
     assert config.trainer.n_gpus_per_node == int(re.search(r"--gpus-per-node=(\d+)\n", text)[1])  # type: ignore[index]
     assert Path(config.critic_r1.run_dir).is_absolute()
-    accept(config)
+    accept_with_groups(call)
 
 
 def pinned(name: str) -> str:
@@ -188,7 +194,8 @@ def test_the_ray_job_has_the_machines_of_its_run() -> None:
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     cluster = job["spec"]["rayClusterSpec"]
     assert cluster["rayVersion"] == pinned("ray")
-    _, config = composed(shlex.split(job["spec"]["entrypoint"]))
+    call = shlex.split(job["spec"]["entrypoint"])
+    _, config = composed(call)
     (workers,) = cluster["workerGroupSpecs"]
     assert workers["replicas"] == workers["minReplicas"] == workers["maxReplicas"]
     assert config.trainer.nnodes == 1 + workers["replicas"]
@@ -199,18 +206,19 @@ def test_the_ray_job_has_the_machines_of_its_run() -> None:
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
         assert config.critic_r1.run_dir.startswith(mounts["shared"])
-    accept(config)
+    accept_with_groups(call)
 
 
 def test_the_skypilot_task_has_the_machine_of_its_run() -> None:
     task = yaml.safe_load((EXAMPLES / "skypilot_r1.yaml").read_text())
-    _, config = composed(shlex.split(task["run"].replace("\\\n", " ")))
+    call = shlex.split(task["run"].replace("\\\n", " "))
+    _, config = composed(call)
     assert config.trainer.nnodes == task["num_nodes"]
     assert config.trainer.n_gpus_per_node == int(task["resources"]["accelerators"].split(":")[1])
     assert any(config.critic_r1.run_dir.startswith(mount) for mount in task["file_mounts"])
     for file in re.findall(r"-r (\S+)", task["setup"]):
         assert (ROOT / file).is_file()
-    accept(config)
+    accept_with_groups(call)
 
 
 def test_the_dockerfile_copies_what_exists_and_installs_what_is_pinned() -> None:

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from recipe.critic_r1 import recovery
+from recipe.critic_r1 import recovery, waiting
 from recipe.critic_r1.watchdog import WorkerDied
 
 # A training run of 6 steps with a checkpoint every second step. Its failures are listed, one for each start: the step
@@ -25,6 +26,7 @@ with open(starts, "a") as file:
 start = sum(1 for _ in open(starts)) - 1
 tracker = os.path.join(folder, "tracker")
 step = int(open(tracker).read()) if os.path.exists(tracker) else 0
+print("restart", os.environ["CRITIC_R1_SUPERVISED"])
 while step < 6:
     step += 1
     if start < len(failures) and failures[start][0] == step:
@@ -52,7 +54,9 @@ class Supervised:
         )
         self.starts = [json.loads(line) for line in (folder / "starts").read_text().splitlines()]
         lines = (folder / "console.log").read_text().splitlines()
-        self.steps = [int(line.split()[1]) for line in lines if line.startswith("step ")]
+        self.steps, self.restarts = (
+            [int(line.split()[1]) for line in lines if line.startswith(word)] for word in ("step ", "restart ")
+        )
 
     def last_step(self) -> int | None:
         tracker = self.folder / "tracker"
@@ -71,6 +75,7 @@ def test_a_dead_process_is_followed_by_a_restart(tmp_path: Path, death: int) -> 
     assert run.steps == [1, 2, 3, 3, 4, 5, 6]
     assert run.waits == [30, 30]  # each start had made a checkpoint
     assert run.starts == [[], ["trainer.resume_mode=auto"], ["trainer.resume_mode=auto"]]
+    assert run.restarts == [0, 1, 2]
 
 
 @pytest.mark.parametrize("status", [1, 2, -signal.SIGTERM, -signal.SIGINT])
@@ -109,6 +114,36 @@ def test_what_is_transient() -> None:
         OSError(28, "full"),
     ):
         assert not recovery.is_transient(error), error
+
+
+AWAY = [(1, 1.0), (2, 1.0)]  # a machine is gone; it is back, and a process of the run before still holds its GPU
+
+
+@pytest.mark.parametrize(
+    ("address", "seen", "seconds", "waits"),
+    [
+        ("auto", [(2, 2.0)], 60, 0),
+        ("auto", [*AWAY, (2, 2.0)], 60, 2),
+        ("auto", [(3, 2.0)], 60, 0),
+        ("auto", [(1, 1.0)] * 3, 10, 2),  # given up: preflight says what is missing
+        ("local", [], 60, 0),  # a Ray of its own has no machines that could be away
+    ],
+)
+def test_a_restart_waits_for_the_machines(
+    address: str, seen: list[tuple[int, float]], seconds: int, waits: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = OmegaConf.create(
+        {
+            "critic_r1": {"recovery": {"machines_seconds": seconds}},
+            "ray_kwargs": {"ray_init": {"address": address}},
+            "trainer": {"nnodes": 2, "n_gpus_per_node": 1},
+        }
+    )
+    looks, waited = iter(seen), []
+    waiting.for_machines(config, look=lambda *_: next(looks), wait=waited.append)
+    assert waited == [waiting.LOOK_EVERY] * waits
+    assert next(looks, None) is None
+    assert ("waiting for 2 machine(s) with 1 free GPU(s)" in capsys.readouterr().err) == (waits > 0)
 
 
 SUPERVISOR = """
