@@ -231,7 +231,7 @@ def task_from_row(row: Mapping[str, Any]) -> JudgeTask:
         ground_truth=str(label),
         picture_sha256=pictures_sha256(hashes),
         category=str(meta.get("category") or str(row["data_source"]).removeprefix("critic/")),
-        group=str(meta.get("group") or info["pair_id"]),
+        group=str(info["pair_id"] if meta.get("group") is None else meta["group"]),
     )
 
 

