@@ -3,32 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import yaml
+
+from data_prep.task import EMBEDDED_IMAGES, row_schema
+
 CARD = """---
-pretty_name: {title} as critic tasks
-task_categories:
-- visual-question-answering
-tags:
-- preference
-- reward-model
-configs:
-- config_name: default
-  data_files:
-{files}
-dataset_info:
-  features:
-  - name: data_source
-    dtype: string
-  - name: prompt
-    list:
-    - name: role
-      dtype: string
-    - name: content
-      dtype: string
-  - name: images
-    {images}
-  - name: ability
-    dtype: string
----
+{header}---
 
 # {title} as critic tasks
 
@@ -85,8 +66,7 @@ def write_card(folder: Path, manifest: dict[str, Any]) -> None:
         records=manifest["records"],
         wording=manifest["settings"]["wording"],
         orders=manifest["settings"]["orders"],
-        files="\n".join(f"  - split: {_hub_split(s)}\n    path: {s}-*.parquet" for s in manifest["rows"]),
-        images="sequence: image" if manifest["settings"]["images"] == "embed" else "sequence: string",
+        header=yaml.safe_dump(_header(manifest), sort_keys=False, allow_unicode=True),
         label_names=" | ".join(names),
         rule="---|" * len(names),
         label_rows="\n".join(rows),
@@ -96,8 +76,59 @@ def write_card(folder: Path, manifest: dict[str, Any]) -> None:
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def _hub_split(split: str) -> str:
-    return {"val": "validation"}.get(split, split)
+def _header(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What the Hub reads. The features must name every column: `datasets` refuses files that have others."""
+    rows = sum(manifest["rows"].values())
+    licence = manifest["source"]["licence"]
+    known = LICENCES.get(licence)
+    return {
+        "pretty_name": f"{manifest['source']['title']} as critic tasks",
+        **({"license": known} if known else {"license": "other", "license_name": licence}),
+        "task_categories": ["visual-question-answering"],
+        "tags": ["preference", "reward-model"],
+        "size_categories": [next((name for most, name in SIZES if rows < most), "n>1B")],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": HUB_SPLITS.get(s, s), "path": f"{s}-*.parquet"} for s in manifest["rows"]],
+            }
+        ],
+        "dataset_info": {"features": features(row_schema(embedded=manifest["settings"]["images"] == "embed"))},
+    }
+
+
+LICENCES = {"CC BY 4.0": "cc-by-4.0", "CC BY-NC 4.0": "cc-by-nc-4.0"}
+"""Licence of a source, in our words -> the Hub's identifier."""
+
+SIZES = (
+    (1e3, "n<1K"),
+    (1e4, "1K<n<10K"),
+    (1e5, "10K<n<100K"),
+    (1e6, "100K<n<1M"),
+    (1e7, "1M<n<10M"),
+    (1e8, "10M<n<100M"),
+    (1e9, "100M<n<1B"),
+)
+"""Rows below a number -> the Hub's name of the size."""
+
+HUB_SPLITS = {"val": "validation"}
+"""Our name of a split -> the Hub's, where they differ."""
+
+
+def features(schema: pa.Schema) -> list[dict[str, Any]]:
+    """A schema in the form in which a card lists features; the picture column as pictures."""
+    return [{"name": field.name, **_feature(field.type)} for field in schema]
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    if kind == EMBEDDED_IMAGES:
+        return {"sequence": "image"}
+    if pa.types.is_struct(kind):
+        return {"struct": features(kind)}
+    if pa.types.is_list(kind):
+        inner = _feature(kind.value_type)
+        return {"list": inner["struct"]} if "struct" in inner else {"sequence": inner["dtype"]}
+    return {"dtype": str(kind)}
 
 
 def _figure() -> Any:

@@ -64,7 +64,7 @@ def convert(
     identity = {
         "settings": settings.recorded(),
         "inputs": [stamp(f) for f in files],
-        "exclude": exclusion.files if exclusion else {},
+        "exclude": exclusion.files if exclusion else [],
     }
     # Through JSON, so that it compares equal with what is read back.
     identity = json.loads(json.dumps(identity))

@@ -5,7 +5,9 @@ is the same on any machine, for any number of workers and after any restart.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
@@ -35,6 +37,26 @@ def balanced_order(pair: PreferencePair, ordinal: int, seed: int) -> int:
     better_first = _coin(seed, pair.source, ordinal // 2) ^ bool(ordinal % 2)
     preferred = 0 if pair.preferred == "tie" else pair.preferred
     return preferred if better_first else 1 - preferred
+
+
+@dataclass
+class Turns:
+    """The running number of each pair among those of its split, in one stretch of the input that is read as a whole.
+
+    As ordinals for `balanced_order` these have no gaps: whatever was rejected or went to another split, the labels of a
+    split stay balanced. Ties, which have no better response, are counted apart.
+    """
+
+    start: int = 0
+    """Ordinal of the stretch's first record."""
+    _taken: Counter[tuple[str, bool]] = field(default_factory=Counter)
+
+    def next(self, split: str, *, tie: bool) -> int:
+        """The number of the next pair of `split`; numbers of different stretches and splits are far apart."""
+        place = self._taken[split, tie]
+        self._taken[split, tie] += 1
+        lane = 4 * self.start + 2 * (split == "val") + tie
+        return (lane << 24) + place
 
 
 @lru_cache(maxsize=256)

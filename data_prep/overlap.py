@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from data_prep.images import BadPicture, decode
 from data_prep.inputs import InputError
-from data_prep.task import PreferencePair, content_id
+from data_prep.rank_task import RankedResponses
+from data_prep.task import Picture, PreferencePair, content_id
 from data_prep.validate import expand, picture_bytes
 
 NEAR_BITS = 4
@@ -41,7 +42,7 @@ def text_key(question: str, responses: Iterable[str]) -> str:
     return content_id(normalised(question), *sorted(map(normalised, responses)))
 
 
-def perceptual_hash(data: bytes) -> int | None:
+def perceptual_hash(data: bytes | memoryview) -> int | None:
     """The 64-bit DCT hash of a picture (library ImageHash); None for an almost empty or undecodable picture."""
     import imagehash
 
@@ -78,8 +79,10 @@ class Exclusion:
     hash_names: list[str] = field(default_factory=list)
     perceptual: bool = True
     """Whether perceptual hashes are compared; they cost a decoding of every picture."""
-    files: dict[str, str] = field(default_factory=dict)
-    """Name of each file -> SHA-256 of its rows' keys, for the manifest."""
+    files: list[dict[str, Any]] = field(default_factory=list)
+    """Folder and name, rows, and SHA-256 of the rows' keys of each file, for the manifest."""
+
+    _last: tuple[str, int | None] = ("", None)
 
     @classmethod
     def from_files(cls, paths: Iterable[str | os.PathLike[str]], *, perceptual: bool = True) -> "Exclusion":
@@ -92,30 +95,46 @@ class Exclusion:
         hashes: list[int] = []
         for path in paths:
             for file in expand(path):
-                keys = hashlib.sha256()
+                keys, rows = hashlib.sha256(), 0
                 for known in _rows(file, perceptual):
+                    rows += 1
                     index.digests.update(dict.fromkeys(known.digests, known.name))
                     index.texts[known.text] = known.name
                     hashes += known.hashes
                     index.hash_names += [known.name] * len(known.hashes)
                     keys.update("".join((*known.digests, known.text)).encode())
-                index.files[file.name] = keys.hexdigest()
+                name = f"{file.absolute().parent.name}/{file.name}"
+                index.files.append({"file": name, "rows": rows, "keys": keys.hexdigest()})
         index.hashes = np.array(hashes, np.uint64)
         return index
 
-    def hit(self, item: Any) -> str | None:
-        """What of a pair (or other item) stands in the index, in words; None when nothing does."""
+    def hit(self, item: Any) -> tuple[str, str] | None:
+        """What of a pair (or other item) stands in the index, as a short code and in words; None when nothing does."""
         for image in item.images:
             if name := self.digests.get(image.sha256):
-                return f"the same picture as {name}"
-        if isinstance(item, PreferencePair) and (name := self.texts.get(text_key(item.question, item.responses))):
-            return f"the same question and responses as {name}"
+                return "overlap-picture", f"the same picture as {name}"
+        if (name := self._same_texts(item)) is not None:
+            return "overlap-text", f"the same question and responses as {name}"
         if self.perceptual and len(self.hashes):
             for image in item.images:
-                data = image.data if image.data is not None else Path(image.path or "").read_bytes()
-                if (code := perceptual_hash(data)) is not None and (near := self.near(code)) is not None:
-                    return f"almost the same picture as {near}"
+                if (code := self._code(image)) is not None and (near := self.near(code)) is not None:
+                    return "overlap-near-picture", f"almost the same picture as {near}"
         return None
+
+    def _code(self, image: Picture) -> int | None:
+        """The perceptual hash of a picture; the last one is kept, since all pairs of a record ask for the same."""
+        if self._last[0] != image.sha256:
+            data = image.data if image.data is not None else Path(image.path or "").read_bytes()
+            self._last = image.sha256, perceptual_hash(data)
+        return self._last[1]
+
+    def _same_texts(self, item: Any) -> str | None:
+        """The name of a row with the same texts; of ranked responses, any two may stand in a benchmark's pair."""
+        pairs = (
+            item.pairs() if isinstance(item, RankedResponses) else [item] if isinstance(item, PreferencePair) else []
+        )
+        keys = (text_key(pair.question, pair.responses) for pair in pairs)
+        return next((name for key in keys if (name := self.texts.get(key))), None)
 
     def near(self, code: int) -> str | None:
         """The name of a row whose picture has almost this perceptual hash."""
@@ -132,7 +151,6 @@ def _rows(file: Path, perceptual: bool) -> Iterator[_Known]:
     with parquet:
         if not {"images", "extra_info", "data_source"} <= set(parquet.schema_arrow.names):
             raise InputError(f"{file}: not a file of tasks; turn the benchmark into one with `critic-r1 prepare` first")
-        number = 0
         for batch in parquet.iter_batches(64, columns=["data_source", "images", "extra_info"]):
             for row in batch.to_pylist():
                 info = row["extra_info"]
@@ -150,7 +168,6 @@ def _rows(file: Path, perceptual: bool) -> Iterator[_Known]:
                     tuple(codes),
                     text_key(info["question"] or "", responses),
                 )
-                number += 1
 
 
 @dataclass

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_prep.images import BadPicture, Header, check_whole, read_header
 from data_prep.length import PromptMeter
-from data_prep.ordering import choose_wording, is_flipped, orders_of, seeded_fraction, split_of
+from data_prep.ordering import Turns, choose_wording, is_flipped, orders_of, seeded_fraction, split_of
 from data_prep.overlap import Exclusion
 from data_prep.picture_store import PictureStore
 from data_prep.prompts import valid_text
@@ -48,6 +48,15 @@ class _Draft:
     sizes: list[tuple[int, int]]
 
 
+class _Pictures(NamedTuple):
+    """The pictures of a record, looked up once for all of its pairs."""
+
+    given: tuple[Picture, ...]
+    found: tuple[Picture, ...]
+    """With their bytes; the very same ones where nothing had to be done."""
+    sizes: list[tuple[int, int]]
+
+
 class Transform:
     """Turns records of one source into rows.
 
@@ -76,14 +85,18 @@ class Transform:
         self._options = Options(min_gap=settings.min_gap, columns=settings.columns)
         self._store = PictureStore(settings.image_roots)
 
-    def __call__(self, records: Iterable[tuple[int, Any]], base: str = ".", file: str = "") -> Outcome:
+    def __call__(
+        self, records: Iterable[tuple[int, Any]], base: str = ".", file: str = "", turns: Turns | None = None
+    ) -> Outcome:
         """The rows of some records.
 
         Args:
             records: (ordinal, record or `Broken`).
             base: folder of the data file, for pictures named relative to it.
             file: name of the data file, for the rejects.
+            turns: goes on counting from one batch of a unit to the next.
         """
+        turns = turns or Turns()
         outcome = Outcome()
         drafts: list[_Draft] = []
         problems: dict[int, list[Reject]] = {}
@@ -96,9 +109,12 @@ class Transform:
                     raise Reject(record.reason, record.detail, record.remedy)
                 if type(record) is not dict and not isinstance(record, Mapping):
                     raise Reject("wrong-type", f"the record is a {type(record).__name__}, not an object")
-                for number, item in enumerate(self.source.convert(record, self._options)):
+                pictures: _Pictures | None = None
+                for item in self.source.convert(record, self._options):
                     try:
-                        found += self._drafts(item, ordinal, number, base)
+                        if pictures is None or pictures.given is not item.images:
+                            pictures = self._pictures(item.images, base)
+                        found += self._drafts(item, ordinal, pictures, turns)
                     except Reject as problem:
                         trouble.append(problem.with_traceback(None))
                 if not found and not trouble:
@@ -123,14 +139,13 @@ class Transform:
         self._account(problems, outcome, file)
         return outcome
 
-    def _drafts(self, item: Item, ordinal: int, number: int, base: str) -> Iterator[_Draft]:
-        settings = self.settings
-        pictures, sizes = self._pictures(item.images, base)
-        if pictures != item.images:
-            item = replace(item, images=pictures)
+    def _drafts(self, item: Item, ordinal: int, pictures: _Pictures, turns: Turns) -> Iterator[_Draft]:
+        settings, sizes = self.settings, pictures.sizes
+        if pictures.found is not item.images:
+            item = replace(item, images=pictures.found)
         split = self._split(item)
         if self.exclusion is not None and (hit := self.exclusion.hit(item)):
-            raise Reject("overlap", hit, "It stands in a set given with --exclude.")
+            raise Reject(*hit, "It stands in a set given with --exclude.")
         if isinstance(item, ScoredResponse):
             yield _Draft(ordinal, item.pair_id, ScoreTask(item, split, ordinal), sizes)
         elif isinstance(item, RankedResponses) and settings.nway == "tasks":
@@ -138,12 +153,11 @@ class Transform:
         else:
             pairs = item.pairs() if isinstance(item, RankedResponses) else [item]
             kept = 0
-            for place, pair in enumerate(pairs):
+            for pair in pairs:
                 if pair.preferred == "tie" and settings.ties == "drop":
                     continue
                 kept += 1
-                # Further pairs of a record take their order from a place of their own; an even step keeps neighbours.
-                turn = ordinal + (number + place) * 2_000_000
+                turn = turns.next(split, tie=pair.preferred == "tie")
                 chosen = choose_wording(settings.wording, pair.pair_id, settings.seed)
                 flipped = is_flipped(pair.pair_id, settings.seed, settings.flip_labels)
                 for order in orders_of(pair, turn, settings.seed, settings.orders):
@@ -163,8 +177,8 @@ class Transform:
         shares = [seeded_fraction(seed, "nway", item.pair_id, i) for i in places]
         return RankTask(item, tuple(sorted(places, key=shares.__getitem__)), split, ordinal)
 
-    def _pictures(self, images: tuple[Picture, ...], base: str) -> tuple[tuple[Picture, ...], list[tuple[int, int]]]:
-        """The pictures with their bytes, the very same ones where nothing had to be done; and their sizes."""
+    def _pictures(self, images: tuple[Picture, ...], base: str) -> _Pictures:
+        """The pictures with their bytes, and their sizes."""
         resolved, sizes = [], []
         for image in images:
             try:
@@ -175,13 +189,15 @@ class Transform:
                 raise Reject(problem.reason, str(problem), "Fetch the picture again, or leave the row out.") from None
             path = image.path and valid_text(image.path)
             picture = image if data is image.data and path == image.path else Picture(data, path)
-            if not self.settings.hashes:
+            # Pictures of a benchmark are known by their full hashes.
+            if not self.settings.hashes and self.exclusion is None:
                 picture.key = quick_key(data)
             if self.picture_folder is not None:
                 picture = self._as_file(picture, header)
             resolved.append(picture)
             sizes.append((header.width, header.height))
-        return tuple(resolved), sizes
+        same = all(a is b for a, b in zip(resolved, images, strict=True))
+        return _Pictures(images, images if same else tuple(resolved), sizes)
 
     def _as_file(self, picture: Picture, header: Header) -> Picture:
         """The same picture as a file named by its content."""

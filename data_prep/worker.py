@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.length import ProcessorFacts, PromptMeter
+from data_prep.ordering import Turns
 from data_prep.overlap import Exclusion
 from data_prep.processor import load_processor
 from data_prep.readers import Unit, ahead, read_batches
@@ -85,11 +86,11 @@ class Worker:
         """
         base, _, name = unit.file.rpartition("/")
         shards: dict[str, ShardWriter] = {}
-        total = Outcome()
+        total, turns = Outcome(), Turns(unit.first)
         try:
             batches = read_batches(unit)
             for batch in ahead(batches, self._threads) if self._threads else batches:
-                outcome = self.transform(batch, base or ".", name)
+                outcome = self.transform(batch, base or ".", name, turns)
                 for row in outcome.rows:
                     split = row["extra_info"]["split"]
                     if split not in shards:

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from data_prep.convert import convert
 from data_prep.inputs import InputError
 from data_prep.ordering import preference_tasks
 from data_prep.overlap import Exclusion, compare, perceptual_hash, text_key
+from data_prep.rank_task import RankedResponses
 from data_prep.settings import Settings
 from data_prep.task import Picture, PreferencePair
 from data_prep.writer import write_parquet
@@ -35,6 +37,11 @@ def pair(data: bytes, question: str = "What?", responses: tuple[str, str] = ("on
     return PreferencePair("t", (Picture(data),), question, responses, 0, {"id": question})
 
 
+def ranked(question: str, *responses: str) -> RankedResponses:
+    ranks = tuple(range(1, len(responses) + 1))
+    return RankedResponses("t", (Picture(scene(97)),), question, responses, ranks)
+
+
 @pytest.fixture
 def benchmark_file(tmp_path: Path) -> Path:
     pairs = [pair(scene(n), f"Question {n}?", (f"It is {n}.", f"Not {n}!")) for n in range(20)]
@@ -45,16 +52,19 @@ def benchmark_file(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("item", "expected"),
     [
-        (pair(scene(3)), "the same picture as"),
-        (pair(scene(3, (200, 150), 60)), "almost the same picture as"),
-        (pair(scene(99), "question 7", ("not 7", "it is 7")), "the same question and responses as"),
+        (pair(scene(3)), "overlap-picture"),
+        (pair(scene(3, (200, 150), 60)), "overlap-near-picture"),
+        (pair(scene(99), "question 7", ("not 7", "it is 7")), "overlap-text"),
         (pair(scene(99), "question 7", ("not 8", "it is 7")), None),
+        (ranked("question 7", "not 8", "not 7", "it is 7"), "overlap-text"),
+        (ranked("question 7", "not 8", "not 9", "it is 7"), None),
         (pair(scene(98)), None),
     ],
 )
-def test_hit(item: PreferencePair, expected: str | None, benchmark_file: Path) -> None:
+def test_hit(item: Any, expected: str | None, benchmark_file: Path) -> None:
     hit = Exclusion.from_files([benchmark_file]).hit(item)
-    assert hit is None if expected is None else hit is not None and hit.startswith(expected)
+    assert (hit and hit[0]) == expected
+    assert hit is None or " as critic/t Question " in hit[1]
 
 
 def test_different_scenes_are_not_near() -> None:
@@ -81,11 +91,19 @@ def test_excluded_rows_are_counted_and_named(tmp_path: Path, benchmark_file: Pat
         (tmp_path / f"{n}.jpg").write_bytes(scene(n) if n < 2 else picture(n, (90, 70)))
     rows = [{"question": f"q{n}", "chosen": "a", "rejected": "b", "image": f"{n}.jpg"} for n in range(6)]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    other = [pair(scene(n), f"Question {n}?", ("yes", "no")) for n in range(50, 53)]
+    write_parquet(preference_tasks(other), tmp_path / "other")
+    # Full hashes are needed here, whatever `hashes` says.
     manifest = convert(
-        [str(tmp_path / "in.jsonl")], tmp_path / "out", Settings("generic"), exclude=[str(benchmark_file)]
+        [str(tmp_path / "in.jsonl")],
+        tmp_path / "out",
+        Settings("generic", hashes=False),
+        exclude=[str(benchmark_file), str(tmp_path / "other")],
+        perceptual=False,
     )
-    assert manifest["rejected"] == {"overlap": 2}
-    assert list(manifest["exclude"]) == ["train-00000.parquet"]
+    assert manifest["rejected"] == {"overlap-picture": 2}
+    named = [(e["file"], e["rows"]) for e in manifest["exclude"]]
+    assert named == [("bench/train-00000.parquet", 20), ("other/train-00000.parquet", 3)]
     details = [json.loads(line)["detail"] for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
     assert details == [f"the same picture as critic/t Question {n}?" for n in range(2)]
     report = compare([benchmark_file], [benchmark_file])
