@@ -1,7 +1,6 @@
 """The ``critic-r1`` command. Each group of commands lives beside the code it runs; this file puts them together."""
 
 import importlib
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,6 +23,7 @@ for _module in (
     "commands_judge",
     "commands_best_of_n",
     "commands_label",
+    "commands_report",
 ):
     importlib.import_module(f"recipe.critic_r1.{_module}").register(app)
 
@@ -43,18 +43,6 @@ def doctor(
             console.print(f"      {finding.remedy}", highlight=False)
     if any(finding.status == "fail" for finding in findings):
         raise typer.Exit(1)
-
-
-@app.command()
-def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
-    """Write the run's report: one HTML page with curves, tables and judgements."""
-    from recipe.critic_r1.report import build_report
-
-    try:
-        console.print(f"{build_report(run_dir)}")
-    except (OSError, ValueError) as error:
-        console.print(f"[red]report:[/] {error}")
-        raise typer.Exit(2) from error
 
 
 if __name__ == "__main__":

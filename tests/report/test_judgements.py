@@ -3,7 +3,7 @@
 import pytest
 
 from recipe.critic_r1.report.judgements import contradict, make_cards
-from recipe.critic_r1.report.run_files import Judgement
+from recipe.critic_r1.report.records import Judgement
 
 
 def judged(pair: str, order: int, pred: str | None, truth: str, **more: object) -> Judgement:

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from recipe.critic_r1.report import build_report
+from recipe.critic_r1.report.best_of_n import best_of_n_charts
+from recipe.critic_r1.report.boards import make_boards
 from recipe.critic_r1.report.charts import Line, line_chart, rolling_mean, stacked_chart
-from recipe.critic_r1.report.curves import best_of_n_charts, training_curves
+from recipe.critic_r1.report.curves import compared_curves, training_curves
 from recipe.critic_r1.report.page import json_block
-from recipe.critic_r1.report.run_files import CurvePoint, Evaluation, Step
+from recipe.critic_r1.report.records import CurvePoint, Evaluation, Step
+from recipe.critic_r1.report.run_files import Measured, Run
 from tests.report.made_run import HOSTILE, make_run
 
 
@@ -57,20 +60,26 @@ def test_page_names_no_address(page: str) -> None:
 
 def test_hostile_text_adds_no_tag_and_no_script(page: str) -> None:
     tags = Tags(page)
-    assert len(tags.scripts) == 3, "two data blocks and our script"
-    assert [attributes.get("type") for tag, attributes in tags.tags if tag == "script"] == ["application/json"] * 2 + [
-        None
-    ]
+    kinds = [attributes.get("type") for tag, attributes in tags.tags if tag == "script"]
+    pictures = ["text/plain"] * (len(kinds) - 3)
+    assert kinds == ["application/json", "application/json", *pictures, None], "data, pictures and our script"
+    assert all(re.fullmatch(r"data:image/png;base64,[\w+/=]+", text) for text in tags.scripts[2:-1])
     handlers = [(tag, name) for tag, attributes in tags.tags for name in attributes if name.startswith("on")]
     assert handlers == []
     assert not [tag for tag, _ in tags.tags if tag == "img"], "pictures are put in place by the script"
 
 
 def test_what_was_written_reaches_the_page_unchanged(page: str) -> None:
-    cards = json.loads(Tags(page).scripts[1])["cards"]
-    questions = {card["question"] for card in cards}
+    data = json.loads(Tags(page).scripts[1])
+    questions = {data["texts"][card["question"]] for card in data["cards"]}
     for text in HOSTILE:
         assert any(text in question for question in questions), text
+
+
+def test_a_text_stands_on_the_page_once(page: str) -> None:
+    data = json.loads(Tags(page).scripts[1])
+    assert len(set(data["texts"])) == len(data["texts"])
+    assert len(data["texts"]) < 2 * len(data["cards"]), "both orders and both evaluations share theirs"
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, "</SCRIPT >", "]]>", "\u2028\u2029", "a<b"])
@@ -86,15 +95,15 @@ def test_policy_names_exactly_our_script(page: str) -> None:
 
     tags = Tags(page)
     (policy,) = [a["content"] for tag, a in tags.tags if a.get("http-equiv") == "Content-Security-Policy"]
-    digest = base64.b64encode(hashlib.sha256(tags.scripts[2].encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(tags.scripts[-1].encode()).digest()).decode()
     assert policy is not None
     assert f"script-src 'sha256-{digest}'" in policy
     assert policy.startswith("default-src 'none'")
 
 
 def test_a_whole_run_has_no_gaps(page: str) -> None:
-    assert "Not in this run" not in page
-    for title in ("Reward", "KL to the reference model", "Where a step&#39;s time goes", "Best of N, after training"):
+    assert "Not on this page" not in page
+    for title in ("Reward", "KL to the reference model", "Where a step&#39;s time goes", "Best of N: after"):
         assert title in page
 
 
@@ -126,7 +135,7 @@ def test_picture_that_is_nowhere_is_said_on_its_card(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", pairs=1, steps=1)
     next((run / "data").rglob("*.parquet")).unlink()
     cards = json.loads(Tags(build_report(run).read_text(encoding="utf-8")).scripts[1])["cards"]
-    assert all(card["gone"].endswith("in no Parquet file below data/.") for card in cards)
+    assert all(card["gone"].endswith("no Parquet file to look in; give it with --data.") for card in cards)
 
 
 def test_the_same_run_gives_the_same_bytes(whole_run: Path) -> None:
@@ -140,8 +149,8 @@ def test_command_writes_the_page_or_says_why_not(tmp_path: Path) -> None:
         return subprocess.run(call, capture_output=True, text=True, check=False)
 
     failed = command()
-    assert (failed.returncode, failed.stdout) == (1, "")
-    assert "run.json is missing; give the folder of a run" in failed.stderr
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert "run.json is missing, and so are judge.json" in failed.stderr
     assert "Traceback" not in failed.stderr
     (tmp_path / "run.json").write_text('{"name": "by command"}', encoding="utf-8")
     done = command()
@@ -217,19 +226,40 @@ def test_perfect_agreement_has_a_place_on_the_log_axis() -> None:
     assert charts[0].readout["text"] == ["step 1: 1 − Pearson 6e-08"]
 
 
-def test_best_of_n_pairs_before_and_after_of_each_pool_on_one_axis() -> None:
+def test_best_of_n_stands_side_by_side_on_one_axis() -> None:
     def curves(value: float, *pools: str) -> Evaluation:
         point = CurvePoint(n_candidates=4, value=value, low=value - 0.1, high=value + 0.1)
         return Evaluation(curves={f"{pool}/{name}": [point] for pool in pools for name in ("oracle", "knock_out")})
 
-    after = curves(0.6, "best_of_8", "best_of_8_other")
-    charts = best_of_n_charts({"before": curves(0.3, "best_of_8"), "after": after})
-    assert [(chart.title, "another policy" in chart.note) for chart in charts] == [
-        ("Best of N, before training", False),
-        ("Best of N, after training", False),
-        ("Best of N, after training", True),
+    run = Run(Path("run"), "run")
+    run.measured = [
+        Measured("held-out", "before", curves(0.3, "best_of_8")),
+        Measured("held-out", "after", curves(0.6, "best_of_8", "best_of_8_other")),
     ]
-    assert charts[1].readout["text"] == [
+    charts = best_of_n_charts(make_boards([run]))
+    assert [(chart.title, "another policy" in chart.note) for chart in charts] == [
+        ("Knock-out, side by side", False),
+        ("Best of N: before", False),
+        ("Best of N: after", False),
+        ("Best of N: after", True),
+    ]
+    assert charts[0].readout["text"] == ["candidates 4: before 30.0 % [20.0 %, 40.0 %] · after 60.0 % [50.0 %, 70.0 %]"]
+    assert charts[2].readout["text"] == [
         "candidates 4: knock-out by its own critic 60.0 % [50.0 %, 70.0 %] · oracle 60.0 % [50.0 %, 70.0 %]"
     ]
-    assert best_of_n_charts({"after": Evaluation()}) == []
+    run.measured = [Measured("held-out", "after", Evaluation())]
+    assert best_of_n_charts(make_boards([run])) == []
+
+
+def test_curves_of_several_runs_share_their_steps() -> None:
+    def steps(*at: int) -> list[Step]:
+        return [Step(step=step, data={"critic_r1/accuracy": step / 10, "timing_s/step": 2.0}) for step in at]
+
+    charts = {chart.title: chart.readout["text"] for chart in compared_curves({"a": steps(1, 2), "b": steps(2, 3)})}
+    assert charts["Critic accuracy in training"] == [
+        "step 1: a 10.0 % · b –",
+        "step 2: a 20.0 % · b 20.0 %",
+        "step 3: a – · b 30.0 %",
+    ]
+    assert charts["Time of a step"] == ["step 1: a 2 · b –", "step 2: a 2 · b 2", "step 3: a – · b 2"]
+    assert len(charts) == 2, "what no run has logged is not drawn"

@@ -14,7 +14,7 @@ from data_prep.task import EMBEDDED_IMAGES
 from recipe.critic_r1.judging.pairwise import pictures_sha256
 from recipe.critic_r1.report import pictures
 from recipe.critic_r1.report.pictures import data_uri, find_pictures
-from recipe.critic_r1.report.run_files import ReportError
+from recipe.critic_r1.report.records import ReportError
 
 
 def encoded(size: tuple[int, int], kind: str = "PNG", mode: str = "L", shade: int = 0) -> bytes:
@@ -58,7 +58,7 @@ def test_large_or_foreign_picture_is_shrunk_for_the_page(raw: bytes, kind: str) 
     assert uri is not None
     with opened(uri) as small, Image.open(io.BytesIO(raw)) as original:
         assert small.format == kind
-        assert max(small.size) == min(pictures.LONGEST_SIDE, max(original.size))
+        assert max(small.size) in pictures.SIDES or small.size == original.size
         assert small.width / small.height == pytest.approx(original.width / original.height, rel=0.02)
 
 
@@ -74,26 +74,44 @@ def test_rows_are_found_by_the_hash_that_judgements_carry(tmp_path: Path) -> Non
     write_rows(tmp_path / "test-0.parquet", [[first], [first, second]])
     write_rows(tmp_path / "test-1.parquet", [[third], []])
     pair = pictures_sha256([sha(first), sha(second)])
-    album = find_pictures(tmp_path, [sha(first), pair, "f" * 64])
+    album = find_pictures([tmp_path], [sha(first), pair, "f" * 64])
     assert album.of == {sha(first): [0], pair: [0, 1]}
     assert album.uris == [data_uri(first), data_uri(second)], "each picture once, and none that no judgement wants"
-    assert album.why_not == {"f" * 64: "in no Parquet file below data/"}
+    assert album.why_not == {"f" * 64: "in none of 2 Parquet files"}
+
+
+def test_many_pictures_share_the_budget_by_getting_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [encoded((700, 500), "JPEG", "RGB", shade=shade) for shade in range(4)]
+    write_rows(tmp_path / "rows.parquet", [[raw] for raw in files])
+    monkeypatch.setattr(pictures, "PAGE_BUDGET", 4 * len(data_uri(files[0], allowance=1) or "") + 4000)
+    album = find_pictures([tmp_path], map(sha, files))
+    assert album.why_not == {}
+    assert sum(map(len, album.uris)) <= pictures.PAGE_BUDGET
+    for uri in album.uris:
+        with opened(uri) as small:
+            assert max(small.size) == pictures.SIDES[-1]
+
+
+def test_a_row_without_pictures_is_no_missing_one(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.parquet", [[]])
+    album = find_pictures([tmp_path / "rows.parquet"], [pictures_sha256([])])
+    assert (album.of, album.why_not) == ({pictures_sha256([]): []}, {})
 
 
 def test_broken_picture_and_full_page_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small, other, broken = encoded((8, 8), shade=1), encoded((8, 8), shade=2), b"no picture"
     write_rows(tmp_path / "rows.parquet", [[broken], [small], [other]])
     monkeypatch.setattr(pictures, "PAGE_BUDGET", len(data_uri(small) or "") + 10)
-    album = find_pictures(tmp_path, [sha(broken), sha(small), sha(other)])
+    album = find_pictures([tmp_path], [sha(broken), sha(small), sha(other)])
     assert list(album.of) == [sha(small)]
-    assert "cannot be decoded (data/rows.parquet)" in album.why_not[sha(broken)]
+    assert "cannot be decoded (rows.parquet)" in album.why_not[sha(broken)]
     assert "left out" in album.why_not[sha(other)]
 
 
 def test_a_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 not really")
-    with pytest.raises(ReportError, match=r"data/broken\.parquet: not a readable Parquet file"):
-        find_pictures(tmp_path, ["a"])
+    with pytest.raises(ReportError, match=r"broken\.parquet: not a readable Parquet file"):
+        find_pictures([tmp_path], ["a"])
     pq.write_table(pa.table({"x": [1]}), tmp_path / "broken.parquet")
     with pytest.raises(ReportError, match="no column `images`"):
-        find_pictures(tmp_path, ["a"])
+        find_pictures([tmp_path], ["a"])

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from recipe.critic_r1.report import run_files
-from recipe.critic_r1.report.run_files import ReportError, read_run
+from recipe.critic_r1.report.records import ReportError
+from recipe.critic_r1.report.run_files import read_run, read_runs
 
 
 def bare_run(root: Path, files: dict[str, str]) -> Path:
@@ -19,7 +20,8 @@ def bare_run(root: Path, files: dict[str, str]) -> Path:
 
 def test_only_run_json_is_needed(tmp_path: Path) -> None:
     run = read_run(bare_run(tmp_path, {}))
-    assert (run.info.name, run.steps, run.evaluations, run.judgements, run.notes) == ("bare", [], {}, {}, [])
+    assert run.info is not None
+    assert (run.info.name, run.steps, run.measured, run.notes) == ("bare", [], [], [])
 
 
 STEP = json.dumps({"step": 1, "data": {}}) + "\n"
@@ -41,6 +43,9 @@ JUDGED = json.dumps({"pair_id": "p"}) + "\n"
         ("eval/after.json", '{"metrics":\n [', "eval/after.json, line 2: not JSON"),
         ("eval/after_judgements.jsonl", JUDGED * 2 + "{}\n", "eval/after_judgements.jsonl, line 3: pair_id: Field"),
         ("eval/after/judgements.jsonl", JUDGED + "{\n", "eval/after/judgements.jsonl, line 2: not JSON"),
+        ("judge.json", '{"metrics": {"a": 1}}', "judge.json: metrics.a: Input"),
+        ("best_of_n.json", '{"curves": {"oracle": [{"value": 1}]}}', "best_of_n.json: curves.oracle.0.n_candidates"),
+        ("policy_eval.json", "{}", "policy_eval.json: figures: Field required"),
     ],
 )
 def test_malformed_file_is_named_with_its_line(tmp_path: Path, name: str, text: str, expected: str) -> None:
@@ -61,9 +66,28 @@ def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
-def test_missing_run_json_says_what_to_give(tmp_path: Path) -> None:
+def test_a_folder_of_no_run_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="give the folder of a run"):
         read_run(tmp_path)
+
+
+def test_runs_are_told_apart_by_the_end_of_their_path_or_by_name(tmp_path: Path) -> None:
+    for folder in ("a/demo", "b/demo", "a/x=y"):
+        bare_run(tmp_path / folder, {})
+    given = [str(tmp_path / folder) for folder in ("a/demo", "b/demo", "a/x=y")]
+    assert [run.label for run in read_runs(given)] == ["a/demo", "b/demo", "a/x=y"]
+    assert [run.label for run in read_runs([given[0]])] == ["demo"]
+    named = [f"first={given[0]}", f"second={given[1]}", f"third={given[2]}"]
+    assert [(run.label, run.root) for run in read_runs(named)] == [
+        ("first", tmp_path / "a/demo"),
+        ("second", tmp_path / "b/demo"),
+        ("third", tmp_path / "a/x=y"),
+    ]
+    for twice in ([given[0], given[0]], [f"one={given[0]}", f"one={given[1]}"]):
+        with pytest.raises(ReportError, match="give each folder once, or a name"):
+            read_runs(twice)
+    with pytest.raises(ReportError, match=r"^nowhere: .*run\.json is missing"):
+        read_runs([given[0], f"nowhere={tmp_path}"])
 
 
 def test_torn_last_line_is_left_out_and_said(tmp_path: Path) -> None:
@@ -88,15 +112,15 @@ def test_evaluations_are_found_flat_and_in_folders_before_first(tmp_path: Path) 
         "eval/a_third.json": "{}",
     }
     run = read_run(bare_run(tmp_path, files))
-    assert list(run.evaluations) == ["before", "after", "a_third"]
-    assert {name: len(lines) for name, lines in run.judgements.items()} == {"before": 2, "after": 1}
-    assert run.evaluations["before"].metrics["a"].value is None
+    measured = run.of_kind("held-out")
+    assert {name: len(one.judgements) for name, one in measured.items()} == {"before": 2, "after": 1, "a_third": 0}
+    assert measured["before"].evaluation.metrics["a"].value is None
 
 
 def test_null_and_numbers_read_as_text(tmp_path: Path) -> None:
     line = {"pair_id": 7, "order": 0, "pred": None, "response": None, "picture_sha256": None, "error": None}
     run = read_run(bare_run(tmp_path, {"eval/after_judgements.jsonl": json.dumps(line) + "\n"}))
-    judged = run.judgements["after"][0]
+    judged = run.of_kind("held-out")["after"].judgements[0]
     assert (judged.pair_id, judged.order, judged.pred, judged.response) == ("7", "0", "", "")
 
 
@@ -113,7 +137,6 @@ def test_only_the_last_rollouts_are_read_and_their_lines_keep_their_numbers(
         ("critic/made, step 5", True),
         ("critic/made, step 6", False),
     ]
-    assert {judged.thinking for judged in run.rollouts} == {"so"}
     assert run.rollouts[0].picture_sha256 == sha256(b"a\nb").hexdigest(), "as judging names a row's pictures"
 
     bare_run(tmp_path, {"train/samples.jsonl": text + '{"step": "seven"}\n'})

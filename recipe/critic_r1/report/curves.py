@@ -1,6 +1,8 @@
-"""Which curves a run has: each panel, the metrics it draws and what they mean, in one table.
+"""Which curves a training run has: each panel, the metrics it draws and what they mean, in one table.
 
 A panel whose metrics the run never logged is not drawn empty: its title is returned as missing, and the page says so.
+Several runs share the panels, one line each, and only of a panel's first metric: eight lines can be told apart, sixteen
+cannot.
 """
 
 import math
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recipe.critic_r1.report.charts import Chart, Line, line_chart, smoothing_window, stacked_chart
-from recipe.critic_r1.report.run_files import CurvePoint, Evaluation, Step
+from recipe.critic_r1.report.records import Step
 from reward_fns.verdict import Reason
 
 Values = list[float | None]
@@ -27,13 +29,6 @@ TIMERS = {
 STEP_TIMER = "timing_s/step"
 # Reasons beyond the commonest few share one colour: more than eight layers cannot be told apart.
 MOST_REASONS = 7
-# Selectors of best-of-N in the order of the legend; others follow.
-SELECTORS = {
-    "knock_out": "knock-out by its own critic",
-    "one_sample": "one sample",
-    "majority": "majority",
-    "oracle": "oracle",
-}
 
 
 @dataclass(frozen=True)
@@ -212,62 +207,37 @@ def training_curves(steps: list[Step]) -> tuple[list[Chart], list[str]]:
     return charts, missing
 
 
-def smoothing_note(steps: list[Step]) -> str:
-    """What the thin and the bold line are."""
-    window = smoothing_window(len(steps))
-    return "" if window == 1 else f"Thin: each step. Bold: mean of the last {window} steps."
+def _per_step(runs: dict[str, list[Step]], values: dict[str, Values]) -> tuple[list[int], list[Line]]:
+    """All steps of all runs, and a line a run over them, with gaps where a run has no such step."""
+    xs = sorted({step.step for steps in runs.values() for step in steps})
+    lines = []
+    for label, found in values.items():
+        at = dict(zip((step.step for step in runs[label]), found, strict=True))
+        lines.append(Line(label, [at.get(x) for x in xs]))
+    return xs, lines
 
 
-def _pools(evaluations: dict[str, Evaluation]) -> dict[tuple[str, str], dict[str, list[CurvePoint]]]:
-    """(pool, evaluation) -> selector -> points, so that before and after of one pool stand side by side."""
-    pools: dict[tuple[str, str], dict[str, list[CurvePoint]]] = {}
-    for name, evaluation in evaluations.items():
-        for key, points in evaluation.curves.items():
-            pool, _, selector = key.rpartition("/")
-            pools.setdefault((pool, name), {})[selector] = points
-    order = list(evaluations)
-    return dict(sorted(pools.items(), key=lambda item: (item[0][0], order.index(item[0][1]))))
-
-
-def best_of_n_charts(evaluations: dict[str, Evaluation]) -> list[Chart]:
-    """One chart a pool and evaluation, all on one y axis so that before and after can be compared by eye."""
-    pools = _pools(evaluations)
-    ends = [
-        value
-        for curve in pools.values()
-        for points in curve.values()
-        for point in points
-        for value in (point.low, point.value, point.high)
-        if value is not None
-    ]
-    if not ends:
-        return []
-    pad = 0.05 * (max(ends) - min(ends)) or 0.05
+def compared_curves(runs: dict[str, list[Step]]) -> list[Chart]:
+    """The first metric of each panel, and the length of a step, one line a run."""
     charts = []
-    for index, ((pool, name), curve) in enumerate(pools.items()):
-        ns = sorted({point.n_candidates for points in curve.values() for point in points})
-        lines = []
-        for selector in [key for key in SELECTORS if key in curve] + sorted(set(curve) - set(SELECTORS)):
-            at = {point.n_candidates: point for point in curve[selector]}
-            columns = [[getattr(at.get(n), part, None) for n in ns] for part in ("value", "low", "high")]
-            lines.append(Line(SELECTORS.get(selector, selector), *columns))
+    timer = Panel("step", "Time of a step", "seconds", "", {STEP_TIMER: "step"}, {"floor": 0})
+    for panel in [*PANELS, timer]:
+        metric = next(iter(panel.metrics))
+        values = {label: found for label, steps in runs.items() if (found := _series_of(steps, metric))}
+        change = panel.change
+        if change is not None:
+            values = {label: [v if v is None else change(v) for v in found] for label, found in values.items()}
+        if not values:
+            continue
+        xs, lines = _per_step(runs, values)
+        name = f"{panel.metrics[metric]}, " if len(panel.metrics) > 1 else ""
         charts.append(
-            line_chart(
-                f"bestof{index}",
-                "Best of N" + (f", {name} training" if name in ("before", "after") else ""),
-                ns,
-                lines,
-                unit="share of right answers",
-                note=("" if name in ("before", "after") else f"{name}. ")
-                + ("The candidates are another policy's. " if pool.endswith("_other") else "")
-                + "Bands: 95 % intervals.",
-                percent=True,
-                floor=max(0.0, min(ends) - pad),
-                ceiling=min(1.02, max(ends) + pad),
-                smooth=False,
-                doubling=True,
-                wide=True,
-                x_name="candidates",
-            )
+            line_chart(panel.key, panel.title, xs, lines, unit=name + panel.unit, note=panel.note, **panel.options)
         )
     return charts
+
+
+def smoothing_note(steps: int) -> str:
+    """What the thin and the bold line are."""
+    window = smoothing_window(steps)
+    return "" if window == 1 else f"Thin: each step. Bold: mean of the last {window} steps."

@@ -1,4 +1,4 @@
-"""Judgements as cards: one pair in one order, what each evaluation's model made of it, side by side.
+"""Judgements as cards: one pair in one order, what each judge made of it, side by side.
 
 A judgement is right, wrong, unparsed (no verdict could be read) or unanswered (the request failed), and apart from
 that a pair is inconsistent when its two orders contradict each other: the places swap, so a judge that looks at
@@ -11,20 +11,19 @@ from dataclasses import dataclass, field
 
 from recipe.critic_r1.judging.metrics import OPPOSITE
 from recipe.critic_r1.judging.pairwise import REQUEST_FAILED
-from recipe.critic_r1.report.run_files import Judgement
+from recipe.critic_r1.report.records import Judgement
 
 VERDICTS = ("1", "2", "tie")
 
 
 @dataclass
 class Side:
-    """One evaluation's judgement of a card."""
+    """One judge's judgement of a card."""
 
     verdict: str
     kind: str
     """`right`, `wrong`, `unparsed` or `unanswered`"""
     reason: str
-    thinking: str
     response: str
     other: str | None = None
     """verdict in the other order: `""` when unparsed, None when not judged"""
@@ -57,7 +56,8 @@ def verdict_of(judgement: Judgement) -> str:
     return "" if pairwise and pred not in VERDICTS else pred
 
 
-def _kind(judgement: Judgement) -> str:
+def kind_of(judgement: Judgement) -> str:
+    """`right`, `wrong`, `unparsed` or `unanswered`."""
     verdict = verdict_of(judgement)
     if judgement.error or judgement.reason == REQUEST_FAILED:
         return "unanswered"
@@ -91,7 +91,7 @@ def contradict(verdict: str, other: str) -> bool | None:
 
 
 def make_cards(judgements: dict[str, list[Judgement]]) -> list[Card]:
-    """Joins the evaluations' judgements (name -> list) by pair and order; in the order of the files."""
+    """Joins the judgements of several judges (name -> list) by pair and order; in the order of the files."""
     cards: dict[Key, Card] = {}
     for name, listed in judgements.items():
         keyed = _keyed(listed)
@@ -102,7 +102,7 @@ def make_cards(judgements: dict[str, list[Judgement]]) -> list[Card]:
             pair_id, order, turn = key
             others = [verdict for name_, verdict in orders[(pair_id, turn)].items() if name_ != order]
             verdict = verdict_of(judgement)
-            side = Side(verdict, _kind(judgement), judgement.reason, judgement.thinking.strip(), judgement.response)
+            side = Side(verdict, kind_of(judgement), judgement.reason, judgement.response)
             if len(others) == 1:
                 side.other, side.flips = others[0], contradict(verdict, others[0])
             card = cards.setdefault(

@@ -1,14 +1,17 @@
 """The page itself: what was read, handed to the template, and written in one piece.
 
-Jinja escapes every text; cards and chart read-outs travel as JSON blocks in which `<` is written as an escape, so that
-a response holding `</script>` ends nothing. The content policy names our script by its hash and allows no address: the
-browser itself then refuses anything else, an `onerror` in a model's answer included.
+Jinja escapes every text; judgements and chart read-outs travel as JSON blocks in which `<` is written as an escape, so
+that a response holding `</script>` ends nothing. Pictures stand in blocks of their own, which the script opens when it
+shows one: a browser then has no megabytes of base64 to parse before the first line is seen. The content policy names
+our script by its hash and allows no address: the browser itself then refuses anything else, an `onerror` in a model's
+answer included.
 """
 
 import base64
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,21 +19,30 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from recipe.critic_r1.report.best_of_n import best_of_n_charts, bills, cost_tables
+from recipe.critic_r1.report.boards import Board, make_boards
 from recipe.critic_r1.report.charts import Chart
-from recipe.critic_r1.report.curves import best_of_n_charts, smoothing_note, training_curves
+from recipe.critic_r1.report.curves import compared_curves, smoothing_note, training_curves
 from recipe.critic_r1.report.judgements import Card, make_cards
 from recipe.critic_r1.report.pictures import Album, find_pictures
-from recipe.critic_r1.report.run_files import METRICS, ROLLOUTS, RunFiles, read_run
-from recipe.critic_r1.report.tables import duration, flat, headlines, metric_groups
+from recipe.critic_r1.report.records import Judgement, ReportError
+from recipe.critic_r1.report.run_files import Run, read_runs
+from recipe.critic_r1.report.setup import missing, setups, what_differs
+from recipe.critic_r1.report.slices import failures
+from recipe.critic_r1.report.tables import category_tables, duration, headlines, metric_groups
+from recipe.critic_r1.report.texts import Texts
 
 PAGE = "report.html"
-# Judgements on the page at a time. The browser holds only these in its document, however many the run has.
+ROLLOUTS = "rollouts"
+# Judgements on the page at a time. The browser holds only these in its document, however many there are.
 CARDS_AT_A_TIME = 24
+SCRIPTS = ("charts.js", "judgements.js")
 
 
 def json_block(value: Any) -> Markup:
     """JSON for a `<script type="application/json">`: no character sequence in it can end the block."""
-    return Markup(json.dumps(value, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"))
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c"))
 
 
 def _environment() -> Environment:
@@ -46,60 +58,82 @@ def _environment() -> Environment:
     return environment
 
 
-def _card_data(cards: list[Card], album: Album) -> dict[str, Any]:
-    """Cards that name their pictures by place, or say why there is none."""
+def _judges(runs: list[Run], boards: list[Board]) -> tuple[dict[str, list[Judgement]], list[list[str]]]:
+    """(name -> its judgements, names that judged the same items). Rollouts of training are judges of their own."""
+    judges: dict[str, list[Judgement]] = {}
+    peers = []
+    for board in boards:
+        judged = {column.label: column.measured.judgements for column in board.columns if column.measured.judgements}
+        judges |= judged
+        # Each training run has its own held-out pairs; elsewhere a board is one set of items.
+        by_items: dict[str, list[str]] = {}
+        for column in board.columns:
+            if column.label in judged:
+                by_items.setdefault(column.measured.items, []).append(column.label)
+        peers += list(by_items.values())
+    for run in runs:
+        if run.rollouts:
+            name = ROLLOUTS if len(runs) == 1 else f"{run.label} · {ROLLOUTS}"
+            judges[name] = run.rollouts
+            peers.append([name])
+    return judges, peers
+
+
+def _cards(judges: dict[str, list[Judgement]], peers: list[list[str]]) -> list[Card]:
+    """Cards of each group of peers: a rollout of a pair is no judgement of the evaluation."""
+    return [card for group in peers for card in make_cards({name: judges[name] for name in group})]
+
+
+def _card_data(cards: list[Card], peers: list[list[str]], album: Album) -> tuple[dict[str, Any], int]:
+    """(cards with their texts as numbers, number of shortened texts)."""
+    texts = Texts()
 
     def data(card: Card) -> dict[str, Any]:
+        found = asdict(card)
+        for part in ("question", "response_1", "response_2"):
+            found[part] = texts.place(found[part])
+        for side in found["sides"].values():
+            side["response"] = texts.place(side["response"])
         why = album.why_not.get(card.picture)
         gone = f"Picture {card.picture[:12]}: {why}." if why else ""
-        return asdict(card) | {"pictures": album.of.get(card.picture, []), "gone": gone}
+        return found | {"pictures": album.of.get(card.picture, []), "gone": gone}
 
-    return {"at_a_time": CARDS_AT_A_TIME, "pictures": album.uris, "cards": [data(card) for card in cards]}
-
-
-def _missing(run: RunFiles, untold: list[str]) -> list[str]:
-    """What a whole run has and this one lacks, in plain sentences."""
-    sentences = list(run.notes)
-    if not run.steps:
-        sentences.append(f"{METRICS} is missing or empty: no training curves.")
-    elif untold:
-        sentences.append(f"{METRICS} does not hold: {'; '.join(untold)}.")
-    for name in ("before", "after"):
-        if name not in run.evaluations:
-            sentences.append(f"eval/{name}.json is missing: no figures from {name} training.")
-        elif not run.evaluations[name].curves:
-            sentences.append(f"eval/{name}.json has no curves: no best of N from {name} training.")
-        if not run.judgements.get(name):
-            sentences.append(f"eval/{name}_judgements.jsonl is missing or empty: no judgements from {name} training.")
-    return sentences
+    listed = [data(card) for card in cards]
+    whole, cut = texts.listed()
+    return {"at_a_time": CARDS_AT_A_TIME, "peers": peers, "texts": whole, "cards": listed}, cut
 
 
-def _bills(run: RunFiles) -> dict[str, list[tuple[str, str]]]:
-    """What each best-of-N cost: caption -> rows."""
-    return {
-        f"Cost of {pool.replace('_', ' ')}, {name}": [
-            (key.replace("_", " "), f"{cost:,.0f}") for key, cost in bill.items()
-        ]
-        for name, evaluation in run.evaluations.items()
-        for pool, bill in evaluation.bills.items()
-    }
+def _picture_places(runs: list[Run], data: Sequence[Path]) -> list[Path]:
+    recorded = [
+        Path(str(path)) for run in runs for one in run.measured for path in one.settings.get("data") or () if path
+    ]
+    # A demo keeps its data below its own folder, a judge the tasks that it made of a benchmark.
+    return [*data, *(run.root / name for run in runs for name in ("data", "tasks")), *recorded]
 
 
-def _page(run: RunFiles) -> str:
+def _page(runs: list[Run], title: str, data: Sequence[Path]) -> str:
+    trained = {run.label: run.steps for run in runs if run.steps}
     charts: list[Chart] = []
-    untold: list[str] = []
-    if run.steps:
-        charts, untold = training_curves(run.steps)
-    cards = make_cards(run.judgements) + make_cards({ROLLOUTS: run.rollouts})
-    album = find_pictures(run.root / "data", {card.picture for card in cards if card.picture})
-    groups = metric_groups(run.evaluations)
-    best_of = best_of_n_charts(run.evaluations)
+    untold: dict[str, list[str]] = {}
+    if len(trained) == 1:
+        ((label, steps),) = trained.items()
+        charts, untold[label] = training_curves(steps)
+    elif trained:
+        charts = compared_curves(trained)
+    boards = make_boards(runs)
+    best_of = best_of_n_charts(boards)
+    judges, peers = _judges(runs, boards)
+    cards = _cards(judges, peers)
+    album = find_pictures(_picture_places(runs, data), {card.picture for card in cards if card.picture})
+    card_data, cut = _card_data(cards, peers, album)
+    tables = [(board, metric_groups(board)) for board in boards]
 
     environment = _environment()
     source = environment.loader
     assert source is not None
-    script = source.get_source(environment, "report.js")[0]
+    script = "\n".join(source.get_source(environment, name)[0] for name in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    rollouts = sum(len(run.rollouts) for run in runs)
     return environment.get_template("report.html.j2").render(
         policy=(
             f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
@@ -107,41 +141,59 @@ def _page(run: RunFiles) -> str:
         ),
         style=Markup(source.get_source(environment, "report.css")[0]),
         script=Markup(script),
-        info=run.info,
-        settings=flat(run.info.settings),
-        machine=flat(run.info.machine),
-        versions=flat(run.info.versions),
-        control=flat(run.info.control) if run.info.control else [],
-        seconds=sum(stage.seconds or 0 for stage in run.info.stages),
-        missing=_missing(run, untold),
-        steps=run.steps,
-        smoothing=smoothing_note(run.steps),
+        title=title,
+        runs=runs,
+        trains=any(run.info for run in runs),
+        notes=missing(runs, untold, cut),
+        boards=[
+            (board, groups, headlines(board, groups), failures(board), category_tables(board))
+            for board, groups in tables
+            if groups or board.columns[0].measured.judgements
+        ],
+        steps=max((len(steps) for steps in trained.values()), default=0),
+        smoothing=smoothing_note(max((len(steps) for steps in trained.values()), default=0)),
         charts=charts,
         best_of=best_of,
+        costs=cost_tables(boards),
+        bills=bills(boards),
         readouts=[chart.readout for chart in charts + best_of],
-        evaluations=list(run.evaluations),
-        bills=_bills(run),
-        groups=groups,
-        tiles=headlines(groups),
-        names=list(run.judgements) + ([ROLLOUTS] if run.rollouts else []),
-        chosen=next(reversed(run.judgements), ROLLOUTS),
-        judged=len(cards) - len(run.rollouts),
-        rollouts=len(run.rollouts),
-        card_data=_card_data(cards, album),
+        names=list(judges),
+        chosen=next((name for name in reversed(judges) if not name.endswith(ROLLOUTS)), next(iter(judges), "")),
+        judged=len(cards) - rollouts,
+        rollouts=rollouts,
+        differs=what_differs(runs),
+        setups=setups(runs),
+        card_data=card_data,
+        pictures=album.uris,
         at_a_time=CARDS_AT_A_TIME,
     )
 
 
 def build_report(run_dir: Path) -> Path:
-    """Writes `run_dir/report.html` and returns its path.
+    """Writes the report of one run into its folder and returns its path. See `build_page`."""
+    return build_page([str(run_dir)])
 
-    Needs only `run.json`; what else is missing is said on the page. Raises ReportError, which names file and line,
-    when a file that is there cannot be read.
+
+def build_page(given: Sequence[str], out: Path | None = None, *, data: Sequence[Path] = ()) -> Path:
+    """Writes one page on all given runs (`FOLDER` or `NAME=FOLDER` each) and returns its path.
+
+    What a run lacks is said on the page.
+
+    Args:
+        out: the page; by default `report.html` in the folder of the run, or of several runs in the working directory.
+        data: Parquet files or folders to look for pictures in, before the runs' own `data/` and what they name.
+
+    Raises ReportError, which names file and line, when a folder is of no run or a file that is there cannot be read.
     """
-    run = read_run(Path(run_dir))
+    if lost := [str(path) for path in data if not path.exists()]:
+        raise ReportError(f"{lost[0]} does not exist; give Parquet files or folders that hold the pictures")
+    runs = read_runs(given)
+    alone = runs[0] if len(runs) == 1 else None
+    title = f"{len(runs)} runs side by side" if alone is None else alone.info.name if alone.info else alone.label
     # A lone surrogate from a broken tokenizer has no UTF-8 form: it is written as the escape that JSON reads back.
-    page = _page(run).encode("utf-8", "backslashreplace")
-    target = run.root / PAGE
+    page = _page(runs, title, data).encode("utf-8", "backslashreplace")
+    target = out or (alone.root if alone else Path()) / PAGE
+    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(".html.part")
     part.write_bytes(page)
     os.replace(part, target)

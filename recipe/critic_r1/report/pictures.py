@@ -1,8 +1,8 @@
-"""Pictures of the judgements, found by hash in the run's Parquet and carried in the page as data URIs.
+"""Pictures of the judgements, found by hash in Parquet files and carried in the page as data URIs.
 
-The digits of the demo are a few hundred bytes and go in untouched; a photograph is shrunk for the page, or 5,000
-judgements would make a file no browser opens. The picture's own hash, not a row number, is the key: that is what a
-judgement names, and it stays right when files are converted again.
+The digits of the demo are a few hundred bytes and go in untouched; photographs share a budget, or 5,000 judgements
+would make a file that no browser opens: the more of them, the smaller each becomes. The picture's own hash, not a row
+number, is the key: that is what a judgement names, and it stays right when files are converted again.
 """
 
 import base64
@@ -17,49 +17,68 @@ from PIL import Image
 from pyarrow.lib import ArrowInvalid
 
 from recipe.critic_r1.judging.pairwise import pictures_sha256
-from recipe.critic_r1.report.run_files import ReportError
+from recipe.critic_r1.report.records import ReportError
 
-# Longest side in pixels, and most bytes, of a picture that goes into the page as it is.
-LONGEST_SIDE = 512
+# Longest side in pixels of a picture on the page; where the budget does not reach, the next one.
+SIDES = (512, 384, 288, 224, 160)
+# Most bytes of a picture that goes into the page as it is.
 LARGEST_BYTES = 64_000
-# All pictures of one page together, in bytes before base64. Above it a browser gets slow to open the file.
-PAGE_BUDGET = 48_000_000
+# All pictures of one page together, as data URIs. Above it a browser gets slow to open the file.
+PAGE_BUDGET = 36_000_000
 _MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "GIF": "image/gif", "WEBP": "image/webp", "BMP": "image/bmp"}
 
 
-def data_uri(raw: bytes) -> str | None:
-    """One encoded picture as a data URI, shrunk to LONGEST_SIDE where it is larger; None when it cannot be decoded."""
-    try:
-        with Image.open(io.BytesIO(raw)) as picture:
-            small = max(picture.size) <= LONGEST_SIDE and len(raw) <= LARGEST_BYTES
-            picture.load()
-            if not small or picture.format not in _MIME:
-                mode = "RGBA" if picture.has_transparency_data else "RGB"
-                shrunk = picture.convert(mode)
-                shrunk.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-                out = io.BytesIO()
-                # JPEG has no transparency: flattening it to black would hide black text on a clear ground.
-                shrunk.save(out, **({"format": "PNG"} if mode == "RGBA" else {"format": "JPEG", "quality": 82}))
-                raw, mime = out.getvalue(), "image/png" if mode == "RGBA" else "image/jpeg"
-            else:
-                mime = _MIME[picture.format]
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
+def _uri(raw: bytes, mime: str) -> str:
     return f"data:{mime};base64,{base64.b64encode(raw).decode()}"
 
 
-def _pictures_of_rows(path: Path, label: str) -> Iterator[list[bytes]]:
+def _shrunk(picture: Image.Image, side: int) -> str:
+    # JPEG has no transparency: flattening it to black would hide black text on a clear ground.
+    mode = "RGBA" if picture.has_transparency_data else "RGB"
+    small = picture.convert(mode)
+    small.thumbnail((side, side))
+    out = io.BytesIO()
+    small.save(out, **({"format": "PNG"} if mode == "RGBA" else {"format": "JPEG", "quality": 80}))
+    return _uri(out.getvalue(), "image/png" if mode == "RGBA" else "image/jpeg")
+
+
+def data_uri(raw: bytes, allowance: int = LARGEST_BYTES) -> str | None:
+    """One encoded picture as a data URI; None when it cannot be decoded.
+
+    It goes in as it is when it is small (the first of SIDES, `allowance` in characters of the URI), else shrunk to the
+    first of SIDES that fits the allowance, or to the last.
+    """
+    try:
+        with Image.open(io.BytesIO(raw)) as picture:
+            as_it_is = _uri(raw, _MIME[picture.format]) if picture.format in _MIME else ""
+            fits = as_it_is and max(picture.size) <= SIDES[0] and len(as_it_is) <= LARGEST_BYTES
+            # Decodes a large JPEG at half its size or less, which is most of the work.
+            picture.draft("RGB", (SIDES[0], SIDES[0]))
+            picture.load()
+            if fits and len(as_it_is) <= allowance:
+                return as_it_is
+            for side in SIDES:
+                uri = _shrunk(picture, side)
+                if len(uri) <= allowance:
+                    break
+            # A few pixels only grow when they are written again.
+            return as_it_is if fits and len(as_it_is) <= len(uri) else uri
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def _pictures_of_rows(path: Path) -> Iterator[list[bytes]]:
     """The encoded pictures of each row, in order; rows that name pictures by path only come out empty."""
     try:
         with pq.ParquetFile(path) as table:
             if "images" not in table.schema_arrow.names:
-                raise ReportError(f"{label}: no column `images`; run the data stage again or remove the file")
+                raise ReportError(f"{path}: no column `images`; run the data stage again or remove the file")
             for batch in table.iter_batches(batch_size=256, columns=["images"]):
                 for images in batch.column(0).to_pylist():
                     yield [i["bytes"] for i in images or [] if isinstance(i, dict) and i.get("bytes")]
     except (ArrowInvalid, OSError) as error:
         raise ReportError(
-            f"{label}: not a readable Parquet file ({error}); run the data stage again or remove it"
+            f"{path}: not a readable Parquet file ({error}); run the data stage again or remove it"
         ) from error
 
 
@@ -75,8 +94,21 @@ class Album:
     """`picture_sha256` -> why it has none; a wanted hash is either here or in `of`."""
 
 
-def find_pictures(data_dir: Path, wanted: Iterable[str]) -> Album:
-    """Looks up judgements' `picture_sha256` in the Parquet files below `data_dir`.
+def parquet_files(places: Iterable[Path]) -> list[Path]:
+    """Parquet files among files and folders, each once, held-out ones first.
+
+    Judgements are mostly of held-out pictures: looking there first often spares reading the training shards.
+    """
+    files = {
+        file.resolve(): file
+        for place in places
+        for file in (sorted(place.rglob("*.parquet")) if place.is_dir() else [place] if place.is_file() else [])
+    }
+    return sorted(files.values(), key=lambda path: not path.name.startswith("test"))
+
+
+def find_pictures(places: Iterable[Path], wanted: Iterable[str]) -> Album:
+    """Looks up judgements' `picture_sha256` in Parquet files and folders, in this order.
 
     A wanted hash is that of a row's only picture, or the one over all hashes of a row with several.
 
@@ -84,32 +116,34 @@ def find_pictures(data_dir: Path, wanted: Iterable[str]) -> Album:
     """
     missing = set(wanted)
     album = Album()
-    places: dict[str, int] = {}
-    left = PAGE_BUDGET
-    # Judgements are mostly of held-out pictures: looking there first often spares reading the training shards.
-    shards = sorted(Path(data_dir).rglob("*.parquet"), key=lambda path: (not path.name.startswith("test"), path))
-    for path in shards:
-        label = f"data/{path.relative_to(data_dir).as_posix()}"
-        for files in _pictures_of_rows(path, label) if missing else ():
-            hashes = [hashlib.sha256(raw).hexdigest() for raw in files]
+    numbers: dict[str, int] = {}
+    left, files = PAGE_BUDGET, parquet_files(places)
+    for path in files:
+        for row in _pictures_of_rows(path) if missing else ():
+            if not missing:
+                break
+            hashes = [hashlib.sha256(raw).hexdigest() for raw in row]
             key = pictures_sha256(hashes)
             if key not in missing:
                 continue
+            # Small pictures leave their share of the budget to those that come later.
+            allowance = left // len(missing) // max(1, len(hashes))
             missing.discard(key)
-            for sha, raw in zip(hashes, files, strict=True):
-                if sha in places:
+            for sha, raw in zip(hashes, row, strict=True):
+                if sha in numbers:
                     continue
-                uri = data_uri(raw)
+                uri = data_uri(raw, allowance)
                 if uri is None:
-                    album.why_not[key] = f"cannot be decoded ({label})"
+                    album.why_not[key] = f"cannot be decoded ({path.name})"
                     break
                 if len(uri) > left:
                     album.why_not[key] = "left out, because this page has its fill of pictures"
                     break
                 left -= len(uri)
-                places[sha] = len(album.uris)
+                numbers[sha] = len(album.uris)
                 album.uris.append(uri)
             else:
-                album.of[key] = [places[sha] for sha in hashes]
-    album.why_not |= dict.fromkeys(missing, "in no Parquet file below data/")
+                album.of[key] = [numbers[sha] for sha in hashes]
+    why = f"in none of {len(files)} Parquet files" if files else "no Parquet file to look in; give it with --data"
+    album.why_not |= dict.fromkeys(missing, why)
     return album

@@ -1,199 +1,96 @@
-"""The files of a run directory, read into records.
+"""The folder of a run, whatever kind of run left it there, read into one record.
 
-Only `run.json` must be there: a report is most wanted when a run stopped half-way. A missing file is a fact to print,
-so it becomes `None` or an empty list; a file that is there but malformed is an error that names file and line, because
-a report that silently skips rows would show wrong numbers. One exception: a last line without its newline is what a
-killed writer leaves behind, so it is left out and said on the page.
+Four commands leave folders: `train` or `demo` (`run.json`), `judge` (`judge.json`), `best-of-n` (`best_of_n.json`) and
+`eval-policy` (`policy_eval.json`); one folder may be the output of several. What each of them measured becomes a
+`Measured`, so that everything after this file deals in figures and judgements and not in commands. Only one of the four
+files must be there: a report is most wanted when a run stopped half-way.
 """
 
-import json
-from collections import deque
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
-
-from recipe.critic_r1.judging.pairwise import pictures_sha256, thinking
+from recipe.critic_r1.report.records import (
+    Evaluation,
+    Judgement,
+    PolicyEvaluation,
+    Record,
+    ReportError,
+    RunInfo,
+    Sample,
+    Step,
+    read_json,
+    read_lines,
+)
 
 RUN_JSON = "run.json"
+JUDGE = "judge.json"
+BEST_OF_N = "best_of_n.json"
+POLICY = "policy_eval.json"
 METRICS = "train/metrics.jsonl"
 SAMPLES = "train/samples.jsonl"
+JUDGEMENTS = "judgements.jsonl"
+CANDIDATES = "candidates.jsonl"
 # Rollouts on the page: the last of the run. A long run has millions of them, and its last ones say what it became.
 LAST_ROLLOUTS = 1000
-ROLLOUTS = "rollouts"
 # The order of columns in every table; evaluations with other names follow in alphabetical order.
 STAGE_ORDER = ("before", "after")
+# Whole results of a file that are no settings.
+_RESULTS = {"metrics", "curves", "bills", "bill", "seconds", "traffic"}
+
+Kind = Literal["held-out", "benchmark", "best-of-n", "policy"]
+"""`held-out`: a training run's own evaluation; the others are named by what they measure."""
 
 
-class ReportError(ValueError):
-    """A file of the run cannot be used; the message names the file, the line where known, and the remedy."""
-
-
-def _as_text(value: Any) -> Any:
-    return "" if value is None else str(value) if isinstance(value, int | float) else value
-
-
-Text = Annotated[str, BeforeValidator(_as_text)]
-"""A string; null reads as empty and a bare number as its digits (`order` and `pred` are written either way)."""
-
-
-class Record(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-
-class Stage(Record):
-    name: str
-    seconds: float | None = None
-    status: str = ""
-
-
-class RunInfo(Record):
-    name: str
-    seed: int | None = None
-    created: Text = ""
-    settings: dict[str, Any] = {}
-    machine: dict[str, Any] = {}
-    versions: dict[str, Any] = {}
-    stages: list[Stage] = []
-    control: dict[str, Any] | None = None
-
-
-class Step(Record):
-    step: int
-    data: dict[str, Any]
-
-
-class Estimate(Record):
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    n: int | None = None
-
-
-class CurvePoint(Estimate):
-    n_candidates: int
-
-
-class Evaluation(Record):
-    metrics: dict[str, Estimate] = {}
-    curves: dict[str, list[CurvePoint]] = {}
-    """`pool/selector` -> points over N; the pool is `best_of_8` or the like"""
-    bills: dict[str, dict[str, float]] = {}
-    """pool -> what its judgements cost"""
-
-
-class Judgement(Record):
-    """One judgement: `response` is all that the model wrote, `thinking` the part inside its think block."""
-
-    pair_id: Text
-    order: Text = ""
-    picture_sha256: Text = ""
-    """Hash of the picture; of all its hashes where the pair has several (`judging.pairwise.pictures_sha256`)"""
-    category: Text = ""
-    question: Text = ""
-    response_1: Text = ""
-    response_2: Text = ""
-    response: Text = ""
-    thinking: Text = ""
-    pred: Text = ""
-    ground_truth: Text = ""
-    correct: bool | None = None
-    reason: Text = ""
-    error: Text = ""
-    """Why the request was not answered; empty when it was"""
-
-
-class Sample(Record):
-    """One rollout of training, as `run_log` writes it."""
-
-    step: int
-    pair_id: Text = ""
-    order: Text = ""
-    data_source: Text = ""
-    picture: list[str] | None = None
-    prompt: Text = ""
-    response: Text = ""
-    pred: Text = ""
-    ground_truth: Text = ""
-    acc: float | None = None
-    reason: Text = ""
-
-    def as_judgement(self) -> Judgement:
-        """The same as a judgement: the prompt holds the question and the two responses."""
-        return Judgement(
-            pair_id=self.pair_id,
-            order=self.order,
-            picture_sha256=pictures_sha256(self.picture or []) if self.picture else "",
-            category=f"{self.data_source}, step {self.step}",
-            question=self.prompt,
-            response=self.response,
-            thinking=thinking(self.response),
-            pred=self.pred,
-            ground_truth=self.ground_truth,
-            correct=None if self.acc is None else self.acc > 0.5,
-            reason=self.reason,
-        )
+class _Candidates(Record):
+    problem_id: str
 
 
 @dataclass
-class RunFiles:
-    """Everything read from one run directory."""
+class Measured:
+    """One set of figures, and the judgements behind it where there are any."""
+
+    kind: Kind
+    name: str
+    """`before`, `after`, or empty where the folder holds one of its kind"""
+    evaluation: Evaluation
+    judgements: list[Judgement] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    items: str = ""
+    """Names what was judged or answered: equal where figures may be compared; empty where that is not known"""
+
+
+@dataclass
+class Run:
+    """Everything read from one folder."""
 
     root: Path
-    info: RunInfo
+    label: str
+    """How the page calls it"""
+    info: RunInfo | None = None
+    """Of a training run"""
     steps: list[Step] = field(default_factory=list)
-    evaluations: dict[str, Evaluation] = field(default_factory=dict)
-    judgements: dict[str, list[Judgement]] = field(default_factory=dict)
+    measured: list[Measured] = field(default_factory=list)
     rollouts: list[Judgement] = field(default_factory=list)
     """The last rollouts of training"""
     notes: list[str] = field(default_factory=list)
     """Plain sentences on what was left out, for the page."""
 
-
-R = TypeVar("R", bound=Record)
-
-
-def _first_fault(error: ValidationError) -> str:
-    fault = error.errors()[0]
-    where = ".".join(str(part) for part in fault["loc"]) or "the whole record"
-    return f"{where}: {fault['msg']}"
+    def of_kind(self, kind: Kind) -> dict[str, Measured]:
+        """What was measured of one kind, by name."""
+        return {one.name: one for one in self.measured if one.kind == kind}
 
 
-def read_json(path: Path, label: str, record: type[R]) -> R:
-    """Reads one JSON object. Raises ReportError with file, and line where JSON itself is broken."""
-    try:
-        return record.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except json.JSONDecodeError as error:
-        raise ReportError(
-            f"{label}, line {error.lineno}: not JSON ({error.msg}); run that stage again or remove the file"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ReportError(f"{label}: not UTF-8 text (byte {error.start}); remove the file or write it again") from error
-    except ValidationError as error:
-        raise ReportError(f"{label}: {_first_fault(error)}; run that stage again or remove the file") from error
+def items_of(names: Iterable[str]) -> str:
+    """One name for a set of items, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(set(names))).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def read_lines(path: Path, label: str, record: type[R], notes: list[str], *, last: int | None = None) -> Iterator[R]:
-    """Yields one record a line, of the `last` lines only where given (the others are not even parsed).
-
-    Raises ReportError with file and line; a torn last line goes to `notes` instead.
-    """
-    with path.open("rb") as file:
-        numbered: Iterable[tuple[int, bytes]] = enumerate(file, start=1)
-        for number, line in numbered if last is None else deque(numbered, maxlen=last):
-            if not line.strip():
-                continue
-            try:
-                yield record.model_validate(json.loads(line))
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                if not line.endswith(b"\n"):
-                    notes.append(f"{label}: line {number} is cut off, as a killed run leaves it; left out.")
-                    return
-                raise ReportError(f"{label}, line {number}: not JSON ({error}); mend or remove that line") from error
-            except ValidationError as error:
-                raise ReportError(f"{label}, line {number}: {_first_fault(error)}; mend or remove that line") from error
+def judged_items(judgements: list[Judgement]) -> str:
+    """Names what was judged: pairs, orders and labels."""
+    return items_of(f"{one.pair_id} {one.order} {one.ground_truth}" for one in judgements) if judgements else ""
 
 
 def _label(root: Path, path: Path) -> str:
@@ -204,7 +101,7 @@ def _evaluation_files(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     """(name -> result, name -> judgements): `NAME.json` and `NAME_judgements.jsonl`, or both in a folder `NAME`."""
     results = {path.parent.name: path for path in sorted(folder.glob("*/*.json"))}
     results |= {path.stem: path for path in sorted(folder.glob("*.json"))}
-    judged = {path.parent.name: path for path in sorted(folder.glob("*/judgements.jsonl"))}
+    judged = {path.parent.name: path for path in sorted(folder.glob(f"*/{JUDGEMENTS}"))}
     suffix = "_judgements"
     judged |= {path.stem.removesuffix(suffix): path for path in sorted(folder.glob(f"*{suffix}.jsonl"))}
     return results, judged
@@ -215,24 +112,102 @@ def _ordered(names: set[str]) -> list[str]:
     return known + sorted(names - set(known))
 
 
-def read_run(run_dir: Path) -> RunFiles:
-    """Reads a run directory. Raises ReportError when `run.json` is missing or any file that is there is malformed."""
-    root = Path(run_dir)
-    if not (root / RUN_JSON).is_file():
-        raise ReportError(f"{root / RUN_JSON} is missing; give the folder of a run, the one that holds {RUN_JSON}")
-    run = RunFiles(root=root, info=read_json(root / RUN_JSON, RUN_JSON, RunInfo))
+def _listed(counts: Any) -> str:
+    return ", ".join(f"{n} {name}" for name, n in counts.items()) if isinstance(counts, dict) else str(counts)
 
+
+def _settings(evaluation: Evaluation) -> dict[str, Any]:
+    return {name: value for name, value in (evaluation.model_extra or {}).items() if name not in _RESULTS}
+
+
+def _read_training(run: Run) -> None:
+    root = run.root
     if (root / METRICS).is_file():
         # A resumed run writes the steps after its checkpoint again: the last line of a step is the one that counts.
         steps = {step.step: step for step in read_lines(root / METRICS, METRICS, Step, run.notes)}
         run.steps = [steps[number] for number in sorted(steps)]
-
     results, judged = _evaluation_files(root / "eval")
-    for name in _ordered(set(results)):
-        run.evaluations[name] = read_json(results[name], _label(root, results[name]), Evaluation)
-    for name in _ordered(set(judged)):
-        run.judgements[name] = list(read_lines(judged[name], _label(root, judged[name]), Judgement, run.notes))
+    for name in _ordered(set(results) | set(judged)):
+        evaluation, judgements = Evaluation(), []
+        if name in results:
+            evaluation = read_json(results[name], _label(root, results[name]), Evaluation)
+        if name in judged:
+            judgements = list(read_lines(judged[name], _label(root, judged[name]), Judgement, run.notes))
+        run.measured.append(Measured("held-out", name, evaluation, judgements, items=judged_items(judgements)))
     if (root / SAMPLES).is_file():
         samples = list(read_lines(root / SAMPLES, SAMPLES, Sample, run.notes, last=LAST_ROLLOUTS))
         run.rollouts = [sample.as_judgement() for sample in samples]
+
+
+def read_run(run_dir: Path, label: str = "") -> Run:
+    """Reads the folder of a run.
+
+    Raises ReportError when it holds none of the four files, or when any file that is there is malformed.
+    """
+    root = Path(run_dir)
+    run = Run(root, label or root.resolve().name)
+    if (root / RUN_JSON).is_file():
+        run.info = read_json(root / RUN_JSON, RUN_JSON, RunInfo)
+        _read_training(run)
+    if (root / JUDGE).is_file():
+        evaluation = read_json(root / JUDGE, JUDGE, Evaluation)
+        judgements: list[Judgement] = []
+        if (root / JUDGEMENTS).is_file():
+            judgements = list(read_lines(root / JUDGEMENTS, JUDGEMENTS, Judgement, run.notes))
+        else:
+            run.notes.append(f"{JUDGEMENTS} is missing beside {JUDGE}: no judgements to show.")
+        if lost := (evaluation.model_extra or {}).get("records_lost"):
+            run.notes.append(
+                f"Records of the benchmark that gave no task: {_listed(lost)}; the figures are about the rest."
+            )
+        run.measured.append(
+            Measured("benchmark", "", evaluation, judgements, _settings(evaluation), judged_items(judgements))
+        )
+    if (root / BEST_OF_N).is_file():
+        evaluation = read_json(root / BEST_OF_N, BEST_OF_N, Evaluation)
+        items = ""
+        if (root / CANDIDATES).is_file():
+            items = items_of(c.problem_id for c in read_lines(root / CANDIDATES, CANDIDATES, _Candidates, run.notes))
+        run.measured.append(Measured("best-of-n", "", evaluation, [], _settings(evaluation), items))
+    if (root / POLICY).is_file():
+        policy = read_json(root / POLICY, POLICY, PolicyEvaluation)
+        run.measured.append(Measured("policy", "", Evaluation(metrics=policy.figures), [], policy.settings))
+    if run.info is None and not run.measured:
+        raise ReportError(
+            f"{root / RUN_JSON} is missing, and so are {JUDGE}, {BEST_OF_N} and {POLICY}; give the folder of a run, "
+            "one that holds any of them"
+        )
     return run
+
+
+def read_runs(given: Sequence[str]) -> list[Run]:
+    """Reads `FOLDER` or `NAME=FOLDER` each; the name, else the end of the path that tells them apart, is its label.
+
+    Raises ReportError as `read_run` does, and when two are given the same name.
+    """
+    named: list[tuple[str, Path]] = []
+    for text in given:
+        name, equals, folder = text.partition("=")
+        # A folder may have an equals sign in its name.
+        named.append((name, Path(folder)) if equals and not Path(text).is_dir() else ("", Path(text)))
+    labels = _labels([path.resolve() for _, path in named])
+    labels = [name or label for (name, _), label in zip(named, labels, strict=True)]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ReportError(f"two runs are called {label!r}; give each folder once, or a name: NAME=FOLDER")
+    runs = []
+    for (_, path), label in zip(named, labels, strict=True):
+        try:
+            runs.append(read_run(path, label))
+        except ReportError as error:
+            raise ReportError(f"{label}: {error}" if len(named) > 1 else str(error)) from error
+    return runs
+
+
+def _labels(paths: list[Path]) -> list[str]:
+    """The shortest ends of the paths that are all different; the whole paths where two are the same."""
+    for parts in range(1, max(len(path.parts) for path in paths) + 1):
+        labels = ["/".join(path.parts[-parts:]) for path in paths]
+        if len(set(labels)) == len(labels):
+            return labels
+    return labels

@@ -1,59 +1,27 @@
-"""Numbers of the evaluations as table rows and tiles: labels, units and the order in which a reader wants them.
-
-Names and meaning of the metrics belong to the code that computes them (`judging.metrics`, `demo.evaluate`); here they
-only get a label. A metric that is not listed is shown all the same, under its own name, after the listed ones.
-"""
+"""Figures of a board as table rows and tiles: values with intervals, changes with theirs, and which way is better."""
 
 import re
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
+from recipe.critic_r1.judging.metrics import CATEGORY_FIGURES
+from recipe.critic_r1.report.boards import Board, Column
 from recipe.critic_r1.report.charts import number
-from recipe.critic_r1.report.run_files import Estimate, Evaluation
+from recipe.critic_r1.report.differences import Difference
+from recipe.critic_r1.report.meanings import CRITIC, HEADLINES, Meaning, Unit, place_of, policy_meaning
+from recipe.critic_r1.report.records import Estimate
 
-Unit = Literal["share", "points", "plain"]
-"""`share`: in [0, 1], printed in percent. `points`: a difference of shares. `plain`: printed as it is."""
-
-
-@dataclass(frozen=True)
-class Meaning:
-    label: str
-    note: str = ""
-    better: int = 1
-    """+1 when a rise is good, -1 when a fall is, 0 when neither"""
-    unit: Unit = "share"
+CATEGORY = "category/"
 
 
-CRITIC, POLICY, OTHER = "As a critic", "As a policy", "Other figures"
-CRITIC_METRICS = {
-    "accuracy": Meaning("Accuracy", "the verdict is the label; each pair in both orders"),
-    "accuracy_both_orders": Meaning("Accuracy, both orders", "right in one order and in the other"),
-    "swap_consistency": Meaning("Swap consistency", "the same response is taken in both orders"),
-    "position_bias": Meaning("Position bias", "-1 always the second place, 0 none, 1 always the first", 0, "plain"),
-    "accuracy_better_first": Meaning("Accuracy, better one first"),
-    "accuracy_better_second": Meaning("Accuracy, better one second"),
-    "accuracy_readable": Meaning("Accuracy among readable verdicts"),
-    "format_rate": Meaning("Form holds", "a think block, then one boxed verdict"),
-    "parse_failures": Meaning("Unparsed", "answers without a readable verdict", -1),
-    "request_failures": Meaning("Unanswered", "requests that failed; they count nowhere else", -1),
-}
-POLICY_METRICS = {
-    "greedy": Meaning("Greedy answer is right"),
-    "sampled": Meaning("Sampled answer is right", "mean over samples at temperature 1"),
-    "greedy_format_rate": Meaning("Form holds, greedy"),
-    "sampled_format_rate": Meaning("Form holds, sampled"),
-}
-BEST_OF_METRICS = {
-    "knock_out": Meaning("Picked by knock-out", "the model judges its own answers, two at a time"),
-    "one_sample": Meaning("One sample", "no picking"),
-    "majority": Meaning("Majority"),
-    "oracle": Meaning("Oracle", "right whenever any candidate is right"),
-    "knock_out_minus_one_sample": Meaning("Knock-out less one sample", "paired by picture", unit="points"),
-    "knock_out_minus_majority": Meaning("Knock-out less majority", "paired by picture", unit="points"),
-    "knock_out_minus_greedy": Meaning("Knock-out less greedy", "paired by picture", unit="points"),
-}
-# The tiles on top of the page: name patterns, the first metric that fits each.
-HEADLINES = (r"critic/accuracy", r"critic/accuracy_both_orders", r"policy/greedy", r"best_of_\d+/knock_out")
+@dataclass
+class Change:
+    text: str
+    interval: str
+    trend: str
+    """`good` or `bad` where the interval leaves zero out and one way is the better one; else empty"""
+    word: str
+    """What to say of it: `better`, `worse`, `rose`, `fell`, `no clear change`; empty without an interval"""
+    paired: bool
 
 
 @dataclass
@@ -63,6 +31,7 @@ class Cell:
     n: str
     bar: tuple[float, float, float] | None
     """(low, value, high) in [0, 1] for the interval plot"""
+    change: Change | None = None
 
 
 @dataclass
@@ -71,34 +40,6 @@ class Row:
     group: str
     meaning: Meaning
     cells: list[Cell | None]
-    change: str
-    trend: str
-    """`good` or `bad` where the intervals of the first and the last evaluation lie apart; else empty"""
-
-
-def place_of(name: str) -> tuple[int, int, str, Meaning]:
-    """(rank of its group, rank in the group, title of the group, meaning) of a metric.
-
-    >>> place_of("best_of_8/oracle")[2:]
-    ('Best of 8', Meaning(label='Oracle', note='right whenever any candidate is right', better=1, unit='share'))
-    >>> place_of("critic/parse_failures/no_box")[3].label
-    'Unparsed: no_box'
-    """
-    head, _, tail = name.partition("/")
-    best_of = re.fullmatch(r"best_of_(\d+)(_other)?", head)
-    if best_of:
-        group = f"Best of {best_of[1]}" + (", another policy's candidates" if best_of[2] else "")
-        listed, rank = BEST_OF_METRICS, 3 if best_of[2] else 2
-    else:
-        groups = {"critic": (CRITIC_METRICS, 0, CRITIC), "policy": (POLICY_METRICS, 1, POLICY)}
-        listed, rank, group = groups.get(head, ({}, 9, OTHER))
-    names = list(listed)
-    if tail in listed:
-        return rank, names.index(tail), group, listed[tail]
-    whole, _, part = tail.partition("/")
-    if whole in listed and part:
-        return rank, names.index(whole), group, replace(listed[whole], label=f"{listed[whole].label}: {part}", note="")
-    return rank, len(names), group, Meaning(name, better=0, unit="plain")
 
 
 def _printed(value: float | None, unit: Unit) -> str:
@@ -107,50 +48,108 @@ def _printed(value: float | None, unit: Unit) -> str:
     return number(value, percent=unit == "share")
 
 
+def _interval(low: float | None, high: float | None, unit: Unit) -> str:
+    # One unit at the end serves both ends.
+    return (
+        ""
+        if low is None or high is None
+        else f"{_printed(low, unit)} to {_printed(high, unit)}".replace(" % to", " to")
+    )
+
+
 def _cell(estimate: Estimate | None, unit: Unit) -> Cell | None:
     if estimate is None or estimate.value is None:
         return None
     low, high = estimate.low, estimate.high
     value = _printed(estimate.value, unit) + (" points" if unit == "points" else "")
-    # One unit at the end serves both ends.
-    interval = "" if low is None or high is None else f"{_printed(low, unit)} to {_printed(high, unit)}"
-    interval = interval.replace(" % to", " to")
     bar = None
     if unit == "share" and low is not None and high is not None and 0 <= low <= estimate.value <= high <= 1:
         bar = (low, estimate.value, high)
-    return Cell(value, interval, "" if estimate.n is None else f"{estimate.n:,}", bar)
+    return Cell(value, _interval(low, high, unit), "" if estimate.n is None else f"{estimate.n:,}", bar)
 
 
-def _change(first: Estimate | None, last: Estimate | None, meaning: Meaning) -> tuple[str, str]:
-    if first is None or last is None or first.value is None or last.value is None:
-        return "", ""
-    change = last.value - first.value
-    text = f"{change:+.3g}" if meaning.unit == "plain" else f"{100 * change:+.1f} points"
-    if None in (first.low, first.high, last.low, last.high) or not meaning.better:
-        return text, ""
-    up = (last.low or 0) > (first.high or 0)
-    down = (last.high or 0) < (first.low or 0)
-    return text, "" if not (up or down) else "good" if up == (meaning.better > 0) else "bad"
+def change_of(difference: Difference | None, meaning: Meaning) -> Change | None:
+    """A change as the page prints it."""
+    if difference is None:
+        return None
+    shares = meaning.unit != "plain"
+    text = f"{100 * difference.value:+.1f} points" if shares else f"{difference.value:+.3g}"
+    if difference.low is None or difference.high is None:
+        return Change(text, "", "", "", difference.paired)
+    ends = [f"{100 * end:+.1f}" if shares else f"{end:+.3g}" for end in (difference.low, difference.high)]
+    way = difference.sure * meaning.better
+    trend = "good" if way > 0 else "bad" if way < 0 else ""
+    word = {"good": "better", "bad": "worse"}.get(trend) or {1: "rose", -1: "fell"}.get(difference.sure)
+    return Change(text, f"{ends[0]} to {ends[1]}", trend, word or "no clear change", difference.paired)
 
 
-def metric_groups(evaluations: dict[str, Evaluation]) -> dict[str, list[Row]]:
-    """Group -> rows with one cell an evaluation; the change is from the first evaluation to the last."""
-    present = {name for evaluation in evaluations.values() for name in evaluation.metrics}
-    groups: dict[str, list[Row]] = {}
-    for name in sorted(present, key=lambda name: (*place_of(name)[:3], name)):
-        _, _, group, meaning = place_of(name)
-        estimates = [evaluation.metrics.get(name) for evaluation in evaluations.values()]
-        change, trend = _change(estimates[0], estimates[-1], meaning) if len(estimates) > 1 else ("", "")
+def _estimates(board: Board, name: str) -> list[Estimate | None]:
+    return [column.measured.evaluation.metrics.get(name) for column in board.columns]
+
+
+def metric_groups(board: Board) -> dict[str, list[Row]]:
+    """Group -> rows with one cell a column. Figures within a category stand apart (`category_tables`)."""
+    present = {name for column in board.columns for name in column.measured.evaluation.metrics}
+    rows: list[tuple[tuple, Row]] = []
+    for name in present:
+        if name.startswith(CATEGORY):
+            continue
+        place, group, meaning = place_of(name)
+        estimates = _estimates(board, name)
+        if board.kind == "policy":
+            values = [one.value for one in estimates if one is not None and one.value is not None]
+            place, group, meaning = (0, 0, "", 0, name), "By task", policy_meaning(name, values)
         cells = [_cell(estimate, meaning.unit) for estimate in estimates]
-        groups.setdefault(group, []).append(Row(name, group, meaning, cells, change, trend))
+        for cell, column in zip(cells, board.columns, strict=True):
+            if cell is not None:
+                cell.change = change_of(column.changes.get(name), meaning)
+        rows.append((place, Row(name, group, meaning, cells)))
+    groups: dict[str, list[Row]] = {}
+    for _, row in sorted(rows, key=lambda item: item[0]):
+        groups.setdefault(row.group, []).append(row)
     return groups
 
 
-def headlines(groups: dict[str, list[Row]]) -> list[Row]:
-    """The rows shown as tiles."""
+def headlines(board: Board, groups: dict[str, list[Row]]) -> list[Row]:
+    """The rows shown as tiles, each once."""
     rows = [row for listed in groups.values() for row in listed]
-    fits = [[row for row in rows if re.fullmatch(pattern, row.name)][:1] for pattern in HEADLINES]
-    return [row for found in fits for row in found]
+    found: list[Row] = []
+    for pattern in HEADLINES[board.kind]:
+        found += [row for row in rows if row not in found and re.fullmatch(pattern, row.name)][:1]
+    return found
+
+
+@dataclass
+class CategoryTable:
+    """Every figure within every category, of one column."""
+
+    label: str
+    figures: list[Meaning]
+    rows: list[tuple[str, list[Cell | None]]]
+
+
+def category_tables(board: Board) -> list[CategoryTable]:
+    """One table a column that has categories (`category/<name>/<figure>`)."""
+    tables = []
+    for column in board.columns:
+        cells = _by_category(column)
+        if cells:
+            figures = [figure for figure in CATEGORY_FIGURES if any(figure in row for row in cells.values())]
+            listed = [(name, [row.get(figure) for figure in figures]) for name, row in sorted(cells.items())]
+            tables.append(CategoryTable(column.label, [CRITIC[figure] for figure in figures], listed))
+    return tables
+
+
+def _by_category(column: Column) -> dict[str, dict[str, Cell | None]]:
+    cells: dict[str, dict[str, Cell | None]] = {}
+    for name, estimate in column.measured.evaluation.metrics.items():
+        # A category may have a slash in its name; a figure has none.
+        category, _, figure = name.removeprefix(CATEGORY).rpartition("/")
+        if name.startswith(CATEGORY) and category and figure in CATEGORY_FIGURES:
+            cell = cells.setdefault(category, {})[figure] = _cell(estimate, CRITIC[figure].unit)
+            if cell is not None:
+                cell.change = change_of(column.changes.get(name), CRITIC[figure])
+    return cells
 
 
 def duration(seconds: float | None) -> str:

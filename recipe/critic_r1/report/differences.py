@@ -1,0 +1,115 @@
+"""How much changed from one set of figures to another, and how sure that is.
+
+Where both judged the same pairs, the change is taken pair by pair on the same bootstrap draws (`judging.comparison`),
+so that what is hard for either of them does not widen the interval. Figures that came without their answers (a greedy
+accuracy, a suite of another tool) have only two intervals; these are put together by Newcombe's method (R. G. Newcombe,
+1998, method 10; for means in general Zou and Donner, 2008), which takes the two as independent. Two models on the same
+pictures mostly agree on what is hard; the interval is then wider than it had to be.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from recipe.critic_r1.judging.comparison import compare
+from recipe.critic_r1.judging.pairwise import Judgement as Judged
+from recipe.critic_r1.judging.pairwise import JudgeTask
+from recipe.critic_r1.report.records import Estimate, Judgement
+from recipe.critic_r1.report.run_files import Measured
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Second minus first. `low` and `high` are None where an interval is missing."""
+
+    value: float
+    low: float | None
+    high: float | None
+    paired: bool
+
+    @property
+    def sure(self) -> int:
+        """+1 or -1 where the interval lies above or below zero, else 0."""
+        if self.low is None or self.high is None:
+            return 0
+        return (self.low > 0) - (self.high < 0)
+
+
+def newcombe(first: Estimate, second: Estimate) -> Difference | None:
+    """The change between two figures from their intervals; None when one was not measured.
+
+    >>> change = newcombe(Estimate(value=0.5, low=0.4, high=0.6), Estimate(value=0.7, low=0.6, high=0.8))
+    >>> round(change.low, 3), round(change.high, 3)
+    (0.059, 0.341)
+    """
+    if first.value is None or second.value is None:
+        return None
+    change = second.value - first.value
+    if first.low is None or first.high is None or second.low is None or second.high is None:
+        return Difference(change, None, None, paired=False)
+    low = change - math.hypot(second.value - second.low, first.high - first.value)
+    high = change + math.hypot(second.high - second.value, first.value - first.low)
+    return Difference(change, low, high, paired=False)
+
+
+def _judged(one: Judgement) -> Judged:
+    """As the comparison wants it. Raises ValueError when the order is no number."""
+    task = JudgeTask(
+        pair_id=one.pair_id,
+        order=int(one.order),
+        messages=(),
+        question=one.question,
+        response_1=one.response_1,
+        response_2=one.response_2,
+        ground_truth=one.ground_truth,
+        picture_sha256=one.picture_sha256,
+        category=one.category,
+    )
+    return Judged(task, one.pred or None, one.reason, one.well_formed or 0.0, (), one.response, error=one.error or None)
+
+
+def _name(figure: str) -> list[str]:
+    """The names in a result file of a figure of the comparison."""
+    if figure.startswith("category/"):
+        return [figure, f"official/{figure.removesuffix('/accuracy')}"]
+    if figure.startswith("length/"):
+        return [figure]
+    # The official figure of a benchmark is the mean over both orders too (`judging.benchmarks`).
+    return [f"critic/{figure}", "official/overall"] if figure == "accuracy" else [f"critic/{figure}"]
+
+
+def differences(first: Measured, second: Measured) -> tuple[dict[str, Difference], dict[str, Any] | None, str]:
+    """(figure -> change, McNemar's test, why there is none).
+
+    The reason is empty where pairs were compared, and where there are no judgements to compare.
+    """
+    changes: dict[str, Difference] = {}
+    after = second.evaluation.metrics
+    for name, before in first.evaluation.metrics.items():
+        # Figures of other tools are told apart by the number of questions, all that is known of them.
+        if name not in after or (first.kind == "policy" and before.n != after[name].n):
+            continue
+        if change := newcombe(before, after[name]):
+            changes[name] = change
+    if not (first.judgements and second.judgements):
+        return changes, None, ""
+    try:
+        found = compare([_judged(one) for one in first.judgements], [_judged(one) for one in second.judgements])
+    except ValueError as error:
+        return changes, None, str(error)
+    known = all(one.well_formed is not None for run in (first, second) for one in run.judgements)
+    for figure, both in found.figures.items():
+        estimate = both.difference
+        if estimate.value is None or (figure == "format_rate" and not known):
+            continue
+        for name in _name(figure):
+            if name in changes:
+                changes[name] = Difference(estimate.value, estimate.low, estimate.high, paired=True)
+    duel = {
+        "pairs": found.pairs,
+        "unanswered": found.unanswered,
+        "only_first": found.only_first,
+        "only_second": found.only_second,
+        "p_value": found.p_value,
+    }
+    return changes, duel, ""
