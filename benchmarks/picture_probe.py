@@ -1,24 +1,34 @@
 """Counts what each process of a training run does with pictures; loaded by verl in all of them.
 
-`benchmarks.pictures` names this module in ``VERL_USE_EXTERNAL_MODULES`` and a folder in `FOLDER`. Every call of an
-image processor and every message to or from TransferQueue is a line of ``FOLDER/PID.jsonl``:
-``{"at": seconds since the epoch, "what": "processor" | "sent" | "received", "amount": pictures or bytes, "cpu": s}``.
+`benchmarks.pictures` names this module in ``VERL_USE_EXTERNAL_MODULES`` and a folder in `FOLDER`. Each call of an image
+processor, each message to or from TransferQueue and each call of a model is a line of ``FOLDER/PID.jsonl``:
+``{"at": seconds since the epoch, "what": "processor" | "sent" | "received" | "model", "amount": pictures or bytes,
+"cpu": s}``. A model's call is the outermost `torch.nn.Module` called in a thread; in the training worker the whole
+forward step (log-probabilities and loss are in it) without the preparation of its inputs; a backward pass; a step of
+the optimizer. Its seconds are those of the thread, which computes alone (``OMP_NUM_THREADS=1``).
 """
 
 import functools
 import json
 import os
+import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 FOLDER = "CRITIC_R1_PICTURE_PROBE"
 
 
+@functools.cache
+def _lines(pid: int) -> Any:
+    return (Path(os.environ[FOLDER]) / f"{pid}.jsonl").open("a", buffering=1)
+
+
 def _write(what: str, amount: int, cpu: float = 0.0) -> None:
     line = {"at": time.time(), "what": what, "amount": amount, "cpu": cpu}
-    with (Path(os.environ[FOLDER]) / f"{os.getpid()}.jsonl").open("a") as lines:
-        lines.write(json.dumps(line) + "\n")
+    _lines(os.getpid()).write(json.dumps(line) + "\n")
 
 
 def _count(images: Any) -> int:
@@ -61,6 +71,53 @@ def _watch_transfer_queue() -> None:
     ZMQMessage.deserialize = classmethod(received)
 
 
+def _watch_models() -> None:
+    import torch
+
+    within = threading.local()
+
+    def timed(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if getattr(within, "model", False):
+                return original(*args, **kwargs)
+            _watch_engine()
+            within.model, within.apart, begun = True, 0.0, time.thread_time()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                within.model = False
+                _write("model", 1, time.thread_time() - begun - within.apart)
+
+        return call
+
+    def apart(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            begun = time.thread_time()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                within.apart = getattr(within, "apart", 0.0) + time.thread_time() - begun
+
+        return call
+
+    @functools.cache
+    def _watch_engine() -> None:
+        # When a model is called for the first time verl's engine, if this process has one, is imported.
+        if (module := sys.modules.get("verl.workers.engine.fsdp.transformer_impl")) is not None:
+            engine = module.FSDPEngineWithLMHead
+            engine.forward_step, engine.prepare_model_inputs = (
+                timed(engine.forward_step),
+                apart(engine.prepare_model_inputs),
+            )
+
+    torch.nn.Module.__call__ = timed(torch.nn.Module.__call__)
+    torch.Tensor.backward = timed(torch.Tensor.backward)
+    torch.optim.AdamW.step = timed(torch.optim.AdamW.step)
+
+
 if FOLDER in os.environ:
     _watch_image_processors()
     _watch_transfer_queue()
+    _watch_models()

@@ -8,12 +8,12 @@ the other. The pictures are smooth scenes with noise, as JPEG of quality 90. Mea
 
 - pictures through the image processor, by process: the agent loop (prompt tokens), the training worker (pixels), the
   rollout engine (its own pass, the same on both paths)
-- host CPU: seconds a rollout of all processes but the two that hold the model, plus the training worker's time in the
-  image processor. What the two model processes spend on unpacking messages is not counted, which favours ``stock``.
+- host CPU: seconds a rollout of all processes together, less what their models compute (`benchmarks.picture_probe`)
 - bytes to and from TransferQueue, a rollout, as its clients send and receive them
 
 and over all steps the peak memory of all processes together (a page shared by several counts once) above the level at
-which the first step began. Training rewards are compared too: both paths draw the same prompts.
+which the first step began, and which processes held it. A step is small here, so what it costs whatever is in it (the
+trainer, polling, logs) weighs more than in a real one; that favours ``stock`` in the ratios.
 """
 
 import io
@@ -40,17 +40,29 @@ from recipe.critic_r1 import machine, processes
 from recipe.critic_r1.demo.model import build_model
 from recipe.critic_r1.run_log import read_lines
 
-SIZES = {"0.3 MP": (640, 480), "1 MP": (1152, 864), "2 MP": (1632, 1224), "4 MP": (2304, 1728)}
-"""Width and height."""
+SIZES = {"none": (0, 0), "0.3 MP": (640, 480), "1 MP": (1152, 864), "2 MP": (1632, 1224), "4 MP": (2304, 1728)}
+"""Width and height; ``none``: the same questions without a picture, to tell what a step costs anyhow."""
 ROLLOUTS = (2, 4, 8, 16)
+PROMPTS = {"none": 8, "0.3 MP": 8, "1 MP": 4, "2 MP": 2, "4 MP": 2}
+"""A step's: as many as keep ``stock`` within the memory of a small machine."""
+
 PATHS = ("stock", "shared")
-STEPS, PROMPTS = 3, 1
+STEPS = 3
 LARGEST = 4_194_304
+ENGINE_CACHE_GIB = 0.25
+"""The rollout engine's own picture cache, the same on both paths: what a step shows."""
+
 TICKS = os.sysconf("SC_CLK_TCK")
 
-AGENT, TRAINER, ENGINE = "ray::AgentLoopWorker", "ray::WorkerDict", "ray::vLLMHttpServer"
-ALSO = {AGENT: ("SharedPromptWorker",), ENGINE: ("vLLM",)}
-CLIENTS = ("AgentLoop", "SharedPrompt", "WorkerDict", "TaskRunner", "Reward")
+AGENT, TRAINER, ENGINE, STORAGE = "agent loop", "training worker", "rollout engine", "TransferQueue"
+KINDS = {
+    AGENT: ("ray::AgentLoopWorker", "ray::SharedPromptWorker"),
+    TRAINER: ("ray::WorkerDict",),
+    ENGINE: ("ray::vLLMHttpServer", "VLLM::"),
+    STORAGE: ("ray::SimpleStorageUnit", "ray::TransferQueueController"),
+}
+CLIENTS = (AGENT, TRAINER, "ray::TaskRunnerV1")
+"""Of TransferQueue."""
 
 
 def photo(width: int, height: int, seed: int) -> bytes:
@@ -64,13 +76,11 @@ def photo(width: int, height: int, seed: int) -> bytes:
     return stream.getvalue()
 
 
-def write_data(folder: Path, size: tuple[int, int]) -> float:
-    """A question about each of a few pictures; returns the mean size of a picture's file in bytes."""
-    files = [photo(*size, seed) for seed in range(PROMPTS * (STEPS + 1))]
-    tasks = [
-        PolicyTask("photos", (Picture(data, f"{i}.jpg"),), "What is shown?", str(i % 10), "train", i)
-        for i, data in enumerate(files)
-    ]
+def write_data(folder: Path, size: tuple[int, int], prompts: int) -> float:
+    """A question about each picture of a run; returns the mean size of a picture's file in bytes."""
+    files = [photo(*size, seed) if min(size) else b"" for seed in range(prompts * STEPS)]
+    shown = [(Picture(data, f"{i}.jpg"),) if data else () for i, data in enumerate(files)]
+    tasks = [PolicyTask("photos", s, f"What is shown in {i}?", str(i % 10), "train", i) for i, s in enumerate(shown)]
     write_parquet(tasks, folder)
     return float(np.mean([len(data) for data in files]))
 
@@ -100,20 +110,41 @@ class Meter(processes.PeakMemory):
     probe: Path = Path()
     cpu: dict[int, tuple[str, float]] = field(default_factory=dict)
     """Title and CPU seconds of each process."""
-    idle: int = 0
-    """Bytes before the first step."""
+    idle: dict[int, int] = field(default_factory=dict)
+    """Bytes of each process before the first step."""
+    fullest: dict[int, int] = field(default_factory=dict)
+    """Bytes of each process when all together held most."""
 
     def look(self, run_id: str) -> None:
         if time.monotonic() < self._next:
             return
-        now = processes.memory_of(run_id)
-        self.peak, self._next = max(self.peak, now), time.monotonic() + self.every_seconds
-        for pid in processes.with_run_id(run_id):
+        self._next = time.monotonic() + self.every_seconds
+        held = {pid: memory_of(pid) for pid in processes.with_run_id(run_id)}
+        for pid in held:
             title, seconds = title_of(pid), cpu_of(pid)
             if title:
                 self.cpu[pid] = (title, seconds)
-        if not self.idle and any(is_process(self.cpu.get(pid, ("", 0))[0], AGENT) for pid in probed(self.probe)):
-            self.idle, self.peak = now, now
+        begins = not self.idle and any(kind_of(self.cpu.get(pid, ("", 0))[0]) == AGENT for pid in at_work(self.probe))
+        if begins:
+            self.idle = held
+        if begins or sum(held.values()) > self.peak:
+            self.peak, self.fullest = sum(held.values()), held
+
+    def held_by(self) -> dict[str, int]:
+        """Bytes of the peak above the level before the first step, by kind of process."""
+        found: dict[str, int] = defaultdict(int)
+        for pid in self.idle.keys() | self.fullest.keys():
+            found[kind_of(self.cpu.get(pid, ("", 0.0))[0])] += self.fullest.get(pid, 0) - self.idle.get(pid, 0)
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def memory_of(pid: int) -> int:
+    """Proportional set size in bytes."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 def title_of(pid: int) -> str:
@@ -132,25 +163,30 @@ def cpu_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
-def is_process(title: str, kind: str) -> bool:
-    return title.startswith((kind, *("ray::" + also for also in ALSO.get(kind, ()))))
+def kind_of(title: str) -> str:
+    """What a process is, from its title: ``ray::AgentLoopWorkerTQ.generate`` is an `AGENT`."""
+    for kind, starts in KINDS.items():
+        if title.startswith(starts):
+            return kind
+    return title.split(".")[0].split()[0] if title.startswith("ray::") else "others"
 
 
-def probed(folder: Path) -> list[int]:
-    """Processes that have put a picture through the image processor."""
-    return [int(path.stem) for path in folder.glob("*.jsonl") if '"processor"' in path.read_text()]
+def at_work(folder: Path) -> list[int]:
+    """Processes that have put a picture through the image processor, or announced a step's prompts to TransferQueue."""
+    texts = {int(path.stem): path.read_text() for path in folder.glob("*.jsonl")}
+    return [pid for pid, text in texts.items() if '"processor"' in text or text.count('"sent"') >= PROMPTS["none"]]
 
 
 def events(folder: Path, cpu: dict[int, tuple[str, float]], begin: float, end: float) -> Iterator[tuple[str, Any]]:
-    """Title of the process and each line that it wrote between two moments."""
+    """Kind of the process and each line that it wrote between two moments."""
     for path in folder.glob("*.jsonl"):
-        title = cpu.get(int(path.stem), ("", 0.0))[0]
+        kind = kind_of(cpu.get(int(path.stem), ("", 0.0))[0])
         for line in read_lines(path):
             if begin <= line["at"] < end:
-                yield title, line
+                yield kind, line
 
 
-def measure(model: Path, data: Path, scratch: Path, path: str, n: int) -> dict[str, Any]:
+def measure(model: Path, data: Path, scratch: Path, path: str, n: int, prompts: int) -> dict[str, Any]:
     """Train and count."""
     probe, run_dir = scratch / "probe", scratch / "run"
     probe.mkdir(parents=True)
@@ -161,17 +197,18 @@ def measure(model: Path, data: Path, scratch: Path, path: str, n: int) -> dict[s
         "actor_rollout_ref.model.path": model,
         "data.train_files": data / "train-00000.parquet",
         "data.val_files": data / "train-00000.parquet",
-        "data.train_batch_size": PROMPTS,
+        "data.train_batch_size": prompts,
         "data.max_prompt_length": 6142,
         "actor_rollout_ref.rollout.n": n,
         "actor_rollout_ref.rollout.max_model_len": 6200,
         "actor_rollout_ref.rollout.max_num_batched_tokens": 6200,
-        "actor_rollout_ref.actor.ppo_mini_batch_size": PROMPTS,
+        "actor_rollout_ref.actor.ppo_mini_batch_size": prompts,
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 1,
         "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": 1,
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": 1,
         "reward.custom_reward_function.path": "pkg://reward_fns.mixed",
         "critic_r1.rollout_agreement.min_pearson": -1,
+        "+actor_rollout_ref.rollout.engine_kwargs.vllm.mm_processor_cache_gb": ENGINE_CACHE_GIB,
         "ray_kwargs.ray_init.object_store_memory": 4_000_000_000,
         "trainer.total_training_steps": STEPS,
         "trainer.save_freq": -1,
@@ -181,13 +218,14 @@ def measure(model: Path, data: Path, scratch: Path, path: str, n: int) -> dict[s
     command = [sys.executable, "-m", "recipe.critic_r1.train", "--config-name", "demo", *arguments]
     metrics, log = run_dir / "train" / "metrics.jsonl", scratch / "log"
     ends: list[float] = []
-    cpu_at: list[dict[int, tuple[str, float]]] = []
+    seen: list[tuple[float, dict[int, tuple[str, float]]]] = []
 
     def watch() -> None:
         steps = len(list(read_lines(metrics))) if metrics.exists() else 0
-        while len(ends) < steps:
-            ends.append(time.time())
-            cpu_at.append(dict(meter.cpu))
+        if len(ends) < steps:
+            # A step ends when its line is written; the processor time is read a moment later.
+            ends.append(metrics.stat().st_mtime)
+            seen.append((time.time(), {pid: (title, cpu_of(pid)) for pid, (title, _) in meter.cpu.items()}))
 
     status = processes.follow(
         command,
@@ -199,34 +237,52 @@ def measure(model: Path, data: Path, scratch: Path, path: str, n: int) -> dict[s
     )
     if status or len(ends) < STEPS:
         raise RuntimeError(f"training failed ({status}): {log.read_text(errors='replace')[-3000:]}")
-    rollouts, prompts = (STEPS - 1) * PROMPTS * n, (STEPS - 1) * PROMPTS
+    shown, rollouts = (STEPS - 1) * prompts, (STEPS - 1) * prompts * n
     processed: dict[str, float] = defaultdict(float)
-    queue = pixels = 0.0
-    for title, line in events(probe, meter.cpu, ends[0], ends[-1]):
-        kind = next((kind for kind in (AGENT, TRAINER, ENGINE) if is_process(title, kind)), title.split()[0])
+    queue = 0.0
+    for kind, line in events(probe, meter.cpu, ends[0], ends[-1]):
         if line["what"] == "processor":
-            processed[kind] += line["amount"] / prompts
-            pixels += line["cpu"] if kind == TRAINER else 0.0
-        elif any(client in title for client in CLIENTS):
+            processed[kind] += line["amount"] / shown
+        elif line["what"] in ("sent", "received") and kind in CLIENTS:
             queue += line["amount"]
     spent: dict[str, float] = defaultdict(float)
-    for pid, (title, seconds) in cpu_at[-1].items():
-        spent[title.split()[0].split(".")[0]] += (seconds - cpu_at[0].get(pid, ("", 0.0))[1]) / rollouts
-    models = sum(seconds for title, seconds in spent.items() if is_process(title, TRAINER) or is_process(title, ENGINE))
+    (begin, before), (end, after) = seen[0], seen[-1]
+    for pid, (title, seconds) in after.items():
+        spent[kind_of(title)] += (seconds - before.get(pid, ("", 0.0))[1]) / rollouts
+    for kind, line in events(probe, meter.cpu, begin, end):
+        if line["what"] == "model":
+            spent[kind] -= line["cpu"] / rollouts
     records = [record["data"] for record in read_lines(metrics)]
+    held = meter.held_by()
     return {
         "processor_pictures_per_prompt": dict(processed),
-        "host_cpu_seconds_per_rollout": sum(spent.values()) - models + pixels / rollouts,
-        "cpu_seconds_per_rollout": {title: round(seconds, 4) for title, seconds in spent.items() if seconds >= 0.001},
+        "host_cpu_seconds_per_rollout": sum(spent.values()),
+        "host_cpu_seconds_per_rollout_by_process": {k: round(v, 4) for k, v in spent.items() if v >= 5e-5},
         "queue_bytes_per_rollout": queue / rollouts,
-        "step_memory_bytes": meter.peak - meter.idle,
-        "idle_memory_bytes": meter.idle,
+        "step_memory_bytes": sum(held.values()),
+        "step_memory_bytes_by_process": {kind: size for kind, size in held.items() if abs(size) > 1_000_000},
+        "idle_memory_bytes": sum(meter.idle.values()),
         "step_seconds": [record["timing_s/step"] for record in records],
+        "picture_cache_hit_rate": [record.get("critic_r1/rollout/picture_cache_hit_rate") for record in records],
         "lowest_agreement": min(record["training/rollout_actor_probs_pearson_corr"] for record in records),
     }
 
 
-RATIOS = ("host_cpu_seconds_per_rollout", "queue_bytes_per_rollout", "step_memory_bytes")
+COSTS = ("host_cpu_seconds_per_rollout", "queue_bytes_per_rollout", "step_memory_bytes")
+
+
+def compare(points: list[dict[str, Any]]) -> None:
+    """Add to each point how many times more ``stock`` takes: in all, and beyond the same step without pictures."""
+    text = next((p for p in points if p["size"] == "none"), None)
+    for point in points:
+        stock, shared = (point[path] for path in PATHS)
+        point["ratio"] = {name: round(stock[name] / shared[name], 2) for name in COSTS}
+        point.pop("ratio_beyond_text", None)
+        if text and point is not text:
+            beyond = {name: [point[path][name] - text[path][name] for path in PATHS] for name in COSTS}
+            point["ratio_beyond_text"] = {
+                name: round(more / less, 2) if less > 0 else None for name, (more, less) in beyond.items()
+            }
 
 
 def plot(points: list[dict[str, Any]], out: Path) -> None:
@@ -234,18 +290,19 @@ def plot(points: list[dict[str, Any]], out: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 6.5), layout="constrained")
-    titles = ("host CPU, s a rollout", "TransferQueue, MB a rollout", "memory of a step, MB")
-    for column, (name, title) in enumerate(zip(RATIOS, titles, strict=True)):
+    titles = ("host CPU, s a rollout", "TransferQueue, MB a rollout", "memory of a step, MB a rollout")
+    for column, (name, title) in enumerate(zip(COSTS, titles, strict=True)):
         unit = 1.0 if name.startswith("host") else 1e6
         for row, along in enumerate(("megapixels", "n")):
             axes = figure.add_subplot(2, 3, 1 + column + 3 * row)
             chosen = [p for p in points if (p["n"] == 8 if along == "megapixels" else p["size"] == "0.3 MP")]
             chosen.sort(key=lambda p: p[along])
             for path, mark in zip(PATHS, ("o-", "s-"), strict=True):
-                xs, ys = [p[along] for p in chosen], [max(p[path][name] / unit, 1e-3) for p in chosen]
-                axes.plot(xs, ys, mark, label=path)
+                shares = [unit * (p["prompts"] * p["n"] if name == "step_memory_bytes" else 1) for p in chosen]
+                values = [p[path][name] / share for p, share in zip(chosen, shares, strict=True)]
+                axes.plot([p[along] for p in chosen], values, mark, label=path)
             axes.set_yscale("log")
-            axes.set_xlabel("megapixels, n = 8" if along == "megapixels" else "rollouts a prompt, 640 x 480")
+            axes.set_xlabel("megapixels (0: text only), n = 8" if along == "megapixels" else "n, 640 x 480")
             axes.set_title(title, fontsize=10)
             axes.grid(alpha=0.3)
             axes.legend(frameon=False)
@@ -263,23 +320,24 @@ def main(
     result: dict[str, Any] = {"points": []}
     if out.exists():
         result = json.loads(out.read_text(encoding="utf-8"))
-    result |= {"machine": machine.machine(), "versions": machine.versions(), "steps": STEPS, "prompts": PROMPTS}
+    result |= {"machine": machine.machine(), "versions": machine.versions(), "steps": STEPS}
     wanted = [(size, 8) for size in SIZES] + [("0.3 MP", n) for n in ROLLOUTS if n != 8]
     for size, n in wanted:
         if (sizes and size not in sizes) or (rollouts and n not in rollouts):
             continue
         if any(point["size"] == size and point["n"] == n for point in result["points"]):
             continue
-        point: dict[str, Any] = {"size": size, "n": n, "megapixels": math.prod(SIZES[size]) / 1e6}
+        prompts = PROMPTS[size]
+        point: dict[str, Any] = {"size": size, "n": n, "prompts": prompts, "megapixels": math.prod(SIZES[size]) / 1e6}
         with TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            point["file_bytes"] = write_data(folder / "data", SIZES[size])
+            point["file_bytes"] = write_data(folder / "data", SIZES[size], prompts)
             model = write_model(folder / "model")
             for path in PATHS:
-                point[path] = measure(model, folder / "data", folder / path, path, n)
-        point["ratio"] = {name: point["stock"][name] / max(point["shared"][name], 1e-9) for name in RATIOS}
-        print(size, n, json.dumps(point["ratio"]), flush=True)
+                point[path] = measure(model, folder / "data", folder / path, path, n, prompts)
         result["points"].append(point)
+        compare(result["points"])
+        print(size, n, json.dumps(point["ratio"]), flush=True)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     plot(result["points"], out.with_suffix(".svg"))

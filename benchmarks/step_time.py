@@ -1,4 +1,4 @@
-"""Where the time of a training step goes on a CPU, on verl's own rollout path and on ours.
+"""Where the time of a demo run's training goes on a CPU, on verl's own rollout path and on ours.
 
     python -m benchmarks.step_time --run runs/demo --out benchmarks/results/step_time.json
 
@@ -7,20 +7,27 @@ Takes the model and the data of a finished demo run and trains a few steps from 
 - ``stock``: verl's agent loop, and its poll for finished rollouts every two seconds
 - ``shared``: a prompt prepared once for its rollouts, polled every 0.2 s (the default of our configurations)
 
-Reported are the median and the spread of each part of a step, the first step (which pays for lazy imports) left out,
-and the start-up: seconds from the start of the process to the first step's begin.
+Reported are the median and the spread of each part of a step, without the first step (it pays for lazy imports), and
+the start-up, in parts that end when a process of the run is first seen. Each variant trains once more with a seed for
+each request (`benchmarks.seeded_requests`), so that both draw the same responses: ``same_result`` is the largest
+difference of what the trainer then logs. What scikit-learn adds to the start of every process that imports transformers
+(`recipe.critic_r1.compat` hides it) is measured apart.
 """
 
 import json
+import os
 import statistics
+import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
 
+from benchmarks.pictures import title_of
 from recipe.critic_r1 import machine, processes
 from recipe.critic_r1.demo.pipeline import DemoRun, DemoSettings
 from recipe.critic_r1.run_log import read_lines
@@ -31,9 +38,54 @@ VARIANTS = {
 }
 PARTS = ("gen", "old_log_prob", "ref", "adv", "update_actor", "update_weights", "step")
 
+STARTS = {
+    "imports, configuration, preflight": ("raylet/raylet",),
+    "Ray": ("ray::TaskRunner",),
+    "trainer": ("ray::WorkerDict",),
+    "actor and reference": ("ray::vLLMHttpServer",),
+    "rollout engine": ("ray::AgentLoopWorker", "ray::SharedPromptWorker", "ray::Seeded"),
+}
+"""Parts of the start-up, and the process whose first sight ends each; the rest lasts until the first step begins."""
 
-def measure(run: Path, overrides: list[str], steps: int) -> dict[str, Any]:
-    """Train ``steps`` steps from a demo run's warm start; seconds of each part of a step, and of the start-up."""
+SEEDED = ["actor_rollout_ref.rollout.agent.agent_loop_manager_class=benchmarks.seeded_requests.SeededLoops"]
+COMPARED = (
+    "critic_r1/accuracy",
+    "critic_r1/score",
+    "critic_r1/format_rate",
+    "response_length/mean",
+    "actor/pg_loss",
+    "actor/kl_loss",
+    "actor/grad_norm",
+    "training/rollout_actor_probs_pearson_corr",
+)
+SEEDED_STEPS = 4
+
+IMPORTS = "import verl, transformers.generation, transformers.models.qwen2_5_vl.modeling_qwen2_5_vl"
+
+
+@dataclass
+class Sights(processes.PeakMemory):
+    """When each part of the start-up ended, in seconds from the first look."""
+
+    started: float = field(default_factory=time.monotonic)
+    ended: dict[str, float] = field(default_factory=dict)
+
+    def look(self, run_id: str) -> None:
+        waiting = [part for part in STARTS if part not in self.ended]
+        titles = [title_of(pid) for pid in processes.with_run_id(run_id)] if waiting else []
+        for part in waiting:
+            if any(start in title for title in titles for start in STARTS[part]):
+                self.ended[part] = time.monotonic() - self.started
+
+    def parts(self, begin: float) -> dict[str, float]:
+        """Seconds of each part; the first step begins at ``begin``."""
+        moments = [0.0, *(self.ended[part] for part in STARTS), begin]
+        names = [*STARTS, "until the first step"]
+        return {name: round(moments[i + 1] - moments[i], 2) for i, name in enumerate(names)}
+
+
+def train(run: Path, overrides: list[str], steps: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Train ``steps`` steps from a demo run's warm start; returns what each step logged, and the start-up's parts."""
     from rich.console import Console
 
     with TemporaryDirectory() as scratch:
@@ -42,38 +94,79 @@ def measure(run: Path, overrides: list[str], steps: int) -> dict[str, Any]:
         arguments += [f"trainer.total_training_steps={steps}", *overrides]
         command = [sys.executable, "-m", "recipe.critic_r1.train", "--config-name", "demo", *arguments]
         metrics, log = Path(scratch) / "train" / "metrics.jsonl", Path(scratch) / "log"
-        started, first_line = time.monotonic(), [0.0]
+        sights, first_line = Sights(), [0.0]
 
         def watch() -> None:
             if not first_line[0] and metrics.exists() and metrics.stat().st_size:
                 first_line[0] = time.monotonic()
 
-        status = processes.follow(command, log, on_line=lambda line: None, on_tick=watch)
+        status = processes.follow(command, log, on_line=lambda line: None, on_tick=watch, memory=sights)
         if status:
             raise RuntimeError(f"training failed ({status}): {log.read_text(errors='replace')[-2000:]}")
         records = [record["data"] for record in read_lines(metrics)]
+    return records, sights.parts(first_line[0] - sights.started - records[0]["timing_s/step"])
+
+
+def measure(run: Path, overrides: list[str], steps: int) -> dict[str, Any]:
+    """Seconds of each part of a step, and of the start-up."""
+    records, start_up = train(run, overrides, steps)
     parts = {}
     for part in PARTS:
         values = [record[f"timing_s/{part}"] for record in records[1:]]
         parts[part] = {"median": statistics.median(values), "low": min(values), "high": max(values)}
     return {
-        "start_up_seconds": first_line[0] - started - records[0]["timing_s/step"],
+        "start_up_seconds": round(sum(start_up.values()), 2),
+        "start_up": start_up,
         "first_step_seconds": records[0]["timing_s/step"],
         "steps": len(records),
         "seconds": parts,
+        "accuracy": [record["critic_r1/accuracy"] for record in records],
     }
+
+
+def same_result(run: Path) -> dict[str, Any]:
+    """What both variants log when they draw the same responses, and the largest difference of each figure."""
+    found = {name: train(run, [*overrides, *SEEDED], SEEDED_STEPS)[0] for name, overrides in VARIANTS.items()}
+    logged = {name: {key: [record[key] for record in records] for key in COMPARED} for name, records in found.items()}
+    stock, shared = (logged[name] for name in VARIANTS)
+    pairs = {key: list(zip(stock[key], shared[key], strict=True)) for key in COMPARED}
+    return {
+        "steps": SEEDED_STEPS,
+        "largest_difference": {key: max(abs(a - b) for a, b in values) for key, values in pairs.items()},
+        "logged": logged,
+    }
+
+
+def import_seconds() -> dict[str, float]:
+    """Seconds that a process of a run spends on importing, with scikit-learn (stock) and without (here); best of 3."""
+    found = {}
+    for name, first in (("stock", "import sklearn.metrics; "), ("here", "")):
+        values = []
+        for _ in range(3):
+            begun = time.monotonic()
+            environment = {**os.environ, "VERL_PLATFORM": "cpu"}
+            subprocess.run([sys.executable, "-c", first + IMPORTS], env=environment, check=True, capture_output=True)
+            values.append(time.monotonic() - begun)
+        found[name] = round(min(values), 2)
+    return found
 
 
 def main(
     run: Annotated[Path, typer.Option(help="A finished demo run.")] = Path("runs/demo"),
     steps: Annotated[int, typer.Option(min=2, help="Steps per variant.")] = 8,
+    only: Annotated[list[str] | None, typer.Option(help="Measure this part again: time, result, imports.")] = None,
     out: Annotated[Path, typer.Option(help="Result file.")] = Path("benchmarks/results/step_time.json"),
 ) -> None:
-    """Measure the parts of a step on both paths."""
-    result: dict[str, Any] = {"machine": machine.machine(), "versions": machine.versions(), "variants": {}}
-    for name, overrides in VARIANTS.items():
-        result["variants"][name] = measure(run.absolute(), overrides, steps)
-        print(name, json.dumps(result["variants"][name]["seconds"]["step"]))
+    """Measure the parts of a step and of the start-up on both paths."""
+    result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    result |= {"machine": machine.machine(), "versions": machine.versions()}
+    wanted, run = only or ["time", "result", "imports"], run.absolute()
+    if "time" in wanted:
+        result["variants"] = {name: measure(run, overrides, steps) for name, overrides in VARIANTS.items()}
+    if "result" in wanted:
+        result["same_result"] = same_result(run)
+    if "imports" in wanted:
+        result["import_seconds"] = import_seconds()
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(out)
