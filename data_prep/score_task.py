@@ -1,7 +1,8 @@
 """A single response with a score: the pointwise half of critic data as a checkable task.
 
 Kept beside the pairwise task because one set ships both. The judge must name the number; how much a near miss earns is
-the reward's business (`reward_fns.pointwise`).
+the reward's business (`reward_fns.pointwise`). Sources rate on scales of their own; every task asks for a number on the
+reward's scale, so that rows of several sources can be mixed without options, and keeps the original score in its meta.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 from data_prep.prompts import MARKER, neutralise, valid_text
 from data_prep.task import Picture, Split, content_id, make_row
+from reward_fns.pointwise import SCALE
 
 _INSTRUCTION = (
     "Before you decide, reason freely about what the picture shows and how well the response fits it. Put all of this"
@@ -50,6 +52,13 @@ class ScoreTask:
     index: int = 0
     prompt_tokens: int | None = None
 
+    @property
+    def ground_truth(self) -> str:
+        """The score on the reward's scale, as text."""
+        item = self.item
+        share = (item.score - item.lowest) / (item.highest - item.lowest)
+        return f"{SCALE[0] + share * (SCALE[1] - SCALE[0]):g}"
+
     @cached_property
     def prompt(self) -> str:
         """The user turn; free text neutralised."""
@@ -58,7 +67,7 @@ class ScoreTask:
             f"{MARKER * len(item.images)}\nYou are an impartial judge of answers that vision-language models give about"
             f" pictures. Score the response below: does it agree with the picture, answer the question, and leave"
             f" nothing important out?\n\nQuestion:\n{neutralise(item.question)}\n\nResponse:\n"
-            f"{neutralise(item.response)}\n\n{_INSTRUCTION.format(lowest=item.lowest, highest=item.highest)}"
+            f"{neutralise(item.response)}\n\n{_INSTRUCTION.format(lowest=SCALE[0], highest=SCALE[1])}"
         )
         return text.lstrip("\n")
 
@@ -70,7 +79,7 @@ class ScoreTask:
             prompt=self.prompt,
             images=item.images,
             ability="critic_score",
-            ground_truth=f"{item.score:g}",
+            ground_truth=self.ground_truth,
             extra={
                 "index": self.index,
                 "split": self.split,
@@ -79,5 +88,5 @@ class ScoreTask:
                 "responses": [valid_text(item.response)],
                 "prompt_tokens": self.prompt_tokens,
             },
-            meta={**item.meta, "scale": [item.lowest, item.highest]},
+            meta={**item.meta, "score": item.score, "scale": [item.lowest, item.highest]},
         )

@@ -8,6 +8,7 @@ silence on noise. `check_parquet` finds both by itself, without verl, fast enoug
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,8 @@ def check_parquet(
     """Check files of tasks; a folder stands for all `*.parquet` in it.
 
     Looked at in every row: columns, one user turn, `<image>` markers equal in number to the pictures, readable headers,
-    a label in {"1", "2", "tie"} that earns 1.0 (ability `critic`), a non-empty answer (other abilities). Never raises
-    for what the data holds; all of it is in the report.
+    a label whose gold answer earns 1.0 (the judgements; of pairs, "1", "2" or "tie"), a non-empty answer (other
+    abilities). Never raises for what the data holds; all of it is in the report.
 
     Args:
         paths: one file or folder, or several.
@@ -182,23 +183,29 @@ def picture_bytes(image: Any, base: Path) -> bytes:
 
 def _label_problems(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     truth = (row["reward_model"] or {}).get("ground_truth")
-    if row["ability"] != "critic":
+    ability = row["ability"]
+    if ability not in JUDGEMENTS or not isinstance(truth, str):
         if not isinstance(truth, str) or not truth:
             yield "label", f"ground_truth is {truth!r}", "A task needs a non-empty answer as text."
         return
-    if truth not in LABELS:
+    if ability == "critic" and truth not in LABELS:
         detail = f"ground_truth is {truth!r}, not one of {', '.join(LABELS)}"
         yield "label", detail, "Prepare the set with `critic-r1 prepare`, which maps labels and counts the unknown."
-    elif (score := gold_score(truth)) != 1.0:
-        detail = f"the gold answer earns {score}, not 1.0"
-        yield "reward", detail, "Check reward_fns.preference: prompt, label and parser disagree."
+    elif (score := gold_score(truth, ability)) != 1.0:
+        detail = f"the gold answer {truth!r} earns {score}, not 1.0"
+        yield "reward", detail, "Check reward_fns.mixed: prompt, label and parser disagree."
 
 
-def gold_score(truth: str) -> float:
-    """What the reward pays for a well-formed response that gives the label."""
-    from reward_fns.preference import compute_score
+JUDGEMENTS = ("critic", "critic_score", "critic_nway")
+"""Abilities whose gold answer is the label in a box."""
 
-    return float(compute_score("critic/check", f"<think>I looked.</think>\\boxed{{{truth}}}", truth)["score"])
+
+@lru_cache(maxsize=1024)
+def gold_score(truth: str, ability: str = "critic") -> float:
+    """What the reward, with its defaults, pays for a well-formed response that gives the label."""
+    from reward_fns.mixed import compute_score
+
+    return float(compute_score(f"{ability}/check", f"<think>I looked.</think>\\boxed{{{truth}}}", truth)["score"])
 
 
 def explain(failures: Sequence[Failure], limit: int = 10) -> str:

@@ -154,6 +154,16 @@ def test_orders(orders: Any, tmp_path: Path) -> None:
     assert manifest["labels"] == {"train critic/rlaif_v": expected[orders]}
 
 
+def test_labels_stay_balanced_whatever_is_left_out(tmp_path: Path) -> None:
+    rows = [GOOD["rlaif_v"](n) for n in range(ROWS)]
+    for n in range(0, ROWS, 4):  # gaps that always hit the same neighbour
+        rows[n]["rejected"] = ""
+    manifest = convert([str(source_file(tmp_path, rows))], tmp_path / "out", settings(val_share=0.3, unit_rows=100))
+    assert manifest["records"]["rejected"] == ROWS // 4
+    for counts in manifest["labels"].values():
+        assert abs(counts["1"] - counts["2"]) <= 1
+
+
 @pytest.mark.parametrize("hashes", [True, False])
 def test_no_picture_in_two_splits(hashes: bool, tmp_path: Path) -> None:
     rows = [{**GOOD["rlaif_v"](n), "image": GOOD["rlaif_v"](n % 20)["image"]} for n in range(ROWS)]
@@ -278,9 +288,10 @@ def test_no_record_fits_unforeseen_shapes_without_a_trace() -> None:
 
 
 def test_card_is_what_the_hub_reads(tmp_path: Path) -> None:
+    import datasets
     import yaml
 
-    convert([str(source_file(tmp_path))], tmp_path / "out", settings())
+    manifest = convert([str(source_file(tmp_path))], tmp_path / "out", settings())
     head = (tmp_path / "out" / "README.md").read_text().split("---")[1]
     card = yaml.safe_load(head)
     assert card["configs"][0]["data_files"] == [
@@ -288,6 +299,13 @@ def test_card_is_what_the_hub_reads(tmp_path: Path) -> None:
         {"split": "validation", "path": "val-*.parquet"},
     ]
     assert (tmp_path / "out" / "card" / "labels.png").read_bytes().startswith(b"\x89PNG")
+    # `datasets` refuses a folder whose card and files disagree about a column.
+    loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert {s: len(rows) for s, rows in loaded.items()} == {
+        "train": manifest["rows"]["train"],
+        "validation": manifest["rows"]["val"],
+    }
+    assert loaded["train"][0]["images"][0].size == (32, 24)
 
 
 def test_ray_data_writes_the_same_bytes(tmp_path: Path) -> None:

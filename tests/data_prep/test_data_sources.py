@@ -17,7 +17,7 @@ from data_prep.settings import Settings
 from data_prep.sources.record import Options
 from data_prep.sources.registry import NAMES, load_source
 from data_prep.transform import Transform
-from data_prep.validate import check_parquet
+from data_prep.validate import check_parquet, row_problems
 from tests.data_prep.made_pictures import picture
 from tests.data_prep.made_records import EMBEDDED, EXPECTED, GOOD
 
@@ -293,8 +293,12 @@ def test_pointwise_row_becomes_a_score_task(root: Path) -> None:
     ]
     outcome = transform("llava_critic_113k", root)([(0, record)])
     row = outcome.rows[0]
-    assert (row["ability"], row["reward_model"]["ground_truth"]) == ("critic_score", "85")
+    # On the reward's own scale, so that the row needs no option of the reward.
+    assert (row["ability"], row["reward_model"]["ground_truth"]) == ("critic_score", "8.5")
+    assert "from 0 (worst) to 10 (best)" in row["prompt"][0]["content"]
+    assert json.loads(row["extra_info"]["meta"])["score"] == 85
     assert row["extra_info"]["responses"] == ["A dog on grass."]
+    assert [list(row_problems(r, full=True, base=root)) for r in outcome.rows] == [[]]
 
 
 def test_nway_tasks_name_the_best(root: Path) -> None:
@@ -302,6 +306,7 @@ def test_nway_tasks_name_the_best(root: Path) -> None:
     for row in outcome.rows:
         best = int(row["reward_model"]["ground_truth"]) - 1
         assert row["extra_info"]["responses"][best].startswith("A dog")
+        assert not list(row_problems(row, full=True, base=root))
     assert len({row["reward_model"]["ground_truth"] for row in outcome.rows}) > 1
 
 

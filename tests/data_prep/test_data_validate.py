@@ -27,6 +27,10 @@ def set_label(value: Any) -> Any:
     return lambda row: row["reward_model"].update(ground_truth=value)
 
 
+def set_task(ability: str, label: str) -> Any:
+    return lambda row: row.update(ability=ability, reward_model={"style": "rule", "ground_truth": label})
+
+
 def set_image(value: Any) -> Any:
     return lambda row: row["images"][0].update(bytes=value)
 
@@ -39,6 +43,9 @@ FAULTS = {
     "label 3": (set_label("3"), "label"),
     "label null": (set_label(None), "label"),
     "label in words": (set_label("first"), "label"),
+    "score off the scale": (set_task("critic_score", "11"), "reward"),
+    "response that is not there": (set_task("critic_nway", "17"), "reward"),
+    "no answer": (set_task("vqa", ""), "label"),
     "no bytes": (set_image(None), "picture-missing"),
     "empty bytes": (set_image(b""), "picture-empty"),
     "no picture": (set_image(b"not a picture at all"), "picture-unreadable"),
