@@ -38,6 +38,7 @@ from recipe.critic_r1.judging.generation import Sampling
 from recipe.critic_r1.judging.journal import Journal
 from recipe.critic_r1.judging.openai_client import OpenAIGenerator
 from recipe.critic_r1.label import Labeller, LabelPrompt, LabelSettings, LostRow, read_prompts
+from recipe.critic_r1.self_critique.candidates import Shown
 from reward_fns.verdict import Policy
 
 PROMPTS_AT_A_TIME = 256
@@ -61,6 +62,10 @@ def label_command(
         float, typer.Option(help="Least share of all votes, over both orders, for the chosen response.")
     ] = 0.75,
     samples: Annotated[int, typer.Option(help="Responses drawn for a row that has none.")] = 0,
+    redraw: Annotated[bool, typer.Option(help="Draw them for every row, also for one that has some.")] = False,
+    shown: Annotated[
+        str, typer.Option(help="What the critic compares of a drawn response: response, or its final answer.")
+    ] = "response",
     policy_model: Annotated[str, typer.Option(help="Who draws them; the critic itself when empty.")] = "",
     policy_url: Annotated[str, typer.Option(help="Its server; the critic's when empty.")] = "",
     policy_temperature: Annotated[float, typer.Option(help="Of the responses drawn.")] = 1.0,
@@ -87,6 +92,10 @@ def label_command(
             raise ValueError(f"--orders {orders!r} is none of balanced, both, as_is")
         if samples == 1 or samples < 0:
             raise ValueError(f"--samples {samples} makes no pair: take 2 or more")
+        if shown not in ("answer", "response"):
+            raise ValueError(f"--shown {shown!r} is neither answer nor response")
+        if redraw and not samples:
+            raise ValueError("--redraw needs --samples: 2 or more")
         settings = LabelSettings(
             sampling=Sampling(temperature=temperature, max_tokens=max_tokens, n=votes, seed=seed),
             wording=wording,
@@ -111,7 +120,9 @@ def label_command(
                                       "timeout": timeout}  # fmt: skip
             critic = stack.enter_context(OpenAIGenerator(model, base_url, **client))
             policy = stack.enter_context(OpenAIGenerator(policy_model or model, policy_url or base_url, **client))
-            labeller = Labeller(critic, settings, policy=policy, policy_sampling=drawing)
+            labeller = Labeller(
+                critic, settings, policy=policy, policy_sampling=drawing, shown=cast(Shown, shown), redraw=redraw
+            )
             dpo = stack.enter_context(DpoWriter(out / "dpo"))
             judged = stack.enter_context((out / "judged.jsonl").open("w", encoding="utf-8"))
             good = (p for p in read_prompts(files, image_root or []) if isinstance(p, LabelPrompt))
@@ -127,6 +138,7 @@ def label_command(
             **chosen,
             "policy": (policy_model or model) if drawing else None,
             "policy_sampling": asdict(drawing) if drawing else None,
+            "shown": shown if drawing else "response",
             "counts": counts,
             "swap_consistency": agreed / compared if compared else None,
             "rows": {"tasks": rows, "dpo": dpo.rows},

@@ -94,7 +94,8 @@ class DpoWriter:
             self._tables[split] = pq.ParquetWriter(self._temporary(split, "parquet"), SCHEMA, compression="zstd")
             self._pending[split], self._pending_bytes[split] = [], 0
         assert decision.chosen is not None
-        chosen, rejected = decision.pair.responses[decision.chosen], decision.pair.responses[1 - decision.chosen]
+        written = decision.pair.written
+        chosen, rejected = written[decision.chosen], written[1 - decision.chosen]
         row = {
             "id": valid_text(prompt.name),
             "pair_id": decision.pair.pair_id,

@@ -25,6 +25,7 @@ from data_prep.sources.record import MOST_RESPONSES, Reject, checked_text, pictu
 from data_prep.task import Picture, PreferencePair, content_id
 from recipe.critic_r1.judging.generation import GenerationRequest, Generator, Message, Sampling, messages_from_row
 from recipe.critic_r1.judging.pairwise import SPLIT_VOTES, Judgement, JudgeTask, judge, pictures_sha256
+from recipe.critic_r1.self_critique.candidates import Shown, final_answer
 from reward_fns.verdict import Policy
 
 Outcome = Literal[
@@ -70,7 +71,8 @@ class LabelPrompt:
     file, row: where it stands, as in `LostRow`.
     name: the source's own id; empty when it has none.
     images: with their bytes.
-    responses: empty when they are to be drawn.
+    responses: as they are compared; empty when they are to be drawn.
+    written: response -> the text it was taken from, where that is another one.
     """
 
     file: str
@@ -79,6 +81,7 @@ class LabelPrompt:
     images: tuple[Picture, ...]
     question: str
     responses: tuple[str, ...] = ()
+    written: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def content_id(self) -> str:
@@ -105,6 +108,12 @@ class ResponsePair:
     def pair_id(self) -> str:
         """Equal content, equal id, whichever response is named first."""
         return content_id("pair", self.prompt.content_id, *sorted(self.responses))
+
+    @property
+    def written(self) -> tuple[str, str]:
+        """The responses as the policy wrote them."""
+        first, second = (self.prompt.written.get(response, response) for response in self.responses)
+        return first, second
 
 
 @dataclass(frozen=True)
@@ -332,6 +341,8 @@ class Labeller:
         critic: who judges.
         policy: who draws the responses that prompts lack.
         policy_sampling: of these; `n` responses per prompt.
+        shown: of a drawn response; `answer` lets the critic compare final answers, and a text without one is empty.
+        redraw: draw for every prompt, whatever responses it has.
     """
 
     def __init__(
@@ -341,12 +352,15 @@ class Labeller:
         *,
         policy: Generator | None = None,
         policy_sampling: Sampling | None = None,
+        shown: Shown = "response",
+        redraw: bool = False,
     ) -> None:
         self.settings = settings
         self.tally = Tally()
         self.lost: list[LostRow] = []
         """Prompts that gave no pair."""
         self._critic, self._policy, self._policy_sampling = critic, policy, policy_sampling
+        self._shown, self._redraw = shown, redraw
         self._seen: set[str] = set()
 
     def __call__(self, prompts: Sequence[LabelPrompt]) -> list[Decision]:
@@ -364,8 +378,9 @@ class Labeller:
 
     def _answered(self, prompts: Sequence[LabelPrompt]) -> Iterator[LabelPrompt]:
         """The prompts with their responses, drawn where they have none."""
-        empty = [prompt for prompt in prompts if not prompt.responses]
-        drawn = iter(self._draw(empty))
+        if self._redraw:
+            prompts = [replace(prompt, responses=()) for prompt in prompts]
+        drawn = iter(self._draw([prompt for prompt in prompts if not prompt.responses]))
         for prompt in prompts:
             if prompt.responses:
                 self.tally.responses["given"] += len(prompt.responses)
@@ -392,10 +407,13 @@ class Labeller:
                 self._lose(prompt, "sampling-failed", generation.error, "Run the same command again.")
                 answered.append(None)
                 continue
-            texts = tuple(text.strip() for text in generation.texts)
+            texts = [text.strip() for text in generation.texts]
             self.tally.responses["drawn"] += len(texts)
             self.tally.responses["cut_off"] += generation.finish_reasons.count("length")
-            answered.append(replace(prompt, responses=texts))
+            responses = tuple(final_answer(text) or "" for text in texts) if self._shown == "answer" else tuple(texts)
+            # Of several texts with one answer the first stands for it.
+            written = dict(reversed(list(zip(responses, texts, strict=True))))
+            answered.append(replace(prompt, responses=responses, written=written))
         return answered
 
     def _pairs(self, prompt: LabelPrompt) -> list[ResponsePair]:

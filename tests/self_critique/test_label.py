@@ -418,6 +418,24 @@ def test_responses_are_drawn_and_kept(data: Path, tmp_path: Path) -> None:
     assert report["policy"] == "pupil"
 
 
+def test_every_row_can_be_drawn_anew_and_answers_compared(data: Path, tmp_path: Path) -> None:
+    """The critic sees the final answers; what is learned for DPO is the text that the policy wrote."""
+    out = tmp_path / "out"
+    # Two samples with one answer, one without an answer.
+    drawn = (f"One. {box(4)}", f"Two. {box(4)}", f"Three. {box(9)}", "Four?")
+    with FakeServer(served(samples=lambda i: drawn[i])) as server:
+        result = label(server.url, out, data, "--samples", 4, "--redraw", "--shown", "answer", "--orders", "as_is")
+        assert result.exit_code == 0, result.output
+    report = json.loads((out / "label.json").read_text())
+    assert report["counts"]["responses"] == {"drawn": 24, "empty": 6, "repeated": 6}
+    assert report["shown"] == "answer"
+    rows = pq.read_table(next((out / "tasks").glob("*.parquet"))).to_pylist()
+    assert {(row["extra_info"]["response_1"], row["extra_info"]["response_2"]) for row in rows} == {("4", "9")}
+    for line in lines_of(out / "dpo" / "train.jsonl"):
+        assert line["chosen"][0]["content"] == drawn[2]
+        assert line["rejected"][0]["content"] == drawn[0]
+
+
 def test_what_failed_is_asked_again_and_only_that(data: Path, tmp_path: Path) -> None:
     out, undisturbed = tmp_path / "out", tmp_path / "undisturbed"
     with FakeServer(served(lambda a, b: "400" if (a, b) == (5, 3) else larger(a, b))) as server:
@@ -523,6 +541,8 @@ def test_a_share_goes_to_val_by_picture(data: Path, tmp_path: Path) -> None:
         (("--orders", "odd"), "none of balanced"),
         (("--verdicts", "kind"), "neither strict nor lenient"),
         (("--samples", 1), "take 2 or more"),
+        (("--redraw",), "--redraw needs --samples"),
+        (("--shown", "half"), "neither answer nor response"),
         (("--min-confidence", 2), "from 0 to 1"),
     ],
 )
