@@ -145,10 +145,17 @@ def make_best_of_n(folder: Path, gain: float, *, n: int = 8, questions: int = 40
 def make_policy_run(folder: Path, shift: float, suite: str = "made") -> Path:
     """What `critic-r1 eval-policy` leaves."""
     figures = {
-        "chart/made_qa": {"value": 0.5 + shift, "low": 0.45 + shift, "high": 0.55 + shift, "n": 200},
-        "general/made_score": {"value": 1500 + 100 * shift, "low": 1400, "high": 1600, "n": 90},
+        "policy/chart/made_qa": {"value": 0.5 + shift, "low": 0.45 + shift, "high": 0.55 + shift, "n": 200},
+        "policy/general/made_score": {"value": 1500 + 100 * shift, "low": 1400, "high": 1600, "n": 90},
+        "policy/mean": {"value": 0.4 + shift, "low": 0.35 + shift, "high": 0.45 + shift, "n": 290},
     }
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"figures": figures, "settings": {"suite": suite, "tool": "lmms-eval"}}
-    (folder / "policy_eval.json").write_text(json.dumps(content), encoding="utf-8")
+    content = {
+        "suite": suite,
+        "lmms_eval": "0.7.3",
+        "metrics": figures,
+        "reading": {"made_qa": {"boxed": 180}},
+        "left_out": {"made_video": "3 of 90 requests failed"},
+    }
+    (folder / "eval_policy.json").write_text(json.dumps(content), encoding="utf-8")
     return folder

@@ -132,6 +132,6 @@ def test_training_runs_count_from_their_own_start() -> None:
 
 def test_a_policy_figure_on_other_questions_is_not_compared(tmp_path: Path) -> None:
     first, second = (read_run(make_policy_run(tmp_path / name, 0.1)).measured[0] for name in "ab")
-    second.evaluation.metrics["chart/made_qa"].n = 150
+    second.evaluation.metrics["policy/chart/made_qa"].n = 150
     changes, _, _ = differences(first, second)
-    assert list(changes) == ["general/made_score"]
+    assert list(changes) == ["policy/general/made_score", "policy/mean"]

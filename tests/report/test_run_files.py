@@ -45,7 +45,7 @@ JUDGED = json.dumps({"pair_id": "p"}) + "\n"
         ("eval/after/judgements.jsonl", JUDGED + "{\n", "eval/after/judgements.jsonl, line 2: not JSON"),
         ("judge.json", '{"metrics": {"a": 1}}', "judge.json: metrics.a: Input"),
         ("best_of_n.json", '{"curves": {"oracle": [{"value": 1}]}}', "best_of_n.json: curves.oracle.0.n_candidates"),
-        ("policy_eval.json", "{}", "policy_eval.json: figures: Field required"),
+        ("eval_policy.json", "{}", "eval_policy.json: metrics: Field required"),
     ],
 )
 def test_malformed_file_is_named_with_its_line(tmp_path: Path, name: str, text: str, expected: str) -> None:
@@ -115,6 +115,15 @@ def test_evaluations_are_found_flat_and_in_folders_before_first(tmp_path: Path) 
     measured = run.of_kind("held-out")
     assert {name: len(one.judgements) for name, one in measured.items()} == {"before": 2, "after": 1, "a_third": 0}
     assert measured["before"].evaluation.metrics["a"].value is None
+
+
+def test_policy_figures_are_found_under_either_name(tmp_path: Path) -> None:
+    figures = '{"policy/chart/a": {"value": 0.5, "n": 3}}'
+    files = {"policy_eval.json": f'{{"figures": {figures}, "settings": {{"suite": "s"}}}}'}
+    (old,) = read_run(bare_run(tmp_path / "old", files)).measured
+    files = {"eval_policy.json": f'{{"metrics": {figures}, "suite": "s", "reading": {{}}}}'}
+    (new,) = read_run(bare_run(tmp_path / "new", files)).measured
+    assert (old.evaluation, old.settings) == (new.evaluation, new.settings)
 
 
 def test_null_and_numbers_read_as_text(tmp_path: Path) -> None:

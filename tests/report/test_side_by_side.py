@@ -54,8 +54,12 @@ def test_best_of_n_shows_curves_and_costs(text: str) -> None:
 
 
 def test_policy_figures_keep_their_scale(text: str) -> None:
-    assert "chart/made_qa 50.0 % → 62.0 % better +12.0 points" in text
-    assert "general/made_score 1,500 → 1,512 no clear change +12" in text
+    assert "Chart: made_qa 50.0 % → 62.0 % better +12.0 points" in text
+    assert "General: made_score 1,500 → 1,512 no clear change +12" in text
+
+
+def test_tasks_without_a_figure_are_named(text: str) -> None:
+    assert "policy_a: made_video has no figure: 3 of 90 requests failed." in text
 
 
 def test_set_up_says_what_differs(judge_runs: Path) -> None:
@@ -86,7 +90,7 @@ def test_training_runs_share_curves_and_count_from_their_start(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{root}"], "judge.json, best_of_n.json and policy_eval.json; give the folder"),
+        (["{root}"], "judge.json, best_of_n.json and eval_policy.json; give the folder"),
         (["{root}/a", "{root}/a"], "give each folder once"),
         (["{root}/a", "--data", "{root}/nothing"], "nothing does not exist; give Parquet files"),
     ],

@@ -111,10 +111,17 @@ def test_groups_come_in_reading_order_and_unlisted_figures_last() -> None:
 def test_headlines_are_those_that_the_board_has_each_once() -> None:
     held_out = board({"policy/greedy": HALF, "critic/accuracy": HALF})
     assert [row.name for row in headlines(held_out, metric_groups(held_out))] == ["critic/accuracy", "policy/greedy"]
-    suite = board({"a/b": HALF, "c": (1500.0, 1400.0, 1600.0)}, kind="policy")
+    tasks = {f"policy/{name}": HALF for name in ("chart/mean", "chart/a", "mean", "video/b", "chart/b")}
+    suite = board(tasks | {"policy/chart/c": (1500.0, 1400.0, 1600.0)}, kind="policy")
     groups = metric_groups(suite)
-    assert [row.name for row in headlines(suite, groups)] == ["a/b", "c"]
-    assert [row.cells[0] and row.cells[0].value for row in groups["By task"]] == ["50.0 %", "1,500"]
+    assert {title: [row.meaning.label for row in rows] for title, rows in groups.items()} == {
+        "All tasks": ["Mean"],
+        "Chart": ["Mean", "a", "b", "c"],
+        "Video": ["b"],
+    }
+    assert [row.cells[0] and row.cells[0].value for row in groups["Chart"]][2:] == ["50.0 %", "1,500"]
+    names = [row.name for row in headlines(suite, groups)]
+    assert names == ["policy/mean", "policy/chart/mean", "policy/chart/a", "policy/chart/b"]
 
 
 def test_part_of_a_metric_keeps_its_unit_and_direction() -> None:

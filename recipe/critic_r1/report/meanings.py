@@ -99,7 +99,7 @@ HEADLINES: dict[Kind, tuple[str, ...]] = {
         r"best_of_\d+/majority",
         r"best_of_\d+/knock_out_minus_one_sample",
     ),
-    "policy": (r"(.*/)?(average|mean|macro)", r".*", r".*", r".*"),
+    "policy": (r"policy/mean", *[r"policy/[^/]+/mean"] * 3, *[r".*"] * 4),
 }
 
 Place = tuple[int, int, str, int, str]
@@ -134,7 +134,17 @@ def place_of(name: str) -> tuple[Place, str, Meaning]:
     return (rank, -size, group, position, name), group, meaning
 
 
-def policy_meaning(name: str, values: list[float]) -> Meaning:
-    """Of a figure by another tool: named by its task, and read as a share where every value could be one."""
+def policy_place(name: str, values: list[float]) -> tuple[Place, str, Meaning]:
+    """Of a figure by another tool, `policy/<group>/<task>`; a share where every value could be one.
+
+    >>> policy_place("policy/chart/chartqa", [0.7])[1:]
+    ('Chart', Meaning(label='chartqa', note='', better=1, unit='share'))
+    """
+    group, _, task = name.removeprefix("policy/").rpartition("/")
+    mean = task == "mean"
     share = bool(values) and all(0 <= value <= 1 for value in values)
-    return Meaning(name, unit="share" if share else "plain")
+    meaning = Meaning("Mean" if mean else task, unit="share" if share else "plain")
+    if mean:
+        meaning = replace(meaning, note="each task with the same weight")
+    title = group.capitalize() if group else "All tasks"
+    return (int(bool(group)), 0, group, int(not mean), name), title, meaning

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from recipe.critic_r1.judging.pairwise import pictures_sha256
 
@@ -83,10 +83,12 @@ class Evaluation(Record):
 
 
 class PolicyEvaluation(Record):
-    """`policy_eval.json`: figures by task, as the field's own tools measured them."""
+    """`eval_policy.json`: figures as the field's own tools measured them, `policy/<group>/<task>`, and how."""
 
-    figures: dict[str, Estimate]
+    metrics: dict[str, Estimate] = Field(validation_alias=AliasChoices("metrics", "figures"))
     settings: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
+    """task -> why it has no figure"""
 
 
 class Judgement(Record):

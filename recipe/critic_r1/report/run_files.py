@@ -1,7 +1,7 @@
 """The folder of a run, whatever kind of run left it there, read into one record.
 
 Four commands leave folders: `train` or `demo` (`run.json`), `judge` (`judge.json`), `best-of-n` (`best_of_n.json`) and
-`eval-policy` (`policy_eval.json`); one folder may be the output of several. What each of them measured becomes a
+`eval-policy` (`eval_policy.json`); one folder may be the output of several. What each of them measured becomes a
 `Measured`, so that everything after this file deals in figures and judgements and not in commands. Only one of the four
 files must be there: a report is most wanted when a run stopped half-way.
 """
@@ -28,7 +28,8 @@ from recipe.critic_r1.report.records import (
 RUN_JSON = "run.json"
 JUDGE = "judge.json"
 BEST_OF_N = "best_of_n.json"
-POLICY = "policy_eval.json"
+# The second name is that of the first files of this kind.
+POLICY = ("eval_policy.json", "policy_eval.json")
 METRICS = "train/metrics.jsonl"
 SAMPLES = "train/samples.jsonl"
 JUDGEMENTS = "judgements.jsonl"
@@ -38,7 +39,7 @@ LAST_ROLLOUTS = 1000
 # The order of columns in every table; evaluations with other names follow in alphabetical order.
 STAGE_ORDER = ("before", "after")
 # Whole results of a file that are no settings.
-_RESULTS = {"metrics", "curves", "bills", "bill", "seconds", "traffic"}
+_RESULTS = {"metrics", "curves", "bills", "bill", "seconds", "traffic", "reading"}
 
 Kind = Literal["held-out", "benchmark", "best-of-n", "policy"]
 """`held-out`: a training run's own evaluation; the others are named by what they measure."""
@@ -116,7 +117,7 @@ def _listed(counts: Any) -> str:
     return ", ".join(f"{n} {name}" for name, n in counts.items()) if isinstance(counts, dict) else str(counts)
 
 
-def _settings(evaluation: Evaluation) -> dict[str, Any]:
+def _settings(evaluation: Record) -> dict[str, Any]:
     return {name: value for name, value in (evaluation.model_extra or {}).items() if name not in _RESULTS}
 
 
@@ -169,12 +170,14 @@ def read_run(run_dir: Path, label: str = "") -> Run:
         if (root / CANDIDATES).is_file():
             items = items_of(c.problem_id for c in read_lines(root / CANDIDATES, CANDIDATES, _Candidates, run.notes))
         run.measured.append(Measured("best-of-n", "", evaluation, [], _settings(evaluation), items))
-    if (root / POLICY).is_file():
-        policy = read_json(root / POLICY, POLICY, PolicyEvaluation)
-        run.measured.append(Measured("policy", "", Evaluation(metrics=policy.figures), [], policy.settings))
+    if name := next((name for name in POLICY if (root / name).is_file()), ""):
+        policy = read_json(root / name, name, PolicyEvaluation)
+        run.notes += [f"{task} has no figure: {why}." for task, why in policy.left_out.items()]
+        settings = policy.settings | _settings(policy)
+        run.measured.append(Measured("policy", "", Evaluation(metrics=policy.metrics), [], settings))
     if run.info is None and not run.measured:
         raise ReportError(
-            f"{root / RUN_JSON} is missing, and so are {JUDGE}, {BEST_OF_N} and {POLICY}; give the folder of a run, "
+            f"{root / RUN_JSON} is missing, and so are {JUDGE}, {BEST_OF_N} and {POLICY[0]}; give the folder of a run, "
             "one that holds any of them"
         )
     return run

@@ -7,10 +7,11 @@ from recipe.critic_r1.judging.metrics import CATEGORY_FIGURES
 from recipe.critic_r1.report.boards import Board, Column
 from recipe.critic_r1.report.charts import number
 from recipe.critic_r1.report.differences import Difference
-from recipe.critic_r1.report.meanings import CRITIC, HEADLINES, Meaning, Unit, place_of, policy_meaning
+from recipe.critic_r1.report.meanings import CRITIC, HEADLINES, Meaning, Unit, place_of, policy_place
 from recipe.critic_r1.report.records import Estimate
 
 CATEGORY = "category/"
+MOST_TILES = 4
 
 
 @dataclass
@@ -98,7 +99,7 @@ def metric_groups(board: Board) -> dict[str, list[Row]]:
         estimates = _estimates(board, name)
         if board.kind == "policy":
             values = [one.value for one in estimates if one is not None and one.value is not None]
-            place, group, meaning = (0, 0, "", 0, name), "By task", policy_meaning(name, values)
+            place, group, meaning = policy_place(name, values)
         cells = [_cell(estimate, meaning.unit) for estimate in estimates]
         for cell, column in zip(cells, board.columns, strict=True):
             if cell is not None:
@@ -116,7 +117,7 @@ def headlines(board: Board, groups: dict[str, list[Row]]) -> list[Row]:
     found: list[Row] = []
     for pattern in HEADLINES[board.kind]:
         found += [row for row in rows if row not in found and re.fullmatch(pattern, row.name)][:1]
-    return found
+    return found[:MOST_TILES]
 
 
 @dataclass
