@@ -176,7 +176,11 @@ def _read_parquet(unit: Unit) -> Iterator[list[Any]]:
             metadata = parquet.metadata.row_group(group)
             rows = BATCH_BYTES * metadata.num_rows // (metadata.total_byte_size or 1)
             rows = max(1, min(BATCH_ROWS, rows))
-            for batch in parquet.iter_batches(rows, row_groups=[group], use_threads=False):
+            if rows < metadata.num_rows:
+                batches = parquet.iter_batches(rows, row_groups=[group], use_threads=False)
+            else:  # the usual road costs a third less
+                batches = parquet.read_row_group(group, use_threads=False).to_batches()
+            for batch in batches:
                 try:
                     yield batch_records(batch)
                 except (pa.ArrowException, ValueError):  # a text that is no UTF-8 spoils a batch; find the row
