@@ -155,7 +155,7 @@ def self_improvement(run: Run, folder: Folder = FOLDER, seed: Annotated[int, typ
 
 
 def agreement(judged: Path, run: Path) -> dict[str, Any]:
-    """How often a label is the truth, which the demo's training pairs tell for each picture; the loop does not see it."""
+    """How often a label is the truth, which the training pairs tell for each picture and the loop does not see."""
     truth = {}
     for row in pq.read_table(
         run / "data" / "critic" / "train-00000.parquet", columns=["extra_info", "reward_model"]
