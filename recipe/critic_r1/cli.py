@@ -23,6 +23,7 @@ for _module in (
     "commands_judge",
     "commands_best_of_n",
     "commands_label",
+    "commands_eval",
     "commands_report",
 ):
     importlib.import_module(f"recipe.critic_r1.{_module}").register(app)

@@ -1,0 +1,50 @@
+"""The local task `policy_rows`: policy rows of a Parquet file from `prepare`, as lmms-eval asks for them.
+
+Right is an answer that is the label letter for letter, as in the demo's own evaluation. Copied beside the task's yaml,
+and run in the environment of lmms-eval.
+"""
+
+import io
+from typing import Any
+
+from PIL import Image
+
+MARKER = "<image>"
+
+
+def picture(image: Any) -> Image.Image:
+    """A picture as `datasets` gives it, decoded or as `{bytes, path}`."""
+    if isinstance(image, dict):
+        return Image.open(io.BytesIO(image["bytes"]) if image.get("bytes") else image["path"]).convert("RGB")
+    return image.convert("RGB")
+
+
+def to_visual(doc: dict[str, Any]) -> list[Image.Image]:
+    return [picture(image) for image in doc["images"]]
+
+
+def to_text(doc: dict[str, Any]) -> str:
+    return "\n".join(message["content"] for message in doc["prompt"])
+
+
+def to_messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
+    """The row's prompt with each marker replaced by its picture, in the order of reading."""
+    pictures = iter(to_visual(doc))
+    messages = []
+    for message in doc["prompt"]:
+        parts: list[dict[str, Any]] = []
+        for number, text in enumerate(message["content"].split(MARKER)):
+            if number:
+                parts.append({"type": "image", "url": next(pictures)})
+            if text:
+                parts.append({"type": "text", "text": text})
+        messages.append({"role": message["role"], "content": parts})
+    return messages
+
+
+def to_target(doc: dict[str, Any]) -> str:
+    return doc["reward_model"]["ground_truth"]
+
+
+def score(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+    return {"accuracy": float(results[0] == to_target(doc))}
