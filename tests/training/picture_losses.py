@@ -3,13 +3,15 @@
     python -m tests.training.picture_losses BATCHES RESULT
 
 ``BATCHES`` is a pickle of the configuration and of the records of each path, as they come out of TransferQueue.
-``RESULT`` gets, for each path, what the three passes of a step give: log-probabilities and entropies (forward only, as
-for the old log-probabilities and the reference), loss and gradients (update).
+``RESULT`` gets, for each path and for micro-batches of a fixed and of a changing size, what the passes of a step give:
+log-probabilities and entropies (forward only, as for the old log-probabilities and the reference), loss and gradients
+(update); and the order in which pictures were announced and asked for.
 """
 
 import os
 import pickle
 import sys
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,15 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.utils.losses import ppo_loss
 
 from recipe.critic_r1.cpu import engine as _registers_cpu_engine  # noqa: F401
-from recipe.critic_r1.pictures.inputs import pixel_cache
+from recipe.critic_r1.pictures.inputs import PictureInputs, pixel_cache
 
-MICRO_BATCH = 4
+SPLITS = {
+    "fixed": {"use_dynamic_bsz": False, "micro_batch_size_per_gpu": 4},
+    "dynamic": {"use_dynamic_bsz": True, "max_token_len_per_gpu": 400},
+}
 
 
-def batch_of(records: list[dict[str, Any]]) -> Any:
+def batch_of(records: list[dict[str, Any]], split: dict[str, Any]) -> Any:
     """Records as the trainer hands them to a worker, with advantages that differ from token to token."""
     fields = ("input_ids", "position_ids", "prompts", "responses", "response_mask", "loss_mask", "multi_modal_inputs")
     rows = []
@@ -46,9 +51,6 @@ def batch_of(records: list[dict[str, Any]]) -> Any:
     tu.maybe_fix_3d_position_ids(data)
     settings = {
         "use_remove_padding": False,
-        "use_dynamic_bsz": False,
-        "micro_batch_size_per_gpu": MICRO_BATCH,
-        "max_token_len_per_gpu": 4096,
         "use_fused_kernels": False,
         "temperature": 1.0,
         "calculate_entropy": True,
@@ -56,26 +58,42 @@ def batch_of(records: list[dict[str, Any]]) -> Any:
         "global_batch_size": len(records),
         "mini_batch_size": len(records),
     }
-    tu.assign_non_tensor(data, **settings)
+    tu.assign_non_tensor(data, **settings, **split)
     return data
 
 
-def passes(engine: Any, actor: Any, records: list[dict[str, Any]]) -> dict[str, Any]:
-    pixel_cache().take_counts()
+def passes(engine: Any, actor: Any, records: list[dict[str, Any]], split: dict[str, Any]) -> dict[str, Any]:
+    pixel_cache.cache_clear()
+    cache = pixel_cache()
+    announced: list[list[str]] = []
+    asked: list[str] = []
+    expect, get = cache.expect, cache.get
+
+    def expecting(inputs: Iterable[Any]) -> None:
+        inputs = list(inputs)
+        announced.append([item.key for item in inputs if isinstance(item, PictureInputs)])
+        expect(inputs)
+
+    def getting(inputs: Any) -> torch.Tensor:
+        asked.append(inputs.key)
+        return get(inputs)
+
+    cache.expect, cache.get = expecting, getting
     with engine.eval_mode():
-        inferred = engine.infer_batch(batch_of(records), loss_function=None)["model_output"]
+        inferred = engine.infer_batch(batch_of(records, split), loss_function=None)["model_output"]
     with engine.train_mode():
         engine.optimizer_zero_grad()
-        updated = engine.forward_backward_batch(batch_of(records), partial(ppo_loss, config=actor))
+        updated = engine.forward_backward_batch(batch_of(records, split), partial(ppo_loss, config=actor))
         gradients = {name: p.grad.full_tensor().clone() for name, p in engine.module.named_parameters()
                      if p.grad is not None}  # fmt: skip
-    counts = pixel_cache().take_counts()
     return {
         "log_probs": inferred["log_probs"].values(),
         "entropy": inferred["entropy"].values(),
         "loss": torch.tensor(updated["loss"]),
         "gradients": gradients,
-        "pixels": {"asked": counts.asked, "made": counts.made},
+        "made": cache.take_counts().made,
+        "announced": announced,
+        "asked": asked,
     }
 
 
@@ -96,7 +114,11 @@ def main(batches: Path, result: Path) -> None:
         checkpoint_config=actor.checkpoint,
     )
     engine.initialize()
-    found = {path: passes(engine, actor, records) for path, records in given["records"].items()}
+    found = {
+        (path, name): passes(engine, actor, records, split)
+        for path, records in given["records"].items()
+        for name, split in SPLITS.items()
+    }
     result.write_bytes(pickle.dumps(found))
 
 

@@ -172,7 +172,7 @@ def test_balance_between_workers_counts_picture_tokens(config, stored) -> None:
 
 
 @pytest.fixture(scope="module")
-def both_paths(config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def both_paths(config, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Any]:
     """What verl's engine computes in a process of its own from the same mixed batch of either path."""
     folder = tmp_path_factory.mktemp("losses")
     with pytest.MonkeyPatch.context() as patch:
@@ -189,9 +189,10 @@ def both_paths(config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     return pickle.loads((folder / "result").read_bytes())
 
 
-def test_log_probabilities_losses_and_gradients_are_the_same_to_the_bit(both_paths) -> None:
-    """Twelve rollouts, pictures of all shapes and none, in micro-batches of four that mix them."""
-    stock, ours = both_paths["stock"], both_paths["shared"]
+@pytest.mark.parametrize("split", ["fixed", "dynamic"])
+def test_log_probabilities_losses_and_gradients_are_the_same_to_the_bit(both_paths, split: str) -> None:
+    """Twelve rollouts, pictures of all shapes and none, in micro-batches that mix them."""
+    stock, ours = both_paths["stock", split], both_paths["shared", split]
     for name in ("log_probs", "entropy", "loss"):
         assert torch.equal(ours[name], stock[name]), name
     assert ours["gradients"].keys() == stock["gradients"].keys()
@@ -202,7 +203,11 @@ def test_log_probabilities_losses_and_gradients_are_the_same_to_the_bit(both_pat
     assert all(float(gradient.abs().max()) > 0 for name, gradient in stock["gradients"].items() if "visual" in name)
 
 
-def test_a_prompts_pixels_are_made_once_for_its_rollouts_and_for_all_passes(both_paths) -> None:
-    # Three prompts with pictures, three rollouts each, one pass without and one with gradients.
-    assert both_paths["shared"]["pixels"] == {"asked": 3 * 3 * 2, "made": 3}
-    assert both_paths["stock"]["pixels"] == {"asked": 0, "made": 0}
+@pytest.mark.parametrize("split", ["fixed", "dynamic"])
+def test_pictures_are_announced_in_the_order_in_which_they_are_asked_for(both_paths, split: str) -> None:
+    ours = both_paths["shared", split]
+    first, second = ours["announced"]
+    assert first + second == ours["asked"]
+    # Three prompts with pictures, three rollouts each, one pass without and one with gradients; made once.
+    assert (len(ours["asked"]), ours["made"]) == (3 * 3 * 2, 3)
+    assert both_paths["stock", split]["made"] == 0
