@@ -139,7 +139,7 @@ def evaluation(shift: float) -> dict:
         "critic/request_failures": estimate(0.0, 800, 0.004),
         "policy/greedy": estimate(0.55 + shift / 2, 400),
         "policy/sampled": estimate(0.5 + shift / 2, 3200),
-        "a/figure<b>of</b>/no$name^": {"value": None, "low": None, "high": None, "n": 0},
+        "a/figure<b>of</b>/no$name^": {"value": shift or None, "low": None, "high": None, "n": 0},
     }
     metrics |= {f"best_of_8/{name}": figure for name, figure in figures.items()}
     metrics["best_of_8/knock_out_minus_one_sample"] = {"value": 0.15, "low": 0.11, "high": 0.19, "n": 400}

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from recipe.critic_r1.cli import app
 from recipe.critic_r1.judging.comparison import compare
-from tests.report.made_judge import benchmark, judgements, make_judge_run
+from recipe.critic_r1.report import build_page
+from tests.report.made_judge import benchmark, judgements, make_best_of_n, make_judge_run, write_benchmark
 from tests.report.made_run import make_run
 
 
@@ -87,6 +88,16 @@ def test_training_runs_share_curves_and_count_from_their_start(tmp_path: Path) -
     assert any("step 1: seed0 " in line and " · seed1 " in line for chart in readouts for line in chart["text"])
 
 
+def test_a_name_is_text(tmp_path: Path) -> None:
+    runs = [make_best_of_n(tmp_path / "a", 0.1), make_best_of_n(tmp_path / "b", 0.2)]
+    name = "<script>x</script>'\"&"
+    page = build_page([f"{name}={runs[0]}", f"<b>={runs[1]}"], tmp_path / "out.html").read_text(encoding="utf-8")
+    assert html.escape(name, quote=False) in page.replace("&#39;", "'").replace("&#34;", '"')
+    body = page[page.index("<body") : page.index('<script type="application/json"')]
+    assert "<script" not in body
+    assert "<b>" not in re.sub(r"<b>[^<]*</b>", "", body), "ours hold a label each"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -108,6 +119,11 @@ def test_one_judge_run_writes_into_its_folder_and_finds_its_tasks(tmp_path: Path
     make_judge_run(tmp_path / "a", benchmark(2), 0.5, 1)
     result = CliRunner().invoke(app, ["report", str(tmp_path / "a")])
     assert Path(result.stdout.strip()) == tmp_path / "a" / "report.html"
-    assert "no Parquet file to look in; give it with --data" in (tmp_path / "a" / "report.html").read_text(
-        encoding="utf-8"
-    )
+    page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    assert "no Parquet file to look in; give it with --data" in page
+
+    bench = write_benchmark(tmp_path / "bench", benchmark(2))
+    record = json.loads((tmp_path / "a" / "judge.json").read_text(encoding="utf-8"))
+    (tmp_path / "a" / "judge.json").write_text(json.dumps(record | {"data": [str(bench)]}), encoding="utf-8")
+    page = build_page([str(tmp_path / "a")]).read_text(encoding="utf-8")
+    assert 'id="picture-0"' in page, "where its record says"

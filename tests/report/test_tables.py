@@ -63,6 +63,10 @@ def test_what_was_not_measured_did_not_change() -> None:
     assert row.cells[1].change is None
 
 
+def test_what_nobody_measured_is_no_row() -> None:
+    assert metric_groups(board({"a": (None, None, None)}, {"a": (None, None, None)})) == {}
+
+
 def test_cells_print_their_unit() -> None:
     one = {
         "critic/accuracy": (0.612, 0.58, 0.64),

@@ -66,6 +66,7 @@ def best_of_n_charts(boards: list[Board]) -> list[Chart]:
     if not ends:
         return []
     pad = 0.05 * (max(ends) - min(ends)) or 0.05
+    own = {label: curves[MAIN] for (pool, label), curves in pools.items() if MAIN in curves and not _is_other(pool)}
     options: dict[str, Any] = {
         "unit": "share of right answers",
         "percent": True,
@@ -73,11 +74,11 @@ def best_of_n_charts(boards: list[Board]) -> list[Chart]:
         "ceiling": min(1.02, max(ends) + pad),
         "smooth": False,
         "doubling": True,
-        "wide": True,
+        # Three to a row are as wide as training curves.
+        "wide": len(pools) + (len(own) > 1) < 3,
         "x_name": "candidates",
     }
     charts = []
-    own = {label: curves[MAIN] for (pool, label), curves in pools.items() if MAIN in curves and not _is_other(pool)}
     if len(own) > 1:
         ns = _sizes(list(own.values()))
         lines = [_line(label, points, ns) for label, points in own.items()]

@@ -101,6 +101,8 @@ def metric_groups(board: Board) -> dict[str, list[Row]]:
             values = [one.value for one in estimates if one is not None and one.value is not None]
             place, group, meaning = policy_place(name, values)
         cells = [_cell(estimate, meaning.unit) for estimate in estimates]
+        if not any(cells):
+            continue  # the length of responses that are all equally long, for one
         for cell, column in zip(cells, board.columns, strict=True):
             if cell is not None:
                 cell.change = change_of(column.changes.get(name), meaning)

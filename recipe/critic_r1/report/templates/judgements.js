@@ -154,7 +154,9 @@
     const image = make("img");
     image.alt = "picture of this pair";
     image.addEventListener("load", () => {
-      if (Math.max(image.naturalWidth, image.naturalHeight) < 200) image.classList.add("small");
+      const small = Math.max(image.naturalWidth, image.naturalHeight) < 200;
+      if (small) image.classList.add("small");
+      else image.closest(".card").classList.add("photo");
     });
     image.src = find("picture-" + index).textContent;
     button.append(image);
