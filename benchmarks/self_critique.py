@@ -72,6 +72,14 @@ def responses_first(problem: Problem, first: str, second: str) -> tuple[Message,
     return (Message("user", (TextPart(shown), *problem.images)),)
 
 
+def check_words(problem: Problem) -> None:
+    """Both prompts must say the same, or one would be cheaper for what it leaves out."""
+    both = [build(problem, "one", "two")[0] for build in (critic_prompt(get_wording("critic")), responses_first)]
+    words = [sorted(" ".join(p.text for p in m.parts if isinstance(p, TextPart)).split()) for m in both]
+    if words[0] != words[1] or both[0].images != both[1].images:
+        raise AssertionError(f"the prompts differ in more than the order of their parts: {words}")
+
+
 def make_model(folder: Path) -> Path:
     """The demo's architecture, not trained, with a tokenizer that learned English words and the usual pixel limits."""
     processor = make_processor("qwen2_5_vl", corpus())
@@ -140,6 +148,7 @@ def main(
     """Measure, check the number of judgements, write the results."""
     pools = [make_pool(number, n, n) for number in range(questions)]
     halved = [make_pool(number, n, n // 2) for number in range(questions)]
+    check_words(pools[0].problem)
     with served(make_model(folder / "model"), "critic", folder / "server.log", "--max-num-seqs", "256") as server:
         play(server, [make_pool(99, 4, 4)], "ours", "warm")
         ways = {}

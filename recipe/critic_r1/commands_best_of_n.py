@@ -17,7 +17,6 @@ from recipe.critic_r1.commands_judge import (
     ApiKey,
     BaseUrl,
     Concurrency,
-    Data,
     MaxTokens,
     Model,
     Out,
@@ -26,7 +25,6 @@ from recipe.critic_r1.commands_judge import (
     Verdicts,
     ending,
     policy_of,
-    rows_of,
     show,
     warn_of_failures,
     write,
@@ -35,9 +33,10 @@ from recipe.critic_r1.judging.generation import Sampling
 from recipe.critic_r1.judging.intervals import Estimate
 from recipe.critic_r1.judging.journal import Journal
 from recipe.critic_r1.judging.openai_client import OpenAIGenerator
-from recipe.critic_r1.self_critique.candidates import Shown, problem_from_row, sample_pools, save_pools
+from recipe.critic_r1.self_critique.candidates import Shown, sample_pools, save_pools
 from recipe.critic_r1.self_critique.curves import measure
 from recipe.critic_r1.self_critique.matches import MatchJudge, critic_prompt
+from recipe.critic_r1.self_critique.problems import read_problems, right_answer
 from recipe.critic_r1.self_critique.selectors import Bracket, knock_out, weighted_knock_out
 from recipe.critic_r1.self_critique.tables import round_robin, swiss
 
@@ -51,7 +50,9 @@ def register(app: typer.Typer) -> None:
 
 
 def best_of_n_command(
-    data: Data,
+    data: Annotated[
+        list[str], typer.Argument(help="Policy rows (Parquet), or rows with `question`, `image` and `answer` (JSONL).")
+    ],
     model: Model,
     base_url: BaseUrl,
     out: Out,
@@ -60,6 +61,10 @@ def best_of_n_command(
     critic_model: Annotated[str, typer.Option(help="Another model as the critic; the policy itself when empty.")] = "",
     shown: Annotated[str, typer.Option(help="What the critic sees: answer or response.")] = "response",
     wording: Annotated[str, typer.Option(help="Wording of the critic's prompt.")] = "critic",
+    image_root: Annotated[list[str] | None, typer.Option(help="Folder or zip of the pictures. Repeatable.")] = None,
+    instruct: Annotated[
+        bool, typer.Option(help="Rows that are not ours get the instruction to think, then to box the answer.")
+    ] = True,
     selector: Annotated[
         list[str] | None,
         typer.Option(help=f"A further tournament on the same candidates: {', '.join(FURTHER_SELECTORS)}. Repeatable."),
@@ -83,18 +88,16 @@ def best_of_n_command(
         if unknown := sorted(set(selector or ()) - set(FURTHER_SELECTORS)):
             raise ValueError(f"--selector {unknown[0]!r} is none of {', '.join(FURTHER_SELECTORS)}")
         policy, form = policy_of(verdicts), get_wording(wording)
-        problems = [problem_from_row(row) for _, row in rows_of(data) if row["data_source"].startswith("policy/")]
-        if not problems:
-            raise ValueError(f"no policy rows in {', '.join(map(str, data))}")
+        problems = read_problems(data, image_root or (), instruct=instruct)
         with Journal(out / "answers.jsonl") as journal:
-            settings: dict[str, Any] = {"api_key": api_key, "journal": journal, "concurrency": concurrency,
-                                        "timeout": timeout}  # fmt: skip
+            client: dict[str, Any] = {"api_key": api_key, "journal": journal, "concurrency": concurrency,
+                                      "timeout": timeout}  # fmt: skip
             with (
-                OpenAIGenerator(model, base_url, **settings) as writer,
-                OpenAIGenerator(critic_model or model, base_url, **settings) as critic,
+                OpenAIGenerator(model, base_url, **client) as writer,
+                OpenAIGenerator(critic_model or model, base_url, **client) as critic,
             ):
                 sampling = Sampling(temperature=temperature, max_tokens=max_tokens, n=n, seed=seed)
-                pools = sample_pools(writer, problems, sampling, shown=cast(Shown, shown))
+                pools = sample_pools(writer, problems, sampling, shown=cast(Shown, shown), is_correct=right_answer)
                 save_pools(pools, out / "candidates.jsonl")
                 referee = MatchJudge(
                     critic, critic_prompt(form), Sampling(max_tokens=max_tokens), policy=policy, seed=seed
@@ -117,9 +120,20 @@ def best_of_n_command(
                 figures[f"best_of_{size}/{name}_minus_{base}"] = result.gain(name, base, size)
         curves = {curve.selector: curve.as_records() for curve in result.curves()}
         bill = asdict(referee.bill)
-        write(out / "best_of_n.json", figures, {"model": model, "critic_model": critic_model or model, "n": n,
-               "shown": shown, "wording": wording, "seed": seed, "small_n": small_n, "curves": curves,
-               "bill": bill})  # fmt: skip
+        settings = {
+            "model": model,
+            "critic_model": critic_model or model,
+            "n": n,
+            "sampling": asdict(sampling),
+            "critic_sampling": asdict(referee.sampling),
+            "verdicts": verdicts,
+            "shown": shown,
+            "wording": wording,
+            "seed": seed,
+            "small_n": small_n,
+            "traffic": {"policy": asdict(writer.traffic), "critic": asdict(critic.traffic)},
+        }
+        write(out / "best_of_n.json", figures, {**settings, "curves": curves, "bill": bill})
     except FAULTS as error:
         raise ending(error) from error
     show(figures)

@@ -28,7 +28,6 @@ from recipe.critic_r1.judging.openai_client import OpenAIGenerator, ServerRefuse
 from recipe.critic_r1.judging.pairwise import judge, read_rows, task_from_row
 from reward_fns.verdict import Policy
 
-Data = Annotated[list[Path], typer.Argument(help="Parquet files or folders from `critic-r1 prepare`.")]
 Benchmark = Annotated[
     list[str],
     typer.Argument(help=f"{', '.join(BENCHMARKS)} with --input; or Parquet files or folders from `critic-r1 prepare`."),
@@ -100,7 +99,7 @@ def judge_command(
         if name is None and (input or image_root or limit):
             raise ValueError(f"--input, --image-root and --limit go with the name of a benchmark: {', '.join(NAMES)}")
         prepared = prepare_benchmark(name, input or (), image_root or (), out / "tasks", limit=limit) if name else None
-        rows = critic_rows([prepared.folder] if prepared else [Path(path) for path in data])
+        rows = _critic_rows([prepared.folder] if prepared else [Path(path) for path in data])
         tasks = [task_from_row(row) for row in rows]
         official = _official(prompt, official_code, {row["data_source"] for row in rows})
         verdicts = verdicts or ("lenient" if official else "strict")
@@ -131,6 +130,8 @@ def judge_command(
                                     "sampling": asdict(sampling), "verdicts": verdicts}  # fmt: skip
         if prepared:
             settings |= {"records": prepared.records, "records_lost": prepared.lost}
+        else:
+            settings["data"] = [str(Path(path).resolve()) for path in data]  # where a report finds the pictures
         lines = [json.dumps(j.record(), ensure_ascii=False) for j in judgements]
         (out / "judgements.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         write(out / "judge.json", figures, {**settings, "traffic": asdict(generator.traffic)})
@@ -178,18 +179,14 @@ def compare_command(
     )
 
 
-def rows_of(paths: list[Path]) -> list[tuple[str, dict[str, Any]]]:
-    """All rows of files and folders, each with its place."""
-    return read_rows({file for path in paths for file in (path.rglob("*.parquet") if path.is_dir() else [path])})
-
-
-def critic_rows(paths: list[Path]) -> list[dict[str, Any]]:
+def _critic_rows(paths: list[Path]) -> list[dict[str, Any]]:
     """The rows that are put to a critic.
 
     Raises:
         ValueError: there is none.
     """
-    rows = [row for _, row in rows_of(paths) if row["data_source"].startswith("critic/")]
+    files = {file for path in paths for file in (path.rglob("*.parquet") if path.is_dir() else [path])}
+    rows = [row for _, row in read_rows(files) if row["data_source"].startswith("critic/")]
     if not rows:
         raise ValueError(f"no critic rows in {', '.join(map(str, paths))}: run `critic-r1 prepare` on the benchmark")
     return rows

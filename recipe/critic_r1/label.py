@@ -73,6 +73,7 @@ class LabelPrompt:
     images: with their bytes.
     responses: as they are compared; empty when they are to be drawn.
     written: response -> the text it was taken from, where that is another one.
+    answer: the known answer to the question, where the row has one; labels do not come from it.
     """
 
     file: str
@@ -82,6 +83,7 @@ class LabelPrompt:
     question: str
     responses: tuple[str, ...] = ()
     written: Mapping[str, str] = field(default_factory=dict)
+    answer: str | None = None
 
     @cached_property
     def content_id(self) -> str:
@@ -263,7 +265,9 @@ def _prompt(record: Any, file: str, row: int, base: str, store: PictureStore) ->
         raise Reject("picture-missing", f"no picture among {have}", "Give the row an 'image': a path or bytes.")
     images = tuple(_loaded(image, base, store) for image in pictures(found, "image"))
     name = "" if found["id"] is None else str(found["id"])
-    return LabelPrompt(file, row, name, images, question_text(found["question"]), _responses(found))
+    question, responses = question_text(found["question"]), _responses(found)
+    answer = None if record.get("answer") is None else str(record["answer"])
+    return LabelPrompt(file, row, name, images, question, responses, answer=answer)
 
 
 def _loaded(image: Picture, base: str, store: PictureStore) -> Picture:

@@ -60,6 +60,8 @@ def test_all_selectors_on_the_same_candidates(data: Path, tmp_path: Path) -> Non
         assert len(server.bodies) == paid, "the second run costs nothing"
     found = json.loads((tmp_path / "out" / "best_of_n.json").read_text())
     assert paid == QUESTIONS + found["bill"]["judgements"]
+    assert (found["sampling"]["temperature"], found["critic_sampling"]["temperature"]) == (1, 0)
+    assert found["traffic"]["policy"] == {"sent": 0, "retried": 0, "reused": QUESTIONS, "failed": 0}
     curves = found["curves"]
     assert set(curves) == {"knock_out", "one_sample", "majority", "oracle", *FURTHER_SELECTORS}
     assert [p["value"] for p in curves["weighted_knock_out"]] == [0.125, 0.25, 0.5, 1.0]

@@ -23,6 +23,7 @@ from recipe.critic_r1.judging.generation import (
     messages_from_row,
 )
 from recipe.critic_r1.judging.pairwise import pictures_sha256
+from reward_fns.policy import normalise
 from reward_fns.verdict import find_box, unwrap
 
 Shown = Literal["answer", "response"]
@@ -61,7 +62,8 @@ class Candidate:
 
     index: place among the candidates of its problem, from 0.
     text: the response as written.
-    answer: the final answer; None when none can be read.
+    answer: the final answer in one spelling (`reward_fns.policy.normalise`), by which candidates are equal; None when
+        none can be read.
     shown: what a critic sees.
     correct: whether the answer is right; for measuring and for the oracle only.
     """
@@ -111,12 +113,18 @@ def make_pool(
     for index, text in enumerate(texts):
         answer = final_answer(text)
         seen = text if shown == "response" else answer or ""
-        candidates.append(Candidate(index, text, answer, seen, is_correct(answer, problem.ground_truth)))
+        spelled = None if answer is None else normalise(answer) or None
+        candidates.append(Candidate(index, text, spelled, seen, is_correct(answer, problem.ground_truth)))
     return Pool(problem, tuple(candidates), prompt_tokens, completion_tokens)
 
 
 def sample_pools(
-    generator: Generator, problems: Sequence[Problem], sampling: Sampling, *, shown: Shown = "answer"
+    generator: Generator,
+    problems: Sequence[Problem],
+    sampling: Sampling,
+    *,
+    shown: Shown = "answer",
+    is_correct: Callable[[str | None, str | None], bool] = exact_match,
 ) -> list[Pool]:
     """`sampling.n` candidates for each problem, all problems in one batch. A seed is turned into one per problem.
 
@@ -135,6 +143,7 @@ def sample_pools(
                 problem,
                 generation.texts,
                 shown=shown,
+                is_correct=is_correct,
                 prompt_tokens=generation.prompt_tokens,
                 completion_tokens=generation.completion_tokens,
             )
