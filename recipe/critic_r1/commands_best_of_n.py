@@ -59,6 +59,7 @@ def best_of_n_command(
     api_key: ApiKey = "EMPTY",
     n: Annotated[int, typer.Option(help="Candidates per question, a power of two.")] = 8,
     critic_model: Annotated[str, typer.Option(help="Another model as the critic; the policy itself when empty.")] = "",
+    critic_url: Annotated[str, typer.Option(help="Its server; the policy's when empty.")] = "",
     shown: Annotated[str, typer.Option(help="What the critic sees: answer or response.")] = "response",
     wording: Annotated[str, typer.Option(help="Wording of the critic's prompt.")] = "critic",
     image_root: Annotated[list[str] | None, typer.Option(help="Folder or zip of the pictures. Repeatable.")] = None,
@@ -94,7 +95,7 @@ def best_of_n_command(
                                       "timeout": timeout}  # fmt: skip
             with (
                 OpenAIGenerator(model, base_url, **client) as writer,
-                OpenAIGenerator(critic_model or model, base_url, **client) as critic,
+                OpenAIGenerator(critic_model or model, critic_url or base_url, **client) as critic,
             ):
                 sampling = Sampling(temperature=temperature, max_tokens=max_tokens, n=n, seed=seed)
                 pools = sample_pools(writer, problems, sampling, shown=cast(Shown, shown), is_correct=right_answer)

@@ -77,6 +77,17 @@ def test_all_selectors_on_the_same_candidates(data: Path, tmp_path: Path) -> Non
     assert found["metrics"]["best_of_4/swiss_minus_one_sample"]["value"] == pytest.approx(0.375)
 
 
+def test_another_critic_at_another_address(data: Path, tmp_path: Path) -> None:
+    with FakeServer(serve) as policy, FakeServer(serve) as critic:
+        result = run(
+            data, policy.url, tmp_path / "out", "--n", 2, "--critic-model", "judge", "--critic-url", critic.url
+        )
+    assert result.exit_code == 0, result.output
+    assert {body["model"] for body in policy.bodies} == {"m"}
+    assert {body["model"] for body in critic.bodies} == {"judge"}
+    assert (len(policy.bodies), len(critic.bodies)) == (QUESTIONS, 2 * QUESTIONS)
+
+
 @pytest.mark.parametrize(
     ("further", "message"),
     [

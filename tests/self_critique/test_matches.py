@@ -1,11 +1,13 @@
 """The rules of a match, one by one."""
 
+import os
 from typing import Any
 
 import pytest
 
-from recipe.critic_r1.judging.generation import Generation, ImagePart
-from recipe.critic_r1.self_critique.matches import Cost, Match
+from data_prep.prompts import WORDINGS, get_wording
+from recipe.critic_r1.judging.generation import Generation, ImagePart, TextPart
+from recipe.critic_r1.self_critique.matches import Cost, Match, critic_prompt
 
 
 def match(pool: Any, a: object = 3, b: object = 8, name: str = "p") -> Match:
@@ -32,6 +34,19 @@ def test_pictures_come_first_and_all_of_them(pool: Any, critic: Any, referee: An
     for request in generator.requests:
         assert isinstance(request.messages[0].parts[0], ImagePart)
         assert request.images[0].data == b"picture of p"
+
+
+@pytest.mark.parametrize("wording", sorted(WORDINGS))
+def test_matches_of_a_question_share_all_that_comes_before_the_pair(pool: Any, wording: str) -> None:
+    """Pictures, then the question, then the pair: what a server has read once, it need not read again."""
+    made = pool("p", [3, 8, 5])
+    build = critic_prompt(get_wording(wording))
+    prompts = [build(made.problem, a, b)[0] for a, b in (("3", "8"), ("8", "3"), ("5", "8"))]
+    assert all(isinstance(prompt.parts[0], ImagePart) for prompt in prompts)
+    texts = ["".join(p.text for p in prompt.parts if isinstance(p, TextPart)) for prompt in prompts]
+    shared = os.path.commonprefix(texts)  # noqa: RUF071  (of texts, character by character)
+    assert made.problem.question in shared
+    assert shared.rstrip().endswith("Response 1:")
 
 
 def test_a_flip_goes_to_one_sampled_judgement(pool: Any, critic: Any, referee: Any, rules: Any) -> None:
