@@ -11,9 +11,11 @@ nothing again.
 """
 
 import json
+import re
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,16 +50,26 @@ FOLDER = Path("runs/bench-server")
 
 
 class Commands:
-    """Runs `critic-r1` and remembers what was typed and how long it took."""
+    """Runs commands and remembers what was typed, without the places of this machine, and how long it took."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: Path, folder: Path) -> None:
         self.typed: list[dict[str, Any]] = []
+        self._places = {str(run.resolve()): "RUN", str(folder.resolve()): "OUT", str(run): "RUN", str(folder): "OUT"}
 
     def __call__(self, *words: object) -> None:
-        command = [str(word) for word in words]
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "recipe.critic_r1.cli", *command], check=True)
-        self.typed.append({"critic-r1": " ".join(command), "seconds": round(time.perf_counter() - start, 1)})
+        """Run `critic-r1` with these words."""
+        self.python("-m", "recipe.critic_r1.cli", *words)
+
+    def python(self, *words: object, log: Path | None = None) -> None:
+        """Run Python with these words; what it prints goes to the log when there is one."""
+        command, start = [str(word) for word in words], time.perf_counter()
+        with log.open("w", encoding="utf-8") if log else nullcontext() as lines:
+            subprocess.run([sys.executable, *command], check=True, stdout=lines, stderr=lines)
+        text = " ".join(command).replace("-m recipe.critic_r1.cli", "critic-r1")
+        for place, name in self._places.items():
+            text = text.replace(place, name)
+        text = re.sub(r"http://127\.0\.0\.1:\d+", "http://HOST", text)
+        self.typed.append({"command": text, "seconds": round(time.perf_counter() - start, 1)})
 
 
 def at(server: Server) -> tuple[str, ...]:
@@ -104,18 +116,19 @@ def write(name: str, critic: Commands, content: dict[str, Any]) -> None:
 @app.command()
 def critic(run: Run, folder: Folder = FOLDER) -> None:
     """The critic benchmark before and after training, and the paired difference."""
-    commands, found = Commands(), {}
+    commands, found = Commands(run, folder), {}
     for name, model in models(run).items():
         with served(model, name, folder / "critic" / f"{name}.log", *LENGTH) as server:
             found[name] = judged(commands, server, run, folder / "critic" / name)
-    changed = compared(commands, *(folder / "critic" / name for name in found), folder / "critic" / "compare.json")
+    here = folder / "critic"
+    changed = compared(commands, here / "before", here / "after", here / "compare.json")
     write("served_critic.json", commands, {**found, "change": changed})
 
 
 @app.command("best-of-n")
 def best_of_n(run: Run, folder: Folder = FOLDER, n: Annotated[int, typer.Option(help="A power of two.")] = 32) -> None:
     """Best-of-N with every selector on the same candidates, before and after training."""
-    commands, found = Commands(), {}
+    commands, found = Commands(run, folder), {}
     for name, model in models(run).items():
         with served(model, name, folder / "best-of-n" / f"{name}.log", *LENGTH) as server:
             found[name] = chosen(commands, server, run, folder / "best-of-n" / name, n)
@@ -125,7 +138,7 @@ def best_of_n(run: Run, folder: Folder = FOLDER, n: Annotated[int, typer.Option(
 @app.command("self-improvement")
 def self_improvement(run: Run, folder: Folder = FOLDER, seed: Annotated[int, typer.Option()] = 0) -> None:
     """One round: the trained model answers, labels its own answers, trains on the labels, and is measured again."""
-    commands, here = Commands(), folder / "self-improvement"
+    commands, here = Commands(run, folder), folder / "self-improvement"
     answered, trained = here / "label", models(run)["after"]
     with served(trained, "before", here / "before.log", *LENGTH) as server:
         before = judged(commands, server, run, here / "before")
@@ -184,11 +197,8 @@ def train(commands: Commands, model: Path, tasks: Path, run: Path, out: Path, se
     command += [f"data.train_files={next(tasks.glob('*.parquet')).resolve()}", f"data.seed={seed}"]
     command += [f"data.val_files={(run / 'data' / 'critic' / 'test-00000.parquet').resolve()}"]
     command += [f"actor_rollout_ref.rollout.seed={seed}", "actor_rollout_ref.actor.optim.lr=2.0e-4"]
-    start = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
-    with (out / "train.log").open("w", encoding="utf-8") as log:
-        subprocess.run([sys.executable, *command], check=True, stdout=log, stderr=log)
-    commands.typed.append({"python": " ".join(command), "seconds": round(time.perf_counter() - start, 1)})
+    commands.python(*command, log=out / "train.log")
 
 
 if __name__ == "__main__":
