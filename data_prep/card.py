@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from data_prep.task import EMBEDDED_IMAGES, row_schema
+from data_prep.task import EMBEDDED_IMAGES, LABELS, row_schema
 
 CARD = """---
 {header}---
@@ -26,8 +26,8 @@ Each row asks a vision-language model to judge, with an answer that can be check
 
 ## Rows by label
 
-| split and source | {label_names} |
-|---|{rule}
+| split and source | rows | {label_names} |
+|---|---|{rule}
 {label_rows}
 
 ![Label balance](card/labels.png)
@@ -44,21 +44,16 @@ settings and the hash of every shard.
 
 def write_card(folder: Path, manifest: dict[str, Any]) -> None:
     """Write `README.md` and the pictures in `card/` from a manifest."""
-    labels: dict[str, dict[str, int]] = manifest["labels"]
-    # A score task has as many labels as there are numbers; the table shows the pairwise ones.
-    names = [n for n in ("1", "2", "tie") if any(n in counts for counts in labels.values())] or ["rows"]
-    rows = [
-        f"| {key} | " + " | ".join(str(c.get(n, 0) if n != "rows" else sum(c.values())) for n in names) + " |"
-        for key, c in labels.items()
-    ]
+    names, by_label = balance(manifest["labels"])
+    rows = [f"| {key} | {sum(counts)} | " + " | ".join(map(str, counts)) + " |" for key, counts in by_label.items()]
     rejected = manifest["rejected"]
     left_out = "\n".join(f"- {reason}: {count}" for reason, count in rejected.items()) or "Nothing."
-    has_lengths = bool(manifest["prompt_tokens"])
+    has_lengths = bool(manifest["prompt_lengths"]["histogram"])
     figures = folder / "card"
     figures.mkdir(exist_ok=True)
-    _bars(figures / "labels.png", {k: [c.get(n, 0) for n in names] for k, c in labels.items()}, names)
+    _bars(figures / "labels.png", by_label, names)
     if has_lengths:
-        _histogram(figures / "lengths.png", manifest["prompt_tokens"])
+        _histogram(figures / "lengths.png", manifest["prompt_lengths"])
     text = CARD.format(
         title=manifest["source"]["title"],
         licence=manifest["source"]["licence"],
@@ -74,6 +69,22 @@ def write_card(folder: Path, manifest: dict[str, Any]) -> None:
         rejected=left_out,
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def balance(labels: dict[str, dict[str, int]]) -> tuple[list[str], dict[str, list[int]]]:
+    """Names of the labels, and rows by label for each split and source.
+
+    Score and N-way tasks have numbers for labels, which mean something else than those of a pair; they count as
+    `other`.
+    """
+    found = {}
+    for key, counts in labels.items():
+        pairwise = " critic/" in key
+        own = [counts.get(name, 0) if pairwise else 0 for name in LABELS]
+        found[key] = [*own, sum(counts.values()) - sum(own)]
+    names = [*LABELS, "other"]
+    used = [i for i in range(len(names)) if any(counts[i] for counts in found.values())]
+    return [names[i] for i in used], {key: [counts[i] for i in used] for key, counts in found.items()}
 
 
 def _header(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -158,6 +169,6 @@ def _histogram(path: Path, lengths: dict[str, Any]) -> None:
     bucket = lengths["bucket"]
     starts = [int(k) for k in lengths["histogram"]]
     axes.bar(starts, list(lengths["histogram"].values()), width=bucket, align="edge", edgecolor="white")
-    axes.set_xlabel(f"prompt tokens (longest: {lengths['longest']})")
+    axes.set_xlabel(f"{lengths['unit']} of the prompt (longest: {lengths['longest']:,})")
     axes.set_ylabel("rows")
     figure.savefig(path, metadata={"Software": None})

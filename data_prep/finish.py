@@ -7,7 +7,7 @@ shards that hold a duplicate pair.
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.card import write_card
+from data_prep.inputs import inside
 from data_prep.readers import Unit
 from data_prep.sources.record import Source
 from data_prep.worker import WORK
 from data_prep.writer import FORMAT_VERSION, MANIFEST, WRITER_OPTIONS, file_sha256, write_json
 
 REJECTED = "rejected.jsonl"
-BUCKET = 128
-"""Tokens (or characters, when tokens were not counted) of one bar of the length histogram."""
+BUCKETS = {"tokens": 128, "characters": 512}
+"""Width of a bar of the histogram of prompt lengths. Characters are counted when tokens were not."""
 
 
 def finish(folder: Path, units: Sequence[Unit], identity: dict[str, Any], source: Source) -> dict[str, Any]:
@@ -54,7 +55,8 @@ def finish(folder: Path, units: Sequence[Unit], identity: dict[str, Any], source
     }
     assert records["in"] == records["used"] + records["rejected"], f"records do not add up: {records}"
     shards = sorted((s for n in notes for s in n["shards"]), key=lambda s: s["file"])
-    labels, lengths = _count([folder / s["file"] for s in shards])
+    unit = "characters" if identity["settings"]["model"] is None else "tokens"
+    labels, lengths = _count([folder / s["file"] for s in shards], unit)
     manifest = {
         "format": FORMAT_VERSION,
         **identity,
@@ -67,7 +69,7 @@ def finish(folder: Path, units: Sequence[Unit], identity: dict[str, Any], source
             for split in sorted({s["split"] for s in shards})
         },
         "labels": labels,
-        "prompt_tokens": lengths,
+        "prompt_lengths": lengths,
         "shards": shards,
     }
     write_card(folder, manifest)
@@ -106,7 +108,7 @@ def _drop_duplicates(
         note["rejected"] += [
             {
                 "row": ordinal,
-                "file": unit.file.rpartition("/")[2],
+                "file": inside(unit.file).rpartition("/")[2],
                 "reason": "duplicate",
                 "detail": "an earlier record has the same pictures, question, responses and label",
                 "remedy": "Nothing to do; the first one is kept.",
@@ -143,12 +145,13 @@ def _rewrite(folder: Path, shard: dict[str, Any], gone: set[tuple[int, str]]) ->
     shard["rows"] = rows
 
 
-def _count(paths: Iterable[Path]) -> tuple[dict[str, dict[str, int]], dict[str, Any]]:
+def _count(paths: Sequence[Path], unit: str) -> tuple[dict[str, dict[str, int]], dict[str, Any]]:
     """Labels by split and source, and the histogram of prompt lengths, from the small columns of the shards."""
     labels: dict[str, Counter[str]] = {}
     histogram: Counter[int] = Counter()
-    longest = 0
-    columns = ["data_source", "reward_model.ground_truth", "extra_info.split", "extra_info.prompt_tokens"]
+    longest, bucket = 0, BUCKETS[unit]
+    length = "extra_info.prompt_tokens" if unit == "tokens" else "prompt.list.element.content"
+    columns = ["data_source", "reward_model.ground_truth", "extra_info.split", length]
     for path in paths:
         with pq.ParquetFile(path) as parquet:
             table = parquet.read(columns=columns, use_threads=False)
@@ -157,8 +160,14 @@ def _count(paths: Iterable[Path]) -> tuple[dict[str, dict[str, int]], dict[str, 
         splits = pc.struct_field(info, "split").to_pylist()
         for source, truth, split in zip(table["data_source"].to_pylist(), truths, splits, strict=True):
             labels.setdefault(f"{split} {source}", Counter())[truth] += 1
-        for tokens in pc.struct_field(info, "prompt_tokens").drop_null().to_pylist():
-            histogram[tokens // BUCKET * BUCKET] += 1
-            longest = max(longest, tokens)
-    lengths = {"bucket": BUCKET, "longest": longest, "histogram": {str(k): v for k, v in sorted(histogram.items())}}
-    return {k: dict(sorted(v.items())) for k, v in sorted(labels.items())}, lengths if histogram else {}
+        if unit == "tokens":
+            lengths = pc.struct_field(info, "prompt_tokens").to_numpy()
+        else:  # one turn a row
+            turns = pc.list_flatten(table["prompt"]).combine_chunks()
+            lengths = pc.utf8_length(pc.struct_field(turns, "content")).to_numpy()
+        starts, counts = np.unique(lengths // bucket * bucket, return_counts=True)
+        histogram.update(dict(zip(starts.tolist(), counts.tolist(), strict=True)))
+        longest = max(longest, int(lengths.max(initial=0)))
+    bars = {str(start): count for start, count in sorted(histogram.items())}
+    found = {"unit": unit, "bucket": bucket, "longest": longest, "histogram": bars}
+    return {k: dict(sorted(v.items())) for k, v in sorted(labels.items())}, found

@@ -8,6 +8,7 @@ import glob
 import os
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,8 @@ def _local(given: str) -> list[str]:
 
 
 def _remote(given: str) -> list[str]:
-    import fsspec
-
     try:
-        system, path = fsspec.core.url_to_fs(given)
+        system, path = _file_system(given)
         if system.isfile(path):
             paths = [path]
         elif system.isdir(path):
@@ -70,7 +69,9 @@ def _remote(given: str) -> list[str]:
         raise InputError(f"{given}: cannot be listed ({error}); is there a network, is the address right?") from error
     if not paths:
         raise InputError(f"{given}: nothing there that can be read")
-    return [system.unstrip_protocol(p) for p in sorted(paths)]
+    # The rest of a chained address (`zip://*.jsonl::s3://...`) says where the archive is.
+    _, chained, rest = given.partition("::")
+    return [system.unstrip_protocol(p) + chained + rest for p in sorted(paths)]
 
 
 def wanted(name: str) -> bool:
@@ -78,20 +79,32 @@ def wanted(name: str) -> bool:
     return name.endswith(SUFFIXES) and name not in OWN_FILES and not name.startswith(".")
 
 
+def inside(path: str) -> str:
+    """The part of an address that names the data file itself, not the archive it lies in."""
+    return path.partition("::")[0]
+
+
 def open_input(path: str) -> Any:
     """A readable, seekable binary stream of a local or remote file; `.gz` is unpacked."""
-    if "://" not in path and not path.endswith(".gz"):
+    packed = inside(path).endswith(".gz")
+    if "://" not in path and not packed:
         return open(path, "rb")
+    system, inner = _file_system(path)
+    return system.open(inner, "rb", compression="gzip" if packed else None)
+
+
+@lru_cache(maxsize=64)
+def _file_system(path: str) -> tuple[Any, str]:
+    """The file system of an address and the path inside it; kept, since an archive closes when nobody holds it."""
     import fsspec
 
-    return fsspec.open(path, "rb", compression="gzip" if path.endswith(".gz") else None).open()
+    found: tuple[Any, str] = fsspec.core.url_to_fs(path)
+    return found
 
 
 def stamp(path: str) -> list[Any]:
     """Name and size of an input: what tells that a resumed run still reads the same files."""
     if "://" not in path:
         return [os.path.basename(path), os.path.getsize(path)]
-    import fsspec
-
-    system, inner = fsspec.core.url_to_fs(path)
+    system, inner = _file_system(path)
     return [inner.rsplit("/", 1)[-1], system.size(inner)]

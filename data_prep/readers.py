@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.inputs import open_input
+from data_prep.inputs import inside, open_input
 from data_prep.views import batch_records
 
 UNIT_ROWS = 2_048
@@ -91,7 +91,7 @@ def plan_units(
 
 def _stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[tuple[str, int, int, int, str]]:
     try:
-        if file.endswith(".parquet"):
+        if inside(file).endswith(".parquet"):
             yield from _parquet_stretches(file, unit_rows, unit_bytes)
             return
         with open_input(file) as stream:

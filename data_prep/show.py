@@ -18,7 +18,8 @@ _PAGE = """<!doctype html>
 body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#222}
 article{border:1px solid #ccc;border-radius:8px;padding:1rem;margin:1rem 0}
 img{max-width:320px;max-height:320px;image-rendering:auto;border:1px solid #ddd}
-.pair{display:grid;grid-template-columns:1fr 1fr;gap:1rem}.pair>div{background:#f6f6f6;padding:.5rem 1rem}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(15rem,1fr));gap:1rem}
+.pair>div{background:#f6f6f6;padding:.5rem 1rem}
 .pair>div.gold{background:#e4f3e4;outline:2px solid #3a3}pre{white-space:pre-wrap;font:13px/1.4 ui-monospace,monospace}
 small{color:#666}</style></head><body><h1>Tasks</h1>
 """
@@ -47,11 +48,12 @@ def html_sheet(rows: Iterable[tuple[Path, dict[str, Any]]], path: str | os.PathL
         parts.append(f"<article><small>{html.escape(file.name)} · {html.escape(row['data_source'])} · ")
         parts.append(f"{html.escape(info['pair_id'])}</small><p>{_pictures(row, file.parent)}</p>")
         parts.append(f"<p><b>{html.escape(info['question'] or '')}</b></p>")
-        if info["response_1"] is not None:
-            cells = (("1", info["response_1"]), ("2", info["response_2"]))
+        pair = [r for r in (info["response_1"], info["response_2"]) if r is not None]
+        if cells := pair or info["responses"]:
             parts.append('<div class="pair">')
-            for name, text in cells:
-                gold = ' class="gold"' if truth in (name, "tie") else ""
+            for name, text in enumerate(cells, 1):
+                best = row["ability"] != "critic_score" and truth in (str(name), "tie")
+                gold = ' class="gold"' if best else ""
                 parts.append(f"<div{gold}><small>Response {name}</small><pre>{html.escape(text)}</pre></div>")
             parts.append("</div>")
         parts.append(f"<p>Label: <b>{html.escape(truth)}</b></p><details><summary>Prompt</summary>")

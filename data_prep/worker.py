@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.inputs import inside
 from data_prep.length import ProcessorFacts, PromptMeter
 from data_prep.ordering import Turns
 from data_prep.overlap import Exclusion
@@ -84,7 +85,7 @@ class Worker:
 
         The next unit may begin before that.
         """
-        base, _, name = unit.file.rpartition("/")
+        base, _, name = inside(unit.file).rpartition("/")
         shards: dict[str, ShardWriter] = {}
         total, turns = Outcome(), Turns(unit.first)
         try:

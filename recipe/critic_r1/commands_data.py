@@ -33,13 +33,14 @@ def _list_sources(listing: bool) -> None:
         return
     from data_prep.sources.registry import NAMES, load_source
 
-    table = Table("Source", "Set", "Licence", "Size", "Label", "Pictures", title="Sources")
     for name in NAMES:
         s = load_source(name)
-        table.add_row(
-            s.name, s.title, s.licence, s.size, s.label_rule, "--image-root" if s.needs_image_root else "included"
-        )
-    console.print(table)
+        console.print(Text.assemble((s.name, "bold"), f"  {s.title}"))
+        facts = {"size": s.size, "licence": s.licence, "label": s.label_rule}
+        facts["pictures"] = "named only; give --image-root" if s.needs_image_root else "included"
+        for what, fact in facts.items():
+            console.print(Text(f"    {what:<9} {fact}"))
+    console.print("Or a function of your own: FILE.py:FUNCTION (docs/data.md).")
     raise typer.Exit
 
 
@@ -143,11 +144,13 @@ def _mapping(pairs: list[str]) -> dict[str, str]:
 
 
 def _summary(manifest: dict[str, Any], output: Path) -> None:
+    from data_prep.card import balance
+
     records = manifest["records"]
-    table = Table("Split and source", "Label", "Rows", title=str(output))
-    for key, counts in manifest["labels"].items():
-        for label, count in list(counts.items())[:20]:
-            table.add_row(key, label, str(count))
+    names, by_label = balance(manifest["labels"])
+    table = Table("Split and source", "Rows", *names, title=str(output))
+    for key, counts in by_label.items():
+        table.add_row(key, str(sum(counts)), *map(str, counts))
     console.print(table)
     console.print(f"{records['in']} records read, {records['used']} used, {records['rejected']} rejected")
     for reason, count in manifest["rejected"].items():
@@ -207,7 +210,7 @@ def overlap(
         table.add_row(what, str(count))
     console.print(table)
     for name, how, other in report.examples[:10]:
-        console.print(Text(f"{name}: {how} as {other}"))
+        console.print(Text(f"{name}: {how} as {other}"), soft_wrap=True)
 
 
 def show(

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.card import balance
 from data_prep.convert import convert
 from data_prep.inputs import InputError, expand_inputs
 from data_prep.readers import Broken, plan_units, read_unit
@@ -276,6 +277,14 @@ def test_remote_file_is_read_like_a_local_one(tmp_path: Path) -> None:
     assert remote == local
 
 
+def test_archives_are_read_by_a_chained_address(tmp_path: Path) -> None:
+    source = source_file(tmp_path)
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.write(source, "part/in.parquet")
+    chained = convert([f"zip://part/*.parquet::file://{tmp_path}/set.zip"], tmp_path / "chained", settings())
+    assert chained == convert([str(source)], tmp_path / "local", settings())
+
+
 def test_no_record_fits_unforeseen_shapes_without_a_trace() -> None:
     def broken(record: Any, options: Any) -> Any:
         raise KeyError("surprise")
@@ -306,6 +315,17 @@ def test_card_is_what_the_hub_reads(tmp_path: Path) -> None:
         "validation": manifest["rows"]["val"],
     }
     assert loaded["train"][0]["images"][0].size == (32, 24)
+    # Without a model the histogram counts characters.
+    lengths = manifest["prompt_lengths"]
+    assert lengths["unit"] == "characters"
+    assert sum(lengths["histogram"].values()) == ROWS
+    assert lengths["longest"] == max(len(row["prompt"][0]["content"]) for split in loaded.values() for row in split)
+
+
+def test_card_keeps_numbers_of_score_tasks_apart() -> None:
+    names, found = balance({"train critic/a": {"1": 3, "tie": 1}, "train critic_score/a": {"1": 5, "8.5": 2}})
+    assert names == ["1", "tie", "other"]
+    assert found == {"train critic/a": [3, 1, 0], "train critic_score/a": [0, 0, 7]}
 
 
 def test_ray_data_writes_the_same_bytes(tmp_path: Path) -> None:
