@@ -116,51 +116,46 @@ class Wording:
         return f"{text}\n\n{THINK_AND_BOX}{tie}."
 
 
-_BLOCKS = "Question:\n{question}\n\nResponse 1:\n{response_1}\n\nResponse 2:\n{response_2}\n\n"
+_BLOCKS = "Question:\n{question}\n\nResponse 1:\n{response_1}\n\nResponse 2:\n{response_2}"
+
+_FULL = {
+    "critic": "You are an impartial judge of answers that vision-language models give about pictures. Below are a"
+    " question about the picture and two responses to it. Decide which response is better: it must agree with what the"
+    " picture really shows, answer the question, and leave nothing important out. Neither the order of the responses"
+    " nor their length should sway you.\n\n" + _BLOCKS,
+    "faithful": "Two assistants looked at this picture and answered the same question. Compare their responses against"
+    " the picture, claim by claim, and find the one that can be trusted more.\n\n" + _BLOCKS,
+    "grader": "Act as a careful grader. Read the question, study the picture, and judge the two responses on"
+    " correctness first, then on completeness, then on clarity.\n\n" + _BLOCKS + "\n\nWhich response earns the higher"
+    " grade?",
+    "short": _BLOCKS + "\n\nLooking at the picture, which of the two responses is the better one?",
+    "reader": "Someone asked about this picture and received two responses. Think of the person who asked: which"
+    " response would serve them better, given what is truly visible?\n\n" + _BLOCKS,
+    "errors": "Look for mistakes. For each of the two responses below, check whether it states something the picture"
+    " contradicts, invents things, reasons wrongly, or misses the point of the question. Prefer the one with fewer and"
+    " lesser mistakes.\n\n" + _BLOCKS,
+    "referee": "Be the referee between two vision-language models. Both were shown this picture and the question below."
+    " Award the round to the response that an honest expert with the picture at hand would sign.\n\n" + _BLOCKS,
+    "solve": "First work out your own answer to the question from the picture alone. Then hold the two responses"
+    " against it and say which of them comes closer, in its result and in the way it gets there.\n\n" + _BLOCKS,
+    "blind": _BLOCKS + "\n\nYou do not know who wrote these responses, and it does not matter. Weigh only what they say"
+    " against what can be seen, and pick the one that does more justice to the question.",
+    "editor": "An editor has room for one of two responses to a reader's question about this picture. Which one should"
+    " be printed? A false statement weighs more than a missing detail, and fine words weigh nothing.\n\n" + _BLOCKS,
+    "evidence": "For every statement in the two responses, ask where in the picture the evidence for it is. The better"
+    " response rests on more evidence, guesses less, and still gives what was asked for.\n\n" + _BLOCKS,
+    "pairwise": "Below: a question about the picture, and two candidate responses. State which candidate is preferable"
+    " overall, taking accuracy, relevance and helpfulness together.\n\n" + _BLOCKS,
+}
+"""Name -> what stands behind the pictures, in wordings that end with the think-and-box instruction."""
 
 WORDINGS: dict[str, Wording] = {
-    w.name: w
-    for w in (
-        Wording(
-            "critic",
-            "{images}\nYou are an impartial judge of answers that vision-language models give about pictures. Below"
-            " are a question about the picture and two responses to it. Decide which response is better: it must"
-            " agree with what the picture really shows, answer the question, and leave nothing important out. Neither"
-            " the order of the responses nor their length should sway you.\n\n" + _BLOCKS.rstrip("\n"),
-        ),
-        Wording(
-            "faithful",
-            "{images}\nTwo assistants looked at this picture and answered the same question. Compare their responses"
-            " against the picture, claim by claim, and find the one that can be trusted more.\n\n"
-            + _BLOCKS.rstrip("\n"),
-        ),
-        Wording(
-            "grader",
-            "{images}\nAct as a careful grader. Read the question, study the picture, and judge the two responses on"
-            " correctness first, then on completeness, then on clarity.\n\n" + _BLOCKS + "Which response earns the"
-            " higher grade?",
-        ),
-        Wording(
-            "short",
-            "{images}\n" + _BLOCKS + "Looking at the picture, which of the two responses is the better one?",
-        ),
-        Wording(
-            "reader",
-            "{images}\nSomeone asked about this picture and received two responses. Think of the person who asked:"
-            " which response would serve them better, given what is truly visible?\n\n" + _BLOCKS.rstrip("\n"),
-        ),
-        Wording(
-            "errors",
-            "{images}\nLook for mistakes. For each of the two responses below, check whether it states something the"
-            " picture contradicts, invents things, reasons wrongly, or misses the point of the question. Prefer the"
-            " one with fewer and lesser mistakes.\n\n" + _BLOCKS.rstrip("\n"),
-        ),
-        Wording(
-            "compact",
-            "{images}{question}\nResponse 1: {response_1}\nResponse 2: {response_2}\nWhich response is right?",
-            suffix=False,
-        ),
-    )
+    **{name: Wording(name, "{images}\n" + text) for name, text in _FULL.items()},
+    "compact": Wording(
+        "compact",
+        "{images}{question}\nResponse 1: {response_1}\nResponse 2: {response_2}\nWhich response is right?",
+        suffix=False,
+    ),
 }
 """All wordings by name. `compact` is for tiny models: short, and without the suffix."""
 

@@ -82,6 +82,7 @@ HOSTILE = st.lists(TRICKS | st.text(max_size=5) | st.characters(categories=("Cs"
 
 
 @given(HOSTILE)
+@settings(deadline=None)
 @example("<|<image>|>")
 def test_neutralised_text_is_harmless_and_stays_so(text: str) -> None:
     safe = neutralise(text)
@@ -92,6 +93,7 @@ def test_neutralised_text_is_harmless_and_stays_so(text: str) -> None:
 
 
 @given(HOSTILE, HOSTILE, HOSTILE, st.sampled_from([0, 1, "tie"]), st.sampled_from([0, 1]))
+@settings(deadline=None)
 def test_any_text_gives_a_good_row(question: str, first: str, second: str, preferred: object, order: int) -> None:
     task = PreferenceTask(pair(preferred=preferred, question=question, responses=(first, second)), order)
     row = task.row()
