@@ -146,16 +146,16 @@ class OpenAIGenerator:
         workers = [
             asyncio.create_task(self._work(queue, answers)) for _ in range(min(self._concurrency, len(open_requests)))
         ]
-        try:
-            if workers:
+        if workers:
+            try:
                 await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
-        except asyncio.CancelledError:
-            self._say_what_is_under_way(workers)
-            raise
-        finally:
-            self._stopping = True
-            if workers:
+                self._stopping = True
                 await asyncio.wait(workers)
+            except asyncio.CancelledError:
+                self._stopping = True
+                self._say_what_is_under_way(workers)
+                await asyncio.wait(workers)
+                raise
         for worker in workers:
             worker.result()
         if self._journal is not None and self._journal.full:
