@@ -137,6 +137,43 @@ def pad_cross_attention_masks() -> None:
     transformer_impl.extract_multi_modal_inputs = extract_multi_modal_inputs
 
 
+def text_only_micro_batches() -> None:
+    """Let a micro-batch of a Qwen2-VL or Qwen2.5-VL hold rows without pictures only."""
+    # verl shows the vision tower an empty picture then, so that all workers take part in its collectives, and takes the
+    # mean of what it returns. With transformers 5 that is no tensor but an output object, and the step fails.
+    check_version(VERL, "verl")
+    import torch
+    from verl.models.transformers import qwen2_vl
+
+    original = qwen2_vl._get_input_embeds
+    if hasattr(original, "_critic_r1"):
+        return
+
+    @functools.wraps(original)
+    def _get_input_embeds(
+        model: Any,
+        input_ids: Any,
+        attention_mask: Any = None,
+        pixel_values: Any = None,
+        pixel_values_videos: Any = None,
+        *grids: Any,
+    ) -> Any:
+        if pixel_values is not None or pixel_values_videos is not None:
+            return original(model, input_ids, attention_mask, pixel_values, pixel_values_videos, *grids)
+        embedded = model.get_input_embeddings()(input_ids)
+        vision = model.config.vision_config
+        patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        empty = torch.zeros((16, patch), dtype=embedded.dtype, device=embedded.device)
+        grid = torch.tensor([[1, 4, 4]], dtype=torch.long, device=embedded.device)
+        seen, _ = qwen2_vl.unpack_visual_output(model.visual(empty, grid_thw=grid))
+        if attention_mask is not None:
+            attention_mask = attention_mask.to(embedded.device)
+        return embedded + 0.0 * seen.mean(), attention_mask
+
+    _get_input_embeds._critic_r1 = True  # type: ignore[attr-defined]
+    qwen2_vl._get_input_embeds = _get_input_embeds
+
+
 def apply_cpu() -> None:
     """Patches that every process of a CPU run needs; called by the plug-in at ``import verl``."""
     check_version(VERL, "verl")

@@ -27,6 +27,7 @@ from recipe.critic_r1.cpu import engine as _registers_cpu_engine  # noqa: F401
 from recipe.critic_r1.pictures.inputs import PictureInputs, pixel_cache
 
 SPLITS = {
+    "single": {"use_dynamic_bsz": False, "micro_batch_size_per_gpu": 1},
     "fixed": {"use_dynamic_bsz": False, "micro_batch_size_per_gpu": 4},
     "dynamic": {"use_dynamic_bsz": True, "max_token_len_per_gpu": 400},
 }

@@ -33,6 +33,7 @@ from tests.training.test_pictures import photo
 ROOT = Path(__file__).parents[2]
 RESPONSES = ([5, 6, 7, 8, 9, 10], [11], [12, 13, 14])
 ROWS = {"one picture": 0, "three pictures": 1, "two pictures": 2, "text only": 3}
+SPLITS = ["single", "fixed", "dynamic"]
 TRAJECTORY = {"step": 1, "sample_index": 0, "rollout_n": 0, "validate": False}
 
 
@@ -189,9 +190,9 @@ def both_paths(config, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[s
     return pickle.loads((folder / "result").read_bytes())
 
 
-@pytest.mark.parametrize("split", ["fixed", "dynamic"])
+@pytest.mark.parametrize("split", SPLITS)
 def test_log_probabilities_losses_and_gradients_are_the_same_to_the_bit(both_paths, split: str) -> None:
-    """Twelve rollouts, pictures of all shapes and none, in micro-batches that mix them."""
+    """Twelve rollouts, pictures of all shapes and none, in micro-batches of one rollout and in some that mix them."""
     stock, ours = both_paths["stock", split], both_paths["shared", split]
     for name in ("log_probs", "entropy", "loss"):
         assert torch.equal(ours[name], stock[name]), name
@@ -203,7 +204,7 @@ def test_log_probabilities_losses_and_gradients_are_the_same_to_the_bit(both_pat
     assert all(float(gradient.abs().max()) > 0 for name, gradient in stock["gradients"].items() if "visual" in name)
 
 
-@pytest.mark.parametrize("split", ["fixed", "dynamic"])
+@pytest.mark.parametrize("split", SPLITS)
 def test_pictures_are_announced_in_the_order_in_which_they_are_asked_for(both_paths, split: str) -> None:
     ours = both_paths["shared", split]
     first, second = ours["announced"]
