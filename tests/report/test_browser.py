@@ -156,6 +156,7 @@ def test_keyboard_reaches_everything(chromium: Browser, report: Path) -> None:
         assert page.evaluate(focused) == 2
         page.keyboard.press("k")
         assert page.evaluate(focused) == 1
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid", "focus is seen"
         page.keyboard.press("n")
         expect(page.locator("#shown")).to_have_text("25 to 48 of 120")
         page.keyboard.press("p")

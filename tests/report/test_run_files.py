@@ -126,6 +126,13 @@ def test_policy_figures_are_found_under_either_name(tmp_path: Path) -> None:
     assert (old.evaluation, old.settings) == (new.evaluation, new.settings)
 
 
+def test_nan_is_no_number(tmp_path: Path) -> None:
+    (one,) = read_run(
+        bare_run(tmp_path, {"eval/after.json": '{"metrics": {"a": {"value": NaN, "low": 0.1}}}'})
+    ).measured
+    assert (one.evaluation.metrics["a"].value, one.evaluation.metrics["a"].low) == (None, 0.1)
+
+
 def test_null_and_numbers_read_as_text(tmp_path: Path) -> None:
     line = {"pair_id": 7, "order": 0, "pred": None, "response": None, "picture_sha256": None, "error": None}
     run = read_run(bare_run(tmp_path, {"eval/after_judgements.jsonl": json.dumps(line) + "\n"}))

@@ -79,11 +79,14 @@ def test_sections_that_no_run_has_are_left_out(text: str, whole_run: Path) -> No
 
 def test_training_runs_share_curves_and_count_from_their_start(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name, pairs=2, steps=3, name="demo") for name in ("seed0", "seed1")]
+    record = json.loads((runs[1] / "run.json").read_text(encoding="utf-8"))
+    (runs[1] / "run.json").write_text(json.dumps(record | {"seed": 1}), encoding="utf-8")
     out = tmp_path / "both.html"
     result = CliRunner().invoke(app, ["report", *map(str, runs), "--out", str(out)])
     assert (result.exit_code, result.stdout.strip()) == (0, str(out))
     page = out.read_text(encoding="utf-8")
     assert "seed0 · before to seed0 · after; seed1 · before to seed1 · after" in page
+    assert "mean change, 2 runs" in page
     readouts = json.loads(re.search(r'id="readouts">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
     assert any("step 1: seed0 " in line and " · seed1 " in line for chart in readouts for line in chart["text"])
 

@@ -6,9 +6,10 @@ import pytest
 
 from recipe.critic_r1.report.boards import Board, make_boards
 from recipe.critic_r1.report.meanings import place_of
-from recipe.critic_r1.report.records import Estimate, Evaluation
+from recipe.critic_r1.report.records import Estimate, Evaluation, RunInfo
 from recipe.critic_r1.report.run_files import Kind, Measured, Run
-from recipe.critic_r1.report.tables import category_tables, duration, flat, headlines, metric_groups
+from recipe.critic_r1.report.settings import flat
+from recipe.critic_r1.report.tables import category_tables, duration, headlines, metric_groups
 
 Figure = tuple[float | None, float | None, float | None]
 
@@ -61,6 +62,25 @@ def test_what_was_not_measured_did_not_change() -> None:
     assert row.cells[0] is None
     assert row.cells[1] is not None
     assert row.cells[1].change is None
+
+
+def test_seeds_have_a_mean_change_and_a_control_is_no_seed() -> None:
+    runs = []
+    for number, (name, rise, flip) in enumerate((("s0", 0.1, 0), ("s1", 0.2, 0), ("s2", 0.3, 0), ("control", -0.3, 1))):
+        run = Run(
+            Path(name), name, RunInfo(name="demo", seed=number % 3, settings={"flip_labels": flip, "seed": number})
+        )
+        for stage, value in (("before", 0.5), ("after", 0.5 + rise)):
+            estimate = Estimate(value=value, low=value - 0.01, high=value + 0.01)
+            run.measured.append(Measured("held-out", stage, Evaluation(metrics={"critic/accuracy": estimate})))
+        runs.append(run)
+    (board,) = make_boards(runs)
+    assert [column.label for column in board.repeats] == ["s0 · after", "s1 · after", "s2 · after"]
+    ((row,),) = metric_groups(board).values()
+    assert row.mean is not None
+    assert (row.mean.text, row.mean.interval, row.mean.word) == ("+20.0 points", "-4.8 to +44.8", "no clear change")
+    ((row,),) = metric_groups(make_boards(runs[:1] + runs[3:])[0]).values()
+    assert row.mean is None
 
 
 def test_what_nobody_measured_is_no_row() -> None:

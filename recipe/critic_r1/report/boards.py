@@ -10,6 +10,7 @@ from typing import Any
 
 from recipe.critic_r1.report.differences import Difference, differences
 from recipe.critic_r1.report.run_files import Kind, Measured, Run
+from recipe.critic_r1.report.settings import repeats
 
 TITLES: dict[Kind, str] = {
     "held-out": "Held-out evaluation",
@@ -40,6 +41,8 @@ class Board:
     kind: Kind
     title: str
     columns: list[Column]
+    repeats: list[Column] = field(default_factory=list)
+    """Of runs that differ in nothing but their seed, the columns that count from a start"""
     notes: list[str] = field(default_factory=list)
 
 
@@ -71,9 +74,13 @@ def make_boards(runs: list[Run]) -> list[Board]:
             board = boards.setdefault((one.kind, place), Board(one.kind, _title(one.kind, one), []))
             board.columns.append(Column(_label(run, one, alone), run, one))
     ordered = sorted(boards.values(), key=lambda board: list(TITLES).index(board.kind))
+    again = {run.label for run in repeats(runs)}
     for board in ordered:
         for column in board.columns:
             _compare(board, column)
+        if board.kind == "held-out":
+            last = {column.run.label: column for column in board.columns if column.base and column.run.label in again}
+            board.repeats = list(last.values()) if len(last) > 1 else []
     return ordered
 
 

@@ -8,10 +8,14 @@ pictures mostly agree on what is hard; the interval is then wider than it had to
 """
 
 import math
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
+from scipy.stats import t
+
 from recipe.critic_r1.judging.comparison import compare
+from recipe.critic_r1.judging.intervals import CONFIDENCE
 from recipe.critic_r1.judging.pairwise import Judgement as Judged
 from recipe.critic_r1.judging.pairwise import JudgeTask
 from recipe.critic_r1.report.records import Estimate, Judgement
@@ -50,6 +54,21 @@ def newcombe(first: Estimate, second: Estimate) -> Difference | None:
     low = change - math.hypot(second.value - second.low, first.high - first.value)
     high = change + math.hypot(second.high - second.value, first.value - first.low)
     return Difference(change, low, high, paired=False)
+
+
+def over_runs(changes: list[Difference]) -> Difference | None:
+    """The mean change over runs with a 95 % t-interval over runs; None for less than two.
+
+    >>> mean = over_runs([Difference(change, None, None, False) for change in (0.1, 0.2, 0.3)])
+    >>> round(mean.value, 3), round(mean.low, 3), round(mean.high, 3)
+    (0.2, -0.048, 0.448)
+    """
+    if len(changes) < 2:
+        return None
+    values = [change.value for change in changes]
+    mean = statistics.fmean(values)
+    half = float(t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return Difference(mean, mean - half, mean + half, paired=False)
 
 
 def _judged(one: Judgement) -> Judged:

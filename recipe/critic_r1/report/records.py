@@ -6,12 +6,13 @@ without its newline is what a killed writer leaves behind, so it is left out and
 """
 
 import json
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from recipe.critic_r1.judging.pairwise import pictures_sha256
 
@@ -54,10 +55,18 @@ class Step(Record):
     data: dict[str, Any]
 
 
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+Number = Annotated[float | None, AfterValidator(_finite)]
+"""A number; NaN, as Python writes it into JSON, is none."""
+
+
 class Estimate(Record):
-    value: float | None
-    low: float | None = None
-    high: float | None = None
+    value: Number
+    low: Number = None
+    high: Number = None
     n: int | None = None
 
 

@@ -1,15 +1,13 @@
 """How the runs were made: settings, machine and versions, what differs between runs, and what a run lacks."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from recipe.critic_r1.report.records import Stage
-from recipe.critic_r1.report.run_files import METRICS, Kind, Run
-from recipe.critic_r1.report.tables import duration, flat
+from recipe.critic_r1.report.run_files import METRICS, Run
+from recipe.critic_r1.report.settings import KINDS, flat, settings_of
+from recipe.critic_r1.report.tables import duration
 
 Rows = list[tuple[str, str]]
-
-KINDS: dict[Kind, str] = {"held-out": "", "benchmark": "judge", "best-of-n": "best of N", "policy": "policy evaluation"}
 
 
 @dataclass
@@ -23,18 +21,6 @@ class Setup:
     seconds: float
     tables: dict[str, Rows]
     is_control: bool
-
-
-def _settings(run: Run) -> dict[str, Any]:
-    """All settings of a run; those of a judge run beside those of training where a folder holds both."""
-    found: dict[str, Any] = dict(run.info.settings) if run.info else {}
-    if run.info and run.info.seed is not None:
-        found = {"seed": run.info.seed} | found
-    for one in run.measured:
-        if one.settings:
-            alone = len([other for other in run.measured if other.settings]) == 1 and not run.info
-            found |= one.settings if alone else {KINDS[one.kind]: one.settings}
-    return found
 
 
 def _line(run: Run, alone: bool) -> str:
@@ -59,7 +45,7 @@ def setups(runs: list[Run]) -> list[Setup]:
     found = []
     for run in runs:
         info = run.info
-        tables = {"Settings": flat(_settings(run))}
+        tables = {"Settings": flat(settings_of(run))}
         if info:
             tables = {
                 "Control": flat(info.control or {}),
@@ -82,7 +68,7 @@ def setups(runs: list[Run]) -> list[Setup]:
 
 def what_differs(runs: list[Run]) -> list[tuple[str, list[str]]]:
     """Settings that differ between runs of one kind: (key, one value a run)."""
-    tables = [dict(flat(_settings(run))) for run in runs]
+    tables = [dict(flat(settings_of(run))) for run in runs]
     kinds = [(run.info is not None, {one.kind for one in run.measured}) for run in runs]
     rows = []
     for key in dict.fromkeys(key for table in tables for key in table):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from recipe.critic_r1.judging.metrics import CATEGORY_FIGURES
 from recipe.critic_r1.report.boards import Board, Column
 from recipe.critic_r1.report.charts import number
-from recipe.critic_r1.report.differences import Difference
+from recipe.critic_r1.report.differences import Difference, over_runs
 from recipe.critic_r1.report.meanings import CRITIC, HEADLINES, Meaning, Unit, place_of, policy_place
 from recipe.critic_r1.report.records import Estimate
 
@@ -41,6 +41,8 @@ class Row:
     group: str
     meaning: Meaning
     cells: list[Cell | None]
+    mean: Change | None = None
+    """Mean change over the runs that differ only in their seed"""
 
 
 def _printed(value: float | None, unit: Unit) -> str:
@@ -106,7 +108,9 @@ def metric_groups(board: Board) -> dict[str, list[Row]]:
         for cell, column in zip(cells, board.columns, strict=True):
             if cell is not None:
                 cell.change = change_of(column.changes.get(name), meaning)
-        rows.append((place, Row(name, group, meaning, cells)))
+        changes = [column.changes[name] for column in board.repeats if name in column.changes]
+        mean = change_of(over_runs(changes), meaning) if len(changes) == len(board.repeats) else None
+        rows.append((place, Row(name, group, meaning, cells, mean)))
     groups: dict[str, list[Row]] = {}
     for _, row in sorted(rows, key=lambda item: item[0]):
         groups.setdefault(row.group, []).append(row)
@@ -165,14 +169,3 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def flat(settings: dict[str, object], prefix: str = "") -> list[tuple[str, str]]:
-    """A nested mapping as (dotted key, value) rows."""
-    rows: list[tuple[str, str]] = []
-    for key, value in settings.items():
-        if isinstance(value, dict) and value:
-            rows += flat(value, f"{prefix}{key}.")
-        else:
-            rows.append((f"{prefix}{key}", "–" if value is None else str(value)))
-    return rows
