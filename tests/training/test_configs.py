@@ -217,7 +217,7 @@ def test_the_asynchronous_trainer_is_one_that_verl_registers() -> None:
 
     config = composed("r1", "tuning=async")
     assert get_trainer_cls(config.trainer.v1.trainer_mode).__name__ == "PPOTrainerColocateAsync"
-    assert config.critic_r1.image_path == "stock"
+    assert config.critic_r1.image_path == "shared"
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ import torch
 import transfer_queue as tq
 from omegaconf import OmegaConf
 from verl.utils.dataset.rl_dataset import RLHFDataset
+from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerClient
+from verl.workers.rollout.replica import TokenOutput
 
 from data_prep.task import Picture, PolicyTask
 from data_prep.writer import write_parquet
@@ -106,8 +108,8 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any], d
     return catch_what_is_stored(monkeypatch)
 
 
-def rolled_out(config: Any, path: str, row: int, stored: list) -> tuple[list, Engine]:
-    """The rollouts of one prompt on a path, the shortest response first."""
+def rolled_out(config: Any, path: str, row: int, stored: list, client: Any = None) -> tuple[list, Engine]:
+    """The rollouts of one prompt on a path, the shortest response first; ``client`` makes a client of an engine."""
     from verl.utils import hf_processor, hf_tokenizer
 
     config, engine = OmegaConf.create(OmegaConf.to_container(config, resolve=True)), Engine()
@@ -121,7 +123,7 @@ def rolled_out(config: Any, path: str, row: int, stored: list) -> tuple[list, En
     stored.clear()
 
     async def run() -> None:
-        worker = worker_cls(config, engine)
+        worker = worker_cls(config, client(config, engine) if client else engine)
         await worker._run_prompt(prompt, {"temperature": 1.0, "logprobs": True}, TRAJECTORY)
 
     asyncio.run(run())
@@ -147,6 +149,46 @@ def test_both_paths_store_the_same(config, row: int, stored) -> None:
         assert mine["reward_model"] == theirs["reward_model"]
         assert mine["extra_info"] == theirs["extra_info"]
     # All rollouts of the prompt show the engine one and the same list of pictures.
+    assert len({id(request["image_data"]) for request in engine.asked}) == 1
+
+
+class Interrupted(FullyAsyncLLMServerClient):
+    """verl's client of the asynchronous trainer; the engine stops each request after two tokens for new weights."""
+
+    def __init__(self, config: Any, engine: Engine) -> None:
+        self.config, self.engine, self.left = config, engine, dict[str, list[int]]()
+
+    async def pieces(self, request_id: str, **request: Any) -> TokenOutput:
+        if request_id not in self.left:
+            self.left[request_id] = (await self.engine.generate(**request)).token_ids
+            tokens, self.left[request_id], step = self.left[request_id][:2], self.left[request_id][2:], 1
+        else:
+            self.engine.asked.append(request)
+            tokens, self.left[request_id], step = self.left[request_id], [], 2
+        return TokenOutput(
+            token_ids=tokens,
+            log_probs=[-0.5 * step] * len(tokens),
+            stop_reason="aborted" if self.left[request_id] else "completed",
+            extra_fields={"global_steps": step},
+        )
+
+
+def test_the_asynchronous_trainers_interrupted_rollouts_are_the_same(config, stored, monkeypatch) -> None:
+    async def generate(self: Interrupted, request_id: str, **request: Any) -> TokenOutput:
+        return await self.pieces(request_id, **request)
+
+    monkeypatch.setattr(LLMServerClient, "generate", generate)
+    row = ROWS["three pictures"]
+    stock, _ = rolled_out(config, "stock", row, stored, Interrupted)
+    ours, engine = rolled_out(config, "shared", row, stored, Interrupted)
+    assert [tag["max_global_steps"] for _, _, tag in ours] == [1, 2, 2]  # the two longer ones span two policies
+    for (_, theirs, their_tag), (_, mine, tag) in zip(stock, ours, strict=True):
+        assert tag == their_tag
+        for name in ("input_ids", "position_ids", "response_mask", "rollout_log_probs"):
+            assert torch.equal(mine[name], theirs[name]), name
+        assert isinstance(mine["multi_modal_inputs"], PictureInputs)
+    # Whoever goes on with a rollout is shown the same pictures again.
+    assert len(engine.asked) == len(RESPONSES) + 2
     assert len({id(request["image_data"]) for request in engine.asked}) == 1
 
 

@@ -196,12 +196,13 @@ class SharedPromptWorker(_StockWorker):
             assistant_logprobs=output.log_probs or None,
         )
         limit = self._loop.response_length
+        prompt_ids = merged.token_ids[: len(merged.token_ids) - len(mask)]
         return AgentLoopOutput(
-            prompt_ids=merged.token_ids[: len(merged.token_ids) - len(mask)],
+            prompt_ids=prompt_ids,
             response_ids=(merged.token_ids[-len(mask) :] if mask else [])[:limit],
             response_mask=mask[:limit],
             response_logprobs=log_probs[:limit] if log_probs else None,
-            routed_experts=output.routed_experts,
+            routed_experts=None if output.routed_experts is None else output.routed_experts[: len(prompt_ids) + limit],
             multi_modal_data={},
             mm_processor_kwargs=prepared.mm_processor_kwargs,
             mm_processor_output=None,
