@@ -120,7 +120,7 @@ def eval_policy_command(
         said = {"suite": suite, "about": chosen.about.strip(), "tool": _version(python), "model": model,
                 "base_url": base_url, "limit": limit, "max_tokens": chosen.max_tokens, "suffix": chosen.suffix,
                 "judge": judge.model if judge else None, "seed": seed}  # fmt: skip
-        write_json(out / "eval_policy.json", {**said, **content})
+        write_json(out / "eval_policy.json", {"settings": said, **content})
     except FAULTS as error:
         typer.echo(f"critic-r1: {error}", err=True)
         raise typer.Exit(2) from error

@@ -86,6 +86,12 @@ def test_the_local_task_names_its_files(tmp_path: Path) -> None:
         assert f"def {name.removeprefix('policy_rows.')}(" in source
 
 
+def test_a_comma_in_a_path_is_refused() -> None:
+    suite = load_suite("paper26")
+    with pytest.raises(ValueError, match="has a comma"):
+        lmms_eval(Path("python"), suite, suite.benchmarks[0], Places(Path("/out,1")))
+
+
 def test_vlmevalkit_gets_a_configuration_and_a_command(tmp_path: Path) -> None:
     content, line, absent = vlmevalkit(load_suite("paper26"), SERVED, tmp_path)
     (model,) = content["model"].values()

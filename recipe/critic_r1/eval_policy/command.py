@@ -100,7 +100,12 @@ def lmms_eval(
         python: interpreter of the tool's environment.
         limit: first rows only; for trying things out.
         include: folder with tasks of one's own.
+
+    Raises:
+        ValueError: the folder's path has a comma.
     """
+    if "," in str(places.settings.resolve()):
+        raise ValueError(f"{places.folder} has a comma in its path, at which lmms-eval splits: take another --out")
     command = [str(python), str(TOOL_SIDE / "lmms_model.py"), "--model", "critic_r1"]
     command += ["--model_args", f"settings={places.settings.resolve()}", "--tasks", benchmark.task]
     command += ["--gen_kwargs", f"max_new_tokens={suite.max_tokens},temperature=0"]
@@ -184,7 +189,7 @@ def vlmevalkit(suite: Suite, served: Served, out: Path) -> tuple[dict[str, Any],
     words = ["python", "run.py", "--config", str(path.resolve()), "--work-dir", str((out / "vlmevalkit").resolve())]
     words += ["--api-nproc", str(served.concurrency), "--reuse"]
     content = {"model": {"critic_r1": model}, "data": data}
-    return content, f"OPENAI_API_KEY=$OPENAI_API_KEY SPLIT_THINK=True {shlex.join(words)}", absent
+    return content, f"SPLIT_THINK=True {shlex.join(words)}", absent
 
 
 def write_json(path: Path, content: object) -> None:
