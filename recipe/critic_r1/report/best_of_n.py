@@ -133,16 +133,19 @@ def cost_tables(boards: list[Board]) -> list[CostTable]:
     return tables
 
 
-def bills(boards: list[Board]) -> dict[str, list[tuple[str, str]]]:
-    """What each best-of-N cost in all: caption -> rows."""
-    found = {}
+def bills(boards: list[Board]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """What each best-of-N cost in all: captions of the columns, and rows of a name and a cost a column."""
+    found: dict[str, dict[str, float | None]] = {}
     for column in _columns(boards):
         evaluation = column.measured.evaluation
-        listed = dict(evaluation.bills) | ({"best_of_n": evaluation.bill} if evaluation.bill else {})
-        for pool, bill in listed.items():
-            rows = [(key.replace("_", " "), _whole(cost)) for key, cost in bill.items()]
-            found[f"Cost of {pool.replace('_', ' ')}, {column.label}"] = rows
-    return found
+        for pool, bill in evaluation.bills.items():
+            found[column.label + (", another policy's candidates" if _is_other(pool) else "")] = bill
+        if evaluation.bill:
+            found[column.label] = evaluation.bill
+    names = dict.fromkeys(name for bill in found.values() for name in bill)
+    return list(found), [
+        (name.replace("_", " "), [_whole(bill.get(name)) for bill in found.values()]) for name in names
+    ]
 
 
 def _columns(boards: list[Board]) -> list[Column]:

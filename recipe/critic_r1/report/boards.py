@@ -21,7 +21,7 @@ TITLES: dict[Kind, str] = {
 MOST_CATEGORIES_NAMED = 4
 
 
-@dataclass
+@dataclass(eq=False)
 class Column:
     """One measured set of figures under a name of its own."""
 
@@ -32,6 +32,8 @@ class Column:
     """The column that its changes are counted from"""
     changes: dict[str, Difference] = field(default_factory=dict)
     """figure -> change from the base"""
+    is_start: bool = False
+    """Whether another column of the same run counts from this one"""
     duel: dict[str, Any] | None = None
     """McNemar's test against the base: `pairs`, `only_first`, `only_second`, `p_value`, `unanswered`"""
 
@@ -89,6 +91,7 @@ def _compare(board: Board, column: Column) -> None:
     if first is column or not (first.measured.evaluation.metrics and column.measured.evaluation.metrics):
         return
     column.base = first
+    first.is_start |= first.run is column.run
     column.changes, column.duel, why_not = differences(first.measured, column.measured)
     if why_not:
         board.notes.append(f"{column.label} and {first.label} are not compared pair by pair: {why_not}")

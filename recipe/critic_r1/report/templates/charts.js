@@ -7,7 +7,7 @@
   schemeButton.addEventListener("click", () => {
     const now = schemes[(schemes.indexOf(schemeButton.dataset.scheme || "system") + 1) % schemes.length];
     schemeButton.dataset.scheme = now;
-    schemeButton.textContent = "◐ " + now;
+    schemeButton.querySelector(".word").textContent = now;
     schemeButton.setAttribute("aria-label", "Colour scheme: " + now);
     document.documentElement.style.colorScheme = now === "system" ? "" : now;
   });
