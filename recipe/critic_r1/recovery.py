@@ -6,6 +6,7 @@ lost machine, a broken connection. An error in configuration, data or code is re
 """
 
 import os
+import re
 import signal
 import sys
 import time
@@ -24,11 +25,15 @@ the first start."""
 LONGEST_WAIT = 600.0
 """Seconds."""
 
+PEER_LOST = re.compile(r"gloo\b.*(Connection (closed|reset|refused)|Timed out)", re.DOTALL)
+"""What a training process says, as a plain RuntimeError, when the one that it talks to over gloo is gone; it may be
+heard of before the death itself."""
+
 
 def is_transient(error: BaseException) -> bool:
     """Whether ``error`` is the death of a process, a machine or a connection, and not of the run's own making."""
     import ray.exceptions as failures
-    from torch.distributed import DistBackendError
+    from torch.distributed import DistError
 
     from recipe.critic_r1.watchdog import WorkerDied
 
@@ -39,10 +44,11 @@ def is_transient(error: BaseException) -> bool:
         failures.OutOfMemoryError,
         failures.ObjectLostError,
         WorkerDied,
-        DistBackendError,
+        DistError,
         ConnectionError,
     )
-    return isinstance(cause_of(error), kinds)
+    cause = cause_of(error)
+    return isinstance(cause, kinds) or PEER_LOST.search(str(cause)) is not None
 
 
 def cause_of(error: BaseException) -> BaseException:

@@ -96,6 +96,7 @@ def test_restarts_are_bounded_and_wait_longer_without_progress(tmp_path: Path) -
 
 def test_what_is_transient() -> None:
     from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayTaskError
+    from torch.distributed import DistNetworkError
 
     for error in (
         ActorDiedError(),
@@ -103,6 +104,10 @@ def test_what_is_transient() -> None:
         OutOfMemoryError("m"),
         WorkerDied("w"),
         ConnectionError("c"),
+        DistNetworkError("the store does not answer"),
+        RuntimeError(
+            "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.2]:1"
+        ),
     ):
         assert recovery.is_transient(error), error
         if isinstance(error, Exception):
@@ -112,6 +117,7 @@ def test_what_is_transient() -> None:
         RayTaskError("run", "trace", KeyError("pair_id")),
         MemoryError(),
         OSError(28, "full"),
+        RuntimeError("size mismatch"),
     ):
         assert not recovery.is_transient(error), error
 

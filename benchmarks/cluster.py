@@ -1,0 +1,347 @@
+"""A run across two Ray nodes against the same run on one, and a run that loses a process, a node, and is stopped.
+
+    python -m benchmarks.cluster --run runs/demo --out benchmarks/results/cluster.json
+
+Takes the model and the data of a demo run (its first stage is enough) and trains `STEPS` steps three times:
+
+- ``one_node``: two workers in one Ray on this machine
+- ``two_nodes``: one worker on each of two nodes (`benchmarks.cluster_nodes`), sent with ``ray job submit``
+- ``disturbed``: the same, sent with ``critic-r1 submit``; after some steps a training process is killed (SIGKILL), then
+  every process of the second node, which comes back a moment later, then the job is stopped and sent again.
+  Each happens in the middle of a checkpoint's interval, so that steps have to be made again.
+
+Every rollout has its own seed (`benchmarks.cluster_rollouts`), so runs are compared response by response and not only
+by their means. Reported: which actors ran where, the largest difference of each metric, the share of equal responses,
+rows that a step of one run had and the other's had not, lines lost or doubled, and how long a restart took. A run
+that is finished is not repeated, so the command can be stopped and started again. Needs root and about 12 GB of memory.
+"""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from benchmarks.cluster_nodes import INTERFACE, Cluster
+from recipe.critic_r1 import machine, processes, recovery, submit
+from recipe.critic_r1.demo.pipeline import DemoRun, DemoSettings
+from recipe.critic_r1.run_log import METRICS, SAMPLES, read_lines
+
+ROOT = Path(__file__).resolve().parents[1]
+
+STEPS, EVERY = 8, 2
+"""Steps of a run, and of them those with a checkpoint."""
+
+KILL_WORKER, KILL_NODE, STOP = 3, 5, 7
+"""After which step; none has a checkpoint."""
+
+AWAY = 20.0
+"""Seconds that the second node is gone."""
+
+COMPARED = (
+    "critic_r1/accuracy",
+    "critic_r1/score",
+    "critic/score/mean",
+    "actor/grad_norm",
+    "actor/pg_loss",
+    "actor/kl_loss",
+    "response_length/mean",
+)
+
+TOLERANCE = {"equal_responses": 0.99, "relative": 1e-3}
+"""At least this share of responses equal, and metrics of steps with equal responses within this relative difference:
+two orders above what summing float32 in another order makes, far below the difference of two batches."""
+
+
+def overrides(run: Path, folder: Path) -> list[str]:
+    """What all runs have in common."""
+    return [
+        *DemoRun(run, DemoSettings(), Console()).train_overrides(),
+        f"critic_r1.run_dir={folder}",
+        "critic_r1.min_free_memory_gb=null",
+        "critic_r1.recovery.backoff_seconds=5",
+        "actor_rollout_ref.rollout.agent.agent_loop_manager_class=benchmarks.cluster_rollouts.SeededLoops",
+        "actor_rollout_ref.rollout.agent.num_workers=2",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=128",
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=128",
+        f"trainer.total_training_steps={STEPS}",
+        f"trainer.save_freq={EVERY}",
+        "trainer.logger=[console]",
+    ]
+
+
+def last_step(folder: Path) -> int:
+    """The last step in the run's log; 0 before the first."""
+    path = folder / "train" / METRICS
+    return max((record["step"] for record in read_lines(path)), default=0) if path.exists() else 0
+
+
+def one_node(run: Path, folder: Path) -> dict[str, Any]:
+    """Two workers in a Ray of their own."""
+    command = [sys.executable, "-m", "recipe.critic_r1.train", "--config-name", "demo", *overrides(run, folder)]
+    command += ["trainer.n_gpus_per_node=2"]
+    return {"seconds": _follow(command, folder)}
+
+
+def two_nodes(run: Path, folder: Path, cluster: Cluster) -> dict[str, Any]:
+    """A worker on each node, sent with Ray's own command."""
+    python = [sys.executable, "-m", "recipe.critic_r1.train", "--config-name", "demo", "cluster=cpu_nodes"]
+    command = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", cluster.jobs]
+    command += ["--working-dir", str(ROOT)]
+    command += ["--runtime-env-json", json.dumps({"env_vars": {"GLOO_SOCKET_IFNAME": INTERFACE}})]
+    command += ["--", *python, *overrides(run, folder)]
+    placed: dict[str, Any] = {}
+
+    def look() -> None:
+        if not placed and last_step(folder) >= 1:
+            placed.update({node.address: actors(node.processes()) for node in cluster.nodes})
+
+    seconds = _follow(command, folder, look, cluster.environment)
+    return {"seconds": seconds, "actors": placed}
+
+
+def actors(titles: dict[int, str]) -> dict[str, int]:
+    """How many of which Ray actors these processes are; ``ray::WorkerDict.update`` is a WorkerDict."""
+    names = (title.removeprefix("ray::").split(".")[0].split()[0] for title in titles.values() if title[:5] == "ray::")
+    return dict(sorted(Counter(name for name in names if name not in NO_ACTORS).items()))
+
+
+NO_ACTORS = {"IDLE", "DashboardAgent", "RuntimeEnvAgent"}
+
+
+@dataclass
+class Disturber:
+    """Kills, switches off and stops, each once, after its step; keeps what it did and when the run went on."""
+
+    folder: Path
+    cluster: Cluster
+    job: str
+    events: list[dict[str, Any]] = field(default_factory=list)
+    _at: float | None = None
+    """When the event was that the run has not recovered from yet."""
+
+    def look(self) -> None:
+        """Called about twice a second."""
+        step = last_step(self.folder)
+        acts: list[tuple[int, str, Callable[[], int]]] = [
+            (KILL_WORKER, "kill -9 of the training process of the second node", self._kill_worker),
+            (
+                KILL_NODE,
+                f"kill -9 of every process of the second node, which is back {AWAY:g} s later",
+                self._kill_node,
+            ),
+            (STOP, "the job is stopped, then sent again", self._stop),
+        ]
+        if self._at is not None:
+            event = self.events[-1]
+            if step < event["after_step"]:
+                event.setdefault("resumed_from", step)
+            if "resumed_from" in event and step > event["resumed_from"]:
+                event["seconds_to_the_next_step"] = round(time.monotonic() - self._at, 1)
+                self._at = None
+        elif len(self.events) < len(acts) and step == acts[len(self.events)][0]:
+            _, what, act = acts[len(self.events)]
+            self._at = time.monotonic()
+            self.events.append({"after_step": step, "what": what})
+            self.events[-1]["processes_killed"] = act()
+
+    def _kill_worker(self) -> int:
+        return processes_killed(self.cluster.nodes[1].actors("WorkerDict"))
+
+    def _kill_node(self) -> int:
+        node = self.cluster.nodes[1]
+        killed = node.switch_off()
+        time.sleep(AWAY)
+        node.start()
+        return killed
+
+    def _stop(self) -> int:
+        # What `critic-r1 stop` calls; a process of its own would start after the next checkpoint.
+        submit.client(self.cluster.jobs).stop_job(self.job)
+        return 0
+
+
+def processes_killed(pids: list[int]) -> int:
+    """Kill these processes; returns how many there were."""
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    return len(pids)
+
+
+def cli(cluster: Cluster, *arguments: str) -> str:
+    """``critic-r1`` with these arguments; what it printed."""
+    command = [sys.executable, "-m", "recipe.critic_r1.cli", *arguments, "--address", cluster.jobs]
+    environment = {**cluster.environment, "COLUMNS": "200"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def disturbed(run: Path, folder: Path, cluster: Cluster) -> dict[str, Any]:
+    """A worker on each node, sent with ``critic-r1 submit``, and everything that `Disturber` does."""
+    started = time.monotonic()
+    disturber = Disturber(folder, cluster, "disturbed")
+    command = [sys.executable, "-m", "recipe.critic_r1.cli", "submit", "demo", "--address", cluster.jobs]
+    command += ["--python", sys.executable, "cluster=cpu_nodes", *overrides(run, folder)]
+    log, statuses = folder / "log", []
+    for job in (disturber.job, "again"):
+        sent = [*command, "--job-id", job]
+        statuses.append(
+            processes.follow(sent, log, on_line=lambda _: None, on_tick=disturber.look, environment=cluster.environment)
+        )
+    if statuses != [1, 0]:
+        raise RuntimeError(f"the stopped job and the next one ended with {statuses}, not [1, 0]; see {log}")
+    text = log.read_text(errors="replace")
+    listed = cli(cluster, "status")
+    return {
+        "seconds": round(time.monotonic() - started, 1),
+        "events": disturber.events,
+        "said": [line.removeprefix("critic-r1: ") for line in text.splitlines() if line.startswith("critic-r1: ")],
+        "status": {
+            job: next(s for s in STATUSES if s in line)
+            for job in (disturber.job, "again")
+            for line in listed.splitlines()
+            if line.strip().startswith(job)
+        },
+        "bytes_of_logs": len(cli(cluster, "logs", "again", "--no-follow")),
+    }
+
+
+STATUSES = ("SUCCEEDED", "STOPPED", "FAILED", "RUNNING", "PENDING")
+
+
+def _follow(
+    command: list[str], folder: Path, look: Callable[[], None] = lambda: None, environment: dict[str, str] | None = None
+) -> float:
+    started = time.monotonic()
+    status = processes.follow(command, folder / "log", on_line=lambda _: None, on_tick=look, environment=environment)
+    if status:
+        raise RuntimeError(f"exit status {status}; see {folder / 'log'}")
+    return round(time.monotonic() - started, 1)
+
+
+Rollout = tuple[int, str, int, int]
+"""Step, pair, order, number."""
+
+
+def responses(folder: Path) -> dict[Rollout, str]:
+    """The response of each rollout; raises when a rollout stands in the log twice."""
+    found: dict[Rollout, str] = {}
+    for record in read_lines(folder / "train" / SAMPLES):
+        key = (record["step"], record["pair_id"], record["order"], record["sample"])
+        if key in found:
+            raise RuntimeError(f"{folder}: rollout {key} was logged twice")
+        found[key] = record["response"]
+    return found
+
+
+def compare(one: Path, other: Path) -> dict[str, Any]:
+    """Two runs, step by step and rollout by rollout."""
+    metrics = [{r["step"]: r["data"] for r in read_lines(folder / "train" / METRICS)} for folder in (one, other)]
+    logged = [[r["step"] for r in read_lines(folder / "train" / METRICS)] for folder in (one, other)]
+    drawn = [responses(folder) for folder in (one, other)]
+    common = drawn[0].keys() & drawn[1].keys()
+    equal = {key for key in common if drawn[0][key] == drawn[1][key]}
+    steps = []
+    for step in range(1, STEPS + 1):
+        here = [key for key in common if key[0] == step]
+        values = {name: [m[step][name] for m in metrics] for name in COMPARED}
+        steps.append(
+            {
+                "step": step,
+                "rollouts": len(here),
+                "equal_responses": sum(key in equal for key in here),
+                "values": values,
+                "relative_difference": {name: _relative(*pair) for name, pair in values.items()},
+            }
+        )
+    whole = [step for step in steps if step["equal_responses"] == step["rollouts"]]
+    largest = {name: max((s["relative_difference"][name] for s in whole), default=math.nan) for name in COMPARED}
+    share = len(equal) / max(len(common), 1)
+    return {
+        "steps_logged": logged,
+        "each_step_once": all(steps == list(range(1, STEPS + 1)) for steps in logged),
+        "rollouts": [len(d) for d in drawn],
+        "rows_of_one_run_only": len({key[:3] for key in drawn[0].keys() ^ drawn[1].keys()}),
+        "equal_responses": share,
+        "steps_with_equal_responses": len(whole),
+        "largest_relative_difference": largest,
+        "within_tolerance": share >= TOLERANCE["equal_responses"]
+        and all(value <= TOLERANCE["relative"] for value in largest.values()),
+        "steps": steps,
+    }
+
+
+def _relative(a: float, b: float) -> float:
+    return 0.0 if a == b else abs(a - b) / max(abs(a), abs(b))
+
+
+def packed_bytes() -> dict[str, int]:
+    """What `critic-r1 submit` sends: bytes and files."""
+    with submit.packed() as folder:
+        return {"bytes": submit.size_of(folder), "files": sum(path.is_file() for path in folder.rglob("*"))}
+
+
+def main(
+    run: Annotated[Path, typer.Option(help="A demo run, or one whose first stage is done.")] = Path("runs/demo"),
+    folder: Annotated[Path, typer.Option(help="Where the runs are.")] = Path("runs/bench-cluster"),
+    disturb: Annotated[bool, typer.Option(help="Whether to make the third run.")] = True,
+    out: Annotated[Path, typer.Option(help="Result file.")] = Path("benchmarks/results/cluster.json"),
+) -> None:
+    """Train on one node, on two, and on two that fail; write the comparison."""
+    run, folder = run.absolute(), folder.absolute()
+    recovery.interrupt_on_sigterm()  # the nodes are taken down then as well
+    found: dict[str, Any] = {}
+
+    def once(name: str, train: Callable[[Path], dict[str, Any]]) -> None:
+        record = folder / f"{name}.json"
+        if not record.exists():
+            shutil.rmtree(folder / name, ignore_errors=True)
+            result = train(folder / name)
+            record.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        found[name] = json.loads(record.read_text(encoding="utf-8"))
+
+    folder.mkdir(parents=True, exist_ok=True)
+    once("one_node", lambda at: one_node(run, at))
+    names = ["two_nodes", "disturbed"] if disturb else ["two_nodes"]
+    with ExitStack() as stack:
+        cluster: Any = None
+        if not all((folder / f"{name}.json").exists() for name in names):
+            # Ray's sockets need a short path.
+            scratch = stack.enter_context(TemporaryDirectory(prefix="ray"))
+            cluster = stack.enter_context(Cluster(Path(scratch)))
+        once("two_nodes", lambda at: two_nodes(run, at, cluster))
+        if disturb:
+            once("disturbed", lambda at: disturbed(run, at, cluster))
+    result = {
+        "machine": machine.machine(),
+        "versions": machine.versions(),
+        "settings": {"steps": STEPS, "checkpoint_every": EVERY, "tolerance": TOLERANCE},
+        "packed_job": packed_bytes(),
+        "runs": found,
+    }
+    compared = {"two_nodes_against_one_node": ("one_node", "two_nodes")}
+    if disturb:
+        compared["disturbed_against_two_nodes"] = ("two_nodes", "disturbed")
+    for name, (one, other) in compared.items():
+        result[name] = compare(folder / one, folder / other)
+        print(name, json.dumps({key: value for key, value in result[name].items() if key != "steps"}, indent=1))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(out)
+
+
+if __name__ == "__main__":
+    typer.run(main)
