@@ -143,7 +143,7 @@ def self_improvement(run: Run, folder: Folder = FOLDER, seed: Annotated[int, typ
     with served(trained, "before", here / "before.log", *LENGTH) as server:
         before = judged(commands, server, run, here / "before")
         best_before = chosen(commands, server, run, here / "best-before", 8)
-        draw = ("--samples", 8, "--redraw", "--max-pairs", 2, "--seed", seed)
+        draw = ("--samples", 8, "--redraw", "--max-pairs", 1, "--seed", seed)
         commands(
             "label", run / "data" / "critic" / "train-00000.parquet", *at(server), *draw, *SHORT, "--out", answered
         )

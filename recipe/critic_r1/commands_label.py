@@ -69,7 +69,9 @@ def label_command(
     policy_model: Annotated[str, typer.Option(help="Who draws them; the critic itself when empty.")] = "",
     policy_url: Annotated[str, typer.Option(help="Its server; the critic's when empty.")] = "",
     policy_temperature: Annotated[float, typer.Option(help="Of the responses drawn.")] = 1.0,
-    max_pairs: Annotated[int, typer.Option(help="Most pairs of a prompt; of more, a seeded draw decides.")] = 6,
+    max_pairs: Annotated[
+        int, typer.Option(help="Most pairs of a prompt; of more, the responses given most often.")
+    ] = 6,
     wording: Annotated[str, typer.Option(help="Wording of the critic's prompt and of the tasks.")] = "critic",
     ties: Annotated[bool, typer.Option(help="Offer the critic a tie.")] = False,
     verdicts: Verdicts = "strict",

@@ -126,7 +126,7 @@ class LabelSettings:
     wording, ties: of the critic's prompt; ties offers a tie as a verdict.
     verdicts: how they are read.
     min_confidence: least share of all votes, over both orders, for the chosen response.
-    max_pairs: most pairs of a prompt; of more, a seeded draw decides.
+    max_pairs: most pairs of a prompt; of more, those of the responses given most often, then a seeded draw.
     val_share: share of the pictures whose pairs go to the split `val`.
     """
 
@@ -433,13 +433,17 @@ class Labeller:
         pairs = [ResponsePair(prompt, both) for both in combinations(distinct, 2)]
         if len(pairs) > settings.max_pairs:
             tally.pairs["not_drawn"] += len(pairs) - settings.max_pairs
-            shares = {pair.pair_id: seeded_fraction(settings.seed, "label", pair.pair_id) for pair in pairs}
-            kept = sorted(shares, key=shares.__getitem__)[: settings.max_pairs]
+            kept = {pair.pair_id for pair in sorted(pairs, key=self._rank)[: settings.max_pairs]}
             pairs = [pair for pair in pairs if pair.pair_id in kept]
         new = [pair for pair in pairs if pair.pair_id not in self._seen]
         tally.pairs["duplicate"] += len(pairs) - len(new)
         self._seen.update(pair.pair_id for pair in new)
         return new
+
+    def _rank(self, pair: ResponsePair) -> tuple[int, float]:
+        """What was answered most often comes first: between two rare answers there is often no right one."""
+        given = sum(map(pair.prompt.responses.count, pair.responses))
+        return -given, seeded_fraction(self.settings.seed, "label", pair.pair_id)
 
     def _lose(self, prompt: LabelPrompt, reason: str, detail: str, remedy: str) -> None:
         self.tally.prompts[reason] += 1

@@ -418,6 +418,15 @@ def test_responses_are_drawn_and_kept(data: Path, tmp_path: Path) -> None:
     assert report["policy"] == "pupil"
 
 
+def test_responses_given_most_often_are_compared_first() -> None:
+    """Of four answers three were given more than once: of six pairs these three are kept."""
+    critic = Recorder()
+    labeller = Labeller(critic, LabelSettings(wording="compact", max_pairs=3))
+    labeller([prompt(*"9375375")])
+    assert {frozenset(pair) for pair in critic.pairs()} == {frozenset("37"), frozenset("35"), frozenset("57")}
+    assert labeller.tally.pairs["not_drawn"] == 3
+
+
 def test_every_row_can_be_drawn_anew_and_answers_compared(data: Path, tmp_path: Path) -> None:
     """The critic sees the final answers; what is learned for DPO is the text that the policy wrote."""
     out = tmp_path / "out"
