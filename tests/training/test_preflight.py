@@ -1,8 +1,11 @@
 """What can be known to fail is refused before Ray starts, with file, row and remedy."""
 
+import ast
 import json
 import re
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
+from typer.testing import CliRunner
 
 from data_prep.task import SCHEMA, Picture, PolicyTask, PreferencePair, PreferenceTask
 from recipe.critic_r1 import machine, preflight
@@ -57,6 +61,24 @@ def good(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> d
     }
 
 
+MADE: set[tuple[str, int, str]] = set()
+"""File, line and status of every finding that a test of this module has made."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def findings_are_noted() -> Iterator[None]:
+    original = preflight.Finding.__init__
+
+    def noted(self: preflight.Finding, *args: object, **kwargs: object) -> None:
+        original(self, *args, **kwargs)  # type: ignore[arg-type]
+        caller = sys._getframe(1)
+        MADE.add((Path(caller.f_code.co_filename).name, caller.f_lineno, self.status))
+
+    preflight.Finding.__init__ = noted  # type: ignore[method-assign]
+    yield
+    preflight.Finding.__init__ = original  # type: ignore[method-assign]
+
+
 def config(given: dict[str, str], name: str = "demo") -> DictConfig:
     with initialize_config_module("recipe.critic_r1.config", version_base=None):
         composed = compose(name, overrides=[f"{key}={value}" for key, value in given.items()])
@@ -66,6 +88,18 @@ def config(given: dict[str, str], name: str = "demo") -> DictConfig:
 
 def test_a_good_run_passes(good: dict[str, str]) -> None:
     assert {finding.status for finding in preflight.check(config(good))} == {"pass"}
+
+
+def test_the_command_prints_findings_and_ends_with_2_when_one_fails(good: dict[str, str]) -> None:
+    from recipe.critic_r1.cli import app
+
+    arguments = ["preflight", "--config-name", "demo", *(f"{key}={value}" for key, value in good.items())]
+    done = CliRunner().invoke(app, [*arguments, "--json"])
+    assert done.exit_code == 0
+    assert {finding["status"] for finding in json.loads(done.stdout)} == {"pass"}
+    done = CliRunner().invoke(app, [*arguments, "data.max_response_length=4000"])
+    assert done.exit_code == 2
+    assert "FAIL  rollout.max_model_len" in done.stdout
 
 
 def no_file(folder: Path) -> str:
@@ -86,6 +120,13 @@ def bad_label(folder: Path) -> str:
     records = rows(32)
     records[7]["reward_model"]["ground_truth"] = "first"
     return str(write(folder / "label.parquet", records))
+
+
+def all_labels_bad(folder: Path) -> str:
+    records = rows(32)
+    for record in records:
+        record["reward_model"]["ground_truth"] = "first"
+    return str(write(folder / "labels.parquet", records))
 
 
 def bad_picture(folder: Path) -> str:
@@ -116,6 +157,7 @@ def no_answer(folder: Path) -> str:
         (not_parquet, [r"cut\.parquet", "not a readable Parquet file"]),
         (empty, [r"empty\.parquet", "row"]),
         (bad_label, [r"label\.parquet, row 7", "first"]),
+        (all_labels_bad, [r"labels\.parquet, row 9", "22 more failures of this kind"]),
         (bad_picture, [r"picture\.parquet, row 9"]),
         (missing_picture, [r"markers\.parquet, row 3"]),
         (too_few, ["3 training rows", "train_batch_size"]),
@@ -365,6 +407,24 @@ def test_a_reward_that_does_not_fit_the_rows_is_named(good: dict[str, str], tmp_
         preflight.check(config(good))
 
 
+def test_rows_that_another_reward_is_for_are_a_warning_when_some_are_paid(good: dict[str, str], tmp_path: Path) -> None:
+    records = [{**row, "data_source": "somewhere/else"} for row in rows(8)] + rows(24)
+    good["data.train_files"] = str(write(tmp_path / "some.parquet", records))
+    good["reward.custom_reward_function.path"] = "pkg://reward_fns.mixed"
+    (found,) = reward.gold(config(good))
+    assert (found.status, "8 of 32 rows earns less than 1" in found.detail) == ("warn", True)
+
+
+def test_a_hub_id_without_the_hub_is_named(good: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    del good["actor_rollout_ref.model.path"]
+    given = config(good, "r1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert [finding.status for finding in model.folder(given)] == ["pass"]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (found,) = model.folder(given)
+    assert (found.status, "HF_HUB_OFFLINE=1" in found.detail) == ("fail", True)
+
+
 def test_a_reward_that_raises_is_named(good: dict[str, str], tmp_path: Path) -> None:
     own = tmp_path / "own_reward.py"
     own.write_text(
@@ -456,3 +516,28 @@ def test_a_real_cluster_is_looked_at() -> None:
 def test_unmeasured_prompts_are_a_warning(good: dict[str, str]) -> None:
     found = list(data.prompt_length(config(good, "r1")))
     assert [(finding.status, "34 rows were never measured" in finding.detail) for finding in found] == [("warn", True)]
+
+
+def refusals(source: Path) -> Iterator[tuple[str, int, str]]:
+    """File, line and status of each place that can make a finding which is no `pass`."""
+    for function in ast.walk(ast.parse(source.read_text())):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        chosen = {n.target.id: n.value for n in ast.walk(function) if isinstance(n, ast.AnnAssign)}  # type: ignore[union-attr]
+        for call in ast.walk(function):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Finding":
+                status = call.args[1]
+                status = chosen.get(status.id, status) if isinstance(status, ast.Name) else status
+                for node in ast.walk(status):  # type: ignore[arg-type]
+                    if isinstance(node, ast.Constant) and node.value in ("warn", "fail"):
+                        yield source.name, call.lineno, str(node.value)
+
+
+def test_every_refusal_was_made_by_a_test_above(request: pytest.FixtureRequest) -> None:
+    here = [item for item in request.session.items if item.path == Path(__file__)]
+    text = Path(__file__).read_text()
+    if {item.originalname for item in here} != set(re.findall(r"^def (test_\w+)", text, re.MULTILINE)):  # type: ignore[attr-defined]
+        pytest.skip("only some of this module's tests were chosen")
+    expected = {place for path in Path(preflight.__file__).parent.glob("*.py") for place in refusals(path)}
+    assert len(expected) > 40
+    assert not expected - MADE
