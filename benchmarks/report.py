@@ -13,6 +13,7 @@ the headless Chromium of the tests, from disk, with a fresh profile and at its r
 import argparse
 import io
 import json
+import os
 import random
 import statistics
 import tempfile
@@ -179,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     slowest = max(times["median"] for name, times in found["actions_ms"].items() if "search" not in name)
     result = {
         "machine": machine(),
+        "load_average": os.getloadavg()[0],
         "judgements": 2 * asked.pairs,
         "pictures": asked.pictures,
         "pictures_mb": pictures / 1e6,

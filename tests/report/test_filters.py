@@ -91,7 +91,7 @@ def test_filters_that_nothing_fits_say_so(page: Page) -> None:
 def test_wrong_then_inconsistent_then_unparsed_come_first(page: Page, judge_runs: Path) -> None:
     kinds = []
     for _ in range(8):
-        kinds += [card.get_attribute("class").split()[-1] for card in page.locator(".card").all()]  # type: ignore[union-attr]
+        kinds += [str(card.get_attribute("class")).split()[-1] for card in page.locator(".card").all()]
         if page.locator("#next").is_disabled():
             break
         page.click("#next")

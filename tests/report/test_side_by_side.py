@@ -87,7 +87,7 @@ def test_training_runs_share_curves_and_count_from_their_start(tmp_path: Path) -
     page = out.read_text(encoding="utf-8")
     assert "seed0 · before to seed0 · after; seed1 · before to seed1 · after" in page
     assert "mean change, 2 runs" in page
-    readouts = json.loads(re.search(r'id="readouts">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
+    readouts = json.loads(re.findall(r'id="readouts">(.*?)</script>', page, re.DOTALL)[0])
     assert any("step 1: seed0 " in line and " · seed1 " in line for chart in readouts for line in chart["text"])
 
 
