@@ -87,6 +87,12 @@ def test_other_labels_are_no_comparison_and_said() -> None:
     assert "different labels for 1 of 120 items" in why_not
 
 
+def test_judgements_without_an_order_are_no_comparison() -> None:
+    first, second = measured(0.6, 1, critic__accuracy=0.6), measured(0.6, 1, critic__accuracy=0.7)
+    second.judgements[0].order = ""
+    assert differences(first, second)[1:] == (None, f"the judgement of pair {LISTED[0].pair.pair_id} has no order")
+
+
 def test_only_the_same_items_share_a_board(tmp_path: Path) -> None:
     listed = benchmark(12)
     shuffled = random.Random(1).sample(listed, len(listed))

@@ -73,6 +73,8 @@ def over_runs(changes: list[Difference]) -> Difference | None:
 
 def _judged(one: Judgement) -> Judged:
     """As the comparison wants it. Raises ValueError when the order is no number."""
+    if not one.order.isdecimal():
+        raise ValueError(f"the judgement of pair {one.pair_id} has no order")
     task = JudgeTask(
         pair_id=one.pair_id,
         order=int(one.order),
