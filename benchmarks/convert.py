@@ -3,7 +3,8 @@
 Each way runs in a process of its own, several times in turn: held to one core, and once more on all cores, which
 ours uses by threads. The best of each counts, by the wall and by CPU seconds, since other work may share the machine.
 The clock starts when the libraries are loaded and the source is still a file, and stops when the Parquet files are
-written. The pictures are synthetic 640x480 JPEGs of the size of a photograph.
+written. All files lie in memory (/dev/shm) unless --folder says otherwise: a disk that is slower than any of the ways
+would make them all alike. The pictures are synthetic 640x480 JPEGs of the size of a photograph.
 
 The stock patterns run in one process, as their users run them; `datasets` decodes, encodes and writes there.
 
@@ -156,10 +157,8 @@ def _tokens(source: str, output: str, model: str) -> None:
     """The prompts that ours made, through the bare tokenizer."""
     from tokenizers import Tokenizer
 
-    made = sorted(Path(output).with_name("out_ours_plain").glob("*.parquet"))
-    if not made:
-        convert([source], output, Settings("rlaif_v", hashes=False))
-        made = sorted(Path(output).glob("*.parquet"))
+    convert([source], output, Settings("rlaif_v", hashes=False))
+    made = sorted(Path(output).glob("*.parquet"))
     columns = [pq.read_table(f, columns=["prompt"])["prompt"].to_pylist() for f in made]
     prompts = [row[0]["content"] for column in columns for row in column]
     tokenizer = Tokenizer.from_file(f"{model}/tokenizer.json")
@@ -207,19 +206,26 @@ def run_way(
 ) -> dict[str, float]:
     """One way in a fresh process; rows, seconds (of its workers, too) and peak memory."""
     output = folder / f"out_{way}"
-    for old in (output, folder / f"{output.name}.warm"):
-        shutil.rmtree(old, ignore_errors=True)
+    remove_output(output)
     command = [sys.executable, __file__, "--way", way, "--source", str(source), "--out", str(output)]
     command += ["--workers", str(workers), "--cores", str(cores), "--model", model]
     command += ["--limit", str(limit)] if limit else []
     threads = {"OMP_NUM_THREADS": str(cores), "TOKENIZERS_PARALLELISM": "true" if cores > 1 else "false"}
-    environment = {**os.environ, **threads, "PYTHONPATH": os.getcwd()}
+    environment = {**os.environ, **threads, "PYTHONPATH": os.getcwd(), "TMPDIR": str(folder)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     line = next((x for x in done.stdout.splitlines() if x.startswith("RESULT ")), None)
     if line is None:
         raise RuntimeError(f"{way} failed: {done.stderr[-2000:]}")
     result: dict[str, float] = json.loads(line.removeprefix("RESULT "))
     return result
+
+
+def remove_output(output: Path) -> None:
+    """Take away what a way wrote: files in memory are memory that the next way needs."""
+    for old in (output, output.with_name(f"{output.name}.warm")):
+        shutil.rmtree(old, ignore_errors=True)
+        if old.is_file():
+            old.unlink()
 
 
 def picture_digests(path: Path, column: str) -> list[str]:
@@ -293,20 +299,22 @@ def measure(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
     free: dict[str, list[dict[str, float]]] = {w: [] for w in ("stock", "undecoded", "copy", *OURS)}
     cores = len(os.sched_getaffinity(0))
     two_runs = []
+    wanted = picture_digests(source, "image")
+    identical: dict[str, int] = {}
     for _ in range(repeats):
         for way in WAYS:
             rows_of = slow if way == "stock" else source
             runs[way].append(run_way(way, rows_of, folder, model))
             if way in free:
                 free[way].append(run_way(way, rows_of, folder, model, cores=cores))
+            if way in ("stock", "undecoded", *OURS) and way not in identical:
+                found = picture_digests(folder / f"out_{way}", "images")
+                identical[way] = sum(x == y for x, y in zip(wanted, found, strict=False))
+            remove_output(folder / f"out_{way}")
         two_runs.append(run_way("ours_hashes", source, folder, model, workers=2, cores=2))
+        remove_output(folder / "out_ours_hashes")
     results = {way: best(r) for way, r in runs.items()}
     on_all = {way: best(r) for way, r in free.items()}
-    wanted = picture_digests(source, "image")
-    identical = {
-        way: sum(x == y for x, y in zip(wanted, picture_digests(folder / f"out_{way}", "images"), strict=False))
-        for way in ("stock", "undecoded", *OURS)
-    }
     two = best(two_runs)
     over_one = two["rows_per_s"] / results["ours_hashes"]["rows_per_s"]
     peaks = {
@@ -331,6 +339,7 @@ def measure(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
     return {
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
         f"pyarrow {pa.__version__}; load average at the end {os.getloadavg()[0]:.1f}",
+        "files_in": str(folder.parent),
         "rows": rows,
         "picture_kb": round(source.stat().st_size / rows / 1024, 1),
         "cpu_us_per_row": {way: round(1e6 / r["rows_per_cpu_s"], 1) for way, r in results.items()},
@@ -356,6 +365,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=24_576)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", default="benchmarks/results/convert.json")
+    parser.add_argument("--folder", default="/dev/shm" if Path("/dev/shm").is_dir() else None)
     parser.add_argument("--way")
     parser.add_argument("--source")
     parser.add_argument("--workers", type=int, default=1)
@@ -366,7 +376,7 @@ def main() -> None:
     if a.way:
         run_one(a)
         return
-    folder = Path(tempfile.mkdtemp())
+    folder = Path(tempfile.mkdtemp(dir=a.folder))
     try:
         report = measure(folder, a.rows, a.repeats)
     finally:

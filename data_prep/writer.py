@@ -212,6 +212,8 @@ WRITER_OPTIONS: dict[str, Any] = {
     },
     "use_dictionary": ["data_source", "ability", "prompt.list.element.role", "extra_info.split", "extra_info.wording"],
     "write_statistics": ["data_source", "ability", "extra_info.index", "extra_info.prompt_tokens"],
+    # Rows after which a page may end: with the usual 1,024 a page of pictures would be as large as its row group.
+    "write_batch_size": 32,
 }
 """Fixed, so that equal rows give equal bytes."""
 
