@@ -24,6 +24,7 @@ from recipe.critic_r1.eval_policy.command import (
     Places,
     Served,
     lmms_eval,
+    redraw,
     run,
     settings,
     tool_environment,
@@ -108,7 +109,11 @@ def eval_policy_command(
                 continue
             _say(f"{number}/{len(wanted)}  {benchmark.task}: log in {places.log}")
             try:
-                figures[benchmark.task] = _measure(command, benchmark, places, tool_environment(served, judge), seed)
+                environment = tool_environment(served, judge)
+                figure = _measure(command, benchmark, places, environment, seed)
+                if figure.interval == "none" and not benchmark.judge:  # a judge would be asked at every draw
+                    figure = _redrawn(figure, python, benchmark, places, environment, include, seed)
+                figures[benchmark.task] = figure
             except FAULTS as error:
                 left_out[benchmark.task] = str(error)
                 typer.echo(f"{benchmark.task}: {error}", err=True)
@@ -208,6 +213,24 @@ def _measure(
     figure = results.read(benchmark, places.output, seed=seed)
     write_json(marker, asked)
     return figure
+
+
+def _redrawn(
+    figure: results.Figure,
+    python: Path,
+    benchmark: Benchmark,
+    places: Places,
+    environment: dict[str, str],
+    include: str,
+    seed: int,
+) -> results.Figure:
+    """The figure with an interval from the tool's own aggregation, which is kept beside the results it is of."""
+    samples = results.samples_file(benchmark, places.output)
+    kept = samples.with_name(f"interval_{seed}.json")
+    if not kept.is_file():
+        write_json(kept, redraw(python, benchmark, samples, environment, include=include, seed=seed))
+    found = json.loads(kept.read_text(encoding="utf-8"))
+    return figure if found is None else results.redrawn(figure, found, benchmark.unit)
 
 
 def _show_vlmevalkit(suite: Suite, served: Served, out: Path, *, print_only: bool) -> None:

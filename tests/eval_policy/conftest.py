@@ -15,6 +15,12 @@ def lmms_model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture
+def lmms_interval(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(TOOL_SIDE))
+    return importlib.import_module("lmms_interval")
+
+
+@pytest.fixture
 def policy_rows(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(TOOL_SIDE / "rows_task"))
     return importlib.import_module("policy_rows")

@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from recipe.critic_r1 import commands_eval
 from recipe.critic_r1.eval_policy.environment import Environment
+from recipe.critic_r1.eval_policy.suites import Benchmark
 
 APP = typer.Typer()
 commands_eval.register(APP)
@@ -31,6 +32,7 @@ class Tool:
         self.commands: list[Sequence[str]] = []
         self.environments: list[Mapping[str, str]] = []
         self.fails: set[str] = set()
+        self.scores: list[object] = [1.0, 0.0]
 
     def __call__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
         self.commands.append(command)
@@ -42,7 +44,7 @@ class Tool:
         assert not output.exists(), "results of an earlier run are in the way"
         output.mkdir(parents=True)
         (output / "0_results.json").write_text(json.dumps({"results": {task: {"acc,none": 0.5}}}))
-        lines = [json.dumps({"filtered_resps": "x", "acc": score}) for score in (1.0, 0.0)]
+        lines = [json.dumps({"filtered_resps": "x", "acc": score}) for score in self.scores]
         (output / f"0_samples_{task}.jsonl").write_text("\n".join(lines) + "\n")
         return 0
 
@@ -101,6 +103,32 @@ def test_with_a_judge_the_group_is_whole(tool: Tool, suite: str, tmp_path: Path)
     assert call(suite, tmp_path / "out", *judge).exit_code == 0
     assert "policy/general/mean" in written(tmp_path / "out")["metrics"]
     assert tool.environments[0]["MODEL_VERSION"] == "big"
+
+
+def test_a_figure_without_an_interval_asks_the_tool_for_one(
+    tool: Tool, suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def redraw(python: Path, benchmark: Benchmark, samples: Path, *_: object, **__: object) -> dict | None:
+        assert samples.is_file()
+        asked.append(benchmark.task)
+        return {"value": 0.5, "low": 0.3, "high": 0.6, "stderr": 0.1} if benchmark.task == "one" else None
+
+    monkeypatch.setattr(commands_eval, "redraw", redraw)
+    tool.scores = [{"of": 1}, {"of": 2}]
+    judge = ["--judge-model", "big", "--judge-url", "http://judge/v1"]
+    for _ in range(2):
+        assert call(suite, tmp_path / "out", *judge).exit_code == 0
+        found = written(tmp_path / "out")["metrics"]
+        assert {name: figure["interval"] for name, figure in found.items()} == {
+            "policy/general/one": "redrawn",
+            "policy/general/two": "none",
+            "policy/general/judged": "none",
+            "policy/general/mean": "none",
+            "policy/mean": "none",
+        }
+    assert asked == ["one", "two"], "a judge is not asked at every draw, and what was found is kept"
 
 
 def test_print_runs_nothing(tool: Tool, suite: str, tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from recipe.critic_r1.eval_policy.results import Figure, IncompleteError, figure, mean, read, reading, report
+from recipe.critic_r1.eval_policy.results import Figure, IncompleteError, figure, mean, read, reading, redrawn, report
 from recipe.critic_r1.eval_policy.suites import Benchmark
 from recipe.critic_r1.judging.intervals import wilson
 
@@ -107,6 +108,30 @@ def test_no_result_is_named(tmp_path: Path) -> None:
 def test_a_tool_without_an_error_still_gives_a_figure(tmp_path: Path) -> None:
     out = write(tmp_path, {"acc,none": 1.0, "acc_stderr,none": "N/A"}, [sample({"s": 1})])
     assert read(Benchmark(task="t", metric="acc"), out) == Figure(1.0, None, None, 1, None, "none")
+
+
+def mean_of_categories(records: list[dict]) -> float:
+    by_category: dict[str, list[float]] = {}
+    for record in records:
+        by_category.setdefault(record["category"], []).append(record["score"])
+    return sum(sum(scores) / len(scores) for scores in by_category.values()) / len(by_category)
+
+
+def test_an_aggregation_is_asked_for_its_own_interval(lmms_interval: ModuleType) -> None:
+    """One category of 90 questions, half of them right, and one of 10, all right: 0.75 +- half of the first's error."""
+    records = [{"category": "a", "score": i % 2} for i in range(90)] + [{"category": "b", "score": 1}] * 10
+    found = lmms_interval.interval(records, mean_of_categories, 0)
+    assert found["value"] == 0.75
+    assert found["stderr"] == pytest.approx(0.5 * (0.25 / 90) ** 0.5, rel=0.15)
+    assert found["low"] < 0.72 < 0.78 < found["high"]
+    assert found == lmms_interval.interval(records, mean_of_categories, 0)
+
+
+def test_the_interval_of_another_figure_is_not_taken() -> None:
+    have = Figure(0.75, None, None, 100, None, "none")
+    found = {"value": 75.0, "low": 70.0, "high": 80.0, "stderr": 2.5}
+    assert redrawn(have, found, 100) == Figure(0.75, 0.7, 0.8, 100, 0.025, "redrawn")
+    assert redrawn(have, {**found, "value": 74.0}, 100) == have
 
 
 def test_a_mean_gives_every_benchmark_the_same_weight() -> None:

@@ -149,6 +149,19 @@ def run(command: Sequence[str], environment: Mapping[str, str], log: Path) -> in
         return subprocess.run(command, stdout=lines, stderr=lines, env=dict(environment), cwd=log.parent).returncode
 
 
+def redraw(
+    python: Path, benchmark: Benchmark, samples: Path, environment: Mapping[str, str], *, include: str, seed: int
+) -> dict[str, float] | None:
+    """The interval that the tool's own aggregation gives over draws of the questions; None when it cannot be asked."""
+    command = [str(python), str(TOOL_SIDE / "lmms_interval.py"), benchmark.task, benchmark.metric, str(samples)]
+    command += ["--seed", str(seed), *(["--include", include] if include else [])]
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(environment), cwd=samples.parent)
+    if done.returncode:
+        return None
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
 def write_rows_task(files: Sequence[Path], folder: Path) -> Path:
     """Write the local task over these Parquet files; the folder for `include`."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,8 @@
 The value is the tool's, to the digit. The interval is made from what the tool kept of each question: where the
 benchmark's figure is the mean of yes and no per question it is Wilson's, where it is the mean of other numbers it comes
 from drawing questions anew (judging/intervals.py). Where the figure is more than a mean, the tool's own standard error
-makes it, and where there is none the figure stays without an interval, which is said.
+makes it; where there is none, questions are drawn anew and the tool's own aggregation is asked for the figure of each
+draw (tool_side/lmms_interval.py). A figure for which nothing of this works stays without an interval, which is said.
 
 A request that failed is no wrong answer, although the tool scores it as one: a benchmark with such a request has no
 figure until the same command has filled the gap.
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ class Figure:
     """A benchmark's figure on the scale of 0 to 1.
 
     low, high: ends of a 95 % interval, None where there is none. n: questions. stderr: half the width of the interval
-    in normal units, as in the tool's own tables. interval: where it is from: `wilson`, `bootstrap`, `tool`, `none`.
+    in normal units, or what the tool says. interval: where it is from: `wilson`, `bootstrap`, `tool` (its standard
+    error), `redrawn` (its aggregation over draws), `normal` (of a mean over benchmarks), `none`.
     """
 
     value: float
@@ -81,7 +83,7 @@ def read(benchmark: Benchmark, output: Path, *, seed: int = 0) -> Figure:
     if path is None:
         raise FileNotFoundError(f"lmms-eval wrote no result below {output}")
     result = json.loads(path.read_text(encoding="utf-8"))["results"].get(benchmark.task, {})
-    samples = _samples(path.with_name(path.name.replace("_results.json", f"_samples_{benchmark.task}.jsonl")))
+    samples = list(_lines(samples_file(benchmark, output)))
     failed = [text for sample in samples for text in _failures(sample)]
     if failed:
         raise IncompleteError(
@@ -119,6 +121,14 @@ def figure(value: float, scores: Sequence[object], error: float | None, *, seed:
         half = float(norm.ppf(0.5 + CONFIDENCE / 2)) * error
         return Figure(value, max(0.0, value - half), min(1.0, value + half), len(scores), error, "tool")
     return Figure(value, None, None, len(scores), None, "none")
+
+
+def redrawn(figure: Figure, found: dict[str, float], unit: int) -> Figure:
+    """A figure without an interval with the one that tool_side/lmms_interval.py found, if it found the same figure."""
+    if abs(found["value"] / unit - figure.value) > TOLERANCE:
+        return figure
+    ends = (found["low"] / unit, found["high"] / unit)
+    return replace(figure, low=ends[0], high=ends[1], stderr=found["stderr"] / unit, interval="redrawn")
 
 
 def mean(figures: Sequence[Figure]) -> Figure:
@@ -195,10 +205,16 @@ def _failures(sample: dict[str, Any]) -> list[str]:
     return [text for text in texts(sample.get("resps") or sample.get("filtered_resps")) if text.startswith(FAILED)]
 
 
-def _samples(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"lmms-eval wrote no samples: {path} is missing")
-    return list(_lines(path))
+def samples_file(benchmark: Benchmark, output: Path) -> Path:
+    """What the tool kept of each question.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    path = next(output.rglob(f"*_samples_{benchmark.task}.jsonl"), None)
+    if path is None:
+        raise FileNotFoundError(f"lmms-eval wrote no samples of {benchmark.task} below {output}")
+    return path
 
 
 def _lines(path: Path) -> Iterable[dict[str, Any]]:
