@@ -43,7 +43,7 @@ from recipe.critic_r1.run_log import read_lines
 SIZES = {"none": (0, 0), "0.3 MP": (640, 480), "1 MP": (1152, 864), "2 MP": (1632, 1224), "4 MP": (2304, 1728)}
 """Width and height; ``none``: the same questions without a picture, to tell what a step costs anyhow."""
 ROLLOUTS = (2, 4, 8, 16)
-PROMPTS = {"none": 8, "0.3 MP": 8, "1 MP": 4, "2 MP": 2, "4 MP": 2}
+PROMPTS = {"none": 8, "0.3 MP": 8, "1 MP": 4, "2 MP": 2, "4 MP": 1}
 """A step's: as many as keep ``stock`` within the memory of a small machine."""
 
 PATHS = ("stock", "shared")
@@ -188,6 +188,7 @@ def events(folder: Path, cpu: dict[int, tuple[str, float]], begin: float, end: f
 
 def measure(model: Path, data: Path, scratch: Path, path: str, n: int, prompts: int) -> dict[str, Any]:
     """Train and count."""
+    load = os.getloadavg()[1]
     probe, run_dir = scratch / "probe", scratch / "run"
     probe.mkdir(parents=True)
     meter = Meter(probe=probe)
@@ -255,6 +256,7 @@ def measure(model: Path, data: Path, scratch: Path, path: str, n: int, prompts: 
     records = [record["data"] for record in read_lines(metrics)]
     held = meter.held_by()
     return {
+        "load_average_before": round(load, 1),
         "processor_pictures_per_prompt": dict(processed),
         "host_cpu_seconds_per_rollout": sum(spent.values()),
         "host_cpu_seconds_per_rollout_by_process": {k: round(v, 4) for k, v in spent.items() if v >= 5e-5},
@@ -283,6 +285,32 @@ def compare(points: list[dict[str, Any]]) -> None:
             point["ratio_beyond_text"] = {
                 name: round(more / less, 2) if less > 0 else None for name, (more, less) in beyond.items()
             }
+
+
+def fit(points: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Straight lines through the points with n = 8, by path; `recipe.critic_r1.memory_estimate` takes its numbers here.
+
+    Host CPU a rollout over the megapixels of its picture, and memory of a step over the pixels in it: of all rollouts
+    on ``stock``, of all prompts on ``shared``.
+    """
+    chosen = [point for point in points if point["n"] == 8]
+    pixels = np.array([1e6 * point["megapixels"] for point in chosen])
+    prompts = np.array([point["prompts"] for point in chosen])
+    found = {}
+    for path in PATHS:
+        cpu, memory = (np.array([point[path][name] for point in chosen]) for name in (COSTS[0], COSTS[2]))
+        in_step = pixels * prompts * (8 if path == "stock" else 1)
+        (per_pixel, anyhow), (bytes_per_pixel, bytes_anyhow) = (
+            np.polyfit(pixels, cpu, 1),
+            np.polyfit(in_step, memory, 1),
+        )
+        found[path] = {
+            "cpu_seconds_per_rollout": float(anyhow),
+            "cpu_seconds_per_rollout_and_megapixel": float(per_pixel * 1e6),
+            "memory_bytes": float(bytes_anyhow),
+            "memory_bytes_per_pixel": float(bytes_per_pixel),
+        }
+    return found
 
 
 def plot(points: list[dict[str, Any]], out: Path) -> None:
@@ -337,6 +365,8 @@ def main(
                 point[path] = measure(model, folder / "data", folder / path, path, n, prompts)
         result["points"].append(point)
         compare(result["points"])
+        if sum(p["n"] == 8 for p in result["points"]) > 1:
+            result["fit"] = fit(result["points"])
         print(size, n, json.dumps(point["ratio"]), flush=True)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -108,13 +108,15 @@ def train(run: Path, overrides: list[str], steps: int) -> tuple[list[dict[str, A
 
 
 def measure(run: Path, overrides: list[str], steps: int) -> dict[str, Any]:
-    """Seconds of each part of a step, and of the start-up."""
+    """Seconds of each part of a step, and of the start-up; and what else the machine was doing when it began."""
+    load = os.getloadavg()[1]
     records, start_up = train(run, overrides, steps)
     parts = {}
     for part in PARTS:
         values = [record[f"timing_s/{part}"] for record in records[1:]]
         parts[part] = {"median": statistics.median(values), "low": min(values), "high": max(values)}
     return {
+        "load_average_before": round(load, 1),
         "start_up_seconds": round(sum(start_up.values()), 2),
         "start_up": start_up,
         "first_step_seconds": records[0]["timing_s/step"],
