@@ -1,4 +1,5 @@
-"""Write every pin again: cpu.txt for Python 3.11, gpu.txt for Python 3.11 and 3.12, both for Linux on x86-64.
+"""Write every pin again, for Linux on x86-64: cpu.txt and lmms-eval.txt (the environment of `critic-r1 eval-policy`)
+for Python 3.11, gpu.txt for Python 3.11 and 3.12.
 
 Run by `make lock`. No registry's address is written into the files.
 """
@@ -12,6 +13,7 @@ HERE = Path(__file__).parent
 COMMANDS = {
     "cpu.txt": "cpu.in --overrides cpu-overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28",
     "gpu.txt": "gpu.in --universal --python-version 3.11",
+    "lmms-eval.txt": "lmms-eval.in --python-version 3.11 --python-platform x86_64-manylinux_2_28",
 }
 
 
