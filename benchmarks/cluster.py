@@ -208,7 +208,7 @@ def disturbed(run: Path, folder: Path, cluster: Cluster) -> dict[str, Any]:
     return {
         "seconds": round(time.monotonic() - started, 1),
         "events": disturber.events,
-        "said": [line.removeprefix("critic-r1: ") for line in text.splitlines() if line.startswith("critic-r1: ")],
+        "said": said(text),
         "status": {
             job: next(s for s in STATUSES if s in line)
             for job in (disturber.job, "again")
@@ -217,6 +217,12 @@ def disturbed(run: Path, folder: Path, cluster: Cluster) -> dict[str, Any]:
         },
         "bytes_of_logs": len(cli(cluster, "logs", "again", "--no-follow")),
     }
+
+
+def said(log: str) -> list[str]:
+    """What `critic-r1` itself said in a job's output, warnings of preflight left out."""
+    lines = [line.removeprefix("critic-r1: ") for line in log.splitlines() if line.startswith("critic-r1: ")]
+    return [line for line in lines if not line.startswith("WARN")]
 
 
 STATUSES = ("SUCCEEDED", "STOPPED", "FAILED", "RUNNING", "PENDING")
