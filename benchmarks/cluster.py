@@ -19,6 +19,7 @@ that is finished is not repeated, so the command can be stopped and started agai
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -209,6 +210,7 @@ def disturbed(run: Path, folder: Path, cluster: Cluster) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started, 1),
         "events": disturber.events,
         "said": said(text),
+        "controllers": controllers(text, cluster),
         "status": {
             job: next(s for s in STATUSES if s in line)
             for job in (disturber.job, "again")
@@ -223,6 +225,12 @@ def said(log: str) -> list[str]:
     """What `critic-r1` itself said in a job's output, warnings of preflight left out."""
     lines = [line.removeprefix("critic-r1: ") for line in log.splitlines() if line.startswith("critic-r1: ")]
     return [line for line in lines if not line.startswith("WARN")]
+
+
+def controllers(log: str, cluster: Cluster) -> list[str]:
+    """Address of the node that verl's controller ran on, start by start; Ray names it when it is not the head."""
+    starts = dict.fromkeys(re.findall(r"\(CriticTaskRunner pid=(\d+)(?:, ip=([\d.]+))?\)", log))
+    return [address or cluster.nodes[0].address for _, address in starts]
 
 
 STATUSES = ("SUCCEEDED", "STOPPED", "FAILED", "RUNNING", "PENDING")
