@@ -289,7 +289,7 @@ def run_one(a: argparse.Namespace) -> None:
         _ours(a.source, a.out, a.way, a.workers, a.model, a.limit)
 
 
-def measure(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
+def measure(folder: Path, rows: int, repeats: int, minutes: float) -> dict[str, Any]:
     """All ways on one file, with the bytes checked."""
     source, slow = folder / "source.parquet", folder / "slow.parquet"
     make_source(source, rows)
@@ -301,7 +301,11 @@ def measure(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
     two_runs = []
     wanted = picture_digests(source, "image")
     identical: dict[str, int] = {}
-    for _ in range(repeats):
+    begun = time.monotonic()
+    for done in range(repeats):
+        # No further repeat that would not fit: one takes as long as the ones before.
+        if done and (time.monotonic() - begun) * (done + 1) / done > 60 * minutes:
+            break
         for way in WAYS:
             rows_of = slow if way == "stock" else source
             runs[way].append(run_way(way, rows_of, folder, model))
@@ -340,6 +344,7 @@ def measure(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
         f"pyarrow {pa.__version__}; load average at the end {os.getloadavg()[0]:.1f}",
         "files_in": str(folder.parent),
+        "repeats": len(two_runs),
         "rows": rows,
         "picture_kb": round(source.stat().st_size / rows / 1024, 1),
         "cpu_us_per_row": {way: round(1e6 / r["rows_per_cpu_s"], 1) for way, r in results.items()},
@@ -364,6 +369,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=24_576)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--out", default="benchmarks/results/convert.json")
     parser.add_argument("--folder", default="/dev/shm" if Path("/dev/shm").is_dir() else None)
     parser.add_argument("--way")
@@ -378,7 +384,7 @@ def main() -> None:
         return
     folder = Path(tempfile.mkdtemp(dir=a.folder))
     try:
-        report = measure(folder, a.rows, a.repeats)
+        report = measure(folder, a.rows, a.repeats, a.minutes)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     Path(a.out).write_text(json.dumps(report, indent=2) + "\n")
