@@ -53,6 +53,8 @@ def _or_exit(command: str, work: Any) -> Any:
 
     try:
         return work()
+    except typer.Exit:  # a RuntimeError as well
+        raise
     except (sender.SubmitError, RuntimeError, ConnectionError) as error:
         console.print(f"[red]{command}:[/red] {str(error).strip()}", highlight=False)
         raise typer.Exit(2) from error

@@ -178,6 +178,13 @@ def test_a_job_ends_with_its_status_and_its_log_is_followed(cluster: SimpleNames
     assert logs.returncode == 0
     assert f"{tmp_path}/no.parquet" in logs.stdout
     assert "had ended already" in run(cluster, "stop", "refused").stderr
+    # One that runs, sent with Ray's own command.
+    ray = [Path(sys.executable).with_name("ray"), "job", "submit", "--no-wait", "--submission-id", "sleeper"]
+    sleeper = [*ray, "--address", cluster.address, "--", "sleep", "300"]
+    subprocess.run(sleeper, env={**cluster.env, "RAY_AUTH_MODE": "token"}, capture_output=True, check=True, timeout=170)
+    assert "is being stopped" in run(cluster, "stop", "sleeper").stderr
+    followed = run(cluster, "logs", "sleeper")
+    assert (followed.returncode, "sleeper: STOPPED" in followed.stderr) == (1, True)
     wrong = tmp_path / "token"
     wrong.write_text("b" * 64)
     stranger = SimpleNamespace(address=cluster.address, env={**cluster.env, "RAY_AUTH_TOKEN_PATH": str(wrong)})
