@@ -17,7 +17,6 @@ that is finished is not repeated, so the command can be stopped and started agai
 """
 
 import json
-import math
 import os
 import re
 import shutil
@@ -36,10 +35,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from benchmarks.cluster_compare import TOLERANCE, compare
 from benchmarks.cluster_nodes import INTERFACE, Cluster
 from recipe.critic_r1 import machine, processes, recovery, submit
 from recipe.critic_r1.demo.pipeline import DemoRun, DemoSettings
-from recipe.critic_r1.run_log import METRICS, SAMPLES, read_lines
+from recipe.critic_r1.run_log import METRICS, read_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,20 +51,6 @@ KILL_WORKER, KILL_NODE, STOP = 3, 5, 7
 
 AWAY = 20.0
 """Seconds that the second node is gone."""
-
-COMPARED = (
-    "critic_r1/accuracy",
-    "critic_r1/score",
-    "critic/score/mean",
-    "actor/grad_norm",
-    "actor/pg_loss",
-    "actor/kl_loss",
-    "response_length/mean",
-)
-
-TOLERANCE = {"equal_responses": 0.99, "relative": 1e-3}
-"""At least this share of responses equal, and metrics of steps with equal responses within this relative difference:
-two orders above what summing float32 in another order makes, far below the difference of two batches."""
 
 
 def overrides(run: Path, folder: Path) -> list[str]:
@@ -246,62 +232,6 @@ def _follow(
     return round(time.monotonic() - started, 1)
 
 
-Rollout = tuple[int, str, int, int]
-"""Step, pair, order, number."""
-
-
-def responses(folder: Path) -> dict[Rollout, str]:
-    """The response of each rollout; raises when a rollout stands in the log twice."""
-    found: dict[Rollout, str] = {}
-    for record in read_lines(folder / "train" / SAMPLES):
-        key = (record["step"], record["pair_id"], record["order"], record["sample"])
-        if key in found:
-            raise RuntimeError(f"{folder}: rollout {key} was logged twice")
-        found[key] = record["response"]
-    return found
-
-
-def compare(one: Path, other: Path) -> dict[str, Any]:
-    """Two runs, step by step and rollout by rollout."""
-    metrics = [{r["step"]: r["data"] for r in read_lines(folder / "train" / METRICS)} for folder in (one, other)]
-    logged = [[r["step"] for r in read_lines(folder / "train" / METRICS)] for folder in (one, other)]
-    drawn = [responses(folder) for folder in (one, other)]
-    common = drawn[0].keys() & drawn[1].keys()
-    equal = {key for key in common if drawn[0][key] == drawn[1][key]}
-    steps = []
-    for step in range(1, STEPS + 1):
-        here = [key for key in common if key[0] == step]
-        values = {name: [m[step][name] for m in metrics] for name in COMPARED}
-        steps.append(
-            {
-                "step": step,
-                "rollouts": len(here),
-                "equal_responses": sum(key in equal for key in here),
-                "values": values,
-                "relative_difference": {name: _relative(*pair) for name, pair in values.items()},
-            }
-        )
-    whole = [step for step in steps if step["equal_responses"] == step["rollouts"]]
-    largest = {name: max((s["relative_difference"][name] for s in whole), default=math.nan) for name in COMPARED}
-    share = len(equal) / max(len(common), 1)
-    return {
-        "steps_logged": logged,
-        "each_step_once": all(steps == list(range(1, STEPS + 1)) for steps in logged),
-        "rollouts": [len(d) for d in drawn],
-        "rows_of_one_run_only": len({key[:3] for key in drawn[0].keys() ^ drawn[1].keys()}),
-        "equal_responses": share,
-        "steps_with_equal_responses": len(whole),
-        "largest_relative_difference": largest,
-        "within_tolerance": share >= TOLERANCE["equal_responses"]
-        and all(value <= TOLERANCE["relative"] for value in largest.values()),
-        "steps": steps,
-    }
-
-
-def _relative(a: float, b: float) -> float:
-    return 0.0 if a == b else abs(a - b) / max(abs(a), abs(b))
-
-
 def packed_bytes() -> dict[str, int]:
     """What `critic-r1 submit` sends: bytes and files."""
     with submit.packed() as folder:
@@ -350,7 +280,7 @@ def main(
     if disturb:
         compared["disturbed_against_two_nodes"] = ("two_nodes", "disturbed")
     for name, (one, other) in compared.items():
-        result[name] = compare(folder / one, folder / other)
+        result[name] = compare(folder / one, folder / other, STEPS)
         print(name, json.dumps({key: value for key, value in result[name].items() if key != "steps"}, indent=1))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
