@@ -43,7 +43,6 @@ STARTS = {
     "Ray": ("ray::TaskRunner",),
     "trainer": ("ray::WorkerDict",),
     "actor and reference": ("ray::vLLMHttpServer",),
-    "rollout engine": ("ray::AgentLoopWorker", "ray::SharedPromptWorker", "ray::Seeded"),
 }
 """Parts of the start-up, and the process whose first sight ends each; the rest lasts until the first step begins."""
 
@@ -80,7 +79,7 @@ class Sights(processes.PeakMemory):
     def parts(self, begin: float) -> dict[str, float]:
         """Seconds of each part; the first step begins at ``begin``."""
         moments = [0.0, *(self.ended[part] for part in STARTS), begin]
-        names = [*STARTS, "until the first step"]
+        names = [*STARTS, "rollout engine, agent loops"]
         return {name: round(moments[i + 1] - moments[i], 2) for i, name in enumerate(names)}
 
 

@@ -39,6 +39,17 @@ BYTES_PER_DECODED_PIXEL = 3
 ENCODED_BYTES_PER_PIXEL = 0.25
 """Of a photograph as JPEG, where the files were not looked at."""
 
+STOCK_COPIES = 3
+"""Times that verl's own path holds a rollout's pixels: in the agent-loop worker that made them, in TransferQueue and in
+the training worker. The last two were measured together (benchmarks/results/pictures.json)."""
+
+PROCESSOR_SECONDS = 0.05
+"""CPU seconds of one pass of a picture through the image processor, for each million pixels; measured there too."""
+
+PROCESSOR_PASSES = {"stock": 3, "shared": 2}
+"""Passes in a step: of each rollout on verl's path (prompt tokens, reward, training inputs), of each prompt on ours
+(prompt tokens, pixels in the training worker). The rollout engine's own, one a prompt, comes on top of both."""
+
 ENGINE_PICTURE_CACHE = 4 * GIB
 """vLLM's ``mm_processor_cache_gb``; its API process and its engine core hold one each."""
 
@@ -273,8 +284,8 @@ def picture_lines(config: DictConfig, pixels: float, file_bytes: float) -> list[
     )
     decoded = BYTES_PER_DECODED_PIXEL * pixels
     if config.critic_r1.image_path == "stock":
-        stored = prompts * rollout.n * (BYTES_PER_PIXEL * pixels + 2 * (decoded + file_bytes))
-        return [Line("pictures", "batch x n x (24 pixels + 2 (3 pixels + file))", stored), cache]
+        stored = prompts * rollout.n * (STOCK_COPIES * BYTES_PER_PIXEL * pixels + 2 * (decoded + file_bytes))
+        return [Line("pictures", f"batch x n x ({STOCK_COPIES} x 24 pixels + 2 (3 pixels + file))", stored), cache]
     ours, micro = config.critic_r1.pixels, config.actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu or 1
     preparing = rollout.agent.num_workers * PREPARED_AT_ONCE
     return [
@@ -287,6 +298,20 @@ def picture_lines(config: DictConfig, pixels: float, file_bytes: float) -> list[
         ),
         cache,
     ]
+
+
+def picture_cpu_seconds(config: DictConfig, pixels: float) -> tuple[float, str]:
+    """CPU seconds that the image processor takes on each machine in a step, and the formula.
+
+    Args:
+        pixels: mean number of pixels of a prompt's pictures, as the processor sizes them.
+    """
+    path, prompts = config.critic_r1.image_path, config.data.train_batch_size
+    times, shown = (config.actor_rollout_ref.rollout.n, "batch x n") if path == "stock" else (1, "batch")
+    passes = PROCESSOR_PASSES[path] * times + 1
+    seconds = prompts * passes * PROCESSOR_SECONDS * pixels / 1e6 / config.trainer.nnodes
+    formula = f"({PROCESSOR_PASSES[path]} x {shown} + batch) x million pixels x {PROCESSOR_SECONDS:g} s / machines"
+    return seconds, formula
 
 
 def host_lines(

@@ -1,5 +1,6 @@
 """The arithmetic is held against the real model classes, against published totals, and against itself."""
 
+import json
 import math
 import re
 from pathlib import Path
@@ -72,7 +73,7 @@ def test_a_line_is_its_formula_by_hand() -> None:
     assert lines["checkpointed inputs"] == 4 * 8190 * 3584 * 28 * 2
     pixels = 640 * 480
     stock = named(estimate.host_lines(shape(), config("r1", "critic_r1.image_path=stock"), pixels, 50_000))
-    assert stock["pictures"] == 256 * 8 * (24 * pixels + 2 * (3 * pixels + 50_000))
+    assert stock["pictures"] == 256 * 8 * (estimate.STOCK_COPIES * 24 * pixels + 2 * (3 * pixels + 50_000))
     host = named(estimate.host_lines(shape(), config(), pixels, 50_000))
     assert host["pictures"] == 256 * (8 * 50_000 + 3 * pixels)
     assert host["pictures in preparation"] == 8 * 4 * 24 * pixels
@@ -80,6 +81,28 @@ def test_a_line_is_its_formula_by_hand() -> None:
     assert host["pixels of the training workers"] == (256 + 8 * 4) * 24 * pixels
     assert host["picture cache of the rollout engines"] == 2 * 256 * 24 * pixels
     assert host["reference model"] == 4 * p
+
+
+def test_measured_constants_are_those_of_the_benchmark() -> None:
+    path = Path(__file__).parents[2] / "benchmarks" / "results" / "pictures.json"
+    measured = json.loads(path.read_text(encoding="utf-8"))
+    (largest,) = (point for point in measured["points"] if point["size"] == "4 MP")
+    held = [largest[name]["step_memory_bytes_by_process"] for name in ("stock", "shared")]
+    more = sum(held[0][part] - held[1][part] for part in ("TransferQueue", "training worker"))
+    rollouts = largest["prompts"] * largest["n"]
+    assert round(more / (rollouts * 24e6 * largest["megapixels"])) + 1 == estimate.STOCK_COPIES
+    assert float(f"{measured['processor_seconds_per_megapixel']['4 MP']:.1g}") == estimate.PROCESSOR_SECONDS
+    for point in measured["points"]:
+        stock, shared = (point[name]["processor_pictures_per_prompt"] for name in ("stock", "shared"))
+        assert stock["agent loop"] == estimate.PROCESSOR_PASSES["stock"] * point["n"]
+        assert shared["agent loop"] + shared["training worker"] == estimate.PROCESSOR_PASSES["shared"]
+
+
+def test_processor_time_by_hand() -> None:
+    each = estimate.PROCESSOR_SECONDS * 2 / 4  # two million pixels, four machines
+    stock, shared = (config("r1", "cluster=4x8", f"critic_r1.image_path={path}") for path in ("stock", "shared"))
+    assert estimate.picture_cpu_seconds(stock, 2e6)[0] == pytest.approx(256 * (3 * 8 + 1) * each)
+    assert estimate.picture_cpu_seconds(shared, 2e6)[0] == pytest.approx(256 * (2 + 1) * each)
 
 
 def test_caches_are_bounded() -> None:
@@ -117,18 +140,22 @@ def test_a_checkpoint_holds_what_it_is_told_to_save() -> None:
     assert estimate.checkpoint_bytes(shape(), ["model"]) == 4 * p
 
 
-def test_the_table_of_scaling_is_what_the_formulas_say() -> None:
+def test_the_tables_of_scaling_are_what_the_formulas_say() -> None:
     text = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
-    rows = re.findall(r"^\| ([\d,]+) pixels.*?\| ([\d.]+) GiB \| ([\d.]+) GiB \| ([\d.]+) GiB", text, re.MULTILINE)
-    assert len(rows) == 4
-    for pixels, *numbers in rows:
-        expected = []
+    memory = re.findall(r"^\| ([\d,]+) pixels.*?\| ([\d.]+) GiB \| ([\d.]+) GiB \| ([\d.]+) GiB", text, re.MULTILINE)
+    cpu = re.findall(r"^\| ([\d,]+) pixels \| (\d+) s \| (\d+) s \|", text, re.MULTILINE)
+    assert [row[0] for row in memory] == [row[0] for row in cpu]
+    assert len(memory) == 4
+    for (pixels, *numbers), (_, *seconds) in zip(memory, cpu, strict=True):
+        expected, spent, size = [], [], float(pixels.replace(",", ""))
         for path in ("stock", "shared"):
-            run, size = config("r1", f"critic_r1.image_path={path}"), float(pixels.replace(",", ""))
+            run = config("r1", f"critic_r1.image_path={path}")
             lines = named(estimate.picture_lines(run, size, size / 4))
             engines = lines.pop("picture cache of the rollout engines") / GIB
             expected.append(sum(lines.values()) / GIB)
+            spent.append(estimate.picture_cpu_seconds(run, size)[0])
         assert [float(number) for number in numbers] == [round(value, 1) for value in (*expected, engines)], pixels
+        assert [int(number) for number in seconds] == [round(value) for value in spent], pixels
 
 
 def test_a_cache_without_room_is_negative() -> None:
@@ -144,7 +171,7 @@ def test_published_footprints() -> None:
     stock = config("r1", "critic_r1.image_path=stock")  # what they ran
     geometry = estimate.total(estimate.host_lines(shape(), stock, 400 * 300)) * GIB / 1e9
     assert 120 <= geometry <= 200
-    assert math.isclose(geometry, 176, rel_tol=0.05)
+    assert math.isclose(geometry, 191, rel_tol=0.05)
 
 
 def test_the_table_of_the_documentation_is_what_the_formulas_say() -> None:

@@ -11,6 +11,7 @@ from recipe.critic_r1.memory_estimate import (
     ModelShape,
     cache_tokens,
     host_lines,
+    picture_cpu_seconds,
     rollout_lines,
     total,
     training_lines,
@@ -23,7 +24,7 @@ TIGHT = 0.9
 
 
 def estimate(config: DictConfig) -> Iterator[Finding]:
-    """GPU memory in both phases, room in the cache, host memory."""
+    """GPU memory in both phases, room in the cache, host memory, host CPU."""
     if config.trainer.device == "cpu" or config.actor_rollout_ref.model.path is None:
         return
     shape = ModelShape.of(config)
@@ -44,8 +45,12 @@ def estimate(config: DictConfig) -> Iterator[Finding]:
         yield _compare("GPU memory, rollout", lines, gpu, CUDA_GIB, "Lower rollout.gpu_memory_utilization.")
         yield _cache(shape, config, gpu)
     pixels, file_bytes = mean_picture(files(config.data.train_files)) or (None, None)
-    lines = host_lines(shape, config, _limited(pixels, config), file_bytes)
+    shown = _limited(pixels, config)
+    lines = host_lines(shape, config, shown, file_bytes)
     yield _compare("host memory", lines, host, 0.0, "Lower data.train_batch_size or the pixel limits, or take more.")
+    if shown:
+        seconds, formula = picture_cpu_seconds(config, shown)
+        yield Finding("host CPU for pictures", "pass", f"about {seconds:.0f} CPU seconds a step [{formula}]")
 
 
 def _compare(name: str, lines: list[Line], have: float | None, beside: float, remedy: str) -> Finding:
