@@ -40,9 +40,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy data_prep reward_fns recipe
 
-# Measurements; results go to benchmarks/results.
+# Measurements that need nothing but this folder; each module of benchmarks/ says how it is run, and what it needs.
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.reward
+	$(BIN)/python -m benchmarks.length
+	$(BIN)/python -m benchmarks.convert
 
 # Pins again from requirements/*.in.
 lock: $(STAMP)
