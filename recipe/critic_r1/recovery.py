@@ -117,14 +117,6 @@ def supervise(
     return status if status >= 0 else 128 - status
 
 
-def end_with_parent() -> None:
-    """Have the kernel end this process when the one that supervises it dies (Linux)."""
-    import ctypes
-
-    set_parent_death_signal = 1
-    ctypes.CDLL(None).prctl(set_parent_death_signal, int(signal.SIGTERM))
-
-
 def interrupt_on_sigterm() -> None:
     """Let SIGTERM (`ray job stop`, Slurm, Kubernetes) unwind like Ctrl-C, so that the child is ended with us."""
 

@@ -94,8 +94,6 @@ def main(config: DictConfig) -> None:
     restart = os.environ.get(recovery.SUPERVISED)
     if config.critic_r1.recovery.max_restarts > 0 and restart is None:
         sys.exit(run_supervised(config))
-    if restart is not None:
-        recovery.end_with_parent()
     try:
         if int(restart or 0) > 0:
             waiting.for_machines(config)

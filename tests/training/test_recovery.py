@@ -164,8 +164,6 @@ recovery.supervise([sys.executable, "-c", sys.argv[2]], log=Path(sys.argv[1]), l
 
 CHILD = """
 import os, time
-from recipe.critic_r1 import recovery
-recovery.end_with_parent()
 print(os.getpid(), flush=True)
 time.sleep(300)
 """
