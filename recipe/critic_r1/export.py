@@ -139,8 +139,9 @@ def model_card(run_dir: Path, step: int, dtype: str) -> str:
         "",
         "## Use",
         "",
-        "`critic-r1 serve FOLDER`, or `vllm serve FOLDER` on a GPU; then `critic-r1 judge` or `critic-r1 best-of-n` with",
-        "its address. The model thinks between `<think>` tags and puts its verdict into `\\boxed{1}` or `\\boxed{2}`.",
+        "`critic-r1 serve FOLDER`, or `vllm serve FOLDER` on a GPU; then `critic-r1 judge` or `critic-r1 best-of-n`",
+        "with its address. The model thinks between `<think>` tags and puts its verdict into `\\boxed{1}` or",
+        "`\\boxed{2}`.",
         "",
     ]
     return "\n".join(lines)
