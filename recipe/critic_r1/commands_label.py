@@ -37,7 +37,8 @@ from recipe.critic_r1.dpo_data import DpoWriter
 from recipe.critic_r1.judging.generation import Sampling
 from recipe.critic_r1.judging.journal import Journal
 from recipe.critic_r1.judging.openai_client import OpenAIGenerator
-from recipe.critic_r1.label import Labeller, LabelPrompt, LabelSettings, LostRow, read_prompts
+from recipe.critic_r1.label import Labeller, LabelSettings
+from recipe.critic_r1.label_prompts import LabelPrompt, LostRow, read_prompts
 from recipe.critic_r1.self_critique.candidates import Shown
 from reward_fns.verdict import Policy
 

@@ -24,16 +24,8 @@ from data_prep.writer import write_parquet
 from recipe.critic_r1.commands_label import register
 from recipe.critic_r1.judging.generation import Generation, Sampling
 from recipe.critic_r1.judging.pairwise import Judgement, judgement_of
-from recipe.critic_r1.label import (
-    Labeller,
-    LabelPrompt,
-    LabelSettings,
-    LostRow,
-    ResponsePair,
-    decide,
-    judge_task,
-    read_prompts,
-)
+from recipe.critic_r1.label import Labeller, LabelSettings, ResponsePair, decide, judge_task
+from recipe.critic_r1.label_prompts import LabelPrompt, LostRow, read_prompts
 from tests.judging.fake_server import FakeServer, answer
 
 APP = typer.Typer(no_args_is_help=True)

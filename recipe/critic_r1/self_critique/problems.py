@@ -14,7 +14,7 @@ from data_prep.inputs import expand_inputs
 from data_prep.prompts import MARKER, neutralise
 from recipe.critic_r1.eval_policy.suites import THINK_THEN_ANSWER
 from recipe.critic_r1.judging.pairwise import read_rows
-from recipe.critic_r1.label import LostRow, read_prompts
+from recipe.critic_r1.label_prompts import LostRow, read_prompts
 from recipe.critic_r1.self_critique.candidates import Problem, problem_from_row
 from reward_fns.policy import same_answer
 
