@@ -58,6 +58,8 @@ def serve_command(
     """`vllm serve MODEL`, with settings for a CPU where vLLM is built for one; all options of `vllm serve` serve."""
     from recipe.critic_r1.judging.serve import serve
 
+    if model.startswith(("/", ".", "~")) and not Path(model).expanduser().is_dir():
+        raise ending(FileNotFoundError(f"{model} is not a folder: give a model folder, or a Hub id ORG/NAME"))
     serve(model, context.args)
 
 

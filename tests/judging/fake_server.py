@@ -1,6 +1,7 @@
 """A chat-completions server on 127.0.0.1 that misbehaves on command."""
 
 import json
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -32,6 +33,22 @@ class _Listener(ThreadingHTTPServer):
     daemon_threads = True
     # The default of 5 overflows when the machine is busy; the resets that follow are faults nobody ordered.
     request_queue_size = 128
+
+
+def say(choice: object) -> str:
+    return f"<think>Looked.</think>\\boxed{{{choice}}}"
+
+
+def prefers_larger(attempt: int, body: dict[str, Any]) -> Any:
+    """A critic that prefers the larger number; a policy whose samples are 0, 1, 2, ...; 11 and 5 tokens an answer."""
+    text = "".join(part.get("text", "") for part in body["messages"][0]["content"])
+    pair = re.search(r"Response 1: (\d+)\nResponse 2: (\d+)", text)
+    if pair:
+        return answer(body, say(1 if int(pair[1]) > int(pair[2]) else 2))
+    sampled = answer(body)
+    for i, choice in enumerate(sampled["choices"]):
+        choice["message"]["content"] = say(i)
+    return sampled
 
 
 class FakeServer:

@@ -15,26 +15,10 @@ from data_prep.task import Picture, PolicyTask, PreferencePair, PreferenceTask
 from data_prep.writer import ShardWriter
 from recipe.critic_r1.commands_judge import register
 from recipe.critic_r1.judging import official
-from tests.judging.fake_server import FakeServer, answer
+from tests.judging.fake_server import FakeServer, answer, prefers_larger, say
 
 APP = typer.Typer()
 register(APP)
-
-
-def say(choice: object) -> str:
-    return f"<think>Looked.</think>\\boxed{{{choice}}}"
-
-
-def serve(attempt: int, body: dict[str, Any]) -> Any:
-    """A critic that prefers the larger number; a policy whose samples are 0, 1, 2, ..."""
-    text = "".join(part.get("text", "") for part in body["messages"][0]["content"])
-    pair = re.search(r"Response 1: (\d+)\nResponse 2: (\d+)", text)
-    if pair:
-        return answer(body, say(1 if int(pair[1]) > int(pair[2]) else 2))
-    sampled = answer(body)
-    for i, choice in enumerate(sampled["choices"]):
-        choice["message"]["content"] = say(i)
-    return sampled
 
 
 @pytest.fixture
@@ -57,7 +41,7 @@ def run(*arguments: object) -> Any:
 
 def test_judge(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with FakeServer(serve) as server:
+    with FakeServer(prefers_larger) as server:
         command = ("judge", data, "--model", "m", "--base-url", server.url, "--out", out)
         first = run(*command)
         assert first.exit_code == 0, first.output
@@ -77,7 +61,10 @@ def test_judge(data: Path, tmp_path: Path) -> None:
 
 
 def test_judge_says_when_requests_failed(data: Path, tmp_path: Path) -> None:
-    with FakeServer(lambda n, body: "400" if "Response 1: 3" in json.dumps(body) else serve(n, body)) as server:
+    def refuse_some(attempt: int, body: dict[str, Any]) -> Any:
+        return "400" if "Response 1: 3" in json.dumps(body) else prefers_larger(attempt, body)
+
+    with FakeServer(refuse_some) as server:
         result = run("judge", data, "--model", "m", "--base-url", server.url, "--out", tmp_path / "out")
     assert result.exit_code == 1
     assert "6 of 12 requests failed: run the same command again" in result.output
@@ -136,7 +123,7 @@ def test_official_prompt_takes_no_strict_verdicts(data: Path, tmp_path: Path, ma
 
 def test_compare(data: Path, tmp_path: Path) -> None:
     """A critic that knows against one that always takes the first place, then against one on half of the data."""
-    for name, rule in (("first", lambda n, body: answer(body, say(1))), ("knows", serve)):
+    for name, rule in (("first", lambda n, body: answer(body, say(1))), ("knows", prefers_larger)):
         with FakeServer(rule) as server:
             assert (
                 run("judge", data, "--model", name, "--base-url", server.url, "--out", tmp_path / name).exit_code == 0
@@ -180,3 +167,19 @@ def test_a_wrong_model_name_is_said_at_once(data: Path, tmp_path: Path) -> None:
         result = run("judge", data, "--model", "typo", "--base-url", server.url, "--out", tmp_path / "out")
     assert result.exit_code == 2
     assert "check address, model name and key" in result.output
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("judge", "/no/such", "--model", "m", "--base-url", "http://127.0.0.1:1", "--out", "out"), "does not exist"),
+        (("serve", "/no/such"), "/no/such is not a folder"),
+    ],
+)
+def test_what_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*command)
+    assert result.exit_code == 2
+    assert said in result.output

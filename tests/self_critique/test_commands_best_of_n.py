@@ -1,7 +1,6 @@
 """`best-of-n` with every selector, from end to end against the fake server."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +11,12 @@ from typer.testing import CliRunner
 from data_prep.task import Picture, PolicyTask
 from data_prep.writer import write_parquet
 from recipe.critic_r1.commands_best_of_n import FURTHER_SELECTORS, register
-from tests.judging.fake_server import FakeServer, answer
+from tests.judging.fake_server import FakeServer, prefers_larger
 
 APP = typer.Typer()
 register(APP)
 
 QUESTIONS = 6
-
-
-def say(choice: object) -> str:
-    return f"<think>Looked.</think>\\boxed{{{choice}}}"
-
-
-def serve(attempt: int, body: dict[str, Any]) -> Any:
-    """A critic that prefers the larger number; a policy whose samples are 0, 1, 2, ...; 11 and 5 tokens an answer."""
-    text = "".join(part.get("text", "") for part in body["messages"][0]["content"])
-    pair = re.search(r"Response 1: (\d+)\nResponse 2: (\d+)", text)
-    if pair:
-        return answer(body, say(1 if int(pair[1]) > int(pair[2]) else 2))
-    sampled = answer(body)
-    for i, choice in enumerate(sampled["choices"]):
-        choice["message"]["content"] = say(i)
-    return sampled
 
 
 @pytest.fixture
@@ -52,7 +35,7 @@ def run(data: Path, url: str, out: Path, *further: object) -> Any:
 
 def test_all_selectors_on_the_same_candidates(data: Path, tmp_path: Path) -> None:
     selectors = [word for name in FURTHER_SELECTORS for word in ("--selector", name)]
-    with FakeServer(serve) as server:
+    with FakeServer(prefers_larger) as server:
         result = run(data, server.url, tmp_path / "out", "--n", 8, "--small-n", 4, *selectors)
         assert result.exit_code == 0, result.output
         paid = len(server.bodies)
@@ -78,7 +61,7 @@ def test_all_selectors_on_the_same_candidates(data: Path, tmp_path: Path) -> Non
 
 
 def test_another_critic_at_another_address(data: Path, tmp_path: Path) -> None:
-    with FakeServer(serve) as policy, FakeServer(serve) as critic:
+    with FakeServer(prefers_larger) as policy, FakeServer(prefers_larger) as critic:
         result = run(
             data, policy.url, tmp_path / "out", "--n", 2, "--critic-model", "judge", "--critic-url", critic.url
         )

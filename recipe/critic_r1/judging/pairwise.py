@@ -246,6 +246,8 @@ def read_rows(paths: Iterable[Path]) -> list[tuple[str, dict[str, Any]]]:
     if not files:
         raise FileNotFoundError("no Parquet file to read: run `critic-r1 prepare` first, or check the folder")
     for path in files:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist: run `critic-r1 prepare` first, or check the path")
         try:
             table = pq.read_table(path)
         except (OSError, ValueError) as error:
