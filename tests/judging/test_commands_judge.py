@@ -1,5 +1,6 @@
 """`judge` and `compare` from end to end against the fake server."""
 
+import gc
 import json
 import re
 from dataclasses import replace
@@ -162,11 +163,14 @@ def test_impossible_wishes_are_refused(data: Path, tmp_path: Path, arguments: tu
     assert message in result.output
 
 
-def test_a_wrong_model_name_is_said_at_once(data: Path, tmp_path: Path) -> None:
+def test_a_wrong_model_name_is_said_at_once(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with FakeServer(lambda n, body: "404") as server:
         result = run("judge", data, "--model", "typo", "--base-url", server.url, "--out", tmp_path / "out")
     assert result.exit_code == 2
     assert "check address, model name and key" in result.output
+    del result
+    gc.collect()
+    assert not [record for record in caplog.records if record.name == "asyncio"], "said once, not by each worker"
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,11 @@ class Traffic:
     failed: int = 0
 
 
+def _errors(workers: Sequence[asyncio.Task[None]]) -> list[BaseException]:
+    """What ended workers early. All are asked: an error that nobody takes is printed by asyncio, at any moment."""
+    return [error for worker in workers if not worker.cancelled() and (error := worker.exception()) is not None]
+
+
 class OpenAIGenerator:
     """Answer requests through a chat-completions endpoint. See `Generator`.
 
@@ -155,9 +160,10 @@ class OpenAIGenerator:
                 self._stopping = True
                 self._say_what_is_under_way(workers)
                 await asyncio.wait(workers)
+                _errors(workers)
                 raise
-        for worker in workers:
-            worker.result()
+        if errors := _errors(workers):
+            raise errors[0]
         if self._journal is not None and self._journal.full:
             raise JournalFullError(
                 errno.ENOSPC,
