@@ -92,8 +92,16 @@ class Wording:
     """Whether the think-and-box instruction follows."""
 
     @cached_property
-    def _pieces(self) -> list[tuple[str, str | None]]:
-        return [(literal, name) for literal, name, _, _ in Formatter().parse(self.template)]
+    def _parts(self) -> tuple[list[str], dict[str, int]]:
+        """The template in parts, with the instruction behind it, and the places of the fields among them."""
+        parts: list[str] = []
+        places: dict[str, int] = {}
+        for literal, name, _, _ in Formatter().parse(self.template):
+            parts.append(literal)
+            if name:
+                places[name] = len(parts)
+                parts.append("")
+        return [*parts, f"\n\n{THINK_AND_BOX}" if self.suffix else ""], places
 
     def render(self, question: str, response_1: str, response_2: str, *, n_images: int = 1, ties: bool = False) -> str:
         """The user turn. Free text is neutralised here, so the only markers in it are the `n_images` of the template.
@@ -101,19 +109,16 @@ class Wording:
         Args:
             ties: whether the instruction offers `\\boxed{tie}` as a third verdict.
         """
-        values = {
-            "images": MARKER * n_images,
-            "question": neutralise(question),
-            "response_1": neutralise(response_1),
-            "response_2": neutralise(response_2),
-        }
-        text = "".join(literal + (values[name] if name else "") for literal, name in self._pieces)
-        if not n_images:
-            text = text.lstrip("\n")
-        if not self.suffix:
-            return text
-        tie = ", \\boxed{tie} if neither is better" if ties else ""
-        return f"{text}\n\n{THINK_AND_BOX}{tie}."
+        own, places = self._parts
+        parts = own.copy()
+        parts[places["images"]] = MARKER * n_images
+        parts[places["question"]] = neutralise(question)
+        parts[places["response_1"]] = neutralise(response_1)
+        parts[places["response_2"]] = neutralise(response_2)
+        if self.suffix:
+            parts.append(", \\boxed{tie} if neither is better." if ties else ".")
+        text = "".join(parts)
+        return text if n_images else text.lstrip("\n")
 
 
 _BLOCKS = "Question:\n{question}\n\nResponse 1:\n{response_1}\n\nResponse 2:\n{response_2}"

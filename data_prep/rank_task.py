@@ -7,7 +7,8 @@ from itertools import combinations
 from typing import Any
 
 from data_prep.prompts import MARKER, neutralise, valid_text
-from data_prep.task import Picture, PreferencePair, Preferred, Split, content_id, make_row
+from data_prep.row import Picture, Row
+from data_prep.task import PreferencePair, Preferred, Split, content_id, known_hashes, meta_texts
 
 
 @dataclass(frozen=True)
@@ -71,22 +72,27 @@ class RankTask:
         )
         return text.lstrip("\n")
 
-    def row(self) -> dict[str, Any]:
-        """The row as a dict that fits `row_schema()`; the ground truth is the number of the best response, from 1."""
+    def flat(self) -> Row:
+        """The row; the ground truth is the number of the best response, from 1."""
         item = self.item
-        return make_row(
+        source_id, meta = meta_texts({**item.meta, "ranks": [item.ranks[i] for i in self.shown]})
+        return Row(
             data_source=f"critic_nway/{item.source}",
             prompt=self.prompt,
             images=item.images,
             ability="critic_nway",
             ground_truth=str(self.shown.index(item.best[0]) + 1),
-            extra={
-                "index": self.index,
-                "split": self.split,
-                "pair_id": item.pair_id,
-                "question": valid_text(item.question),
-                "responses": [valid_text(item.responses[i]) for i in self.shown],
-                "prompt_tokens": self.prompt_tokens,
-            },
-            meta={**item.meta, "ranks": [item.ranks[i] for i in self.shown]},
+            index=self.index,
+            split=self.split,
+            pair_id=item.pair_id,
+            question=valid_text(item.question),
+            responses=[valid_text(item.responses[i]) for i in self.shown],
+            prompt_tokens=self.prompt_tokens,
+            picture_sha256=known_hashes(item.images),
+            source_id=source_id,
+            meta=meta,
         )
+
+    def row(self) -> dict[str, Any]:
+        """The row as a dict that fits `row_schema()`."""
+        return self.flat().nested()

@@ -32,6 +32,9 @@ BATCH_ROWS = 128
 BATCH_BYTES = 32 * 2**20
 """Uncompressed bytes of a batch of a Parquet file; with large pictures it has fewer rows."""
 
+READ_BYTES = 2**16
+"""Bytes read at a time from a local Parquet file."""
+
 LONGEST_LINE = 64 * 2**20
 """Bytes of one JSON record; a longer line is rejected without being parsed."""
 
@@ -189,12 +192,15 @@ def _read_parquet(unit: Unit) -> Iterator[list[Any]]:
 
 @contextmanager
 def open_parquet(file: str) -> Iterator[pq.ParquetFile]:
-    """A Parquet file; a local one is read by Arrow itself, without Python in between."""
+    """A Parquet file; a local one is read by Arrow itself, without Python in between.
+
+    A local file is read in small pieces: fetching a whole row group first, which pays for a remote one, costs a copy.
+    """
     if "://" in file:
         with open_input(file) as stream, pq.ParquetFile(stream) as parquet:
             yield parquet
     else:
-        with pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_BYTES) as parquet:
             yield parquet
 
 

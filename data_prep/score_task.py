@@ -11,7 +11,8 @@ from functools import cached_property
 from typing import Any
 
 from data_prep.prompts import MARKER, neutralise, valid_text
-from data_prep.task import Picture, Split, content_id, make_row
+from data_prep.row import Picture, Row
+from data_prep.task import Split, content_id, known_hashes, meta_texts
 from reward_fns.pointwise import SCALE
 
 _INSTRUCTION = (
@@ -71,22 +72,27 @@ class ScoreTask:
         )
         return text.lstrip("\n")
 
-    def row(self) -> dict[str, Any]:
-        """The row as a dict that fits `row_schema()`; the ground truth is the number as text."""
+    def flat(self) -> Row:
+        """The row; the ground truth is the number as text."""
         item = self.item
-        return make_row(
+        source_id, meta = meta_texts({**item.meta, "score": item.score, "scale": [item.lowest, item.highest]})
+        return Row(
             data_source=f"critic_score/{item.source}",
             prompt=self.prompt,
             images=item.images,
             ability="critic_score",
             ground_truth=self.ground_truth,
-            extra={
-                "index": self.index,
-                "split": self.split,
-                "pair_id": item.pair_id,
-                "question": valid_text(item.question),
-                "responses": [valid_text(item.response)],
-                "prompt_tokens": self.prompt_tokens,
-            },
-            meta={**item.meta, "score": item.score, "scale": [item.lowest, item.highest]},
+            index=self.index,
+            split=self.split,
+            pair_id=item.pair_id,
+            question=valid_text(item.question),
+            responses=[valid_text(item.response)],
+            prompt_tokens=self.prompt_tokens,
+            picture_sha256=known_hashes(item.images),
+            source_id=source_id,
+            meta=meta,
         )
+
+    def row(self) -> dict[str, Any]:
+        """The row as a dict that fits `row_schema()`."""
+        return self.flat().nested()

@@ -15,10 +15,11 @@ from data_prep.picture_store import PictureStore
 from data_prep.prompts import valid_text
 from data_prep.rank_task import RankedResponses, RankTask
 from data_prep.readers import Broken
+from data_prep.row import Picture, Row, quick_key
 from data_prep.score_task import ScoredResponse, ScoreTask
 from data_prep.settings import Settings
 from data_prep.sources.record import Item, Options, Reject, Source
-from data_prep.task import Picture, PreferenceTask, quick_key
+from data_prep.task import PreferenceTask
 
 MOST_NWAY = 16
 """Responses of one N-way task; as many as the reward reads (reward_fns.nway)."""
@@ -28,7 +29,7 @@ MOST_NWAY = 16
 class Outcome:
     """What became of a stretch of records. Every record is either used or rejected."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     ids: list[tuple[int, str]] = field(default_factory=list)
     """(ordinal, pair_id) of every pair that became rows, for finding duplicates."""
     rejected: list[dict[str, Any]] = field(default_factory=list)
@@ -38,8 +39,7 @@ class Outcome:
     """Records that gave at least one row."""
 
 
-@dataclass
-class _Draft:
+class _Draft(NamedTuple):
     """A row that still lacks its length."""
 
     ordinal: int
@@ -84,6 +84,8 @@ class Transform:
         self.picture_folder = picture_folder
         self._options = Options(min_gap=settings.min_gap, columns=settings.columns)
         self._store = PictureStore(settings.image_roots)
+        # Pictures of a benchmark are known by their full hashes.
+        self._quick_keys = not settings.hashes and exclusion is None
 
     def __call__(
         self, records: Iterable[tuple[int, Any]], base: str = ".", file: str = "", turns: Turns | None = None
@@ -100,28 +102,26 @@ class Transform:
         outcome = Outcome()
         drafts: list[_Draft] = []
         problems: dict[int, list[Reject]] = {}
+        convert, options = self.source.convert, self._options
         for ordinal, record in records:
-            found: list[_Draft] = []
-            trouble: list[Reject] = []
-            problems[ordinal] = trouble
+            before = len(drafts)
+            pictures: _Pictures | None = None
             try:
                 if isinstance(record, Broken):
                     raise Reject(record.reason, record.detail, record.remedy)
                 if type(record) is not dict and not isinstance(record, Mapping):
                     raise Reject("wrong-type", f"the record is a {type(record).__name__}, not an object")
-                pictures: _Pictures | None = None
-                for item in self.source.convert(record, self._options):
+                for item in convert(record, options):
                     try:
                         if pictures is None or pictures.given is not item.images:
                             pictures = self._pictures(item.images, base)
-                        found += self._drafts(item, ordinal, pictures, turns)
+                        drafts += self._drafts(item, ordinal, pictures, turns)
                     except Reject as problem:
-                        trouble.append(problem.with_traceback(None))
-                if not found and not trouble:
+                        _add(problems, ordinal, problem)
+                if len(drafts) == before and ordinal not in problems:
                     raise Reject("not-pairwise", "the source made no pair of this record")
             except Reject as problem:
-                # Without its traceback, whose frames would keep the record and its pictures until the next collection.
-                trouble.append(problem.with_traceback(None))
+                _add(problems, ordinal, problem)
             except (
                 TypeError,
                 ValueError,
@@ -133,8 +133,7 @@ class Transform:
             ) as error:
                 # A shape no source foresaw. The record is lost, the run is not, and the reason says whom to blame.
                 detail = f"{type(error).__name__}: {error}"[:300]
-                trouble.append(Reject("unforeseen", detail, "Report the shape of this record."))
-            drafts += found
+                _add(problems, ordinal, Reject("unforeseen", detail, "Report the shape of this record."))
         self._finish(drafts, problems, outcome)
         self._account(problems, outcome, file)
         return outcome
@@ -179,7 +178,9 @@ class Transform:
 
     def _pictures(self, images: tuple[Picture, ...], base: str) -> _Pictures:
         """The pictures with their bytes, and their sizes."""
-        resolved, sizes = [], []
+        found: list[Picture] = []
+        sizes: list[tuple[int, int]] = []
+        same = True
         for image in images:
             try:
                 data = image.data if image.data is not None else self._store.load(image.path or "", base)
@@ -189,15 +190,14 @@ class Transform:
                 raise Reject(problem.reason, str(problem), "Fetch the picture again, or leave the row out.") from None
             path = image.path and valid_text(image.path)
             picture = image if data is image.data and path == image.path else Picture(data, path)
-            # Pictures of a benchmark are known by their full hashes.
-            if not self.settings.hashes and self.exclusion is None:
+            if self._quick_keys:
                 picture.key = quick_key(data)
             if self.picture_folder is not None:
                 picture = self._as_file(picture, header)
-            resolved.append(picture)
+            same = same and picture is image
+            found.append(picture)
             sizes.append((header.width, header.height))
-        same = all(a is b for a, b in zip(resolved, images, strict=True))
-        return _Pictures(images, images if same else tuple(resolved), sizes)
+        return _Pictures(images, images if same else tuple(found), sizes)
 
     def _as_file(self, picture: Picture, header: Header) -> Picture:
         """The same picture as a file named by its content."""
@@ -236,21 +236,20 @@ class Transform:
         for draft, length in zip(drafts, lengths, strict=True):
             if limit is not None and length is not None and length > limit:
                 problem = Reject("overlong", f"the prompt has {length} tokens", f"The limit is {limit} tokens.")
-                problems[draft.ordinal].append(problem)
+                _add(problems, draft.ordinal, problem)
                 continue
-            # cached_property keeps the rendered prompt: the length is written into the row, not into a new task.
-            row = draft.task.row()
-            row["extra_info"]["prompt_tokens"] = length
-            outcome.rows.append(row)
+            # The task keeps the rendered prompt: the length is written into the row, not into a new task.
+            row = draft.task.flat()
+            outcome.rows.append(row if length is None else row._replace(prompt_tokens=length))
             if (key := (draft.ordinal, draft.pair_id)) != last:
                 outcome.ids.append(key)
                 last = key
 
     def _account(self, problems: dict[int, list[Reject]], outcome: Outcome, file: str) -> None:
         with_rows = {ordinal for ordinal, _ in outcome.ids}
-        for ordinal, found in problems.items():
+        outcome.used = len(with_rows)
+        for ordinal, found in sorted(problems.items()):
             if ordinal in with_rows:
-                outcome.used += 1
                 outcome.dropped_pairs.update(p.reason for p in found)
             else:
                 first = found[0]
@@ -263,3 +262,8 @@ class Transform:
                         "remedy": first.remedy,
                     }
                 )
+
+
+def _add(problems: dict[int, list[Reject]], ordinal: int, problem: Reject) -> None:
+    # Without its traceback, whose frames would keep the record and its pictures until the next collection.
+    problems.setdefault(ordinal, []).append(problem.with_traceback(None))

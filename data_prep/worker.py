@@ -92,11 +92,10 @@ class Worker:
             batches = read_batches(unit)
             for batch in ahead(batches, self._threads) if self._threads else batches:
                 outcome = self.transform(batch, base or ".", name, turns)
-                for row in outcome.rows:
-                    split = row["extra_info"]["split"]
+                for split in dict.fromkeys(row.split for row in outcome.rows):
                     if split not in shards:
                         shards[split] = self._shard(split, unit)
-                    shards[split].write(row)
+                    shards[split].extend(row for row in outcome.rows if row.split == split)
                 for shard in shards.values():
                     shard.settle()
                 total.ids += outcome.ids
@@ -131,7 +130,9 @@ class Worker:
 
     def _note(self, unit: Unit, total: Outcome, shards: dict[str, ShardWriter]) -> None:
         work = self.output / WORK
-        ids = np.array([(o, bytes.fromhex(i)) for o, i in total.ids], ID_TYPE)
+        ids = np.empty(len(total.ids), ID_TYPE)
+        ids["ordinal"] = [ordinal for ordinal, _ in total.ids]
+        ids["id"] = np.frombuffer(bytes.fromhex("".join(i for _, i in total.ids)), "V16")
         temporary = work / f".{unit.number:05d}.{os.getpid()}.npy"
         np.save(temporary, ids)
         os.replace(temporary, work / f"{unit.number:05d}.npy")

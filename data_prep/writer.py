@@ -12,17 +12,15 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor, Future, wait
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.task import EMBEDDED_IMAGES, row_schema
-from data_prep.views import binary_array
+from data_prep.row import Row, row_bytes, row_schema, rows_batch
 
 FORMAT_VERSION = 1
 """Raised when rows or the manifest change in a way that old readers would misunderstand."""
@@ -43,7 +41,7 @@ HASH_BYTES = 2**18
 class HasRow(Protocol):
     """Anything that knows its Parquet row."""
 
-    def row(self) -> dict[str, Any]: ...
+    def flat(self) -> Row: ...
 
 
 class ShardWriter:
@@ -72,9 +70,10 @@ class ShardWriter:
         """Hex digest of the closed file."""
         self.rows = 0
         self.bytes = 0
+        self._embedded = embedded
         self._schema = row_schema(embedded=embedded)
         self._group_bytes = group_bytes
-        self._pending: list[dict[str, Any]] = []
+        self._pending: list[Row] = []
         self._pending_bytes = 0
         self._settled: list[pa.RecordBatch] = []
         self._settled_bytes = 0
@@ -95,16 +94,21 @@ class ShardWriter:
         else:
             self.abort()
 
-    def write(self, row: dict[str, Any]) -> None:
+    def write(self, row: Mapping[str, Any]) -> None:
         """Add one row, a dict that fits `row_schema()`."""
-        size = row_bytes(row)
-        if self._pending and self._pending_bytes + size > self._group_bytes:
-            self.settle()
-            self._flush()
-        self._pending.append(row)
-        self._pending_bytes += size
-        self.bytes += size
-        self.rows += 1
+        self.extend([Row.of(row)])
+
+    def extend(self, rows: Iterable[Row]) -> None:
+        """Add rows."""
+        for row in rows:
+            size = row_bytes(row)
+            if self._pending and self._pending_bytes + size > self._group_bytes:
+                self.settle()
+                self._flush()
+            self._pending.append(row)
+            self._pending_bytes += size
+            self.bytes += size
+            self.rows += 1
 
     def settle(self) -> None:
         """Turn the rows added since the last call into Arrow columns.
@@ -117,7 +121,7 @@ class ShardWriter:
             return
         if self._settled_bytes + self._pending_bytes > self._group_bytes:
             self._flush()
-        self._settled.append(rows_batch(self._pending, self._schema))
+        self._settled.append(rows_batch(self._pending, embedded=self._embedded))
         self._settled_bytes += self._pending_bytes
         self._pending, self._pending_bytes = [], 0
 
@@ -180,25 +184,6 @@ class ShardWriter:
         self._temporary.unlink(missing_ok=True)
 
 
-def rows_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
-    """Rows as Arrow columns; pictures that are views of one buffer are not copied."""
-    return pa.RecordBatch.from_arrays([_column([row[f.name] for row in rows], f.type) for f in schema], schema=schema)
-
-
-def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
-    if kind == EMBEDDED_IMAGES:
-        offsets = np.cumsum([0, *map(len, values)], dtype=np.int32)
-        pictures = [picture for row in values for picture in row]
-        struct = [binary_array([p["bytes"] for p in pictures]), pa.array([p["path"] for p in pictures], pa.string())]
-        inner = pa.StructArray.from_arrays(struct, fields=list(kind.value_type))
-        return pa.ListArray.from_arrays(offsets, inner, type=kind)
-    if pa.types.is_struct(kind):
-        fields = list(kind)
-        children = [_column([value[f.name] for value in values], f.type) for f in fields]
-        return pa.StructArray.from_arrays(children, fields=fields)
-    return pa.array(values, type=kind)
-
-
 WRITER_OPTIONS: dict[str, Any] = {
     # Per column, by its path in the file.
     "compression": {
@@ -216,16 +201,6 @@ WRITER_OPTIONS: dict[str, Any] = {
     "write_batch_size": 32,
 }
 """Fixed, so that equal rows give equal bytes."""
-
-
-def row_bytes(row: Mapping[str, Any]) -> int:
-    """About how many bytes a row takes in memory: pictures, texts, and a constant for the rest."""
-    size = 512
-    for image in row["images"]:
-        size += len(image["bytes"]) if type(image) is dict else len(image)
-    for message in row["prompt"]:
-        size += 2 * len(message["content"])
-    return size
 
 
 def file_sha256(path: Path) -> str:
@@ -267,7 +242,7 @@ def write_parquet(
     shards of an earlier run are removed first, so an interrupted run is never taken for a finished one.
 
     Args:
-        tasks: anything with a `row()` that fits the schema.
+        tasks: anything that gives its row by `flat()`.
         settings: what produced the tasks; stored in the manifest.
         shard_bytes: a new shard begins when this many bytes are reached.
 
@@ -290,9 +265,9 @@ def write_parquet(
 
     try:
         for task in tasks:
-            row = task.row()
-            split = row["extra_info"]["split"]
-            for digest in row["extra_info"]["picture_sha256"]:
+            row = task.flat()
+            split = row.split
+            for digest in row.picture_sha256 or ():
                 if home.setdefault(digest, split) != split:
                     raise ValueError(
                         f"picture {digest[:12]} stands in the splits {home[digest]} and {split}: rows would leak from"
@@ -302,9 +277,8 @@ def write_parquet(
                 path = folder / f"{split}-{numbers[split]:05d}.parquet"
                 numbers[split] += 1
                 open_shards[split] = ShardWriter(path, embedded=embedded, group_bytes=group_bytes, hashed=True)
-            open_shards[split].write(row)
-            key = f"{split} {row['data_source']}"
-            labels.setdefault(key, Counter())[row["reward_model"]["ground_truth"]] += 1
+            open_shards[split].extend([row])
+            labels.setdefault(f"{split} {row.data_source}", Counter())[row.ground_truth] += 1
             if open_shards[split].bytes >= shard_bytes:
                 finish(split)
         for split in sorted(open_shards):

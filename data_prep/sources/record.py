@@ -162,10 +162,12 @@ def pictures(record: Record, *keys: str) -> tuple[Picture, ...]:
     for key in keys:
         value = record.get(key)
         if value is not None:
-            items = value if isinstance(value, _LISTS) else [value]
-            if not items:
-                raise Reject("picture-missing", f"'{key}' is an empty list")
-            return tuple(picture(item, f"'{key}'") for item in items)
+            what = f"'{key}'"
+            if not isinstance(value, _LISTS):
+                return (picture(value, what),)
+            if not value:
+                raise Reject("picture-missing", f"{what} is an empty list")
+            return tuple([picture(item, what) for item in value])
     if record.get("video") is not None:
         raise Reject("video", "the record is about a video; only pictures are converted")
     raise Reject("picture-missing", f"no {' or '.join(map(repr, keys))} in the record")

@@ -72,8 +72,8 @@ def counted(original):
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*args, **kwargs)
     return wrapper
-if kind == "row":
-    ShardWriter.write = counted(ShardWriter.write)
+if kind == "rows":
+    ShardWriter.extend = counted(ShardWriter.extend)
 elif kind == "shard":
     ShardWriter.close = counted(ShardWriter.close)
 elif kind == "note":
@@ -84,7 +84,7 @@ engine.convert([source], output, Settings("rlaif_v", unit_rows=10, val_share=0.2
 """
 
 
-@pytest.mark.parametrize(("kind", "after"), [("row", 25), ("shard", 4), ("note", 2), ("finish", 1)])
+@pytest.mark.parametrize(("kind", "after"), [("rows", 6), ("shard", 4), ("note", 2), ("finish", 1)])
 def test_killed_and_resumed_ends_the_same(kind: str, after: int, tmp_path: Path) -> None:
     source = source_file(tmp_path, [GOOD["rlaif_v"](n % 50) for n in range(ROWS)])
     convert([str(source)], tmp_path / "whole", settings())
@@ -96,7 +96,7 @@ def test_killed_and_resumed_ends_the_same(kind: str, after: int, tmp_path: Path)
     convert([str(source)], tmp_path / "cut", settings(), progress=lambda done, total: seen.append(done))
     assert digest(tmp_path / "cut") == digest(tmp_path / "whole")
     # The end of a unit overlaps with the next one: a kill loses the unit it is in and at most the one before.
-    assert seen[0] in {"row": (10, 20), "shard": (0, 10), "note": (0, 10), "finish": (ROWS,)}[kind]
+    assert seen[0] in {"rows": (10, 20), "shard": (0, 10), "note": (0, 10), "finish": (ROWS,)}[kind]
 
 
 def test_finished_folder_is_left_alone_and_another_setting_refused(tmp_path: Path) -> None:

@@ -96,12 +96,12 @@ def test_lengths_reach_the_rows_and_the_limit_counts(tmp_path) -> None:
     roots = (str(tmp_path),)
     source = load_source("mm_rlhf")
     outcome = Transform(Settings("mm_rlhf", image_roots=roots), source, meter=found)(records)
-    lengths = [row["extra_info"]["prompt_tokens"] for row in outcome.rows]
+    lengths = [row.prompt_tokens for row in outcome.rows]
     for row, length in zip(outcome.rows, lengths, strict=True):
         from data_prep.images import decode
 
-        image = decode(row["images"][0]["bytes"])
-        assert length == real_length(found.processor, row["prompt"][0]["content"], [image])
+        image = decode(row.images[0].data)
+        assert length == real_length(found.processor, row.prompt, [image])
     limit = sorted(lengths)[1]
     strict = Settings("mm_rlhf", image_roots=roots, model="x", max_prompt_tokens=limit)
     outcome = Transform(strict, source, meter=found)(records)

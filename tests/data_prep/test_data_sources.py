@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from data_prep.convert import convert
 from data_prep.readers import Broken
+from data_prep.row import rows_batch
 from data_prep.settings import Settings
 from data_prep.sources.record import Options
 from data_prep.sources.registry import NAMES, load_source
@@ -126,10 +127,11 @@ def test_hostile_value_anywhere_is_counted(name: str, value: str, root: Path) ->
     outcome = transform(name, root)(enumerate(records))
     assert outcome.used + len(outcome.rejected) == len(records)
     assert "unforeseen" not in {r["reason"] for r in outcome.rejected}
-    table = pa.Table.from_pylist(outcome.rows) if outcome.rows else None
-    assert table is None or table.num_rows >= outcome.used
+    assert len(outcome.rows) >= outcome.used
+    if outcome.rows:  # the columns that are written say what the rows say
+        assert rows_batch(outcome.rows).to_pylist() == [row.nested() for row in outcome.rows]
     for row in outcome.rows:
-        assert row["prompt"][0]["content"].count("<image>") == len(row["images"])
+        assert row.prompt.count("<image>") == len(row.images)
     for reject in outcome.rejected:
         assert reject["detail"]
         assert reject["remedy"]
@@ -294,28 +296,28 @@ def test_pointwise_row_becomes_a_score_task(root: Path) -> None:
     outcome = transform("llava_critic_113k", root)([(0, record)])
     row = outcome.rows[0]
     # On the reward's own scale, so that the row needs no option of the reward.
-    assert (row["ability"], row["reward_model"]["ground_truth"]) == ("critic_score", "8.5")
-    assert "from 0 (worst) to 10 (best)" in row["prompt"][0]["content"]
-    assert json.loads(row["extra_info"]["meta"])["score"] == 85
-    assert row["extra_info"]["responses"] == ["A dog on grass."]
-    assert [list(row_problems(r, full=True, base=root)) for r in outcome.rows] == [[]]
+    assert (row.ability, row.ground_truth) == ("critic_score", "8.5")
+    assert "from 0 (worst) to 10 (best)" in row.prompt
+    assert json.loads(row.meta)["score"] == 85
+    assert row.responses == ["A dog on grass."]
+    assert [list(row_problems(r.nested(), full=True, base=root)) for r in outcome.rows] == [[]]
 
 
 def test_nway_tasks_name_the_best(root: Path) -> None:
     outcome = transform("generic", root, nway="tasks")(enumerate(GOOD["generic"](n) for n in range(8)))
     for row in outcome.rows:
-        best = int(row["reward_model"]["ground_truth"]) - 1
-        assert row["extra_info"]["responses"][best].startswith("A dog")
-        assert not list(row_problems(row, full=True, base=root))
-    assert len({row["reward_model"]["ground_truth"] for row in outcome.rows}) > 1
+        best = int(row.ground_truth) - 1
+        assert row.responses[best].startswith("A dog")
+        assert not list(row_problems(row.nested(), full=True, base=root))
+    assert len({row.ground_truth for row in outcome.rows}) > 1
 
 
 @pytest.mark.parametrize(("ties", "labels"), [("keep", ["tie"]), ("drop", [])])
 def test_ties(ties: str, labels: list[str], root: Path) -> None:
     outcome = transform("omni_preference", root, ties=ties)([(0, GOOD["omni_preference"](1))])
-    assert [r["reward_model"]["ground_truth"] for r in outcome.rows] == labels
+    assert [r.ground_truth for r in outcome.rows] == labels
     assert [r["reason"] for r in outcome.rejected] == ([] if labels else ["tie"])
-    assert all("\\boxed{tie}" in r["prompt"][0]["content"] for r in outcome.rows)
+    assert all("\\boxed{tie}" in r.prompt for r in outcome.rows)
 
 
 JSON = st.recursive(
@@ -348,6 +350,6 @@ def test_a_source_of_ones_own(tmp_path: Path, root: Path) -> None:
     )
     own = load_source(f"{tmp_path / 'mine.py'}:pairs")
     outcome = Transform(Settings("x", image_roots=(str(root),)), own)([(0, {"pic": "1.jpg", "q": "?", "best": 1})])
-    assert outcome.rows[0]["data_source"] == "critic/mine"
+    assert outcome.rows[0].data_source == "critic/mine"
     with pytest.raises(ValueError, match="no function 'other'"):
         load_source(f"{tmp_path / 'mine.py'}:other")

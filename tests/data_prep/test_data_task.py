@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from data_prep.ordering import balanced_order, preference_tasks, split_of
 from data_prep.prompts import MARKER, WORDINGS, get_wording, neutralise
+from data_prep.row import Row, rows_batch
 from data_prep.task import Picture, PreferencePair, PreferenceTask, row_schema
 from data_prep.writer import write_parquet
 from reward_fns.preference import compute_score
@@ -97,7 +98,11 @@ def test_neutralised_text_is_harmless_and_stays_so(text: str) -> None:
 def test_any_text_gives_a_good_row(question: str, first: str, second: str, preferred: object, order: int) -> None:
     task = PreferenceTask(pair(preferred=preferred, question=question, responses=(first, second)), order)
     row = task.row()
-    pa.Table.from_pylist([row], row_schema())
+    # The columns that are written, the dict and what Arrow makes of the dict are the same row.
+    table = pa.Table.from_pylist([row], row_schema())
+    assert pa.Table.from_batches([rows_batch([task.flat()])]).equals(table)
+    assert Row.of(row) == task.flat()
+    assert row == table.to_pylist()[0]
     assert row["prompt"][0]["content"].count(MARKER) == len(row["images"])
     truth = row["reward_model"]["ground_truth"]
     shown = (row["extra_info"]["response_1"], row["extra_info"]["response_2"])

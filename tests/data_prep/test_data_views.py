@@ -5,10 +5,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from data_prep.row import rows_batch
 from data_prep.sources.record import Options, Reject, picture, preferred
 from data_prep.sources.registry import load_source
+from data_prep.task import PreferenceTask
 from data_prep.views import LEAST_VIEW, batch_records, binary_array
-from data_prep.writer import rows_batch
 
 LONG = [bytes([n]) * (LEAST_VIEW + n) for n in range(6)]
 
@@ -76,13 +77,9 @@ def test_views_of_two_batches_and_bytes_mix() -> None:
 def test_a_row_keeps_the_readers_buffer() -> None:
     """From the column that was read to the column that is written, through a source, without a copy."""
     array, found = views()
-    rows = []
-    for view in found:
-        record = {"image": {"bytes": view, "path": None}, "question": "q", "chosen": "a", "rejected": "b"}
-        (item,) = load_source("spa_vl").convert(record, Options())
-        rows.append([{"bytes": item.images[0].data, "path": None}])
-    kind = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
-    batch = rows_batch([{"images": r} for r in rows], pa.schema([("images", kind)]))
+    records = [{"image": {"bytes": v, "path": None}, "question": "q", "chosen": "a", "rejected": "b"} for v in found]
+    items = [item for record in records for item in load_source("spa_vl").convert(record, Options())]
+    batch = rows_batch([PreferenceTask(item, 0).flat() for item in items])
     assert batch["images"].values.field(0).buffers()[2].address == array.buffers()[2].address
 
 
