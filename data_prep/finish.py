@@ -155,11 +155,14 @@ def _count(paths: Sequence[Path], unit: str) -> tuple[dict[str, dict[str, int]],
     for path in paths:
         with pq.ParquetFile(path) as parquet:
             table = parquet.read(columns=columns, use_threads=False)
-        truths = pc.struct_field(table["reward_model"].combine_chunks(), "ground_truth").to_pylist()
         info = table["extra_info"].combine_chunks()
-        splits = pc.struct_field(info, "split").to_pylist()
-        for source, truth, split in zip(table["data_source"].to_pylist(), truths, splits, strict=True):
-            labels.setdefault(f"{split} {source}", Counter())[truth] += 1
+        truths = pc.struct_field(table["reward_model"], "ground_truth")
+        split = pc.struct_field(info, "split")
+        keys = pa.table({"split": split, "source": table["data_source"], "truth": truths})
+        groups = keys.group_by(keys.column_names, use_threads=False).aggregate([([], "count_all")])
+        for group in groups.to_pylist():
+            own = labels.setdefault(f"{group['split']} {group['source']}", Counter())
+            own[group["truth"]] += group["count_all"]
         if unit == "tokens":
             lengths = pc.struct_field(info, "prompt_tokens").to_numpy()
         else:  # one turn a row

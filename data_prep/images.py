@@ -162,5 +162,6 @@ def decode(data: bytes | memoryview) -> Image.Image:
                 return image.convert("RGB")
     except Exception as error:  # as above
         raise BadPicture(
-            "picture-truncated", f"the picture cannot be decoded ({error}): fetch the file again or drop the row"
+            "picture-truncated",
+            f"the picture cannot be decoded ({type(error).__name__}: {error}): fetch the file again or drop the row",
         ) from error

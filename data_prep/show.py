@@ -28,9 +28,15 @@ small{color:#666}</style></head><body><h1>Tasks</h1>
 def sample_rows(
     paths: Iterable[str | os.PathLike[str]], n: int, seed: int = 0
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """`n` rows, drawn by seed from all files, with the file of each; only their row groups are read."""
+    """`n` rows, drawn by seed from all files, with the file of each; only their row groups are read.
+
+    Raises:
+        ValueError: there is no such file, or no Parquet file in the folder.
+    """
     places = []
     for file in expand(paths):
+        if not file.is_file():
+            raise ValueError(f"{file}: no such file; name a folder that `critic-r1 prepare` wrote, or a Parquet file")
         metadata = pq.read_metadata(file)
         for group in range(metadata.num_row_groups):
             places += [(file, group, i) for i in range(metadata.row_group(group).num_rows)]

@@ -69,6 +69,8 @@ def test_mapped_columns(raw: Path) -> None:
         (("prepare", "mm_rlhf", "--input", "IN", "--output", "o", "--max-prompt-tokens", 9), "give --model"),
         (("prepare", "generic", "--input", "IN", "--output", "o", "--map", "a=b"), "FIELD=COLUMN"),
         (("overlap", "absent.parquet", "absent.parquet"), "prepare the benchmark first"),
+        (("show", "absent"), "name a folder that `critic-r1 prepare` wrote"),
+        (("show", "."), "name a folder that `critic-r1 prepare` wrote"),
     ],
 )
 def test_mistakes_are_one_plain_message(

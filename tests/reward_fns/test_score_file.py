@@ -66,6 +66,12 @@ def test_a_file_without_rollouts(tmp_path, content):
         score_file(path)
 
 
+@pytest.mark.parametrize("name", ["absent.jsonl", "."])
+def test_no_file_of_rollouts(tmp_path, name):
+    with pytest.raises(ValueError, match=r"no such file; name the samples\.jsonl of a run"):
+        score_file(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     "spec", ["pkg://no.such.module:f", "/no/such/file.py:f", "pkg://reward_fns.preference:nothing"]
 )
