@@ -154,9 +154,9 @@ def score_file(
 
 def _records(report: ScoreReport) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and record with the keys of our own log; what cannot be scored is counted."""
-    if not report.path.is_file():
+    if not report.path.exists() or report.path.is_dir():
         raise ValueError(
-            f"{report.path}: no such file; name the samples.jsonl of a run, or one file of verl's trainer.rollout_data_dir"
+            f"{report.path}: no such file; name the samples.jsonl of a run, or a file of trainer.rollout_data_dir"
         )
     with report.path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
