@@ -5,6 +5,7 @@ next batch is read while this one is transformed, and the last row group is writ
 their order, so none of it can be seen in the result.
 """
 
+import gc
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -87,11 +88,16 @@ class Worker:
         """
         base, _, name = inside(unit.file).rpartition("/")
         shards: dict[str, ShardWriter] = {}
+        # Good records make no cycles: the collector would only look, again and again, through all that is loaded.
+        collecting = gc.isenabled()
+        gc.disable()
         total, turns = Outcome(), Turns(unit.first)
         try:
             batches = read_batches(unit)
             for batch in ahead(batches, self._threads) if self._threads else batches:
                 outcome = self.transform(batch, base or ".", name, turns)
+                if outcome.rejected or outcome.dropped_pairs:
+                    gc.collect(0)  # the errors of broken pictures do, and would keep them
                 for split in dict.fromkeys(row.split for row in outcome.rows):
                     if split not in shards:
                         shards[split] = self._shard(split, unit)
@@ -106,6 +112,9 @@ class Worker:
             for shard in shards.values():
                 shard.abort()
             raise
+        finally:
+            if collecting:
+                gc.enable()
         if self._threads is not None:
             return self._threads.submit(self._end, unit, total, shards)
         done: Future[int] = Future()
