@@ -11,12 +11,12 @@ the other. The pictures are smooth scenes with noise, as JPEG of quality 90. Mea
 - host CPU: seconds a rollout of all processes together, less what their models compute (`benchmarks.picture_probe`)
 - bytes to and from TransferQueue, a rollout, as its clients send and receive them
 
-and over all steps the peak memory of all processes together (a page shared by several counts once) above the level when
-the first picture had gone through the image processor, and which processes held it.
+and over all steps the peak memory of all processes together (a page shared by several counts once) above the level just
+before the first picture went through the image processor, and which processes held it.
 
-Three things favour ``stock`` in the ratios: at that moment it holds several pictures already; a step is small here, so
-what it costs whatever is in it (the trainer, polling, logs) weighs more than in a real one; and the model's
-activations, which on a GPU would not be host memory, are in the training worker's share on both paths.
+Two things favour ``stock`` in the ratios: a step is small here, so what it costs whatever is in it (the trainer,
+polling, logs) weighs more than in a real one; and the model's activations, which on a GPU would not be host memory, are
+in the training worker's share on both paths.
 """
 
 import io
@@ -41,20 +41,24 @@ from data_prep.task import Picture, PolicyTask
 from data_prep.writer import write_parquet
 from recipe.critic_r1 import machine, processes
 from recipe.critic_r1.demo.model import build_model
+from recipe.critic_r1.memory_estimate import BYTES_PER_PIXEL
 from recipe.critic_r1.pictures.inputs import PictureInputs, PixelSettings
 from recipe.critic_r1.run_log import read_lines
 
 SIZES = {"none": (0, 0), "0.3 MP": (640, 480), "1 MP": (1152, 864), "2 MP": (1632, 1224), "4 MP": (2304, 1728)}
 """Width and height; ``none``: the same questions without a picture, to tell what a step costs anyhow."""
 ROLLOUTS = (2, 4, 8, 16)
-PROMPTS = {"none": 8, "0.3 MP": 8, "1 MP": 4, "2 MP": 2, "4 MP": 1}
+PROMPTS = {"none": 14, "0.3 MP": 14, "1 MP": 6, "2 MP": 4, "4 MP": 3}
 """A step's: as many as keep ``stock`` within the memory of a small machine."""
 
 PATHS = ("stock", "shared")
 STEPS = 3
 LARGEST = 4_194_304
-ENGINE_CACHE_GIB = 0.25
-"""The rollout engine's own picture cache, the same on both paths: what a step shows."""
+ENGINE_CACHE = 1.2
+"""The rollout engine's own picture cache, the same on both paths, as a multiple of what a step shows."""
+
+MICRO_BATCH = 4
+"""Rollouts, in the passes for log-probabilities as in the update, for which ``critic_grpo`` has 4 as well."""
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -90,12 +94,19 @@ def write_data(folder: Path, size: tuple[int, int], prompts: int) -> float:
 
 
 def write_model(folder: Path) -> Path:
-    """The demo's model with room for the largest pictures; every block of its vision tower looks at windows only."""
+    """The demo's model with room for the largest pictures, and one block each that sees text and pictures.
+
+    It is made as small as it goes, and its vision tower looks at windows only: what it computes and holds would be on
+    the GPU elsewhere.
+    """
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
     build_model(folder, seed=0)
-    config = json.loads((folder / "config.json").read_text())
-    config["text_config"]["max_position_embeddings"] = 8192
-    config["vision_config"]["fullatt_block_indexes"] = []
-    (folder / "config.json").write_text(json.dumps(config))
+    found = json.loads((folder / "config.json").read_text())
+    text, vision = found["text_config"], found["vision_config"]
+    text |= {"max_position_embeddings": 8192, "num_hidden_layers": 1, "layer_types": ["full_attention"]}
+    vision |= {"depth": 1, "fullatt_block_indexes": []}
+    Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_dict(found)).save_pretrained(folder)
     for name in ("preprocessor_config.json", "processor_config.json"):
         path = folder / name
         if path.exists():
@@ -118,6 +129,8 @@ class Meter(processes.PeakMemory):
     """Bytes of each process before the first step."""
     fullest: dict[int, int] = field(default_factory=dict)
     """Bytes of each process when all together held most."""
+    _before: dict[int, int] = field(default_factory=dict, repr=False)
+    """Bytes of each process at the last look: at the first that finds a picture, some are held already."""
 
     def look(self, run_id: str) -> None:
         if time.monotonic() < self._next:
@@ -130,7 +143,8 @@ class Meter(processes.PeakMemory):
                 self.cpu[pid] = (title, seconds)
         begins = not self.idle and any(kind_of(self.cpu.get(pid, ("", 0))[0]) == AGENT for pid in at_work(self.probe))
         if begins:
-            self.idle = held
+            self.idle = self._before or held
+        self._before = held
         if begins or sum(held.values()) > self.peak:
             self.peak, self.fullest = sum(held.values()), held
 
@@ -190,8 +204,9 @@ def events(folder: Path, cpu: dict[int, tuple[str, float]], begin: float, end: f
                 yield kind, line
 
 
-def measure(model: Path, data: Path, scratch: Path, path: str, n: int, prompts: int) -> dict[str, Any]:
-    """Train and count."""
+def measure(model: Path, data: Path, scratch: Path, path: str, n: int, prompts: int, pixels: int) -> dict[str, Any]:
+    """Train and count; `pixels` are those of a picture."""
+    shown_gib = prompts * pixels * BYTES_PER_PIXEL / 2**30
     load = os.getloadavg()[1]
     probe, run_dir = scratch / "probe", scratch / "run"
     probe.mkdir(parents=True)
@@ -208,12 +223,13 @@ def measure(model: Path, data: Path, scratch: Path, path: str, n: int, prompts: 
         "actor_rollout_ref.rollout.max_model_len": 6200,
         "actor_rollout_ref.rollout.max_num_batched_tokens": 6200,
         "actor_rollout_ref.actor.ppo_mini_batch_size": prompts,
-        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 1,
-        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": 1,
-        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": 1,
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": MICRO_BATCH,
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": MICRO_BATCH,
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": MICRO_BATCH,
+        "actor_rollout_ref.model.enable_gradient_checkpointing": True,
         "reward.custom_reward_function.path": "pkg://reward_fns.mixed",
         "critic_r1.rollout_agreement.min_pearson": -1,
-        "+actor_rollout_ref.rollout.engine_kwargs.vllm.mm_processor_cache_gb": ENGINE_CACHE_GIB,
+        "+actor_rollout_ref.rollout.engine_kwargs.vllm.mm_processor_cache_gb": max(0.01, ENGINE_CACHE * shown_gib),
         "ray_kwargs.ray_init.object_store_memory": 4_000_000_000,
         "trainer.total_training_steps": STEPS,
         "trainer.save_freq": -1,
@@ -268,6 +284,7 @@ def measure(model: Path, data: Path, scratch: Path, path: str, n: int, prompts: 
         "step_memory_bytes": sum(held.values()),
         "step_memory_bytes_by_process": {kind: size for kind, size in held.items() if abs(size) > 1_000_000},
         "idle_memory_bytes": sum(meter.idle.values()),
+        "peak_memory_bytes": sum(meter.fullest.values()),
         "step_seconds": [record["timing_s/step"] for record in records],
         "picture_cache_hit_rate": [record.get("critic_r1/rollout/picture_cache_hit_rate") for record in records],
         "lowest_agreement": min(record["training/rollout_actor_probs_pearson_corr"] for record in records),
@@ -275,6 +292,8 @@ def measure(model: Path, data: Path, scratch: Path, path: str, n: int, prompts: 
 
 
 COSTS = ("host_cpu_seconds_per_rollout", "queue_bytes_per_rollout", "step_memory_bytes")
+BEYOND_TEXT = (*COSTS[:2], "peak_memory_bytes")
+"""What a step without pictures takes as well is subtracted from these."""
 
 
 def compare(points: list[dict[str, Any]]) -> None:
@@ -284,8 +303,8 @@ def compare(points: list[dict[str, Any]]) -> None:
         stock, shared = (point[path] for path in PATHS)
         point["ratio"] = {name: round(stock[name] / shared[name], 2) for name in COSTS}
         point.pop("ratio_beyond_text", None)
-        if text and point is not text:
-            beyond = {name: [point[path][name] - text[path][name] for path in PATHS] for name in COSTS}
+        if text and point is not text and point["n"] == text["n"]:
+            beyond = {name: [point[path][name] - text[path][name] for path in PATHS] for name in BEYOND_TEXT}
             point["ratio_beyond_text"] = {
                 name: round(more / less, 2) if less > 0 else None for name, (more, less) in beyond.items()
             }
@@ -361,7 +380,7 @@ def main(
             point["file_bytes"] = write_data(folder / "data", SIZES[size], prompts)
             model = write_model(folder / "model")
             for path in PATHS:
-                point[path] = measure(model, folder / "data", folder / path, path, n, prompts)
+                point[path] = measure(model, folder / "data", folder / path, path, n, prompts, math.prod(SIZES[size]))
         result["points"].append(point)
         compare(result["points"])
         print(size, n, json.dumps(point["ratio"]), flush=True)

@@ -15,10 +15,13 @@ from tensordict import TensorDict
 from torchdata.stateful_dataloader import StatefulDataLoader
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.seqlen_balancing import log_seqlen_unbalance
 
 from recipe.critic_r1 import checkpoints, compat
 from recipe.critic_r1.critic_metrics import Rollout, critic_metrics
 from recipe.critic_r1.paired_sampler import PairedSampler
+from recipe.critic_r1.pictures.balance import by_prompt
+from recipe.critic_r1.rollout.manager import SHARED
 from recipe.critic_r1.rollout.picture_cache import PictureCacheRate
 from recipe.critic_r1.run_log import RunLog
 from recipe.critic_r1.watchdog import ActorWatchdog
@@ -93,6 +96,18 @@ class CriticTrainerSync(PPOTrainerSync):
                 collate_fn=stock.collate_fn,
                 sampler=PairedSampler(pair_ids, seed=self.config.data.seed or 0),
             )
+
+    def _balance_batch(self, batch: Any, metrics: dict, logging_prefix: str = "global_seqlen", **kwargs: Any) -> Any:
+        batch = super()._balance_batch(batch, metrics, logging_prefix, **kwargs)
+        ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
+        lengths = [tag["seq_len"] for tag in batch.tags]
+        order = by_prompt(batch.keys, lengths, ranks) if self.config.critic_r1.image_path == SHARED else None
+        if order is not None:
+            batch.reorder(order)
+            share = len(order) // ranks
+            parts = [order[rank * share : (rank + 1) * share] for rank in range(ranks)]
+            metrics.update(log_seqlen_unbalance(seqlen_list=lengths, partitions=parts, prefix=logging_prefix))
+        return batch
 
     @property
     def _swap_weight(self) -> float:

@@ -70,10 +70,10 @@ def passes(engine: Any, actor: Any, records: list[dict[str, Any]], split: dict[s
     asked: list[str] = []
     expect, get = cache.expect, cache.get
 
-    def expecting(inputs: Iterable[Any]) -> None:
+    def expecting(inputs: Iterable[Any], **how: bool) -> None:
         inputs = list(inputs)
         announced.append([item.key for item in inputs if isinstance(item, PictureInputs)])
-        expect(inputs)
+        expect(inputs, **how)
 
     def getting(inputs: Any) -> torch.Tensor:
         asked.append(inputs.key)

@@ -3,6 +3,8 @@
 import asyncio
 import io
 import pickle
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -138,6 +140,27 @@ def test_the_cache_keeps_what_was_used_last_within_its_bound() -> None:
     for number in (1, 2, 1, 3, 1, 2):  # 400 bytes each, room for two
         assert cache.get(made(number, log, cache_bytes=900))[0] == number
     assert log == [1, 2, 3, 2]
+
+
+def test_pictures_that_a_step_no_longer_shows_are_dropped() -> None:
+    cache, log = PixelCache(), list[int]()
+    one, two = made(1, log), made(2, log)
+    for inputs in (one, two):
+        cache.get(inputs)
+    cache.expect([two])
+    cache.get(one)
+    assert log == [1, 2]
+    cache.expect([two], only=True)
+    assert [int(cache.get(inputs)[0]) for inputs in (two, one)] == [2, 1]
+    assert log == [1, 2, 1]
+
+
+def test_a_process_that_only_stores_rollouts_imports_neither_verl_nor_transformers() -> None:
+    found = (
+        "import sys, recipe.critic_r1.pictures.inputs; print({'verl', 'transformers', 'datasets'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", found], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_a_picture_larger_than_the_bound_is_made_and_not_kept() -> None:

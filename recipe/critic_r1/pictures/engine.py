@@ -4,7 +4,7 @@ Imported through ``actor_rollout_ref.model.external_lib``. verl's registry takes
 for its device, which leaves verl's own engine in place for everybody else.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tensordict import TensorDict
@@ -15,6 +15,7 @@ from verl.workers.engine.utils import prepare_micro_batches
 
 from recipe.critic_r1 import compat
 from recipe.critic_r1.pictures.inputs import pixel_cache
+from recipe.critic_r1.pictures.repeats import Places, see_once, without_repeats
 
 INPUTS = "multi_modal_inputs"
 _SPLIT_BY = ("use_dynamic_bsz", "sp_size", "force_group_size", "max_token_len_per_gpu", "micro_batch_size_per_gpu")
@@ -24,28 +25,46 @@ compat.text_only_micro_batches()
 
 
 class PreparesPictures:
-    """Mixin of an engine: names the pictures of a batch, in the order of its micro-batches, before computing them."""
+    """Mixin of an engine: names the pictures of a batch before computing it, and sees each once a micro-batch."""
 
     ulysses_sequence_parallel_size: int
     get_data_parallel_group: Callable[[], Any]
+    module: Any
+    _places: Places = None
+    _has_tower = False
+
+    def initialize(self) -> None:
+        super().initialize()  # type: ignore[misc]
+        self._has_tower = see_once(self.module, lambda: self._places)
 
     def forward_backward_batch(self, data: TensorDict, loss_function: Any, forward_only: bool = False) -> Any:
         if INPUTS in data.keys():  # noqa: SIM118  (a TensorDict)
             # Every rank takes part, pictures or not: to agree on the number of micro-batches is a collective call.
-            order = self._order(data)
-            inputs = [getattr(item, "data", item) for item in data[INPUTS]]
-            pixel_cache().expect(inputs[i] for i in order)
+            # A pass for log-probabilities shows all that the step will show; the update comes a mini-batch at a time.
+            pixel_cache().expect(self._to_come(data), only=forward_only)
         return super().forward_backward_batch(data, loss_function, forward_only)  # type: ignore[misc]
 
-    def _order(self, data: TensorDict) -> Sequence[int]:
-        """Places of the batch's rollouts in the order in which they will be computed."""
+    def prepare_model_inputs(self, micro_batch: TensorDict) -> Any:
+        self._places = None
+        if INPUTS in micro_batch.keys():  # noqa: SIM118
+            inputs, self._places = self._shown(micro_batch)
+            if self._places is not None:
+                micro_batch = micro_batch.copy()  # of the names, not of the tensors
+                tensordict_utils.assign_non_tensor_stack(micro_batch, INPUTS, inputs)
+        return super().prepare_model_inputs(micro_batch)  # type: ignore[misc]
+
+    def _to_come(self, data: TensorDict) -> Iterator[Any]:
+        """The inputs of the batch's rollouts in the order in which they will be computed, without repeats."""
         tensordict_utils.assign_non_tensor(data, sp_size=self.ulysses_sequence_parallel_size)
-        # Split as the engine will split it; only lengths matter, so nothing else comes along.
-        lengths = data.select("input_ids", *(name for name in _SPLIT_BY if name in data.keys()))  # noqa: SIM118
-        _, places = prepare_micro_batches(lengths, dp_group=self.get_data_parallel_group(), same_micro_num_in_dp=True)
-        if places is None:
-            return range(len(data))
-        return [i for micro_batch in places for i in micro_batch]
+        # Split as the engine will split it; only lengths and inputs matter, so nothing else comes along.
+        names = (name for name in (INPUTS, *_SPLIT_BY) if name in data.keys())  # noqa: SIM118
+        group = self.get_data_parallel_group()
+        parts, _ = prepare_micro_batches(data.select("input_ids", *names), dp_group=group, same_micro_num_in_dp=True)
+        return (item for part in parts for item in self._shown(part)[0])
+
+    def _shown(self, micro_batch: TensorDict) -> tuple[list[Any], Places]:
+        inputs = [getattr(item, "data", item) for item in micro_batch[INPUTS]]
+        return without_repeats(inputs) if self._has_tower else (inputs, None)
 
 
 @EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cuda", vendor="nvidia")

@@ -23,8 +23,6 @@ from typing import Any
 
 import torch
 
-from recipe.critic_r1.pictures.dataset import EncodedPictureDataset
-
 PIXELS = "pixel_values"
 """The one output of the image processors (Qwen2/2.5/3-VL, Mllama) whose size is that of the decoded picture."""
 
@@ -109,7 +107,10 @@ class PictureInputs:
 
     def make_pixels(self) -> torch.Tensor:
         """The processor's ``pixel_values`` for these pictures, by the call that verl makes for a rollout."""
+        # Imported here: TransferQueue's storage holds these objects too, and needs neither verl nor a data set for it.
         from verl.utils.tokenizer.tokenizer import build_multimodal_processor_inputs
+
+        from recipe.critic_r1.pictures.dataset import EncodedPictureDataset
 
         settings = self.settings
         processor = _processor(settings.processor_path, settings.trust_remote_code, settings.use_shm)
@@ -200,8 +201,12 @@ class PixelCache:
         self._prepare_next()
         return pixels
 
-    def expect(self, inputs: Iterable[Any]) -> None:
-        """Name the rollouts to come, in the order in which their pixels will be asked for; others are passed over."""
+    def expect(self, inputs: Iterable[Any], *, only: bool = False) -> None:
+        """Name the rollouts to come, in the order in which their pixels will be asked for; others are passed over.
+
+        Args:
+            only: whether no other picture will be asked for in this step; those that are kept are dropped.
+        """
         with self._lock:
             self._expected = deque()
             last = None
@@ -209,6 +214,9 @@ class PixelCache:
                 if isinstance(item, PictureInputs) and item.key != last:
                     self._expected.append(item)
                     last = item.key
+            if only:
+                to_come = {item.key for item in self._expected}
+                self._drop(key for key in list(self._kept) if key not in to_come)
         self._prepare_next()
 
     def take_counts(self) -> PixelCounts:
@@ -239,11 +247,13 @@ class PixelCache:
             kept.size = pixels.numel() * pixels.element_size()
             self._bytes += kept.size
             kept.pixels.set_result(pixels)
-            for key in list(self._kept):
-                if self._bytes <= inputs.settings.cache_bytes:
-                    break
-                if self._kept[key].size:
-                    self._bytes -= self._kept.pop(key).size
+            self._drop(key for key in list(self._kept) if self._bytes > inputs.settings.cache_bytes)
+
+    def _drop(self, keys: Iterable[str]) -> None:
+        """Forget pixels, but not those that are being made."""
+        for key in keys:
+            if self._kept[key].size:
+                self._bytes -= self._kept.pop(key).size
 
     def _prepare_next(self) -> None:
         with self._lock:
