@@ -7,7 +7,10 @@ their order, so none of it can be seen in the result.
 
 import gc
 import os
+import sys
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +30,9 @@ from data_prep.writer import ShardWriter, write_json
 
 WORK = ".work"
 """Folder, inside the output, of what a run needs to go on; removed when the manifest is written."""
+
+SWITCH_SECONDS = 0.0005
+"""How long a thread may hold Python's lock while another waits for it."""
 
 ID_TYPE = np.dtype([("ordinal", np.int64), ("id", "V16")])
 """One pair in a unit's list of pairs."""
@@ -54,6 +60,21 @@ def _meter(job: Job) -> PromptMeter | None:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _fewer_pauses() -> Iterator[None]:
+    collecting, interval = gc.isenabled(), sys.getswitchinterval()
+    # Good records make no cycles: the collector would only look, again and again, through all that is loaded.
+    gc.disable()
+    # A thread that comes back from Arrow waits up to this long for Python's lock: 5 ms are half a batch.
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+        if collecting:
+            gc.enable()
 
 
 class Worker:
@@ -88,33 +109,28 @@ class Worker:
         """
         base, _, name = inside(unit.file).rpartition("/")
         shards: dict[str, ShardWriter] = {}
-        # Good records make no cycles: the collector would only look, again and again, through all that is loaded.
-        collecting = gc.isenabled()
-        gc.disable()
         total, turns = Outcome(), Turns(unit.first)
+        batches = read_batches(unit)
         try:
-            batches = read_batches(unit)
-            for batch in ahead(batches, self._threads) if self._threads else batches:
-                outcome = self.transform(batch, base or ".", name, turns)
-                if outcome.rejected or outcome.dropped_pairs:
-                    gc.collect(0)  # the errors of broken pictures do, and would keep them
-                for split in dict.fromkeys(row.split for row in outcome.rows):
-                    if split not in shards:
-                        shards[split] = self._shard(split, unit)
-                    shards[split].extend(row for row in outcome.rows if row.split == split)
-                for shard in shards.values():
-                    shard.settle()
-                total.ids += outcome.ids
-                total.rejected += outcome.rejected
-                total.dropped_pairs += outcome.dropped_pairs
-                total.used += outcome.used
+            with _fewer_pauses():
+                for batch in ahead(batches, self._threads) if self._threads else batches:
+                    outcome = self.transform(batch, base or ".", name, turns)
+                    if outcome.rejected or outcome.dropped_pairs:
+                        gc.collect(0)  # the errors of broken pictures make cycles, and would keep them
+                    for split in dict.fromkeys(row.split for row in outcome.rows):
+                        if split not in shards:
+                            shards[split] = self._shard(split, unit)
+                        shards[split].extend(row for row in outcome.rows if row.split == split)
+                    for shard in shards.values():
+                        shard.settle()
+                    total.ids += outcome.ids
+                    total.rejected += outcome.rejected
+                    total.dropped_pairs += outcome.dropped_pairs
+                    total.used += outcome.used
         except BaseException:
             for shard in shards.values():
                 shard.abort()
             raise
-        finally:
-            if collecting:
-                gc.enable()
         if self._threads is not None:
             return self._threads.submit(self._end, unit, total, shards)
         done: Future[int] = Future()
