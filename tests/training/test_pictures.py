@@ -19,15 +19,16 @@ from recipe.critic_r1.demo.model import build_model
 from recipe.critic_r1.pictures import inputs as pictures_inputs
 from recipe.critic_r1.pictures.dataset import EncodedPictureDataset, bare, picture_items, with_pictures
 from recipe.critic_r1.pictures.inputs import PictureInputs, PixelCache, PixelSettings, travels_encoded
+from recipe.critic_r1.pictures.measuring import measuring
 from tests.data_prep.made_processors import make_processor
 
 
-def photo(width: int, height: int, seed: int = 0, form: str = "JPEG", mode: str = "RGB") -> bytes:
+def photo(width: int, height: int, seed: int = 0, form: str = "JPEG", mode: str = "RGB", noise: float = 6) -> bytes:
     """A smooth picture with some noise, as a file."""
     draw = np.random.default_rng(seed)
     across, down = np.linspace(0, 3, width), np.linspace(0, 2, height)[:, None]
     waves = [128 + 100 * np.sin(across * (k + 1) + down * draw.uniform(1, 4)) for k in range(3)]
-    noisy = np.stack(waves, -1) + draw.normal(0, 6, (height, width, 3))
+    noisy = np.stack(waves, -1) + draw.normal(0, noise, (height, width, 3))
     stream = io.BytesIO()
     Image.fromarray(noisy.clip(0, 255).astype("uint8")).convert(mode).save(stream, form)
     return stream.getvalue()
@@ -96,6 +97,15 @@ def test_every_family_of_processors_gives_its_own_pixels(family: str, monkeypatc
     whole = processor(text=[text], images=images, return_tensors="pt")
     made = PictureInputs({}, items, PixelSettings("any"))
     assert torch.equal(made["pixel_values"], whole["pixel_values"])
+
+    # What the prompt's tokens need can be had without the pixels.
+    measured = measuring(processor)(text=[text], images=images, return_tensors="pt")
+    assert measured.keys() == whole.keys()
+    for name in whole:
+        assert (measured[name].shape, measured[name].dtype) == (whole[name].shape, whole[name].dtype), name
+        assert name == "pixel_values" or torch.equal(measured[name], whole[name]), name
+    assert measured["pixel_values"].is_meta == family.startswith("qwen")
+    assert not processor(text=[text], images=images, return_tensors="pt")["pixel_values"].is_meta
 
 
 def test_verl_reads_a_mixed_micro_batch(model: Path) -> None:

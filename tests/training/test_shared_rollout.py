@@ -35,6 +35,8 @@ from tests.training.test_pictures import photo
 ROOT = Path(__file__).parents[2]
 RESPONSES = ([5, 6, 7, 8, 9, 10], [11], [12, 13, 14])
 ROWS = {"one picture": 0, "three pictures": 1, "two pictures": 2, "text only": 3}
+LARGE_FILE = 4
+"""A row whose picture is a larger file than the pixels that the processor makes of it."""
 SPLITS = ["single", "fixed", "dynamic"]
 TRAJECTORY = {"step": 1, "sample_index": 0, "rollout_n": 0, "validate": False}
 
@@ -45,9 +47,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Any:
     pictures = [
         Picture(photo(*shape, seed), f"{seed}.jpg") for seed, shape in enumerate([(60, 60), (200, 90), (70, 300)])
     ]
+    noise = Picture(photo(400, 400, 9, "PNG", noise=200), "noise.png")
     tasks = [
         PolicyTask("photos", tuple(chosen), "What is shown?", "3", "train", i)
-        for i, chosen in enumerate([pictures[:1], pictures, pictures[1:], []])
+        for i, chosen in enumerate([pictures[:1], pictures, pictures[1:], [], [noise]])
     ]
     write_parquet(tasks, folder / "data")
     overrides = {
@@ -150,6 +153,20 @@ def test_both_paths_store_the_same(config, row: int, stored) -> None:
         assert mine["extra_info"] == theirs["extra_info"]
     # All rollouts of the prompt show the engine one and the same list of pictures.
     assert len({id(request["image_data"]) for request in engine.asked}) == 1
+
+
+def test_a_file_that_is_larger_than_its_pixels_travels_as_pixels(config, stored) -> None:
+    from verl.utils import hf_processor
+
+    ours, engine = rolled_out(config, "shared", LARGE_FILE, stored)
+    (image,) = engine.asked[0]["image_data"]
+    processor = hf_processor(config.actor_rollout_ref.model.path)
+    expected = processor(text=[processor.image_token], images=[image], return_tensors="pt")
+    for _, record, _ in ours:
+        found = record["multi_modal_inputs"]
+        assert isinstance(found, dict)
+        assert torch.equal(found["pixel_values"], expected["pixel_values"])
+        assert torch.equal(found["image_grid_thw"], expected["image_grid_thw"])
 
 
 class Interrupted(FullyAsyncLLMServerClient):

@@ -36,6 +36,7 @@ from recipe.critic_r1 import compat
 from recipe.critic_r1.memory_estimate import PREPARED_AT_ONCE
 from recipe.critic_r1.pictures.dataset import bare, picture_items, with_pictures
 from recipe.critic_r1.pictures.inputs import PIXELS, PictureInputs, PixelSettings, followed_by, travels_encoded
+from recipe.critic_r1.pictures.measuring import measuring
 from recipe.critic_r1.rollout.written_against import FUNCTIONS, REMEDY
 
 logger = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ class SharedPromptWorker(_StockWorker):
             trainer_config=DictConfigWrap(config=self.config),
             server_manager=self.llm_client,
             tokenizer=self.tokenizer,
-            processor=self.processor,
+            processor=measuring(self.processor),
             hf_model_type=self.hf_model_type,
             dataset_cls=self.dataset_cls,
             data_config=DictConfigWrap(self.config.data),
@@ -143,11 +144,14 @@ class SharedPromptWorker(_StockWorker):
         # Takes mm_token_type_ids out of `inputs`, as it does on verl's path.
         position_ids = self._compute_position_ids(ids, torch.ones_like(ids), inputs).squeeze(0)
         images = ray.put(data["images"]) if data else None
-        if PIXELS not in inputs or not travels_encoded(pictures, inputs[PIXELS]):
+        if PIXELS not in inputs:
             return PreparedPrompt(prompt_ids, images, inputs, position_ids, kwargs)
-        del inputs[PIXELS]
+        pixels = inputs.pop(PIXELS)
         encoded = PictureInputs(inputs, pictures, self._pixel_settings, kwargs)
-        return PreparedPrompt(prompt_ids, images, encoded, position_ids, kwargs)
+        if travels_encoded(pictures, pixels):
+            return PreparedPrompt(prompt_ids, images, encoded, position_ids, kwargs)
+        made = encoded.make_pixels() if pixels.is_meta else pixels
+        return PreparedPrompt(prompt_ids, images, {PIXELS: made, **inputs}, position_ids, kwargs)
 
     async def _run_group(self, prompt: dict, prepared: PreparedPrompt, sampling_params: dict, validate: bool) -> None:
         uid, partition = prompt["uid"], "val" if validate else "train"
