@@ -5,12 +5,14 @@
 Takes the model and the data of a finished demo run and trains a few steps from them, one variant after the other:
 
 - ``stock``: verl's agent loop, and its poll for finished rollouts every two seconds
-- ``shared``: a prompt prepared once for its rollouts, polled every 0.2 s (the default of our configurations)
+- ``stock, polled sooner``: the same, polled every 0.2 s
+- ``shared``: a prompt prepared once for its rollouts, a picture seen once in a micro-batch, polled every 0.2 s (the
+  default of our configurations)
 
 Reported are the median and the spread of each part of a step, without the first step (it pays for lazy imports), and
-the start-up, in parts that end when a process of the run is first seen. Each variant trains once more with a seed for
-each request (`benchmarks.seeded_requests`), so that both draw the same responses: ``same_result`` is the largest
-difference of what the trainer then logs. What scikit-learn adds to the start of every process that imports transformers
+the start-up, in parts that end when a process of the run is first seen. ``stock`` and ``shared`` train once more with a
+seed for each request (`benchmarks.seeded_requests`), so that both draw the same responses: ``same_result`` is the
+largest difference of what the trainer then logs. What scikit-learn adds to the start of every process that imports transformers
 (`recipe.critic_r1.compat` hides it) is measured apart.
 """
 
@@ -27,13 +29,14 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.pictures import title_of
+from benchmarks.pictures import PATHS, title_of
 from recipe.critic_r1 import machine, processes
 from recipe.critic_r1.demo.pipeline import DemoRun, DemoSettings
 from recipe.critic_r1.run_log import read_lines
 
 VARIANTS = {
     "stock": ["critic_r1.image_path=stock", "critic_r1.poll_interval_seconds=2.0"],
+    "stock, polled sooner": ["critic_r1.image_path=stock"],
     "shared": ["critic_r1.image_path=shared"],
 }
 PARTS = ("gen", "old_log_prob", "ref", "adv", "update_actor", "update_weights", "step")
@@ -126,10 +129,10 @@ def measure(run: Path, overrides: list[str], steps: int) -> dict[str, Any]:
 
 
 def same_result(run: Path) -> dict[str, Any]:
-    """What both variants log when they draw the same responses, and the largest difference of each figure."""
-    found = {name: train(run, [*overrides, *SEEDED], SEEDED_STEPS)[0] for name, overrides in VARIANTS.items()}
+    """What both paths log when they draw the same responses, and the largest difference of each figure."""
+    found = {name: train(run, [*VARIANTS[name], *SEEDED], SEEDED_STEPS)[0] for name in PATHS}
     logged = {name: {key: [record[key] for record in records] for key in COMPARED} for name, records in found.items()}
-    stock, shared = (logged[name] for name in VARIANTS)
+    stock, shared = (logged[name] for name in PATHS)
     pairs = {key: list(zip(stock[key], shared[key], strict=True)) for key in COMPARED}
     return {
         "steps": SEEDED_STEPS,

@@ -106,7 +106,7 @@ class PictureInputs:
         return other
 
     def make_pixels(self) -> torch.Tensor:
-        """The processor's ``pixel_values`` for these pictures, by the call that verl makes for a rollout."""
+        """The processor's ``pixel_values`` for these pictures, as verl's call for a rollout makes them."""
         # Imported here: TransferQueue's storage holds these objects too, and needs neither verl nor a data set for it.
         from verl.utils.tokenizer.tokenizer import build_multimodal_processor_inputs
 
@@ -117,12 +117,14 @@ class PictureInputs:
         patch = getattr(getattr(processor, "image_processor", None), "patch_size", 14)
         chat = [{"role": "user", "content": self.pictures}]
         images, _, _ = EncodedPictureDataset._process_multi_modal_info(chat, image_patch_size=patch, config=None)
+        if not self.processor_kwargs:  # without the text, a third of the time for a small picture
+            return torch.as_tensor(processor.image_processor(images=images, return_tensors="pt")[PIXELS])
         output = build_multimodal_processor_inputs(
             processor,
             # The processor wants a text with as many placeholders as pictures; its tokens are not used.
             text=[processor.image_token * len(self.pictures)],
             images=images,
-            mm_processor_kwargs=self.processor_kwargs or None,
+            mm_processor_kwargs=self.processor_kwargs,
         )
         return torch.as_tensor(output[PIXELS])
 
