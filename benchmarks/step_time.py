@@ -12,8 +12,8 @@ Takes the model and the data of a finished demo run and trains a few steps from 
 Reported are the median and the spread of each part of a step, without the first step (it pays for lazy imports), and
 the start-up, in parts that end when a process of the run is first seen. ``stock`` and ``shared`` train once more with a
 seed for each request (`benchmarks.seeded_requests`), so that both draw the same responses: ``same_result`` is the
-largest difference of what the trainer then logs. What scikit-learn adds to the start of every process that imports transformers
-(`recipe.critic_r1.compat` hides it) is measured apart.
+largest difference of what the trainer then logs. What scikit-learn adds to the start of every process that imports
+transformers (`recipe.critic_r1.compat` hides it) is measured apart.
 """
 
 import json
