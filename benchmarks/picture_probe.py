@@ -1,11 +1,12 @@
 """Counts what each process of a training run does with pictures; loaded by verl in all of them.
 
 `benchmarks.pictures` names this module in ``VERL_USE_EXTERNAL_MODULES`` and a folder in `FOLDER`. Each call of an image
-processor, each message to or from TransferQueue and each call of a model is a line of ``FOLDER/PID.jsonl``:
-``{"at": seconds since the epoch, "what": "processor" | "sent" | "received" | "model", "amount": pictures or bytes,
-"cpu": s}``. A model's call is the outermost `torch.nn.Module` called in a thread; in the training worker the whole
-forward step (log-probabilities and loss are in it) without the preparation of its inputs; a backward pass; a step of
-the optimizer. Its seconds are those of the thread, which computes alone (``OMP_NUM_THREADS=1``).
+processor (when it begins and when it ends), each message to or from TransferQueue and each call of a model is a line of
+``FOLDER/PID.jsonl``: ``{"at": seconds since the epoch, "what": "begun" | "processor" | "sent" | "received" | "model",
+"amount": pictures or bytes, "cpu": s}``. A model's call is the outermost `torch.nn.Module` called in a thread; in the
+training worker the whole forward step (log-probabilities and loss are in it) without the preparation of its inputs; a
+backward pass; a step of the optimizer. Its seconds are those of the thread, which computes alone
+(``OMP_NUM_THREADS=1``).
 """
 
 import functools
@@ -42,6 +43,7 @@ def _watch_image_processors() -> None:
 
     @functools.wraps(original)
     def call(self: Any, images: Any, *args: Any, **kwargs: Any) -> Any:
+        _write("begun", _count(images))
         begun = time.thread_time()
         try:
             return original(self, images, *args, **kwargs)

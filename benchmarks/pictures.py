@@ -14,9 +14,11 @@ the other. The pictures are smooth scenes with noise, as JPEG of quality 90. Mea
 and over all steps the peak memory of all processes together (a page shared by several counts once) above the level just
 before the first picture went through the image processor, and which processes held it.
 
-Two things favour ``stock`` in the ratios: a step is small here, so what it costs whatever is in it (the trainer,
-polling, logs) weighs more than in a real one; and the model's activations, which on a GPU would not be host memory, are
-in the training worker's share on both paths.
+A step is small here, so what it costs whatever is in it (verl, vLLM, polling, logs) weighs more than in a real one; and
+the model's activations, which on a GPU would not be host memory, are in the training worker's share on both paths. Two
+controls tell how much that is: ``none``, the same questions without pictures, and ``4 MP as text``, with as many tokens
+of text as the largest picture takes. ``ratio`` compares all that a path takes, ``ratio_beyond_text`` what it takes
+beyond its control (for memory: of the two peaks).
 """
 
 import io
@@ -40,20 +42,23 @@ from benchmarks.picture_probe import FOLDER
 from data_prep.task import Picture, PolicyTask
 from data_prep.writer import write_parquet
 from recipe.critic_r1 import machine, processes
-from recipe.critic_r1.demo.model import build_model
+from recipe.critic_r1.demo.model import build_model, build_tokenizer
 from recipe.critic_r1.memory_estimate import BYTES_PER_PIXEL
 from recipe.critic_r1.pictures.inputs import PictureInputs, PixelSettings
 from recipe.critic_r1.run_log import read_lines
 
+AS_TEXT = " as text"
+"""Behind a size: a control with as many tokens of text in the place of the picture."""
 SIZES = {"none": (0, 0), "0.3 MP": (640, 480), "1 MP": (1152, 864), "2 MP": (1632, 1224), "4 MP": (2304, 1728)}
 """Width and height; ``none``: the same questions without a picture, to tell what a step costs anyhow."""
 ROLLOUTS = (2, 4, 8, 16)
-PROMPTS = {"none": 14, "0.3 MP": 14, "1 MP": 6, "2 MP": 4, "4 MP": 3}
+PROMPTS = {"none": 14, "0.3 MP": 14, "1 MP": 6, "2 MP": 4, "4 MP": 3, "4 MP as text": 3}
 """A step's: as many as keep ``stock`` within the memory of a small machine."""
 
 PATHS = ("stock", "shared")
 STEPS = 3
 LARGEST = 4_194_304
+PIXELS_PER_TOKEN = 28 * 28
 ENGINE_CACHE = 1.2
 """The rollout engine's own picture cache, the same on both paths, as a multiple of what a step shows."""
 
@@ -84,11 +89,18 @@ def photo(width: int, height: int, seed: int) -> bytes:
     return stream.getvalue()
 
 
-def write_data(folder: Path, size: tuple[int, int], prompts: int) -> float:
+def write_data(folder: Path, size: str, prompts: int) -> float:
     """A question about each picture of a run; returns the mean size of a picture's file in bytes."""
-    files = [photo(*size, seed) if min(size) else b"" for seed in range(prompts * STEPS)]
+    shape, filler = SIZES[size.removesuffix(AS_TEXT)], ""
+    if size.endswith(AS_TEXT):
+        filler = " ".join("7" * (math.prod(shape) // PIXELS_PER_TOKEN // len(build_tokenizer().encode("7 "))))
+    seen = min(shape) > 0 and not filler
+    files = [photo(*shape, seed) if seen else b"" for seed in range(prompts * STEPS)]
     shown = [(Picture(data, f"{i}.jpg"),) if data else () for i, data in enumerate(files)]
-    tasks = [PolicyTask("photos", s, f"What is shown in {i}?", str(i % 10), "train", i) for i, s in enumerate(shown)]
+    tasks = [
+        PolicyTask("photos", pictures, f"What is shown in {i}? {filler}", str(i % 10), "train", i)
+        for i, pictures in enumerate(shown)
+    ]
     write_parquet(tasks, folder)
     return float(np.mean([len(data) for data in files]))
 
@@ -190,9 +202,9 @@ def kind_of(title: str) -> str:
 
 
 def at_work(folder: Path) -> list[int]:
-    """Processes that have put a picture through the image processor, or announced a step's prompts to TransferQueue."""
+    """Processes that have begun a picture in the image processor, or announced a step's prompts to TransferQueue."""
     texts = {int(path.stem): path.read_text() for path in folder.glob("*.jsonl")}
-    return [pid for pid, text in texts.items() if '"processor"' in text or text.count('"sent"') >= PROMPTS["none"]]
+    return [pid for pid, text in texts.items() if '"begun"' in text or text.count('"sent"') >= PROMPTS["none"]]
 
 
 def events(folder: Path, cpu: dict[int, tuple[str, float]], begin: float, end: float) -> Iterator[tuple[str, Any]]:
@@ -298,12 +310,13 @@ BEYOND_TEXT = (*COSTS[:2], "peak_memory_bytes")
 
 def compare(points: list[dict[str, Any]]) -> None:
     """Add to each point how many times more ``stock`` takes: in all, and beyond the same step without pictures."""
-    text = next((p for p in points if p["size"] == "none"), None)
+    controls = {p["size"]: p for p in points if p["size"] == "none" or p["size"].endswith(AS_TEXT)}
     for point in points:
+        text = controls.get(point["size"] + AS_TEXT, controls.get("none"))
         stock, shared = (point[path] for path in PATHS)
         point["ratio"] = {name: round(stock[name] / shared[name], 2) for name in COSTS}
         point.pop("ratio_beyond_text", None)
-        if text and point is not text and point["n"] == text["n"]:
+        if text and point["size"] not in controls and point["n"] == text["n"]:
             beyond = {name: [point[path][name] - text[path][name] for path in PATHS] for name in BEYOND_TEXT}
             point["ratio_beyond_text"] = {
                 name: round(more / less, 2) if less > 0 else None for name, (more, less) in beyond.items()
@@ -332,7 +345,7 @@ def plot(points: list[dict[str, Any]], out: Path) -> None:
     from matplotlib.figure import Figure
 
     shown = {
-        "megapixels": [p for p in points if p["n"] == 8],
+        "megapixels": [p for p in points if p["n"] == 8 and not p["size"].endswith(AS_TEXT)],
         "n": [p for p in points if p["size"] == "0.3 MP"],
     }
     rows = [along for along, chosen in shown.items() if len(chosen) > 1]
@@ -367,20 +380,27 @@ def main(
     if out.exists():
         result = json.loads(out.read_text(encoding="utf-8"))
     result |= {"machine": machine.machine(), "versions": machine.versions(), "steps": STEPS}
-    wanted = [(size, 8) for size in SIZES] + [("0.3 MP", n) for n in ROLLOUTS if n != 8]
+    wanted = [(size, 8) for size in PROMPTS] + [("0.3 MP", n) for n in ROLLOUTS if n != 8]
     for size, n in wanted:
         if (sizes and size not in sizes) or (rollouts and n not in rollouts):
             continue
         if any(point["size"] == size and point["n"] == n for point in result["points"]):
             continue
         prompts = PROMPTS[size]
-        point: dict[str, Any] = {"size": size, "n": n, "prompts": prompts, "megapixels": math.prod(SIZES[size]) / 1e6}
+        point: dict[str, Any] = {
+            "size": size,
+            "n": n,
+            "prompts": prompts,
+            "megapixels": math.prod(SIZES.get(size, (0,))) / 1e6,
+        }
         with TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            point["file_bytes"] = write_data(folder / "data", SIZES[size], prompts)
+            point["file_bytes"] = write_data(folder / "data", size, prompts)
             model = write_model(folder / "model")
             for path in PATHS:
-                point[path] = measure(model, folder / "data", folder / path, path, n, prompts, math.prod(SIZES[size]))
+                point[path] = measure(
+                    model, folder / "data", folder / path, path, n, prompts, math.prod(SIZES.get(size, (0,)))
+                )
         result["points"].append(point)
         compare(result["points"])
         print(size, n, json.dumps(point["ratio"]), flush=True)

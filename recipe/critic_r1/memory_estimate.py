@@ -48,7 +48,8 @@ PROCESSOR_SECONDS = 0.05
 
 PROCESSOR_PASSES = {"stock": 3, "shared": 2}
 """Passes in a step: of each rollout on verl's path (prompt tokens, reward, training inputs), of each prompt on ours
-(prompt tokens, pixels in the training worker). The rollout engine's own, one a prompt, comes on top of both."""
+(prompt tokens, of which for the Qwen-VL family only the decoding is left; pixels in the training worker). The rollout
+engine's own, one a prompt, comes on top of both."""
 
 ENGINE_PICTURE_CACHE = 4 * GIB
 """vLLM's ``mm_processor_cache_gb``; its API process and its engine core hold one each."""
@@ -63,7 +64,8 @@ CUDA_GIB = 2.5
 SHAPES = "model_shapes.yaml"
 
 PREPARED_AT_ONCE = 4
-"""Prompts whose pixels one agent-loop worker holds at a time (`recipe.critic_r1.rollout.manager`)."""
+"""Prompts whose pictures one agent-loop worker holds at a time (`recipe.critic_r1.rollout.manager`): decoded for the
+Qwen-VL family, as pixels for others."""
 
 
 @dataclass(frozen=True)

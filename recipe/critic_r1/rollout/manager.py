@@ -3,12 +3,12 @@
 verl 0.9.1 runs a whole agent loop for each of the n rollouts of a prompt: it instantiates the loop through Hydra,
 decodes the pictures, runs the image processor three times (prompt tokens, reward, training inputs), computes the
 position ids of the whole sequence, and calls the reward worker. For a prompt with a picture that is most of the host's
-work, and it is the same n times over. Here a prompt is prepared once: pictures, prompt tokens, processor output and
-position ids. A rollout adds its tokens; a group is scored in one call and stored in one put. The rollout engine gets
+work, and it is the same n times over. Here a prompt is prepared once: pictures, prompt tokens and position ids, for
+which the sizes of the pictures are enough (`recipe.critic_r1.pictures.measuring`). A rollout adds its tokens; a group is scored in one call and stored in one put. The rollout engine gets
 the pictures of a group as one object. A rollout is stored with its pictures as they came, encoded; the training worker
 makes pixels of them (`recipe.critic_r1.pictures`).
 
-What the model computes on is the same, field by field and bit by bit, as on verl's path; ``critic_r1.image_path=stock``
+What is stored for the model is the same, field by field and bit by bit, as on verl's path; ``critic_r1.image_path=stock``
 selects that path, and tests hold the two against each other. Prompts that name an agent loop of their own (tools,
 several turns), or that come with videos, audio or a distillation teacher, take verl's path too. Reward managers that
 look at the pictures of ``raw_prompt`` need verl's path as well: here it holds the text only.
@@ -96,7 +96,8 @@ class SharedPromptWorker(_StockWorker):
             data_config=DictConfigWrap(self.config.data),
         )
         model, ours = self.model_config, self.config.critic_r1.pixels
-        # A prompt in preparation holds its pixels for a moment, 100 MB for a large picture; all at once would not fit.
+        # A prompt in preparation holds its pictures decoded for a moment (Mllama's as pixels, 100 MB for a large one);
+        # all at once would not fit.
         self._preparing = asyncio.Semaphore(PREPARED_AT_ONCE)
         self._pixel_settings = PixelSettings(
             processor_path=model.tokenizer_path,
