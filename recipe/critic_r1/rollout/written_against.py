@@ -1,4 +1,4 @@
-"""The functions of verl that the shared picture path replaces, calls in verl's stead or reads the results of.
+"""The functions of verl (and one of transformers) that the shared picture path replaces, calls in verl's stead or reads the results of.
 
 Each with the digest of its source in verl 0.9.1. When one is changed, what both paths store may no longer be the same
 without any error: a field is missing, a picture is processed another way. So the run is refused instead
@@ -12,6 +12,7 @@ FUNCTIONS = {
     "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopWorkerTQ.generate_sequences": "4d7178988eae",
     "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopWorkerTQ._run_prompt": "3d9bca6b0ea5",
     "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopWorkerTQ._agent_loop_postprocess": "523edacbff73",
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._balance_batch": "f9b6e887d750",
     "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._run_agent_loop": "32c3d607c5d4",
     "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._compute_multi_modal_inputs": "c1bf0d04b739",
     "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._compute_position_ids": "f5bb787c5f98",
@@ -24,6 +25,7 @@ FUNCTIONS = {
     "verl.workers.engine.utils:prepare_micro_batches": "e3083217530f",
     "verl.workers.engine.fsdp.transformer_impl:FSDPEngine.forward_backward_batch": "be92c8d155f0",
     "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead.prepare_model_inputs": "e7a30a3b61b5",
+    "transformers.models.qwen2_vl.image_processing_qwen2_vl:Qwen2VLImageProcessor._preprocess": "81522940a5e5",
 }
 
 REMEDY = "Install verl as it was released (see requirements/), or take verl's own path with critic_r1.image_path=stock."
