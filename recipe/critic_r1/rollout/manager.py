@@ -4,14 +4,14 @@ verl 0.9.1 runs a whole agent loop for each of the n rollouts of a prompt: it in
 decodes the pictures, runs the image processor three times (prompt tokens, reward, training inputs), computes the
 position ids of the whole sequence, and calls the reward worker. For a prompt with a picture that is most of the host's
 work, and it is the same n times over. Here a prompt is prepared once: pictures, prompt tokens and position ids, for
-which the sizes of the pictures are enough (`recipe.critic_r1.pictures.measuring`). A rollout adds its tokens; a group is scored in one call and stored in one put. The rollout engine gets
-the pictures of a group as one object. A rollout is stored with its pictures as they came, encoded; the training worker
-makes pixels of them (`recipe.critic_r1.pictures`).
+which the sizes of the pictures are enough (`recipe.critic_r1.pictures.measuring`). A rollout adds its tokens; a group
+is scored in one call and stored in one put. The rollout engine gets the pictures of a group as one object. A rollout is
+stored with its pictures as they came, encoded; the training worker makes pixels of them (`recipe.critic_r1.pictures`).
 
-What is stored for the model is the same, field by field and bit by bit, as on verl's path; ``critic_r1.image_path=stock``
-selects that path, and tests hold the two against each other. Prompts that name an agent loop of their own (tools,
-several turns), or that come with videos, audio or a distillation teacher, take verl's path too. Reward managers that
-look at the pictures of ``raw_prompt`` need verl's path as well: here it holds the text only.
+What is stored for the model is the same, field by field and bit by bit, as on verl's path, which
+``critic_r1.image_path=stock`` selects; tests hold the two against each other. Prompts that name an agent loop of their
+own (tools, several turns), or that come with videos, audio or a distillation teacher, take verl's path too. Reward
+managers that look at the pictures of ``raw_prompt`` need verl's path as well: here it holds the text only.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The functions of verl (and one of transformers) that the shared picture path replaces, calls in verl's stead or reads the results of.
+"""The functions that the shared picture path replaces, calls in verl's stead or reads the results of.
 
 Each with the digest of its source in verl 0.9.1. When one is changed, what both paths store may no longer be the same
 without any error: a field is missing, a picture is processed another way. So the run is refused instead
