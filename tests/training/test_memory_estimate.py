@@ -90,9 +90,11 @@ def test_measured_constants_are_those_of_the_benchmark() -> None:
     held = [largest[name]["step_memory_bytes_by_process"] for name in ("stock", "shared")]
     more = sum(held[0][part] - held[1][part] for part in ("TransferQueue", "training worker"))
     rollouts = largest["prompts"] * largest["n"]
-    assert round(more / (rollouts * 24e6 * largest["megapixels"])) + 1 == estimate.STOCK_COPIES
+    copies = more / (rollouts * 24e6 * largest["megapixels"]) + 1
+    # The formula counts whole copies; micro-batches and messages, which it leaves out, are less than one more.
+    assert estimate.STOCK_COPIES <= copies < estimate.STOCK_COPIES + 1
     assert float(f"{measured['processor_seconds_per_megapixel']['4 MP']:.1g}") == estimate.PROCESSOR_SECONDS
-    for point in measured["points"]:
+    for point in (point for point in measured["points"] if point["file_bytes"]):
         stock, shared = (point[name]["processor_pictures_per_prompt"] for name in ("stock", "shared"))
         assert stock["agent loop"] == estimate.PROCESSOR_PASSES["stock"] * point["n"]
         assert shared["agent loop"] + shared["training worker"] == estimate.PROCESSOR_PASSES["shared"]
