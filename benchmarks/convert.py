@@ -395,8 +395,10 @@ def main() -> None:
     if a.way:
         run_one(a)
         return
+    if a.only == "two_workers" and not Path(a.out).is_file():
+        parser.error(f"{a.out} is not there to add to: measure everything first, without --only")
     folder = Path(tempfile.mkdtemp(dir=a.folder))
-    report = json.loads(Path(a.out).read_text()) if a.only else {}
+    report = json.loads(Path(a.out).read_text()) if a.only and Path(a.out).is_file() else {}
     try:
         if a.only in (None, "ways"):
             report |= measure(folder, a.rows, a.repeats, a.minutes)

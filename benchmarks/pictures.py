@@ -386,21 +386,14 @@ def main(
             continue
         if any(point["size"] == size and point["n"] == n for point in result["points"]):
             continue
-        prompts = PROMPTS[size]
-        point: dict[str, Any] = {
-            "size": size,
-            "n": n,
-            "prompts": prompts,
-            "megapixels": math.prod(SIZES.get(size, (0,))) / 1e6,
-        }
+        prompts, pixels = PROMPTS[size], math.prod(SIZES.get(size, (0,)))
+        point: dict[str, Any] = {"size": size, "n": n, "prompts": prompts, "megapixels": pixels / 1e6}
         with TemporaryDirectory() as scratch:
             folder = Path(scratch)
             point["file_bytes"] = write_data(folder / "data", size, prompts)
             model = write_model(folder / "model")
             for path in PATHS:
-                point[path] = measure(
-                    model, folder / "data", folder / path, path, n, prompts, math.prod(SIZES.get(size, (0,)))
-                )
+                point[path] = measure(model, folder / "data", folder / path, path, n, prompts, pixels)
         result["points"].append(point)
         compare(result["points"])
         print(size, n, json.dumps(point["ratio"]), flush=True)

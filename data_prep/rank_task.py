@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from data_prep.prompts import MARKER, neutralise, valid_text
-from data_prep.row import Picture, Row
+from data_prep.row import HasRow, Picture, Row
 from data_prep.task import PreferencePair, Preferred, Split, content_id, known_hashes, meta_texts
 
 
@@ -46,7 +46,7 @@ class RankedResponses:
 
 
 @dataclass(frozen=True)
-class RankTask:
+class RankTask(HasRow):
     """Name the best of N responses."""
 
     item: RankedResponses
@@ -92,7 +92,3 @@ class RankTask:
             source_id=source_id,
             meta=meta,
         )
-
-    def row(self) -> dict[str, Any]:
-        """The row as a dict that fits `row_schema()`."""
-        return self.flat().nested()

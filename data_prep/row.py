@@ -153,6 +153,18 @@ class Row(NamedTuple):
 INFO_NAMES = tuple(field.name for field in EXTRA_INFO)
 
 
+class HasRow:
+    """A task: it knows its row."""
+
+    def flat(self) -> Row:
+        """The row."""
+        raise NotImplementedError
+
+    def row(self) -> dict[str, Any]:
+        """The row as a dict that fits `row_schema()`."""
+        return self.flat().nested()
+
+
 def row_bytes(row: Row) -> int:
     """About how many bytes a row takes in memory: pictures, texts, and a constant for the rest."""
     size = 512 + 2 * len(row.prompt)

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from data_prep.prompts import MARKER, neutralise, valid_text
-from data_prep.row import Picture, Row
+from data_prep.row import HasRow, Picture, Row
 from data_prep.task import Split, content_id, known_hashes, meta_texts
 from reward_fns.pointwise import SCALE
 
@@ -45,7 +45,7 @@ class ScoredResponse:
 
 
 @dataclass(frozen=True)
-class ScoreTask:
+class ScoreTask(HasRow):
     """Judge one response by a number."""
 
     item: ScoredResponse
@@ -92,7 +92,3 @@ class ScoreTask:
             source_id=source_id,
             meta=meta,
         )
-
-    def row(self) -> dict[str, Any]:
-        """The row as a dict that fits `row_schema()`."""
-        return self.flat().nested()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from data_prep.prompts import MARKER, Wording, get_wording, neutralise, valid_text
-from data_prep.row import EMBEDDED_IMAGES, SCHEMA, Picture, Row, row_schema
+from data_prep.row import EMBEDDED_IMAGES, SCHEMA, HasRow, Picture, Row, row_schema
 
 __all__ = [
     "EMBEDDED_IMAGES",
@@ -85,7 +85,7 @@ def content_id(*parts: str) -> str:
 
 
 @dataclass
-class PreferenceTask:
+class PreferenceTask(HasRow):
     """A pair shown in one order with one wording: what the judge reads and the verdict it must reach."""
 
     pair: PreferencePair
@@ -152,13 +152,9 @@ class PreferenceTask:
             meta,
         )
 
-    def row(self) -> dict[str, Any]:
-        """The row as a dict that fits `row_schema()`."""
-        return self.flat().nested()
-
 
 @dataclass(frozen=True)
-class PolicyTask:
+class PolicyTask(HasRow):
     """A plain question about pictures with a known answer: what the policy, not the judge, is asked."""
 
     source: str
@@ -187,10 +183,6 @@ class PolicyTask:
             question=valid_text(self.question),
             picture_sha256=known_hashes(self.images),
         )
-
-    def row(self) -> dict[str, Any]:
-        """The row as a dict that fits `row_schema()`."""
-        return self.flat().nested()
 
 
 def known_hashes(images: tuple[Picture, ...]) -> list[str]:

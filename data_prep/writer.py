@@ -15,12 +15,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor, Future, wait
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.row import Row, row_bytes, row_schema, rows_batch
+from data_prep.row import HasRow, Row, row_bytes, row_schema, rows_batch
 
 FORMAT_VERSION = 1
 """Raised when rows or the manifest change in a way that old readers would misunderstand."""
@@ -36,12 +36,6 @@ MANIFEST = "manifest.json"
 
 HASH_BYTES = 2**18
 """Bytes hashed at a time: few enough to stay in a core's own cache."""
-
-
-class HasRow(Protocol):
-    """Anything that knows its Parquet row."""
-
-    def flat(self) -> Row: ...
 
 
 class ShardWriter:
