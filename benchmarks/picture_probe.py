@@ -108,11 +108,11 @@ def _watch_models() -> None:
     def _watch_engine() -> None:
         # When a model is called for the first time verl's engine, if this process has one, is imported.
         if (module := sys.modules.get("verl.workers.engine.fsdp.transformer_impl")) is not None:
-            engine = module.FSDPEngineWithLMHead
-            engine.forward_step, engine.prepare_model_inputs = (
-                timed(engine.forward_step),
-                apart(engine.prepare_model_inputs),
-            )
+            from recipe.critic_r1.pictures.engine import PreparesPictures
+
+            # The outermost on both paths; verl's own is within.
+            PreparesPictures.prepare_model_inputs = apart(PreparesPictures.prepare_model_inputs)
+            module.FSDPEngineWithLMHead.forward_step = timed(module.FSDPEngineWithLMHead.forward_step)
 
     torch.nn.Module.__call__ = timed(torch.nn.Module.__call__)
     torch.Tensor.backward = timed(torch.Tensor.backward)

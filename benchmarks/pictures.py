@@ -62,8 +62,8 @@ PIXELS_PER_TOKEN = 28 * 28
 ENGINE_CACHE = 1.2
 """The rollout engine's own picture cache, the same on both paths, as a multiple of what a step shows."""
 
-MICRO_BATCH = 4
-"""Rollouts, in the passes for log-probabilities as in the update, for which ``critic_grpo`` has 4 as well."""
+MICRO_BATCH, SCORED_AT_ONCE = 4, 8
+"""Rollouts, in the update and in the passes for log-probabilities, as in ``critic_grpo``."""
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -236,8 +236,8 @@ def measure(model: Path, data: Path, scratch: Path, path: str, n: int, prompts: 
         "actor_rollout_ref.rollout.max_num_batched_tokens": 6200,
         "actor_rollout_ref.actor.ppo_mini_batch_size": prompts,
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": MICRO_BATCH,
-        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": MICRO_BATCH,
-        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": MICRO_BATCH,
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": SCORED_AT_ONCE,
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": SCORED_AT_ONCE,
         "actor_rollout_ref.model.enable_gradient_checkpointing": True,
         "reward.custom_reward_function.path": "pkg://reward_fns.mixed",
         "critic_r1.rollout_agreement.min_pearson": -1,

@@ -25,6 +25,7 @@ from verl.workers.utils.losses import ppo_loss
 
 from recipe.critic_r1.cpu import engine as _registers_cpu_engine  # noqa: F401
 from recipe.critic_r1.pictures.inputs import PictureInputs, pixel_cache
+from recipe.critic_r1.trainer import SCORED_FIELDS
 
 SPLITS = {
     "single": {"use_dynamic_bsz": False, "micro_batch_size_per_gpu": 1},
@@ -33,21 +34,23 @@ SPLITS = {
 }
 
 
-def batch_of(records: list[dict[str, Any]], split: dict[str, Any]) -> Any:
+FIELDS = [*SCORED_FIELDS, "prompts", "responses", "response_mask"]
+
+
+def batch_of(records: list[dict[str, Any]], split: dict[str, Any], fields: list[str] = FIELDS) -> Any:
     """Records as the trainer hands them to a worker, with advantages that differ from token to token."""
-    fields = ("input_ids", "position_ids", "prompts", "responses", "response_mask", "loss_mask", "multi_modal_inputs")
     rows = []
     for i, record in enumerate(records):
         tokens = len(record["responses"])
-        rows.append(
-            {name: record[name] for name in fields}
-            | {
+        row = {name: record[name] for name in fields}
+        if fields == FIELDS:
+            row |= {
                 "attention_mask": torch.ones_like(record["input_ids"]),
                 "old_log_probs": record["rollout_log_probs"],
                 "ref_log_prob": record["rollout_log_probs"] - 0.25,
                 "advantages": torch.linspace(-1, 1, tokens) * (i + 1),
             }
-        )
+        rows.append(row)
     data = tu.list_of_dict_to_tensordict(rows)
     tu.maybe_fix_3d_position_ids(data)
     settings = {
@@ -81,7 +84,7 @@ def passes(engine: Any, actor: Any, records: list[dict[str, Any]], split: dict[s
 
     cache.expect, cache.get = expecting, getting
     with engine.eval_mode():
-        inferred = engine.infer_batch(batch_of(records, split), loss_function=None)["model_output"]
+        inferred = engine.infer_batch(batch_of(records, split, SCORED_FIELDS), loss_function=None)["model_output"]
     with engine.train_mode():
         engine.optimizer_zero_grad()
         updated = engine.forward_backward_batch(batch_of(records, split), partial(ppo_loss, config=actor))

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from recipe.critic_r1.pictures.inputs import PictureInputs, PixelSettings
-from recipe.critic_r1.pictures.repeats import GRID, see_once, without_repeats
+from recipe.critic_r1.pictures.repeats import GRID, only_pixels_apart, see_once, without_repeats
 
 GRIDS = {"a": [[1, 4, 4]], "b": [[1, 8, 4], [1, 4, 4]], "c": [[1, 4, 12]]}
 """Pictures of three prompts, in patches."""
@@ -47,6 +47,32 @@ def test_a_repeated_picture_comes_without_pixels(rollouts, pixels, places) -> No
     for before, after in zip(inputs, kept, strict=True):
         assert (before is None) == (after is None)
         assert not before or torch.equal(before[GRID], after[GRID])
+
+
+@pytest.mark.parametrize(
+    ("rollouts", "alone"),
+    [
+        ([None, "a", {}], 1),  # made of a file
+        ([{"pixel_values": torch.ones(4, 2), GRID: torch.ones(1, 3)}, None], 0),  # travelled as pixels
+        (["a", "b"], None),
+        ([None, {}], None),
+    ],
+)
+def test_the_only_pixels_of_a_micro_batch_are_not_copied(
+    rollouts, alone: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = torch.zeros(4, 2)
+    monkeypatch.setattr(PictureInputs, "__getitem__", lambda self, name: made if name == "pixel_values" else self.small)
+    inputs = [shown(item) if isinstance(item, str) else item for item in rollouts]
+    rest, pixels = only_pixels_apart(inputs)
+    if alone is None:
+        assert pixels is None
+        assert rest == inputs
+        return
+    assert pixels is (made if isinstance(rollouts[alone], str) else rollouts[alone]["pixel_values"])
+    assert not any("pixel_values" in (item or {}) for item in rest)
+    assert GRID in rest[alone]
+    assert [item for i, item in enumerate(rest) if i != alone] == [item for i, item in enumerate(inputs) if i != alone]
 
 
 SMALL = {"depth": 2, "num_heads": 2, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}

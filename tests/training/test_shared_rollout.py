@@ -111,7 +111,9 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any], d
     return catch_what_is_stored(monkeypatch)
 
 
-def rolled_out(config: Any, path: str, row: int, stored: list, client: Any = None) -> tuple[list, Engine]:
+def rolled_out(
+    config: Any, path: str, row: int, stored: list, client: Any = None, sampling: dict[str, Any] | None = None
+) -> tuple[list, Engine]:
     """The rollouts of one prompt on a path, the shortest response first; ``client`` makes a client of an engine."""
     from verl.utils import hf_processor, hf_tokenizer
 
@@ -127,7 +129,7 @@ def rolled_out(config: Any, path: str, row: int, stored: list, client: Any = Non
 
     async def run() -> None:
         worker = worker_cls(config, client(config, engine) if client else engine)
-        await worker._run_prompt(prompt, {"temperature": 1.0, "logprobs": True}, TRAJECTORY)
+        await worker._run_prompt(prompt, {"temperature": 1.0, "logprobs": True} | (sampling or {}), TRAJECTORY)
 
     asyncio.run(run())
     return sorted(stored, key=lambda item: len(item[1]["responses"])), engine
@@ -153,6 +155,15 @@ def test_both_paths_store_the_same(config, row: int, stored) -> None:
         assert mine["extra_info"] == theirs["extra_info"]
     # All rollouts of the prompt show the engine one and the same list of pictures.
     assert len({id(request["image_data"]) for request in engine.asked}) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "engine_decodes"), [({}, False), ({"stop": ["."]}, True), ({"detokenize": True}, True)]
+)
+def test_the_engine_makes_text_of_tokens_only_where_it_has_to(config, stored, asked, engine_decodes: bool) -> None:
+    """Stop strings are looked for in the text; everything else is told by tokens."""
+    _, engine = rolled_out(config, "shared", ROWS["text only"], stored, sampling=asked)
+    assert [request["sampling_params"]["detokenize"] for request in engine.asked] == [engine_decodes] * len(RESPONSES)
 
 
 def test_a_file_that_is_larger_than_its_pixels_travels_as_pixels(config, stored) -> None:

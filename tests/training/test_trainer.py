@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import pytest
 import ray
 from omegaconf import OmegaConf
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
-from recipe.critic_r1.trainer import AGREEMENT, CriticTrainerSync, RolloutDisagreement
+from recipe.critic_r1.trainer import AGREEMENT, SCORED_FIELDS, CriticTrainerSync, RolloutDisagreement
 from recipe.critic_r1.watchdog import ActorWatchdog, WorkerDied
 
 STRICT = SimpleNamespace(config=OmegaConf.create({"critic_r1": {"rollout_agreement": {"min_pearson": 0.9999}}}))
@@ -28,6 +30,21 @@ def test_it_is_registered_under_its_name() -> None:
     from verl.trainer.ppo.v1.trainer_base import get_trainer_cls
 
     assert get_trainer_cls("critic_sync") is CriticTrainerSync
+
+
+@pytest.mark.parametrize(("strategy", "fetched"), [("fsdp2", SCORED_FIELDS), ("megatron", None)])
+@pytest.mark.parametrize("name", ["_compute_old_log_prob", "_compute_ref_log_prob"])
+def test_a_pass_for_log_probabilities_fetches_what_the_engine_reads(
+    strategy: str, fetched: list[str] | None, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(PPOTrainerSync, name, lambda self, batch, metrics: seen.append(batch.fields))
+    trainer = object.__new__(CriticTrainerSync)
+    trainer.config = OmegaConf.create({"actor_rollout_ref": {"actor": {"strategy": strategy}}})
+    batch = KVBatchMeta(keys=["a"], tags=[{}])
+    getattr(trainer, name)(batch, {})
+    assert seen == [fetched]
+    assert batch.fields is None  # what comes after it fetches as before
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Any
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
+from recipe.critic_r1.cpu import attention  # noqa: F401  (registers causal_sdpa)
 from recipe.critic_r1.pictures.engine import PreparesPictures
 
 

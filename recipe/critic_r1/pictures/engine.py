@@ -10,12 +10,12 @@ from typing import Any
 from tensordict import TensorDict
 from verl.utils import tensordict_utils
 from verl.workers.engine.base import EngineRegistry
-from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.engine.utils import prepare_micro_batches
 
 from recipe.critic_r1 import compat
-from recipe.critic_r1.pictures.inputs import pixel_cache
-from recipe.critic_r1.pictures.repeats import Places, see_once, without_repeats
+from recipe.critic_r1.pictures.inputs import PIXELS, pixel_cache
+from recipe.critic_r1.pictures.repeats import Places, only_pixels_apart, see_once, without_repeats
 
 INPUTS = "multi_modal_inputs"
 _SPLIT_BY = ("use_dynamic_bsz", "sp_size", "force_group_size", "max_token_len_per_gpu", "micro_batch_size_per_gpu")
@@ -46,12 +46,20 @@ class PreparesPictures:
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> Any:
         self._places = None
-        if INPUTS in micro_batch.keys():  # noqa: SIM118
-            inputs, self._places = self._shown(micro_batch)
-            if self._places is not None:
-                micro_batch = micro_batch.copy()  # of the names, not of the tensors
-                tensordict_utils.assign_non_tensor_stack(micro_batch, INPUTS, inputs)
-        return super().prepare_model_inputs(micro_batch)  # type: ignore[misc]
+        if INPUTS not in micro_batch.keys():  # noqa: SIM118
+            return super().prepare_model_inputs(micro_batch)  # type: ignore[misc]
+        inputs, self._places = self._shown(micro_batch)
+        inputs, pixels = only_pixels_apart(inputs)
+        # verl reads the pictures' tensors under this name; ours are joined here, in the same way.
+        stored = micro_batch.pop(INPUTS)
+        try:
+            model_inputs, output_args = super().prepare_model_inputs(micro_batch)  # type: ignore[misc]
+        finally:
+            micro_batch[INPUTS] = stored
+        model_inputs.update(transformer_impl.extract_multi_modal_inputs(inputs))
+        if pixels is not None:
+            model_inputs[PIXELS] = pixels
+        return model_inputs, output_args
 
     def _to_come(self, data: TensorDict) -> Iterator[Any]:
         """The inputs of the batch's rollouts in the order in which they will be computed, without repeats."""
@@ -68,5 +76,5 @@ class PreparesPictures:
 
 
 @EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cuda", vendor="nvidia")
-class PicturePreparingEngine(PreparesPictures, FSDPEngineWithLMHead):
+class PicturePreparingEngine(PreparesPictures, transformer_impl.FSDPEngineWithLMHead):
     """Actor and reference on NVIDIA GPUs."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from recipe.critic_r1.pictures.inputs import PictureInputs
+from recipe.critic_r1.pictures.inputs import PIXELS, PictureInputs
 
 GRID = "image_grid_thw"
 """(pictures, 3): time, height and width of each picture in patches; what the vision towers of Qwen-VL ask for."""
@@ -49,6 +49,22 @@ def without_repeats(inputs: Sequence[Any]) -> tuple[list[Any], Places]:
         kept.append(item)
         places += range(begin, begin + pictures)
     return kept, None if different == len(places) else places
+
+
+def only_pixels_apart(inputs: Sequence[Any]) -> tuple[list[Any], torch.Tensor | None]:
+    """Where one rollout alone brings pixels: the inputs without them, and the pixels as they are; else None for them.
+
+    verl joins what the rollouts bring with `torch.cat`, which copies a single tensor too: 100 MB for a large picture.
+    """
+    bringing = [place for place, item in enumerate(inputs) if item is not None and PIXELS in item]
+    if len(bringing) != 1:
+        return list(inputs), None
+    rest, (place,) = list(inputs), bringing
+    item = rest[place]
+    rest[place] = (
+        item.small if isinstance(item, PictureInputs) else {name: item[name] for name in item if name != PIXELS}
+    )
+    return rest, item[PIXELS]
 
 
 class _Repeated(torch.autograd.Function):

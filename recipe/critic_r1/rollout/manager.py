@@ -166,6 +166,9 @@ class SharedPromptWorker(_StockWorker):
             sampling = dict(sampling_params)
             if not row.pop("__do_sample__", True) and not validate:
                 apply_greedy_sampling_params(sampling)
+            if rollout.name == "vllm":
+                # verl takes tokens and decodes them itself; only stop strings need the engine's own text.
+                sampling.setdefault("detokenize", bool(sampling.get("stop")))
             priority = int(row.get("priority", 0))
             tasks = [self._generate(prepared, dict(sampling), priority) for _ in range(n)]
             outputs = await asyncio.gather(*tasks, return_exceptions=True)
