@@ -28,8 +28,6 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -38,6 +36,7 @@ import numpy as np
 import typer
 from PIL import Image
 
+from benchmarks.picture_meter import CLIENTS, Meter, cpu_of, events, kind_of
 from benchmarks.picture_probe import FOLDER
 from data_prep.task import Picture, PolicyTask
 from data_prep.writer import write_parquet
@@ -52,8 +51,9 @@ AS_TEXT = " as text"
 SIZES = {"none": (0, 0), "0.3 MP": (640, 480), "1 MP": (1152, 864), "2 MP": (1632, 1224), "4 MP": (2304, 1728)}
 """Width and height; ``none``: the same questions without a picture, to tell what a step costs anyhow."""
 ROLLOUTS = (2, 4, 8, 16)
-PROMPTS = {"none": 14, "0.3 MP": 14, "1 MP": 6, "2 MP": 4, "4 MP": 3, "4 MP as text": 3}
-"""A step's: as many as keep ``stock`` within the memory of a small machine."""
+PROMPTS = {"none": 24, "0.3 MP": 24, "1 MP": 8, "2 MP": 5, "4 MP": 3, "4 MP as text": 3}
+"""A step's with n = 8: as many as keep ``stock`` within the memory of a small machine. With another n as many as make
+the same number of rollouts."""
 
 PATHS = ("stock", "shared")
 STEPS = 3
@@ -64,18 +64,6 @@ ENGINE_CACHE = 1.2
 
 MICRO_BATCH, SCORED_AT_ONCE = 4, 8
 """Rollouts, in the update and in the passes for log-probabilities, as in ``critic_grpo``."""
-
-TICKS = os.sysconf("SC_CLK_TCK")
-
-AGENT, TRAINER, ENGINE, STORAGE = "agent loop", "training worker", "rollout engine", "TransferQueue"
-KINDS = {
-    AGENT: ("ray::AgentLoopWorker", "ray::SharedPromptWorker"),
-    TRAINER: ("ray::WorkerDict",),
-    ENGINE: ("ray::vLLMHttpServer", "VLLM::"),
-    STORAGE: ("ray::SimpleStorageUnit", "ray::TransferQueueController"),
-}
-CLIENTS = (AGENT, TRAINER, "ray::TaskRunnerV1")
-"""Of TransferQueue."""
 
 
 def photo(width: int, height: int, seed: int) -> bytes:
@@ -129,100 +117,13 @@ def write_model(folder: Path) -> Path:
     return folder
 
 
-@dataclass
-class Meter(processes.PeakMemory):
-    """CPU time and memory of a run's processes, looked at as it goes."""
-
-    every_seconds: float = 0.5
-    probe: Path = Path()
-    cpu: dict[int, tuple[str, float]] = field(default_factory=dict)
-    """Title and CPU seconds of each process."""
-    idle: dict[int, int] = field(default_factory=dict)
-    """Bytes of each process before the first step."""
-    fullest: dict[int, int] = field(default_factory=dict)
-    """Bytes of each process when all together held most."""
-    _before: dict[int, int] = field(default_factory=dict, repr=False)
-    """Bytes of each process at the last look: at the first that finds a picture, some are held already."""
-
-    def look(self, run_id: str) -> None:
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + self.every_seconds
-        held = {pid: memory_of(pid) for pid in processes.with_run_id(run_id)}
-        for pid in held:
-            title, seconds = title_of(pid), cpu_of(pid)
-            if title:
-                self.cpu[pid] = (title, seconds)
-        begins = not self.idle and any(kind_of(self.cpu.get(pid, ("", 0))[0]) == AGENT for pid in at_work(self.probe))
-        if begins:
-            self.idle = self._before or held
-        self._before = held
-        if begins or sum(held.values()) > self.peak:
-            self.peak, self.fullest = sum(held.values()), held
-
-    def held_by(self) -> dict[str, int]:
-        """Bytes of the peak above the level before the first step, by kind of process."""
-        found: dict[str, int] = defaultdict(int)
-        for pid in self.idle.keys() | self.fullest.keys():
-            found[kind_of(self.cpu.get(pid, ("", 0.0))[0])] += self.fullest.get(pid, 0) - self.idle.get(pid, 0)
-        return dict(sorted(found.items(), key=lambda item: -item[1]))
-
-
-def memory_of(pid: int) -> int:
-    """Proportional set size in bytes."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-
-
-def title_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
-    except OSError:
-        return ""
-
-
-def cpu_of(pid: int) -> float:
-    """User and system seconds so far."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def kind_of(title: str) -> str:
-    """What a process is, from its title: ``ray::AgentLoopWorkerTQ.generate`` is an `AGENT`."""
-    for kind, starts in KINDS.items():
-        if title.startswith(starts):
-            return kind
-    return title.split(".")[0].split()[0] if title.startswith("ray::") else "others"
-
-
-def at_work(folder: Path) -> list[int]:
-    """Processes that have begun a picture in the image processor, or announced a step's prompts to TransferQueue."""
-    texts = {int(path.stem): path.read_text() for path in folder.glob("*.jsonl")}
-    return [pid for pid, text in texts.items() if '"begun"' in text or text.count('"sent"') >= PROMPTS["none"]]
-
-
-def events(folder: Path, cpu: dict[int, tuple[str, float]], begin: float, end: float) -> Iterator[tuple[str, Any]]:
-    """Kind of the process and each line that it wrote between two moments."""
-    for path in folder.glob("*.jsonl"):
-        kind = kind_of(cpu.get(int(path.stem), ("", 0.0))[0])
-        for line in read_lines(path):
-            if begin <= line["at"] < end:
-                yield kind, line
-
-
 def measure(model: Path, data: Path, scratch: Path, path: str, n: int, prompts: int, pixels: int) -> dict[str, Any]:
     """Train and count; `pixels` are those of a picture."""
     shown_gib = prompts * pixels * BYTES_PER_PIXEL / 2**30
     load = os.getloadavg()[1]
     probe, run_dir = scratch / "probe", scratch / "run"
     probe.mkdir(parents=True)
-    meter = Meter(probe=probe)
+    meter = Meter(probe=probe, messages=prompts)
     overrides = {
         "critic_r1.run_dir": run_dir,
         "critic_r1.image_path": path,
@@ -386,7 +287,7 @@ def main(
             continue
         if any(point["size"] == size and point["n"] == n for point in result["points"]):
             continue
-        prompts, pixels = PROMPTS[size], math.prod(SIZES.get(size, (0,)))
+        prompts, pixels = PROMPTS[size] * 8 // n, math.prod(SIZES.get(size, (0,)))
         point: dict[str, Any] = {"size": size, "n": n, "prompts": prompts, "megapixels": pixels / 1e6}
         with TemporaryDirectory() as scratch:
             folder = Path(scratch)

@@ -37,6 +37,7 @@ from recipe.critic_r1.memory_estimate import PREPARED_AT_ONCE
 from recipe.critic_r1.pictures.dataset import bare, picture_items, with_pictures
 from recipe.critic_r1.pictures.inputs import PIXELS, PictureInputs, PixelSettings, followed_by, travels_encoded
 from recipe.critic_r1.pictures.measuring import measuring
+from recipe.critic_r1.rollout.shared_picture import SharedPicture
 from recipe.critic_r1.rollout.written_against import FUNCTIONS, REMEDY
 
 logger = logging.getLogger(__name__)
@@ -54,8 +55,8 @@ class PreparedPrompt:
     prompt_ids: list[int]
     """Token ids with the picture placeholders expanded, (P,)."""
 
-    images: "ray.ObjectRef[list[Any]] | None"
-    """Decoded pictures, ``[PIL.Image]``, in Ray's object store: one copy for the group; None for text."""
+    images: "ray.ObjectRef[list[SharedPicture]] | None"
+    """Decoded pictures in Ray's object store: one copy for the group; None for text."""
 
     multi_modal_inputs: dict[str, Any] | PictureInputs
     """The processor's output without token ids: ``pixel_values``, ``image_grid_thw``, ... ; empty for text."""
@@ -144,7 +145,7 @@ class SharedPromptWorker(_StockWorker):
         ids = torch.tensor(prompt_ids, dtype=torch.int64).unsqueeze(0)
         # Takes mm_token_type_ids out of `inputs`, as it does on verl's path.
         position_ids = self._compute_position_ids(ids, torch.ones_like(ids), inputs).squeeze(0)
-        images = ray.put(data["images"]) if data else None
+        images = ray.put([SharedPicture.of(image) for image in data["images"]]) if data else None
         if PIXELS not in inputs:
             return PreparedPrompt(prompt_ids, images, inputs, position_ids, kwargs)
         pixels = inputs.pop(PIXELS)
