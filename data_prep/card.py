@@ -8,6 +8,8 @@ import yaml
 
 from data_prep.task import EMBEDDED_IMAGES, LABELS, row_schema
 
+CARD_FILE = "README.md"
+
 CARD = """---
 {header}---
 
@@ -47,7 +49,9 @@ def write_card(folder: Path, manifest: dict[str, Any]) -> None:
     names, by_label = balance(manifest["labels"])
     rows = [f"| {key} | {sum(counts)} | " + " | ".join(map(str, counts)) + " |" for key, counts in by_label.items()]
     rejected = manifest["rejected"]
-    left_out = "\n".join(f"- {reason}: {count}" for reason, count in rejected.items()) or "Nothing."
+    lines = [f"- {reason}: {count}" for reason, count in rejected.items()]
+    lines += [f"- pairs of used records, {reason}: {count}" for reason, count in manifest["dropped_pairs"].items()]
+    left_out = "\n".join(lines) or "Nothing."
     has_lengths = bool(manifest["prompt_lengths"]["histogram"])
     figures = folder / "card"
     figures.mkdir(exist_ok=True)
@@ -68,7 +72,7 @@ def write_card(folder: Path, manifest: dict[str, Any]) -> None:
         lengths="## Prompt lengths\n\n![Prompt lengths](card/lengths.png)\n" if has_lengths else "",
         rejected=left_out,
     )
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    (folder / CARD_FILE).write_text(text, encoding="utf-8")
 
 
 def balance(labels: dict[str, dict[str, int]]) -> tuple[list[str], dict[str, list[int]]]:

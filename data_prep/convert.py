@@ -11,12 +11,13 @@ workers nor a restart can be seen in the result.
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_prep import distributed, pool
-from data_prep.finish import finish
+from data_prep.card import CARD_FILE
+from data_prep.finish import REJECTED, finish
 from data_prep.inputs import InputError, expand_inputs, stamp
 from data_prep.overlap import Exclusion
 from data_prep.processor import facts_of_model
@@ -24,7 +25,7 @@ from data_prep.readers import Unit, plan_units
 from data_prep.settings import Settings
 from data_prep.sources.registry import load_source
 from data_prep.worker import WORK, Job
-from data_prep.writer import MANIFEST, write_json
+from data_prep.writer import MANIFEST, file_sha256, write_json
 
 Progress = Callable[[int, int], None]
 """Called with the records done and their total."""
@@ -41,10 +42,12 @@ def convert(
     overwrite: bool = False,
     engine: str = "local",
     progress: Progress | None = None,
+    reused: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Convert the input files into `output`; returns the manifest.
 
-    A folder with a finished manifest of the same settings and input is left as it is. An unfinished one is continued.
+    A folder with a finished manifest of the same settings and input is left as it is, which `reused` tells. An
+    unfinished one is continued.
 
     Args:
         inputs: files, globs, folders, remote addresses or hub ids.
@@ -52,23 +55,32 @@ def convert(
         workers: processes; 1 works in this process. The result does not depend on it.
         exclude: prepared benchmark files whose rows are kept out.
         perceptual: whether the exclusion compares pictures that are almost the same, too.
-        overwrite: throw away what is in `output` when it came from other settings.
+        overwrite: throw away what an earlier conversion left in `output`, whatever its settings.
         engine: `local`, or `ray` for Ray Data on a running or a new cluster.
+        reused: called when the finished result of an earlier conversion is returned.
 
     Raises:
-        InputError: nothing to read, an output made with other settings, or a worker was killed.
+        InputError: nothing to read, an output made with other settings or of input that has changed since, files in
+            `output` that no conversion made, or a worker was killed.
     """
     folder = Path(output)
-    files = expand_inputs(inputs)
+    files = expand_inputs(inputs, output=folder)
+    source = load_source(settings.source)
     exclusion = Exclusion.from_files(exclude, perceptual=perceptual) if exclude else None
-    identity = {
+    identity: dict[str, Any] = {
         "settings": settings.recorded(),
         "inputs": [stamp(f) for f in files],
         "exclude": exclusion.files if exclusion else [],
     }
+    if exclusion is not None:
+        identity["near"] = perceptual
+    if source.own:
+        identity["source_sha256"] = file_sha256(Path(settings.source.rpartition(":")[0]))
     # Through JSON, so that it compares equal with what is read back.
     identity = json.loads(json.dumps(identity))
-    if (done := _prepare_folder(folder, identity, overwrite)) is not None:
+    if (done := _prepare_folder(folder, identity, overwrite, files)) is not None:
+        if reused is not None:
+            reused()
         return done
     units = plan_units(files, unit_rows=settings.unit_rows, limit=settings.limit)
     todo = [u for u in units if not _is_done(folder, u)]
@@ -87,39 +99,54 @@ def convert(
     advance(0)
     run_units = distributed.run_units if engine == "ray" else pool.run_units
     run_units(job, todo, workers, advance)
-    manifest = finish(folder, units, identity, load_source(settings.source))
+    manifest = finish(folder, units, identity, source)
     shutil.rmtree(folder / WORK)
     return manifest
 
 
-def _prepare_folder(folder: Path, identity: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+def _prepare_folder(
+    folder: Path, identity: dict[str, Any], overwrite: bool, files: Sequence[str]
+) -> dict[str, Any] | None:
     """Make the folder ready; the manifest if it is finished already."""
+    finished, started = folder / MANIFEST, folder / WORK / "identity.json"
+    begun = next((path for path in (finished, started) if path.exists()), None)
+    if begun is None and (foreign := next(_written_names(folder), None)) is not None:
+        raise InputError(f"{foreign} would be overwritten, and no conversion made it; choose another --output")
     for path in [*folder.glob(".*.tmp"), *folder.glob(f"{WORK}/.*")]:
         path.unlink()  # what a killed run was writing
-    finished, started = folder / MANIFEST, folder / WORK / "identity.json"
-    for path in (finished, started):
-        if not path.exists():
-            continue
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if {k: stored.get(k) for k in identity} == identity:
-            return stored if path is finished else None
-        if not overwrite:
+    if begun is not None and overwrite:
+        _empty(folder)
+    elif begun is not None:
+        stored = json.loads(begun.read_text(encoding="utf-8"))
+        if {k: stored.get(k) for k in identity} != identity:
             raise InputError(
                 f"{folder} holds the output of other settings or other input; choose another --output, or --overwrite"
             )
-        _empty(folder)
-        break
+        made = begun.stat().st_mtime
+        if changed := next((f for f in files if "://" not in f and os.path.getmtime(f) > made), None):
+            raise InputError(f"{changed} has changed since {folder} was made of it; choose another, or --overwrite")
+        return stored if begun is finished else None
     (folder / WORK).mkdir(parents=True, exist_ok=True)
     write_json(started, identity)
     return None
 
 
+_SHARDS = "*-[0-9][0-9][0-9][0-9][0-9].parquet"
+_FOLDERS = (WORK, "pictures", "card")
+
+
+def _written_names(folder: Path) -> Iterator[Path]:
+    """What lies where a conversion will write."""
+    names = [folder / name for name in (MANIFEST, REJECTED, CARD_FILE, *_FOLDERS)]
+    yield from (path for path in [*sorted(folder.glob(_SHARDS)), *names] if path.exists())
+
+
 def _empty(folder: Path) -> None:
     """Remove what a conversion writes, and nothing else; the manifest first."""
     (folder / MANIFEST).unlink(missing_ok=True)
-    for path in folder.glob("*-[0-9][0-9][0-9][0-9][0-9].parquet"):
+    for path in folder.glob(_SHARDS):
         path.unlink()
-    for name in (WORK, "pictures", "card"):
+    for name in _FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

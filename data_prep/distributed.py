@@ -4,10 +4,12 @@ A unit is read, transformed and written by the same code as on one machine, so t
 folder must be one that all machines see.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from data_prep.inputs import InputError
 from data_prep.readers import Unit
 from data_prep.worker import Job, Worker
 
@@ -15,7 +17,8 @@ from data_prep.worker import Job, Worker
 class _RayWorker:
     """A `Worker` in the form in which Ray Data keeps one for each actor."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, folder: str) -> None:
+        os.chdir(folder)  # paths of the job may be relative to where it was started
         self._worker = Worker(job)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -41,11 +44,16 @@ def run_units(job: Job, units: Sequence[Unit], workers: int, advance: Callable[[
     try:
         dataset = ray.data.from_items([asdict(u) for u in units], override_num_blocks=len(units))
         size = max(1, min(workers, len(units)))
-        done = dataset.map(
-            _RayWorker, fn_constructor_args=(job,), compute=ray.data.ActorPoolStrategy(size=size), num_cpus=1
-        )
+        actors = ray.data.ActorPoolStrategy(size=size)
+        done = dataset.map(_RayWorker, fn_constructor_args=(job, os.getcwd()), compute=actors, num_cpus=1)
         for row in done.iter_rows():
             advance(int(row["rows"]))
+    except ray.exceptions.RayError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise InputError(
+            f"a Ray worker failed ({last}); on all machines critic-r1 must be installed, and the input, the image "
+            f"roots, the output and the folder {os.getcwd()} must be the same"
+        ) from error
     finally:
         if started_here:
             ray.shutdown()

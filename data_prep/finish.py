@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.card import write_card
-from data_prep.inputs import inside
 from data_prep.readers import Unit
+from data_prep.reject import repeated
 from data_prep.sources.record import Source
 from data_prep.worker import WORK
 from data_prep.writer import FORMAT_VERSION, MANIFEST, WRITER_OPTIONS, file_sha256, write_json
@@ -81,6 +81,7 @@ def _drop_duplicates(
     folder: Path, notes: Sequence[dict[str, Any]], ids: Sequence[np.ndarray], units: Sequence[Unit]
 ) -> None:
     """Keep the first of equal pairs, over all units; rewrite the shards that held others and correct the notes."""
+    again = repeated()
     everything = np.concatenate([i["id"] for i in ids]) if ids else np.empty(0, "V16")
     _, firsts = np.unique(everything, return_index=True)
     if len(firsts) == len(everything):
@@ -108,10 +109,12 @@ def _drop_duplicates(
         note["rejected"] += [
             {
                 "row": ordinal,
-                "file": inside(unit.file).rpartition("/")[2],
-                "reason": "duplicate",
-                "detail": "an earlier record has the same pictures, question, responses and label",
-                "remedy": "Nothing to do; the first one is kept.",
+                "file": unit.name,
+                "row_of_file": ordinal - unit.first + unit.before,
+                "reason": again.reason,
+                "detail": again.detail,
+                "remedy": again.remedy,
+                "record": "",
             }
             for ordinal in lost
         ]

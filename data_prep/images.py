@@ -42,6 +42,8 @@ class Header(NamedTuple):
     """Pixels."""
     format: str
     """Pillow's name of the format."""
+    plain: bool = True
+    """Whether the file is built as such files usually are; an odd one is decoded before it is trusted."""
 
 
 def read_header(data: bytes | memoryview) -> Header:
@@ -53,7 +55,7 @@ def read_header(data: bytes | memoryview) -> Header:
     if not data:
         raise BadPicture("picture-empty", "the picture has no bytes: fetch the set again or drop the row")
     header = _quick_header(data) or _pillow_header(data)
-    width, height, _ = header
+    width, height = header[:2]
     if width * height > MAX_PIXELS:
         raise _too_large()
     if not (0 < width <= MAX_ASPECT * height and height <= MAX_ASPECT * width):
@@ -65,12 +67,15 @@ def read_header(data: bytes | memoryview) -> Header:
 
 
 _SEGMENT, _SIDES = struct.Struct(">BBH"), struct.Struct(">HH")
+_IHDR = struct.Struct(">IIBB")
+_PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+"""Bits a channel that each kind of colour may have."""
 
 
 def _quick_header(data: bytes | memoryview) -> Header | None:
     """The header of a plain JPEG or PNG, ten times as fast as Pillow; None for anything else or anything odd."""
     if data[:3] == b"\xff\xd8\xff":
-        at, end = 2, len(data) - 9
+        at, end, header = 2, len(data) - 9, None
         while at < end:
             lead, marker, length = _SEGMENT.unpack_from(data, at)
             if lead != 0xFF:
@@ -78,13 +83,17 @@ def _quick_header(data: bytes | memoryview) -> Header | None:
             # The frame markers; C4, C8 and CC among them are tables.
             if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
                 height, width = _SIDES.unpack_from(data, at + 5)
-                return Header(width, height, "JPEG") if width and height else None
+                if header is not None or not (width and height):
+                    return None
+                header = Header(width, height, "JPEG")
+            if marker == 0xDA:  # the scan, without which there is no picture
+                return header
             if marker == 0xFF or marker < 0xC0 or marker == 0xD9:
                 return None
             at += 2 + length
     elif data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and len(data) > 32:
-        width, height = struct.unpack_from(">II", data, 16)
-        return Header(width, height, "PNG")
+        width, height, depth, colour = _IHDR.unpack_from(data, 16)
+        return Header(width, height, "PNG") if depth in _PNG_DEPTHS.get(colour, ()) else None
     return None
 
 
@@ -93,7 +102,9 @@ def _pillow_header(data: bytes | memoryview) -> Header:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return Header(image.width, image.height, image.format or "")
+                name = image.format or ""
+                # `_quick_header` did not know what to make of it.
+                return Header(image.width, image.height, name, plain=name not in ("JPEG", "PNG"))
     except Image.DecompressionBombError as error:
         raise _too_large() from error
     except Exception as error:  # Pillow's plug-ins raise whatever the broken bytes lead them to
@@ -107,13 +118,13 @@ def _too_large() -> BadPicture:
 
 
 def check_whole(data: bytes | memoryview, header: Header) -> None:
-    """Make sure that the picture was not cut off. Decodes only when the end of the file looks odd.
+    """Make sure that the picture was not cut off. Decodes only when the file, or its end, looks odd.
 
     Raises:
         BadPicture: `picture-truncated`.
     """
     ends = _ENDS.get(header.format)
-    if ends is None or not ends(data):
+    if not header.plain or ends is None or not ends(data):
         decode(data)
 
 
@@ -130,8 +141,11 @@ def _webp_ends(data: bytes | memoryview) -> bool:
 
 
 def _png_ends(data: bytes | memoryview) -> bool:
-    """Whether the chunks follow one another up to the end chunk, each with its right checksum."""
-    at = 8
+    """Whether the chunks follow one another up to the end chunk, each with its right checksum, and nothing is odd.
+
+    Odd are pixels that do not begin as compressed data do, and packed texts, which may unpack to gigabytes.
+    """
+    at, pixels = 8, False
     while at + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, at)
         stop = at + 8 + length
@@ -139,11 +153,20 @@ def _png_ends(data: bytes | memoryview) -> bool:
             return False
         if zlib.crc32(memoryview(data)[at + 4 : stop]) != struct.unpack_from(">I", data, stop)[0]:
             return False
-        if data[at + 4 : at + 8] == b"IEND":
-            return True
+        kind = bytes(data[at + 4 : at + 8])
+        if kind == b"IEND":
+            return pixels
+        if kind == b"IDAT" and not pixels:
+            pixels = length > 1 and data[at + 8] & 15 == 8 and (data[at + 8] << 8 | data[at + 9]) % 31 == 0
+            if not pixels:
+                return False
+        elif kind in _PACKED_TEXT:
+            return False
         at = stop + 4
     return False
 
+
+_PACKED_TEXT = (b"zTXt", b"iTXt", b"iCCP")
 
 _ENDS = {"JPEG": _jpeg_ends, "PNG": _png_ends, "WEBP": _webp_ends, "GIF": _gif_ends}
 

@@ -7,7 +7,7 @@ opened directly.
 import glob
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,27 +25,40 @@ class InputError(ValueError):
     """The input as a whole cannot be read; the message names it and says what to do."""
 
 
-def expand_inputs(inputs: Iterable[str | os.PathLike[str]]) -> list[str]:
+def expand_inputs(
+    inputs: Iterable[str | os.PathLike[str]], *, output: str | os.PathLike[str] | None = None
+) -> list[str]:
     """Files named by paths, globs, folders, remote addresses or hub ids; sorted within each input, without repeats.
+
+    Args:
+        output: a folder whose files are not taken when it lies in a folder that is.
 
     Raises:
         InputError: an input names nothing that exists, or holds no file of a known kind.
     """
     found: dict[str, None] = {}
     for given in (os.fspath(i) for i in inputs):
-        for path in _remote(given) if "://" in given else _local(given):
+        for path in _remote(given) if "://" in given else _local(given, output):
             found[path] = None
     if not found:
         raise InputError("no input was given")
     return list(found)
 
 
-def _local(given: str) -> list[str]:
+def _local(given: str, output: str | os.PathLike[str] | None) -> list[str]:
     path = Path(given).expanduser()
     if path.is_file():
         return [str(path)]
     if path.is_dir():
-        files = [str(p) for p in sorted(path.rglob("*")) if p.is_file() and wanted(p.name)]
+        own = None if output is None else Path(output).absolute()
+        files = [
+            str(p)
+            for p in sorted(path.rglob("*"))
+            if p.is_file()
+            and wanted(p.name)
+            and not any(part.startswith(".") for part in p.relative_to(path).parts)
+            and (own is None or own not in p.absolute().parents)
+        ]
         if not files:
             raise InputError(f"{given}: no {', '.join(SUFFIXES[:4])} file in this folder")
         return files
@@ -77,6 +90,18 @@ def _remote(given: str) -> list[str]:
 def wanted(name: str) -> bool:
     """Whether a file found in a folder is a data file."""
     return name.endswith(SUFFIXES) and name not in OWN_FILES and not name.startswith(".")
+
+
+def names_of(files: Sequence[str]) -> list[str]:
+    """What each file is called below the folder that all of them have in common."""
+    paths = [inside(file) for file in files]
+    if len(paths) == 1:
+        return [paths[0].rpartition("/")[2]]
+    folders = [path.split("/")[:-1] for path in paths]
+    shared = 0
+    while all(len(f) > shared and f[shared] == folders[0][shared] for f in folders):
+        shared += 1
+    return ["/".join(path.split("/")[shared:]) for path in paths]
 
 
 def inside(path: str) -> str:

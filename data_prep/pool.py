@@ -5,10 +5,12 @@ ever passes from process to process.
 """
 
 import multiprocessing
+import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from threading import Lock
+from threading import Lock, Thread
 
 from data_prep.inputs import InputError
 from data_prep.readers import Unit
@@ -17,9 +19,17 @@ from data_prep.worker import Job, Worker, cores
 _worker: Worker | None = None
 
 
-def _start_worker(job: Job, overlap: bool) -> None:
+def _start_worker(job: Job, overlap: bool, parent: int) -> None:
     global _worker
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
     _worker = Worker(job, overlap=overlap)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone: a killed one cannot tell its workers."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def _run_unit(unit: Unit) -> int:
@@ -71,7 +81,7 @@ def run_units(job: Job, units: Sequence[Unit], workers: int, advance: Callable[[
     context = multiprocessing.get_context("spawn")
     others, overlap = workers - 1, cores() >= 2 * workers
     with (
-        ProcessPoolExecutor(others, context, _start_worker, (job, overlap)) as pool,
+        ProcessPoolExecutor(others, context, _start_worker, (job, overlap, os.getpid())) as pool,
         ThreadPoolExecutor(others) as threads,
     ):
 

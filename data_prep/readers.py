@@ -12,12 +12,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.inputs import inside, open_input
+from data_prep.inputs import inside, names_of, open_input
 from data_prep.views import batch_records
 
 UNIT_ROWS = 2_048
@@ -34,6 +36,9 @@ BATCH_BYTES = 32 * 2**20
 
 READ_BYTES = 2**16
 """Bytes read at a time from a local Parquet file."""
+
+LINE_SUFFIXES = (".jsonl", ".ndjson")
+"""Files with one record a line, whatever the first line looks like."""
 
 LONGEST_LINE = 64 * 2**20
 """Bytes of one JSON record; a longer line is rejected without being parsed."""
@@ -57,6 +62,10 @@ class Unit:
     """Number of records."""
     note: str = ""
     """Why the file is unreadable."""
+    name: str = ""
+    """The file as rejects name it: below the folder that all inputs have in common."""
+    before: int = 0
+    """Records of the file before this unit."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +89,13 @@ def plan_units(
     """
     units: list[Unit] = []
     first = 0
-    for file in files:
+    for file, name in zip(files, names_of(files), strict=True):
+        before = first
         for kind, start, stop, rows, note in _stretches(file, unit_rows, unit_bytes):
             if limit is not None:
                 rows = min(rows, limit - first)
             if rows > 0:
-                units.append(Unit(len(units), file, kind, start, stop, first, rows, note))
+                units.append(Unit(len(units), file, kind, start, stop, first, rows, note, name, first - before))
                 first += rows
             if limit is not None and first >= limit:
                 return units
@@ -100,10 +110,13 @@ def _stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[tuple[str
         with open_input(file) as stream:
             head = stream.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
             stream.seek(0)
-            as_list = head.startswith(b"[")
+            as_list = head.startswith(b"[") and not inside(file).removesuffix(".gz").endswith(LINE_SUFFIXES)
             spans = _list_spans(stream, 0, False) if as_list else _line_spans(stream, 0)
             start, rows = 0, 0
-            for offset, _ in spans:
+            for offset, raw in spans:
+                if isinstance(raw, Broken):  # can only be found from an element before it
+                    rows += 1
+                    continue
                 if rows == unit_rows:
                     yield ("json" if as_list else "jsonl"), start, rows, rows, ""
                     rows = 0
@@ -221,12 +234,12 @@ def _read_json(unit: Unit) -> Iterator[list[Any]]:
         yield from _parsed(_list_spans(stream, unit.start, unit.start > 0))
 
 
-def _parsed(spans: Iterator[tuple[int, bytes]]) -> Iterator[list[Any]]:
+def _parsed(spans: Iterator[tuple[int, bytes | Broken]]) -> Iterator[list[Any]]:
     """The records of the spans, a batch at a time; also those read before the file breaks off."""
     batch: list[Any] = []
     try:
         for _, raw in spans:
-            batch.append(parse_record(raw))
+            batch.append(raw if isinstance(raw, Broken) else parse_record(raw))
             if len(batch) == BATCH_ROWS:
                 yield batch
                 batch = []
@@ -259,15 +272,22 @@ def _line_spans(stream: Any, start: int) -> Iterator[tuple[int, bytes]]:
         offset += len(line)
 
 
+_BEHIND = Broken(
+    "file-unreadable",
+    "the file goes on behind the end of its list, and nothing of that was read",
+    "Make it one list, or one record a line in a .jsonl file.",
+)
+
 _STRUCTURE = re.compile(rb'[\\"{}\[\],]')
 _CHUNK = 1 << 20
 
 
-def _list_spans(stream: Any, start: int, inside: bool) -> Iterator[tuple[int, bytes]]:
+def _list_spans(stream: Any, start: int, inside: bool) -> Iterator[tuple[int, bytes | Broken]]:
     """(offset, text) of every element of a JSON list, found without parsing the elements.
 
     A list of a million records is one JSON value; parsing it whole would take many times its size in memory. An element
-    that the end of the file cuts off is yielded as it is, for the parser to reject.
+    that the end of the file cuts off is yielded as it is, for the parser to reject. Whatever stands behind the end of
+    the list is one broken record.
 
     Args:
         start: where to begin: 0, or the offset of an element.
@@ -304,6 +324,9 @@ def _list_spans(stream: Any, start: int, inside: bool) -> Iterator[tuple[int, by
                 if symbol != 0x2C:
                     depth -= 1
                     if depth == 0:
+                        rest = chain([chunk[place + 1 :]], iter(partial(stream.read, _CHUNK), b""))
+                        if any(more.strip() for more in rest):
+                            yield at + place + 1, _BEHIND
                         return
         element += chunk[kept:]
         at += len(chunk)

@@ -1,6 +1,7 @@
 """Everything that decides what `prepare` writes. Stored in the manifest; two runs with equal settings and equal input
 write equal bytes."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -60,6 +61,10 @@ class Settings:
             raise ValueError(f"no wording '{self.wording}'; choose drawn, {', '.join(WORDINGS)}")
         if not 0 <= self.val_share < 1 or not 0 <= self.flip_labels <= 1:
             raise ValueError("val_share and flip_labels are shares: from 0 to 1")
+        if not re.fullmatch(r"\w[\w.-]*", self.split):
+            raise ValueError(
+                f"split {self.split!r}: it begins a file's name, so letters, digits, '_', '.' and '-' only"
+            )
         if self.unit_rows < 1 or (self.limit is not None and self.limit < 1):
             raise ValueError("unit_rows and limit count records: 1 or more")
         if self.max_prompt_tokens is not None and self.model is None:

@@ -1,5 +1,6 @@
 """Records in, rows out: the pure heart of the conversion, the same on one core and on a hundred machines."""
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,11 +16,18 @@ from data_prep.picture_store import PictureStore
 from data_prep.prompts import valid_text
 from data_prep.rank_task import RankedResponses, RankTask
 from data_prep.readers import Broken
+from data_prep.reject import Reject, repeated, same_responses
 from data_prep.row import Picture, Row, quick_key
 from data_prep.score_task import ScoredResponse, ScoreTask
 from data_prep.settings import Settings
-from data_prep.sources.record import Item, Options, Reject, Source
-from data_prep.task import PreferenceTask
+from data_prep.sources.record import Options, Source
+from data_prep.task import PreferencePair, PreferenceTask
+
+PORTION_BYTES = 32 * 2**20
+"""Bytes of pictures, loaded by their names, after which the records so far are made rows before the next are read."""
+
+EXCERPT = 400
+"""Characters of a rejected record that `rejected.jsonl` keeps."""
 
 MOST_NWAY = 16
 """Responses of one N-way task; as many as the reward reads (reward_fns.nway)."""
@@ -37,6 +45,14 @@ class Outcome:
     """By reason: pairs left out of records that gave other rows."""
     used: int = 0
     """Records that gave at least one row."""
+
+    def add(self, other: "Outcome") -> None:
+        """Take over the counts of what came after it, and its rows."""
+        self.rows += other.rows
+        self.ids += other.ids
+        self.rejected += other.rejected
+        self.dropped_pairs += other.dropped_pairs
+        self.used += other.used
 
 
 class _Draft(NamedTuple):
@@ -84,87 +100,142 @@ class Transform:
         self.picture_folder = picture_folder
         self._options = Options(min_gap=settings.min_gap, columns=settings.columns)
         self._store = PictureStore(settings.image_roots)
+        self._loaded = 0
+        """Bytes of pictures that were loaded since the last portion."""
         # Pictures of a benchmark are known by their full hashes.
         self._quick_keys = not settings.hashes and exclusion is None
 
     def __call__(
         self, records: Iterable[tuple[int, Any]], base: str = ".", file: str = "", turns: Turns | None = None
     ) -> Outcome:
-        """The rows of some records.
+        """The rows of some records, all at once; see `portions`."""
+        outcome = Outcome()
+        for portion in self.portions(records, base, file, turns):
+            outcome.add(portion)
+        return outcome
+
+    def portions(
+        self,
+        records: Iterable[tuple[int, Any]],
+        base: str = ".",
+        file: str = "",
+        turns: Turns | None = None,
+        place: int = 0,
+    ) -> Iterator[Outcome]:
+        """The rows of some records, as many at a time as have `PORTION_BYTES` of pictures that had to be loaded.
 
         Args:
             records: (ordinal, record or `Broken`).
             base: folder of the data file, for pictures named relative to it.
             file: name of the data file, for the rejects.
             turns: goes on counting from one batch of a unit to the next.
+            place: ordinal less this is the place of a record in its file.
         """
         turns = turns or Turns()
-        outcome = Outcome()
         drafts: list[_Draft] = []
         problems: dict[int, list[Reject]] = {}
-        convert, options = self.source.convert, self._options
+        excerpts: dict[int, str] = {}
         for ordinal, record in records:
             before = len(drafts)
-            pictures: _Pictures | None = None
-            try:
-                if isinstance(record, Broken):
-                    raise Reject(record.reason, record.detail, record.remedy)
-                if type(record) is not dict and not isinstance(record, Mapping):
-                    raise Reject("wrong-type", f"the record is a {type(record).__name__}, not an object")
-                for item in convert(record, options):
-                    try:
-                        if pictures is None or pictures.given is not item.images:
-                            pictures = self._pictures(item.images, base)
-                        drafts += self._drafts(item, ordinal, pictures, turns)
-                    except Reject as problem:
-                        _add(problems, ordinal, problem)
-                if len(drafts) == before and ordinal not in problems:
-                    raise Reject("not-pairwise", "the source made no pair of this record")
-            except Reject as problem:
-                _add(problems, ordinal, problem)
-            except (
-                TypeError,
-                ValueError,
-                KeyError,
-                AttributeError,
-                IndexError,
-                OverflowError,
-                RecursionError,
-            ) as error:
-                # A shape no source foresaw. The record is lost, the run is not, and the reason says whom to blame.
-                detail = f"{type(error).__name__}: {error}"[:300]
-                _add(problems, ordinal, Reject("unforeseen", detail, "Report the shape of this record."))
-        self._finish(drafts, problems, outcome)
-        self._account(problems, outcome, file)
-        return outcome
+            self._convert(ordinal, record, base, turns, drafts, problems)
+            if len(drafts) == before:
+                excerpts[ordinal] = excerpt(record)
+            if self._loaded >= PORTION_BYTES:
+                yield self._finish(drafts, problems, excerpts, file, place)
+                drafts, problems, excerpts, self._loaded = [], {}, {}, 0
+        yield self._finish(drafts, problems, excerpts, file, place)
 
-    def _drafts(self, item: Item, ordinal: int, pictures: _Pictures, turns: Turns) -> Iterator[_Draft]:
+    def _convert(
+        self,
+        ordinal: int,
+        record: Any,
+        base: str,
+        turns: Turns,
+        drafts: list[_Draft],
+        problems: dict[int, list[Reject]],
+    ) -> None:
+        """Add the drafts that a record gives, and what is wrong with it or with a pair of it."""
+        before = len(drafts)
+        pictures: _Pictures | None = None
+        seen: set[str] = set()
+        try:
+            if isinstance(record, Broken):
+                raise Reject(record.reason, record.detail, record.remedy)
+            if type(record) is not dict and not isinstance(record, Mapping):
+                raise Reject("wrong-type", f"the record is a {type(record).__name__}, not an object")
+            for item in self.source.convert(record, self._options):
+                if isinstance(item, Reject):
+                    _add(problems, ordinal, item)
+                    continue
+                try:
+                    if self.source.own:
+                        _check(item)
+                    if pictures is None or pictures.given is not item.images:
+                        pictures = self._pictures(item.images, base)
+                    for problem in self._draft(item, ordinal, pictures, turns, seen, drafts):
+                        _add(problems, ordinal, problem)
+                except Reject as problem:
+                    _add(problems, ordinal, problem)
+            if len(drafts) == before and ordinal not in problems:
+                raise Reject("not-pairwise", "the source made no pair of this record")
+        except Reject as problem:
+            _add(problems, ordinal, problem)
+        except MemoryError:
+            raise
+        except Exception as error:
+            # A shape no source foresaw. The record is lost, the run is not, and the reason says whom to blame.
+            detail = f"{type(error).__name__}: {error}"[:300]
+            _add(problems, ordinal, Reject("unforeseen", detail, "Report the shape of this record."))
+
+    def _draft(
+        self,
+        item: PreferencePair | ScoredResponse | RankedResponses,
+        ordinal: int,
+        pictures: _Pictures,
+        turns: Turns,
+        seen: set[str],
+        drafts: list[_Draft],
+    ) -> list[Reject]:
+        """Add the rows to be of one item; returns what its pairs that were left out are left out for."""
         settings, sizes = self.settings, pictures.sizes
         if pictures.found is not item.images:
             item = replace(item, images=pictures.found)
         split = self._split(item)
         if self.exclusion is not None and (hit := self.exclusion.hit(item)):
             raise Reject(*hit, "It stands in a set given with --exclude.")
-        if isinstance(item, ScoredResponse):
-            yield _Draft(ordinal, item.pair_id, ScoreTask(item, split, ordinal), sizes)
-        elif isinstance(item, RankedResponses) and settings.nway == "tasks":
-            yield _Draft(ordinal, item.pair_id, self._rank_task(item, split, ordinal), sizes)
+        pairs: Sequence[PreferencePair]
+        left_out: list[Reject] = []
+        if isinstance(item, PreferencePair):
+            pairs = (item,)
+        elif isinstance(item, RankedResponses) and settings.nway == "pairs":
+            pairs, n = list(item.pairs()), len(item.responses)
+            left_out += [same_responses() for _ in range(n * (n - 1) // 2 - len(pairs))]
         else:
-            pairs = item.pairs() if isinstance(item, RankedResponses) else [item]
-            kept = 0
-            for pair in pairs:
-                if pair.preferred == "tie" and settings.ties == "drop":
-                    continue
-                kept += 1
+            if item.pair_id in seen:
+                raise repeated()
+            seen.add(item.pair_id)
+            whole: ScoreTask | RankTask
+            if isinstance(item, ScoredResponse):
+                whole = ScoreTask(item, split, ordinal)
+            else:
+                whole = self._rank_task(item, split, ordinal)
+            drafts.append(_Draft(ordinal, item.pair_id, whole, sizes))
+            return left_out
+        for pair in pairs:
+            if pair.preferred == "tie" and settings.ties == "drop":
+                left_out.append(Reject("tie", "a tie, and ties are dropped", "Use --ties keep."))
+            elif (pair_id := pair.pair_id) in seen:
+                left_out.append(repeated())
+            else:
+                seen.add(pair_id)
                 turn = turns.next(split, tie=pair.preferred == "tie")
-                chosen = choose_wording(settings.wording, pair.pair_id, settings.seed)
-                flipped = is_flipped(pair.pair_id, settings.seed, settings.flip_labels)
+                chosen = choose_wording(settings.wording, pair_id, settings.seed)
+                flipped = is_flipped(pair_id, settings.seed, settings.flip_labels)
+                ties = settings.ties == "keep"
                 for order in orders_of(pair, turn, settings.seed, settings.orders):
-                    ties = settings.ties == "keep"
                     task = PreferenceTask(pair, order, split, ordinal, chosen, ties, flipped)
-                    yield _Draft(ordinal, pair.pair_id, task, sizes)
-            if not kept:
-                raise Reject("tie", "a tie, and ties are dropped", "Use --ties keep.")
+                    drafts.append(_Draft(ordinal, pair_id, task, sizes))
+        return left_out
 
     def _rank_task(self, item: RankedResponses, split: str, ordinal: int) -> RankTask:
         if len(item.best) > 1:
@@ -183,7 +254,10 @@ class Transform:
         same = True
         for image in images:
             try:
-                data = image.data if image.data is not None else self._store.load(image.path or "", base)
+                data = image.data
+                if data is None:
+                    data = self._store.load(image.path or "", base)
+                    self._loaded += len(data)
                 header = read_header(data)
                 check_whole(data, header)
             except BadPicture as problem:
@@ -212,7 +286,7 @@ class Transform:
             os.replace(temporary, path)
         return Picture(None, str(path.absolute()), picture.sha256)
 
-    def _split(self, item: Item) -> str:
+    def _split(self, item: PreferencePair | ScoredResponse | RankedResponses) -> str:
         settings = self.settings
         if not settings.val_share:
             return settings.split
@@ -226,8 +300,16 @@ class Transform:
             )
         return split
 
-    def _finish(self, drafts: list[_Draft], problems: dict[int, list[Reject]], outcome: Outcome) -> None:
-        """Measure all drafts together, then make rows of those that are short enough."""
+    def _finish(
+        self,
+        drafts: list[_Draft],
+        problems: dict[int, list[Reject]],
+        excerpts: dict[int, str],
+        file: str,
+        place: int,
+    ) -> Outcome:
+        """Measure all drafts together, make rows of those that are short enough, and account for all records."""
+        outcome = Outcome()
         limit = self.settings.max_prompt_tokens
         lengths: Sequence[int | None] = [None] * len(drafts)
         if self.meter is not None and drafts:
@@ -237,6 +319,7 @@ class Transform:
             if limit is not None and length is not None and length > limit:
                 problem = Reject("overlong", f"the prompt has {length} tokens", f"The limit is {limit} tokens.")
                 _add(problems, draft.ordinal, problem)
+                excerpts.setdefault(draft.ordinal, valid_text(draft.task.prompt)[:EXCERPT])
                 continue
             # The task keeps the rendered prompt: the length is written into the row, not into a new task.
             row = draft.task.flat()
@@ -244,8 +327,6 @@ class Transform:
             if (key := (draft.ordinal, draft.pair_id)) != last:
                 outcome.ids.append(key)
                 last = key
-
-    def _account(self, problems: dict[int, list[Reject]], outcome: Outcome, file: str) -> None:
         with_rows = {ordinal for ordinal, _ in outcome.ids}
         outcome.used = len(with_rows)
         for ordinal, found in sorted(problems.items()):
@@ -257,11 +338,54 @@ class Transform:
                     {
                         "row": ordinal,
                         "file": file,
+                        "row_of_file": ordinal - place,
                         "reason": first.reason,
                         "detail": valid_text(first.detail),
                         "remedy": first.remedy,
+                        "record": excerpts.get(ordinal, ""),
                     }
                 )
+        return outcome
+
+
+def _check(item: Any) -> None:
+    """Refuse what would become a wrong row without anyone noticing; a source of one's own may yield anything.
+
+    Raises:
+        Reject: `unknown-label` or `wrong-type`.
+    """
+    if not isinstance(item, PreferencePair):
+        return
+    better = item.preferred
+    if not (better == "tie" or (type(better) is int and better in (0, 1))):
+        remedy = "The source must yield 0 (the first response), 1 (the second) or 'tie'."
+        raise Reject("unknown-label", f"the preferred response is {better!r:.60}", remedy)
+    texts = (item.question, *item.responses)
+    if len(texts) != 3 or any(type(text) is not str for text in texts):
+        raise Reject("wrong-type", "a pair is a question and two responses, all of them text")
+    if item.responses[0].strip() == item.responses[1].strip():
+        raise same_responses()
+
+
+def excerpt(record: Any) -> str:
+    """The beginning of a record as JSON, for people: bytes as their number, long texts cut."""
+
+    def short(value: Any, depth: int = 0) -> Any:
+        if isinstance(value, str):
+            return value if len(value) <= 120 else f"{value[:120]}... ({len(value)} characters)"
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        if isinstance(value, bytes | memoryview):
+            return f"{len(value)} bytes"
+        if depth < 4 and isinstance(value, Mapping):
+            return {str(key)[:60]: short(value[key], depth + 1) for key in list(value)[:20]}
+        if depth < 4 and isinstance(value, list | tuple):
+            return [short(part, depth + 1) for part in value[:8]]
+        return type(value).__name__
+
+    if isinstance(record, Broken):
+        return ""
+    return valid_text(json.dumps(short(record), ensure_ascii=False))[:EXCERPT]
 
 
 def _add(problems: dict[int, list[Reject]], ordinal: int, problem: Reject) -> None:

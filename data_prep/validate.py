@@ -5,6 +5,8 @@ silence on noise. `check_parquet` finds both by itself, without verl, fast enoug
 `check_with_verl` loads the same rows through verl's own dataset class and is slower; `critic-r1 validate` runs both.
 """
 
+import glob
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ import pyarrow.parquet as pq
 from data_prep.images import BadPicture, decode, read_header
 from data_prep.prompts import MARKER
 from data_prep.task import LABELS
+from data_prep.writer import MANIFEST
 
 REQUIRED = ("data_source", "prompt", "images", "ability", "reward_model", "extra_info")
 FOREIGN_MARKERS = ("<video>", "<audio>")
@@ -80,7 +83,10 @@ def check_parquet(
         paths: one file or folder, or several.
         decode_rows: rows of each file whose pictures are decoded in full, spread evenly over the file.
     """
+    paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     report = Report()
+    for failure in manifest_problems(paths):
+        report.add(failure)
     for path in expand(paths):
         name = str(path)
         try:
@@ -98,13 +104,40 @@ def check_parquet(
 
 
 def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
-    """The Parquet files that `paths` name; a folder without any yields the folder's missing `*.parquet`."""
+    """The Parquet files that `paths` name; a folder or a pattern without any yields its missing `*.parquet`."""
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         path = Path(path)
-        if path.is_dir():
+        if not path.exists() and glob.has_magic(str(path)):
+            yield from [Path(found) for found in sorted(glob.glob(str(path), recursive=True))] or [path]
+        elif path.is_dir():
             yield from sorted(path.glob("*.parquet")) or [path / "*.parquet"]
         else:
             yield path
+
+
+def manifest_problems(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Failure]:
+    """What is not as the manifests of the folders among `paths` have it: shards that are gone, changed, or foreign."""
+    remedy = "Copy the folder again, or prepare it again with --overwrite."
+    for folder in map(Path, paths):
+        manifest = folder / MANIFEST
+        if not manifest.is_file():
+            continue
+        try:
+            shards = {shard["file"]: shard.get("bytes") for shard in json.loads(manifest.read_text("utf-8"))["shards"]}
+        except (ValueError, KeyError, TypeError) as error:
+            yield Failure(str(manifest), None, "manifest", f"not a manifest of `critic-r1 prepare` ({error!r})", remedy)
+            continue
+        found = {path.name: path.stat().st_size for path in folder.glob("*.parquet")}
+        for name in sorted(shards.keys() - found.keys()):
+            yield Failure(
+                str(folder / name), None, "no-file", "the manifest names this shard, which is not there", remedy
+            )
+        for name in sorted(found.keys() - shards.keys()):
+            yield Failure(str(folder / name), None, "manifest", "the manifest does not name this file", "Move it away.")
+        for name in sorted(found.keys() & shards.keys()):
+            if shards[name] not in (None, found[name]):
+                detail = f"{found[name]} bytes, and the manifest has {shards[name]}"
+                yield Failure(str(folder / name), None, "manifest", detail, remedy)
 
 
 def _check_file(name: str, parquet: pq.ParquetFile, report: Report, decode_rows: int) -> None:
@@ -188,6 +221,9 @@ def _label_problems(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         if not isinstance(truth, str) or not truth:
             yield "label", f"ground_truth is {truth!r}", "A task needs a non-empty answer as text."
         return
+    order = (row["extra_info"] or {}).get("order")
+    if ability == "critic" and order not in (None, 0, 1):
+        yield "order", f"extra_info.order is {order!r}, not 0 or 1", "Prepare the set with `critic-r1 prepare`."
     if ability == "critic" and truth not in LABELS:
         detail = f"ground_truth is {truth!r}, not one of {', '.join(LABELS)}"
         yield "label", detail, "Prepare the set with `critic-r1 prepare`, which maps labels and counts the unknown."

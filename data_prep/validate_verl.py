@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from data_prep.validate import Failure, Report, check_parquet, expand
+from data_prep.validate import Failure, Report, check_parquet, expand, manifest_problems
 
 LOG = "validated.jsonl"
 """One line for each shard that was checked, in the folder of the shard."""
@@ -36,7 +36,10 @@ def validate(
         resume: leave out shards that an earlier run found good and that have not changed since.
         progress: called with the name and the rows of each checked shard.
     """
+    paths = list(paths)
     total = Report()
+    for failure in manifest_problems(paths):
+        total.add(failure)
     for file in expand(paths):
         mark = _mark(file, through_verl)
         rows = _already_good(file, mark) if resume and mark else None

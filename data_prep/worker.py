@@ -107,26 +107,26 @@ class Worker:
 
         The next unit may begin before that.
         """
-        base, _, name = inside(unit.file).rpartition("/")
+        base = inside(unit.file).rpartition("/")[0]
         shards: dict[str, ShardWriter] = {}
         total, turns = Outcome(), Turns(unit.first)
         batches = read_batches(unit)
         try:
             with _fewer_pauses():
                 for batch in ahead(batches, self._threads) if self._threads else batches:
-                    outcome = self.transform(batch, base or ".", name, turns)
-                    if outcome.rejected or outcome.dropped_pairs:
-                        gc.collect(0)  # the errors of broken pictures make cycles, and would keep them
-                    for split in dict.fromkeys(row.split for row in outcome.rows):
-                        if split not in shards:
-                            shards[split] = self._shard(split, unit)
-                        shards[split].extend(row for row in outcome.rows if row.split == split)
-                    for shard in shards.values():
-                        shard.settle()
-                    total.ids += outcome.ids
-                    total.rejected += outcome.rejected
-                    total.dropped_pairs += outcome.dropped_pairs
-                    total.used += outcome.used
+                    for outcome in self.transform.portions(
+                        batch, base or ".", unit.name, turns, unit.first - unit.before
+                    ):
+                        if outcome.rejected or outcome.dropped_pairs:
+                            gc.collect(0)  # the errors of broken pictures make cycles, and would keep them
+                        for split in dict.fromkeys(row.split for row in outcome.rows):
+                            if split not in shards:
+                                shards[split] = self._shard(split, unit)
+                            shards[split].extend(row for row in outcome.rows if row.split == split)
+                        for shard in shards.values():
+                            shard.settle()
+                        outcome.rows = []
+                        total.add(outcome)
         except BaseException:
             for shard in shards.values():
                 shard.abort()

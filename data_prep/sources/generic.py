@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_prep.rank_task import RankedResponses
+from data_prep.reject import Reject, same_responses
 from data_prep.sources.record import (
     MOST_RESPONSES,
     Item,
     Options,
     Record,
-    Reject,
     Source,
     checked_text,
     get,
@@ -47,7 +47,17 @@ ALIASES: dict[str, tuple[str, ...]] = {
 
 def convert(record: Record, options: Options) -> Iterator[Item]:
     """One pair, or the ranked responses."""
-    fields = _renamed(record, options)
+    try:
+        yield from _items(_renamed(record, options))
+    except Reject as problem:
+        if problem.reason != "missing-field":
+            raise
+        have = ", ".join(sorted(map(str, record))[:20])
+        remedy = f"The record has: {have}. Name its columns: --map question=COLUMN, and so on."
+        raise Reject(problem.reason, problem.detail, remedy) from None
+
+
+def _items(fields: dict[str, Any]) -> Iterator[Item]:
     images = pictures(fields, "image")
     question = question_text(get(fields, "question"))
     meta = kept(fields, "id")
@@ -80,7 +90,7 @@ def _ranked(fields: dict[str, Any], images: Any, question: str, meta: dict[str, 
     if len(ranks) != len(responses) or not 2 <= len(responses) <= MOST_RESPONSES:
         raise Reject("bad-ranking", f"{len(responses)} responses with {len(ranks)} ranks")
     if len({r.strip() for r in responses}) < 2:
-        raise Reject("same-responses", "all responses are the same text", "Nothing to learn from; leave it out.")
+        raise same_responses("all responses are the same text")
     return RankedResponses("generic", images, question, responses, ranks, meta)
 
 

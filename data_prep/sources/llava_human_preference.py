@@ -60,7 +60,7 @@ SOURCE = Source(
     "llava_human_preference",
     "zhiqings/LLaVA-Human-Preference-10K",
     convert,
-    licence="see card",
+    licence="CC BY-NC 4.0 (its project page)",
     size="9.4k pairs",
     label_rule="preference: 1 or 2, by people",
     needs_image_root=True,

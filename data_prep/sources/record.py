@@ -2,8 +2,8 @@
 
 A source is one function: a record as its authors publish it goes in, preference pairs come out. It does no I/O and
 keeps no state, so it runs in any process and on any machine. Whatever is wrong with a record is said by raising
-`Reject`; the engine counts it and writes it down. The accessors below turn every surprise (a missing key, a list where
-a text should be, broken JSON inside JSON) into such a reject.
+`Reject`, and what is left out of a good one by yielding it; the engine counts both and writes them down. The accessors
+below turn every surprise (a missing key, a list where a text should be, broken JSON inside JSON) into such a reject.
 """
 
 import json
@@ -14,10 +14,14 @@ from typing import Any
 
 from data_prep.prompts import MARKER
 from data_prep.rank_task import RankedResponses
+from data_prep.reject import Reject, same_responses
 from data_prep.score_task import ScoredResponse
 from data_prep.task import Picture, PreferencePair
 
-Item = PreferencePair | ScoredResponse | RankedResponses
+__all__ = ["Item", "Options", "Record", "Reject", "Source"]
+
+Item = PreferencePair | ScoredResponse | RankedResponses | Reject
+"""What a source yields; a `Reject` stands for a pair that it leaves out of a record, and is counted."""
 Record = Mapping[str, Any]
 
 LONGEST_TEXT = 200_000
@@ -30,16 +34,6 @@ MOST_RESPONSES = 64
 _PLAIN = (str, int, float)
 _BYTES = (bytes, memoryview)
 _LISTS = (list, tuple)
-
-
-class Reject(Exception):
-    """A record, or one pair of it, that cannot become a task."""
-
-    def __init__(self, reason: str, detail: str, remedy: str = "Look at the record in rejected.jsonl.") -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-        self.remedy = remedy
 
 
 @dataclass(frozen=True)
@@ -67,6 +61,8 @@ class Source:
     """Where the label comes from, in a few words."""
     needs_image_root: bool = False
     """Whether the set ships file names only."""
+    own: bool = False
+    """Whether a user wrote it: what it yields is looked at more closely."""
 
 
 def get(record: Record, key: str) -> Any:
@@ -228,7 +224,7 @@ def make_pair(
         Reject: `same-responses`; nobody can prefer one of two equal texts.
     """
     if responses[0].strip() == responses[1].strip():
-        raise Reject("same-responses", "both responses are the same text", "Nothing to learn from; leave it out.")
+        raise same_responses()
     known = {key: value for key, value in meta.items() if value is not None} if meta else {}
     return PreferencePair(source, images, question, responses, better, known)
 

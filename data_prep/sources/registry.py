@@ -59,4 +59,4 @@ def _own_source(path: Path, function: str) -> Source:
     convert = getattr(module, function, None)
     if not callable(convert):
         raise ValueError(f"{path}: there is no function '{function}' in it")
-    return Source(path.stem, f"{path.name}:{function}", convert, "yours to state", "any", "your function")
+    return Source(path.stem, f"{path.name}:{function}", convert, "yours to state", "any", "your function", own=True)

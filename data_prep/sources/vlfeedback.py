@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations, zip_longest
 from typing import Any
 
+from data_prep.reject import Reject, same_responses
 from data_prep.sources.record import (
     MOST_RESPONSES,
     Item,
     Options,
     Record,
-    Reject,
     Source,
     checked_text,
     get,
@@ -28,29 +28,35 @@ from data_prep.sources.record import (
 
 
 def convert(record: Record, options: Options) -> Iterator[Item]:
-    """All pairs of answers whose scores are equal or more than `min_gap` apart."""
+    """All pairs of answers whose scores are equal or more than `min_gap` apart, but for answers without a score."""
     images = pictures(record, "img_path", "image")
     question = question_text(get(record, "prompt"), "'prompt'")
-    answers = list(_answers(parsed_json(get(record, "completions"), "'completions'")))
+    answers: list[tuple[str, str, float]] = []
+    for answer in _answers(parsed_json(get(record, "completions"), "'completions'")):
+        if isinstance(answer, Reject):
+            yield answer
+        else:
+            answers.append(answer)
     if not 2 <= len(answers) <= MOST_RESPONSES:
-        raise Reject("not-pairwise", f"{len(answers)} answers; two or more are needed, at most {MOST_RESPONSES}")
-    found = 0
+        raise Reject("not-pairwise", f"{len(answers)} good answers; two are needed, at most {MOST_RESPONSES}")
+    if len({answer.strip() for _, answer, _ in answers}) == 1:
+        raise same_responses("all answers are the same text")
     for (model_1, text_1, score_1), (model_2, text_2, score_2) in combinations(answers, 2):
         gap = round(abs(score_1 - score_2), 6)
-        if text_1.strip() == text_2.strip() or 0 < gap <= options.min_gap:
+        if text_1.strip() == text_2.strip():
+            yield same_responses()
+            continue
+        if 0 < gap <= options.min_gap:
+            detail = f"the mean ratings differ by {gap:g}, and not by more than {options.min_gap}"
+            yield Reject("gap-too-small", detail, "Lower --min-gap.")
             continue
         better = "tie" if gap == 0 else int(score_2 > score_1)
         meta = {**kept(record, "id"), "models": [model_1, model_2], "gap": gap}
-        found += 1
         yield make_pair("vlfeedback", images, question, (text_1, text_2), better, meta)
-    if len({answer.strip() for _, answer, _ in answers}) == 1:
-        raise Reject("same-responses", "all answers are the same text", "Nothing to learn from; leave it out.")
-    if not found:
-        raise Reject("gap-too-small", f"no two answers differ by more than {options.min_gap}", "Lower --min-gap.")
 
 
-def _answers(completions: Any) -> Iterator[tuple[str, str, float]]:
-    """(model, text, mean rating) from a list of completions, or from the columns of one."""
+def _answers(completions: Any) -> Iterator[tuple[str, str, float] | Reject]:
+    """(model, text, mean rating) from a list of completions, or from the columns of one; a `Reject` for a bad one."""
     if isinstance(completions, Mapping):
         columns: list[Any] = [completions.get(k) for k in ("model", "response", "annotations")]
         if any(not isinstance(c, list | tuple) for c in columns):
@@ -63,11 +69,11 @@ def _answers(completions: Any) -> Iterator[tuple[str, str, float]]:
     else:
         raise Reject("wrong-type", f"'completions' is a {type(completions).__name__}")
     for row in rows:
-        yield (
-            str(get(row, "model"))[:100],
-            checked_text(get(row, "response"), "a response"),
-            _mean(get(row, "annotations")),
-        )
+        try:
+            answer = checked_text(get(row, "response"), "a response")
+            yield str(get(row, "model"))[:100], answer, _mean(get(row, "annotations"))
+        except Reject as problem:
+            yield problem.with_traceback(None)
 
 
 def _mean(annotations: Any) -> float:

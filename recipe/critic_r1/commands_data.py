@@ -71,7 +71,7 @@ def prepare(
     flip_labels: Annotated[float, typer.Option(help="Control experiments: share of labels turned over.")] = 0.0,
     workers: Annotated[int, typer.Option(help="Processes (or Ray actors).")] = 1,
     engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
-    overwrite: Annotated[bool, typer.Option(help="Throw away output of other settings.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Throw away what an earlier run left there.")] = False,
     list_: Annotated[
         bool, typer.Option("--list", is_eager=True, callback=_list_sources, help="Show the sources.")
     ] = False,
@@ -127,6 +127,9 @@ def prepare(
                 overwrite=overwrite,
                 engine=engine,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
+                reused=lambda: console.print(
+                    Text(f"{output} was made already, with these settings of these files; --overwrite makes it again")
+                ),
             )
     _summary(manifest, output)
 

@@ -1,5 +1,6 @@
 """Preflight over finished files: each fault is found, named with file and row, and given a remedy."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from data_prep.task import Picture, PreferencePair, PreferenceTask, row_schema
 from data_prep.validate import check_parquet, explain
 from data_prep.validate_verl import LOG, check_with_verl, validate
+from data_prep.writer import write_parquet
 from tests.data_prep.made_pictures import picture
 
 
@@ -152,3 +154,42 @@ def test_second_run_skips_what_was_good_and_repeats_what_was_not(tmp_path: Path)
     with (tmp_path / LOG).open("a") as stream:
         stream.write('{"cut')
     assert validate([tmp_path], through_verl=False).rows == 11
+
+
+def folder_of_shards(path: Path) -> Path:
+    pairs = [PreferencePair("t", (Picture(picture(i)),), f"What is {i}?", ("a dog", "a cat"), 0) for i in range(6)]
+    write_parquet((PreferenceTask(p, i % 2, index=i) for i, p in enumerate(pairs)), path, shard_bytes=3_000)
+    assert len(list(path.glob("*.parquet"))) > 2
+    return path
+
+
+@pytest.mark.parametrize("verl", [True, False])
+@pytest.mark.parametrize("fault", ["gone", "foreign", "no manifest of ours"])
+def test_the_folder_must_be_as_its_manifest_says(fault: str, verl: bool, tmp_path: Path) -> None:
+    folder = folder_of_shards(tmp_path)
+    assert check_parquet(folder).ok
+    first = folder / "train-00000.parquet"
+    if fault == "gone":
+        first.unlink()
+    elif fault == "foreign":
+        (folder / "other.parquet").write_bytes(first.read_bytes())
+    else:
+        (folder / "manifest.json").write_text("[]")
+    report = validate([folder], through_verl=False) if verl else check_parquet(folder)
+    assert [f.reason for f in report.failures] == ["no-file" if fault == "gone" else "manifest"]
+    assert report.failures[0].remedy
+
+
+def test_a_shard_of_another_size_is_found(tmp_path: Path) -> None:
+    write(tmp_path / "train-00000.parquet", good_rows())
+    shard = {"file": "train-00000.parquet", "bytes": 5}
+    (tmp_path / "manifest.json").write_text(json.dumps({"shards": [shard]}))
+    (failure,) = check_parquet(tmp_path).failures
+    assert "the manifest has 5" in failure.detail
+
+
+def test_an_order_that_there_is_not_is_found(tmp_path: Path) -> None:
+    rows = good_rows(2)
+    rows[1]["extra_info"]["order"] = 2
+    (failure,) = check_parquet(write(tmp_path / "t.parquet", rows)).failures
+    assert (failure.row, failure.reason) == (1, "order")
