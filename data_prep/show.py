@@ -3,10 +3,12 @@
 import base64
 import html
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.images import BadPicture, read_header
@@ -37,13 +39,26 @@ def sample_rows(
     for file in expand(paths):
         if not file.is_file():
             raise ValueError(f"{file}: no such file; name a folder that `critic-r1 prepare` wrote, or a Parquet file")
-        metadata = pq.read_metadata(file)
+        try:
+            metadata = pq.read_metadata(file)
+        except pa.ArrowException as error:
+            raise ValueError(
+                f"{file}: not a readable Parquet file ({error}); `critic-r1 validate` tells more"
+            ) from error
         for group in range(metadata.num_row_groups):
             places += [(file, group, i) for i in range(metadata.row_group(group).num_rows)]
     drawn = sorted(places, key=lambda p: seeded_fraction(seed, "show", p[0].name, p[1], p[2]))[:n]
     for file, group, i in sorted(drawn):
         with pq.ParquetFile(file) as parquet:
             yield file, parquet.read_row_group(group).slice(i, 1).to_pylist()[0]
+
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def printable(text: str) -> str:
+    """The text without what would command a terminal; it was written by strangers."""
+    return _CONTROLS.sub("\ufffd", text)
 
 
 def html_sheet(rows: Iterable[tuple[Path, dict[str, Any]]], path: str | os.PathLike[str]) -> None:

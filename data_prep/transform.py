@@ -13,7 +13,7 @@ from data_prep.length import PromptMeter
 from data_prep.ordering import Turns, choose_wording, is_flipped, orders_of, seeded_fraction, split_of
 from data_prep.overlap import Exclusion
 from data_prep.picture_store import PictureStore
-from data_prep.prompts import valid_text
+from data_prep.prompts import get_wording, valid_text
 from data_prep.rank_task import RankedResponses, RankTask
 from data_prep.readers import Broken
 from data_prep.reject import Reject, repeated, same_responses
@@ -224,6 +224,10 @@ class Transform:
         for pair in pairs:
             if pair.preferred == "tie" and settings.ties == "drop":
                 left_out.append(Reject("tie", "a tie, and ties are dropped", "Use --ties keep."))
+            elif pair.preferred == "tie" and settings.wording != "drawn" and not get_wording(settings.wording).suffix:
+                left_out.append(
+                    Reject("tie", f"the wording {settings.wording} offers no tie", "Use another --wording.")
+                )
             elif (pair_id := pair.pair_id) in seen:
                 left_out.append(repeated())
             else:

@@ -223,14 +223,14 @@ def show(
     sheet: Annotated[Path | None, typer.Option("--html", help="Write a page with the pictures.")] = None,
 ) -> None:
     """Print a few tasks, and write a page that shows them with their pictures."""
-    from data_prep.show import html_sheet, sample_rows
+    from data_prep.show import html_sheet, printable, sample_rows
 
     with _plain_errors():
         rows = list(sample_rows([directory], n, seed))
     for file, row in rows:
         truth = row["reward_model"]["ground_truth"]
         console.rule(Text(f"{file.name}  {row['data_source']}  label {truth}  {len(row['images'])} picture(s)"))
-        console.print(Text(row["prompt"][0]["content"]))
+        console.print(Text(printable(row["prompt"][0]["content"])))
     if sheet is not None:
         html_sheet(rows, sheet)
         console.print(f"page: {sheet}")

@@ -68,6 +68,8 @@ def test_mapped_columns(raw: Path) -> None:
         (("prepare", "mm_rlhf", "--input", "IN", "--output", "o", "--wording", "x"), "no wording 'x'"),
         (("prepare", "mm_rlhf", "--input", "IN", "--output", "o", "--max-prompt-tokens", 9), "give --model"),
         (("prepare", "generic", "--input", "IN", "--output", "o", "--map", "a=b"), "FIELD=COLUMN"),
+        (("prepare", "mm_rlhf", "--input", "IN", "--output", "o", "--split", "a/b"), "begins a file's name"),
+        (("show", "cut"), "cut.parquet: not a readable Parquet file"),
         (("overlap", "absent.parquet", "absent.parquet"), "prepare the benchmark first"),
         (("show", "absent"), "name a folder that `critic-r1 prepare` wrote"),
         (("show", "."), "name a folder that `critic-r1 prepare` wrote"),
@@ -77,10 +79,45 @@ def test_mistakes_are_one_plain_message(
     arguments: tuple[object, ...], message: str, raw: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(raw.parent)
+    Path("cut").mkdir()
+    Path("cut/cut.parquet").write_bytes(b"PAR1 and no more")
     code, text = run(*[raw if a == "IN" else a for a in arguments])
     assert code == 2
     assert message in " ".join(text.split())
     assert "Traceback" not in text
+
+
+def test_a_finished_folder_says_that_it_was_left_alone(raw: Path) -> None:
+    arguments = ("prepare", "mm_rlhf", "--input", raw, "--output", raw.parent / "out")
+    assert "made already" not in run(*arguments)[1]
+    assert "was made already" in " ".join(run(*arguments)[1].split())
+    assert "made already" not in run(*arguments, "--overwrite")[1]
+
+
+def test_what_is_shown_cannot_command_the_terminal(raw: Path) -> None:
+    record = GOOD["mm_rlhf"](0) | {"chosen": "a \x1b]0;title\x07 dog\x1b[31m"}
+    raw.write_text(json.dumps(record))
+    run("prepare", "mm_rlhf", "--input", raw, "--output", raw.parent / "out")
+    code, text = run("show", raw.parent / "out")
+    assert code == 0
+    assert "\x1b]" not in text
+    assert "\ufffd[31m" in text
+
+
+def test_the_source_of_ones_own_in_the_documentation(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(raw.parent)
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    Path("mine.py").write_text(page.split("```python\n")[1].split("```")[0])
+    records = [
+        {"photo": f"{n}.jpg", "ask": "Which?", "left": f"a dog {n}", "right": "a cat", "verdict": verdict}
+        for n, verdict in enumerate(("left", "right", "same", "neither"))
+    ]
+    Path("mine.jsonl").write_text("\n".join(map(json.dumps, records)))
+    code, text = run("prepare", "mine.py:pairs", "--input", "mine.jsonl", "--output", "out", "--image-root", ".")
+    assert code == 0
+    assert "4 records read, 3 used, 1 rejected" in text
+    assert "unforeseen: 1" in text
+    assert run("validate", "out", "--no-verl")[0] == 0
 
 
 def test_nothing_usable_is_a_failure(raw: Path) -> None:
