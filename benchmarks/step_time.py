@@ -29,7 +29,8 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.pictures import PATHS, title_of
+from benchmarks.picture_meter import title_of
+from benchmarks.pictures import PATHS
 from recipe.critic_r1 import machine, processes
 from recipe.critic_r1.demo.pipeline import DemoRun, DemoSettings
 from recipe.critic_r1.run_log import read_lines
