@@ -51,7 +51,7 @@ AS_TEXT = " as text"
 SIZES = {"none": (0, 0), "0.3 MP": (640, 480), "1 MP": (1152, 864), "2 MP": (1632, 1224), "4 MP": (2304, 1728)}
 """Width and height; ``none``: the same questions without a picture, to tell what a step costs anyhow."""
 ROLLOUTS = (2, 4, 8, 16)
-PROMPTS = {"none": 24, "0.3 MP": 24, "1 MP": 8, "2 MP": 5, "4 MP": 3, "4 MP as text": 3}
+PROMPTS = {"none": 24, "0.3 MP": 24, "1 MP": 8, "2 MP": 5, "4 MP": 4, "4 MP as text": 4}
 """A step's with n = 8: as many as keep ``stock`` within the memory of a small machine. With another n as many as make
 the same number of rollouts."""
 
