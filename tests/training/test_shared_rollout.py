@@ -184,30 +184,34 @@ class Interrupted(FullyAsyncLLMServerClient):
     """verl's client of the asynchronous trainer; the engine stops each request after two tokens for new weights."""
 
     def __init__(self, config: Any, engine: Engine) -> None:
-        self.config, self.engine, self.left = config, engine, dict[str, list[int]]()
+        self.config, self.engine, self.left = config, engine, dict[Any, list[int]]()
 
-    async def pieces(self, request_id: str, **request: Any) -> TokenOutput:
-        if request_id not in self.left:
-            self.left[request_id] = (await self.engine.generate(**request)).token_ids
-            tokens, self.left[request_id], step = self.left[request_id][:2], self.left[request_id][2:], 1
+    async def pieces(self, **request: Any) -> TokenOutput:
+        rollout = asyncio.current_task()
+        if rollout not in self.left:
+            self.left[rollout] = (await self.engine.generate(**request)).token_ids
+            tokens, self.left[rollout], step = self.left[rollout][:2], self.left[rollout][2:], 1
         else:
             self.engine.asked.append(request)
-            tokens, self.left[request_id], step = self.left[request_id], [], 2
+            tokens, self.left[rollout], step = self.left[rollout], [], 2
         return TokenOutput(
             token_ids=tokens,
             log_probs=[-0.5 * step] * len(tokens),
-            stop_reason="aborted" if self.left[request_id] else "completed",
+            stop_reason="aborted" if self.left[rollout] else "completed",
             extra_fields={"global_steps": step},
         )
 
 
 def test_the_asynchronous_trainers_interrupted_rollouts_are_the_same(config, stored, monkeypatch) -> None:
     async def generate(self: Interrupted, request_id: str, **request: Any) -> TokenOutput:
-        return await self.pieces(request_id, **request)
+        requests.append(request_id)
+        return await self.pieces(**request)
 
+    requests: list[str] = []
     monkeypatch.setattr(LLMServerClient, "generate", generate)
     row = ROWS["three pictures"]
     stock, _ = rolled_out(config, "stock", row, stored, Interrupted)
+    requests.clear()
     ours, engine = rolled_out(config, "shared", row, stored, Interrupted)
     assert [tag["max_global_steps"] for _, _, tag in ours] == [1, 2, 2]  # the two longer ones span two policies
     for (_, theirs, their_tag), (_, mine, tag) in zip(stock, ours, strict=True):
@@ -218,6 +222,8 @@ def test_the_asynchronous_trainers_interrupted_rollouts_are_the_same(config, sto
     # Whoever goes on with a rollout is shown the same pictures again.
     assert len(engine.asked) == len(RESPONSES) + 2
     assert len({id(request["image_data"]) for request in engine.asked}) == 1
+    # One id, by which verl's load balancer gives all of them the same server.
+    assert len(set(requests)) == 1
 
 
 def test_what_is_stored_holds_the_pictures_once_and_encoded(config, stored) -> None:

@@ -37,6 +37,7 @@ from recipe.critic_r1.memory_estimate import PREPARED_AT_ONCE
 from recipe.critic_r1.pictures.dataset import bare, picture_items, with_pictures
 from recipe.critic_r1.pictures.inputs import PIXELS, PictureInputs, PixelSettings, followed_by, travels_encoded
 from recipe.critic_r1.pictures.measuring import measuring
+from recipe.critic_r1.rollout.servers import OneServerPerPrompt
 from recipe.critic_r1.rollout.shared_picture import SharedPicture
 from recipe.critic_r1.rollout.written_against import FUNCTIONS, REMEDY
 
@@ -84,9 +85,9 @@ def extend_position_ids(position_ids: torch.Tensor, tokens: int) -> torch.Tensor
 class SharedPromptWorker(_StockWorker):
     """Agent-loop worker that prepares a prompt once for all its rollouts."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, config: Any, llm_client: Any, *args: Any, **kwargs: Any) -> None:
         compat.check_version(compat.VERL, "verl")
-        super().__init__(*args, **kwargs)
+        super().__init__(config, OneServerPerPrompt.instead_of(llm_client), *args, **kwargs)
         self._loop = SingleTurnAgentLoop(
             trainer_config=DictConfigWrap(config=self.config),
             server_manager=self.llm_client,
@@ -171,7 +172,9 @@ class SharedPromptWorker(_StockWorker):
                 # verl takes tokens and decodes them itself; only stop strings need the engine's own text.
                 sampling.setdefault("detokenize", bool(sampling.get("stop")))
             priority = int(row.get("priority", 0))
-            tasks = [self._generate(prepared, dict(sampling), priority) for _ in range(n)]
+            # verl's load balancer gives requests with one id one server; the engine's own ids are drawn later.
+            group = uuid4().hex
+            tasks = [self._generate(prepared, dict(sampling), priority, group) for _ in range(n)]
             outputs = await asyncio.gather(*tasks, return_exceptions=True)
             for error in (output for output in outputs if isinstance(output, BaseException)):
                 logger.error("rollout of prompt %s failed", uid, exc_info=error)
@@ -185,11 +188,11 @@ class SharedPromptWorker(_StockWorker):
         finally:
             await tq.async_kv_put(key=uid, partition_id=partition, tag={"status": status})
 
-    async def _generate(self, prepared: PreparedPrompt, sampling: dict, priority: int) -> AgentLoopOutput:
+    async def _generate(self, prepared: PreparedPrompt, sampling: dict, priority: int, group: str) -> AgentLoopOutput:
         deterministic = getattr(self.rollout_config, "full_determinism", False)
         started = asyncio.get_running_loop().time()
         output = await self.llm_client.generate(
-            request_id=f"det-{priority}" if deterministic else uuid4().hex,
+            request_id=f"det-{priority}" if deterministic else group,
             prompt_ids=prepared.prompt_ids,
             sampling_params=sampling,
             image_data=prepared.images,  # Ray hands the server what the reference stands for

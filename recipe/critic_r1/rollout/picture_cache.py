@@ -1,8 +1,8 @@
 """How often the rollout engine found a picture in its cache, from the counters that vLLM publishes.
 
 vLLM puts a picture through its processor once and keeps the result by the picture's hash, so of n rollouts of a prompt
-n - 1 should be hits. A lower rate says that the cache (``mm_processor_cache_gb`` of vLLM) is smaller than the pictures
-in flight, or that the rollouts of a prompt went to different servers.
+n - 1 should be hits: they go to one server (`recipe.critic_r1.rollout.servers`). A lower rate says that the cache
+(``mm_processor_cache_gb`` of vLLM) is smaller than the pictures in flight.
 """
 
 import urllib.request
