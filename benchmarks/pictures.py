@@ -204,6 +204,12 @@ def measure(model: Path, data: Path, scratch: Path, path: str, n: int, prompts: 
     }
 
 
+def middle_run(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The run with the median host CPU, which says what all of them took."""
+    ordered = sorted(runs, key=lambda run: run["host_cpu_seconds_per_rollout"])
+    return ordered[len(ordered) // 2] | {"all_runs": [run["host_cpu_seconds_per_rollout"] for run in runs]}
+
+
 COSTS = ("host_cpu_seconds_per_rollout", "queue_bytes_per_rollout", "step_memory_bytes")
 BEYOND_TEXT = (*COSTS[:2], "peak_memory_bytes")
 """What a step without pictures takes as well is subtracted from these."""
@@ -275,6 +281,7 @@ def main(
     ),
     sizes: Annotated[list[str] | None, typer.Option("--size", help="Some sizes only.")] = None,
     rollouts: Annotated[list[int] | None, typer.Option("--n", help="Some numbers of rollouts only.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each path, of which the middle one counts.")] = 1,
 ) -> None:
     """Measure both paths; what a result file holds already is not measured again."""
     result: dict[str, Any] = {"points": []}
@@ -293,8 +300,12 @@ def main(
             folder = Path(scratch)
             point["file_bytes"] = write_data(folder / "data", size, prompts)
             model = write_model(folder / "model")
-            for path in PATHS:
-                point[path] = measure(model, folder / "data", folder / path, path, n, prompts, pixels)
+            runs: dict[str, list[dict[str, Any]]] = {path: [] for path in PATHS}
+            for i in range(repeats):
+                for path in PATHS:
+                    scratch_run = folder / f"{path}{i}"
+                    runs[path].append(measure(model, folder / "data", scratch_run, path, n, prompts, pixels))
+            point |= {path: middle_run(found) for path, found in runs.items()}
         result["points"].append(point)
         compare(result["points"])
         print(size, n, json.dumps(point["ratio"]), flush=True)
