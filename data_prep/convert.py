@@ -115,9 +115,11 @@ def _prepare_folder(
     for path in [*folder.glob(".*.tmp"), *folder.glob(f"{WORK}/.*")]:
         path.unlink()  # what a killed run was writing
     if begun is not None and overwrite:
+        (folder / WORK).mkdir(exist_ok=True)
+        write_json(started, {})  # so that a folder that is half empty after a kill is known as ours
         _empty(folder)
     elif begun is not None:
-        stored = json.loads(begun.read_text(encoding="utf-8"))
+        stored = _stored(begun)
         if {k: stored.get(k) for k in identity} != identity:
             raise InputError(
                 f"{folder} holds the output of other settings or other input; choose another --output, or --overwrite"
@@ -131,13 +133,20 @@ def _prepare_folder(
     return None
 
 
+def _stored(path: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); choose another --output, or --overwrite") from error
+    return stored if isinstance(stored, dict) else {}
+
+
 _SHARDS = "*-[0-9][0-9][0-9][0-9][0-9].parquet"
-_FOLDERS = (WORK, "pictures", "card")
 
 
 def _written_names(folder: Path) -> Iterator[Path]:
     """What lies where a conversion will write."""
-    names = [folder / name for name in (MANIFEST, REJECTED, CARD_FILE, *_FOLDERS)]
+    names = [folder / name for name in (MANIFEST, REJECTED, CARD_FILE, WORK, "pictures", "card")]
     yield from (path for path in [*sorted(folder.glob(_SHARDS)), *names] if path.exists())
 
 
@@ -146,7 +155,9 @@ def _empty(folder: Path) -> None:
     (folder / MANIFEST).unlink(missing_ok=True)
     for path in folder.glob(_SHARDS):
         path.unlink()
-    for name in _FOLDERS:
+    for path in folder.glob(f"{WORK}/[0-9]*"):
+        path.unlink()
+    for name in ("pictures", "card"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

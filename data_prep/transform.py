@@ -1,6 +1,5 @@
 """Records in, rows out: the pure heart of the conversion, the same on one core and on a hundred machines."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_prep.excerpt import EXCERPT, excerpt
 from data_prep.images import BadPicture, Header, check_whole, read_header
 from data_prep.length import PromptMeter
 from data_prep.ordering import Turns, choose_wording, is_flipped, orders_of, seeded_fraction, split_of
@@ -25,9 +25,6 @@ from data_prep.task import PreferencePair, PreferenceTask
 
 PORTION_BYTES = 32 * 2**20
 """Bytes of pictures, loaded by their names, after which the records so far are made rows before the next are read."""
-
-EXCERPT = 400
-"""Characters of a rejected record that `rejected.jsonl` keeps."""
 
 MOST_NWAY = 16
 """Responses of one N-way task; as many as the reward reads (reward_fns.nway)."""
@@ -369,27 +366,6 @@ def _check(item: Any) -> None:
         raise Reject("wrong-type", "a pair is a question and two responses, all of them text")
     if item.responses[0].strip() == item.responses[1].strip():
         raise same_responses()
-
-
-def excerpt(record: Any) -> str:
-    """The beginning of a record as JSON, for people: bytes as their number, long texts cut."""
-
-    def short(value: Any, depth: int = 0) -> Any:
-        if isinstance(value, str):
-            return value if len(value) <= 120 else f"{value[:120]}... ({len(value)} characters)"
-        if value is None or isinstance(value, bool | int | float):
-            return value
-        if isinstance(value, bytes | memoryview):
-            return f"{len(value)} bytes"
-        if depth < 4 and isinstance(value, Mapping):
-            return {str(key)[:60]: short(value[key], depth + 1) for key in list(value)[:20]}
-        if depth < 4 and isinstance(value, list | tuple):
-            return [short(part, depth + 1) for part in value[:8]]
-        return type(value).__name__
-
-    if isinstance(record, Broken):
-        return ""
-    return valid_text(json.dumps(short(record), ensure_ascii=False))[:EXCERPT]
 
 
 def _add(problems: dict[int, list[Reject]], ordinal: int, problem: Reject) -> None:

@@ -55,7 +55,10 @@ def _own_source(path: Path, function: str) -> Source:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file does
+        raise ValueError(f"{path}: cannot be imported ({type(error).__name__}: {error})") from error
     convert = getattr(module, function, None)
     if not callable(convert):
         raise ValueError(f"{path}: there is no function '{function}' in it")

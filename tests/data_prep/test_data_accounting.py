@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from data_prep.convert import convert
+from data_prep.excerpt import EXCERPT
 from data_prep.rank_task import RankedResponses
 from data_prep.settings import Settings
 from data_prep.sources.record import Reject, Source
 from data_prep.task import Picture, PreferencePair
-from data_prep.transform import EXCERPT, Transform
+from data_prep.transform import Transform
 from tests.data_prep.made_pictures import picture
 from tests.data_prep.made_records import GOOD
 

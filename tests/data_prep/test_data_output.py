@@ -104,6 +104,42 @@ def test_an_output_inside_of_the_input_is_not_read(source: Path, pictures: str, 
     assert expand_inputs([str(tmp_path)], output=tmp_path / "out") == [str(source)]
 
 
+@pytest.mark.parametrize(("text", "message"), [("{cut", "not JSON"), ("[]", "other settings")])
+def test_a_broken_manifest_is_named_and_can_be_overwritten(
+    text: str, message: str, source: Path, pictures: str, tmp_path: Path
+) -> None:
+    made(source, tmp_path / "out", pictures)
+    (tmp_path / "out" / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        made(source, tmp_path / "out", pictures)
+    assert not made(source, tmp_path / "out", pictures, overwrite=True)[1]
+
+
+def test_a_kill_while_the_old_result_is_removed_can_be_mended(
+    source: Path, pictures: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path, ignore_errors: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    first = made(source, tmp_path / "out", pictures)[0]
+    with monkeypatch.context() as patch:
+        patch.setattr("data_prep.convert.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            made(source, tmp_path / "out", pictures, overwrite=True)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    with pytest.raises(InputError, match="--overwrite"):
+        made(source, tmp_path / "out", pictures)
+    assert made(source, tmp_path / "out", pictures, overwrite=True)[0] == first
+    assert not (tmp_path / "out" / ".work").exists()
+
+
+@pytest.mark.parametrize("code", ["def pairs(:", "import nowhere_to_be_found", "1 / 0"])
+def test_a_source_of_ones_own_that_cannot_be_imported_is_named(code: str, source: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(code)
+    with pytest.raises(ValueError, match=r"mine\.py: cannot be imported \("):
+        convert([str(source)], tmp_path / "out", Settings(f"{tmp_path / 'mine.py'}:pairs"))
+
+
 SLOW = """
 import sys, time
 from data_prep import pool

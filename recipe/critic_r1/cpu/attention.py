@@ -2,8 +2,8 @@
 
 transformers writes the mask of a padded batch out, a byte for every pair of tokens, and torch on the CPU makes float32
 of it: 0.5 GB for four rollouts of 5,000 tokens, in each pass. verl pads on the right, so that no token ever looks at
-padding: what a causal mask hides is all there is to hide, and torch's kernel does that by itself, in less than half the
-time. What comes out for padding is not used.
+padding: what a causal mask hides is all there is to hide, and torch's kernel does that by itself. What comes out for
+padding is not used.
 
 Named in ``actor_rollout_ref.model.override_config.attn_implementation``; imported with `recipe.critic_r1.cpu.engine`.
 """

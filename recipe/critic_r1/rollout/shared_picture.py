@@ -39,8 +39,9 @@ class SharedPicture(Image.Image):
         if image.palette is not None:
             raise ValueError(f"mode {image.mode}: an image with a palette cannot be shared; convert it to RGB")
         pixels = image.tobytes()
-        digest = hashlib.sha256(f"{image.mode} {image.size} ".encode() + pixels).digest()
-        return cls(image.mode, image.size, pixels, uuid.UUID(bytes=digest[:16]))
+        digest = hashlib.sha256(f"{image.mode} {image.size} ".encode())
+        digest.update(pixels)
+        return cls(image.mode, image.size, pixels, uuid.UUID(bytes=digest.digest()[:16]))
 
     def load(self) -> Any:
         """Pillow's hook before any use of the pixels."""
