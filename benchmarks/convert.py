@@ -12,187 +12,40 @@ Two copies are the limit: one as it is usually written, and one with the writer 
 and tokens cost by themselves is measured too: the copy with the same SHA-256 of pictures and file, and the same prompts
 through the bare tokenizer.
 
-    python benchmarks/convert.py --out benchmarks/results/convert.json
+    python -m benchmarks.convert --out benchmarks/results/convert.json
 """
 
 import argparse
-import contextlib
 import hashlib
-import io
 import json
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
-from data_prep.convert import convert
-from data_prep.settings import Settings
-from data_prep.views import batch_records
-from data_prep.writer import file_sha256
-
-OURS = ("ours_plain", "ours_hashes", "ours_hashes_length")
-LIMITS = ("copy", "copy_same_options", "copy_same_options_hashes", "tokens")
-WAYS = ("stock", "undecoded", *LIMITS, *OURS)
+from benchmarks.convert_ways import LIMITS, NAMED, OURS, WAYS, make_named, make_source
 
 SLOW_ROWS = 2_000
 """The stock pattern gets a file of this many rows only: enough that what it costs to load the set hardly counts."""
+
+NAMED_ROWS = 3_072
+
+PARTS = ("ways", "two_workers", "named")
 
 TARGETS = {"stock": 30.0, "undecoded": 3.0, "copy": 0.75}
 """How many times as fast as each other way a conversion is to be."""
 
 TWO_WORKERS, PEAK_MB = 1.7, 700.0
 """Two workers against one on one core; most memory of a process."""
-
-
-def make_source(path: Path, rows: int) -> None:
-    """A file in the form of RLAIF-V with `rows` different pictures (64 drawn ones, each copy with its own comment)."""
-    rng = np.random.default_rng(0)
-    drawn = []
-    for _ in range(64):
-        noise = Image.fromarray(rng.integers(0, 256, (96, 128, 3), dtype=np.uint8))
-        stream = io.BytesIO()
-        noise.resize((640, 480), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=75)
-        drawn.append(stream.getvalue())
-    schema = pa.schema(
-        [
-            ("idx", pa.int64()),
-            ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-            *((name, pa.string()) for name in ("question", "chosen", "rejected")),
-        ]
-    )
-    with pq.ParquetWriter(path, schema) as writer:
-        for start in range(0, rows, 100):
-            batch = []
-            for i in range(start, min(start + 100, rows)):
-                note = f"row {i}".encode()
-                data = drawn[i % 64]
-                # A comment segment behind the start marker: other bytes, the same picture.
-                data = data[:2] + b"\xff\xfe" + (len(note) + 2).to_bytes(2, "big") + note + data[2:]
-                texts = (
-                    f"What does picture {i} show?",
-                    f"It shows a quiet street {i}. " * 20,
-                    f"It shows a beach {i}. " * 20,
-                )
-                image = {"bytes": data, "path": f"{i}.jpg"}
-                batch.append(dict(zip(schema.names, (i, image, *texts), strict=True)))
-            writer.write_table(pa.Table.from_pylist(batch, schema), row_group_size=100)
-
-
-def _with_datasets(source: str, output: str, decode: bool) -> None:
-    import datasets
-
-    datasets.disable_progress_bars()
-
-    def to_task(row: dict[str, Any], index: int) -> dict[str, Any]:
-        first, second = (row["chosen"], row["rejected"]) if index % 2 else (row["rejected"], row["chosen"])
-        content = f"<image>{row['question']}\nResponse 1: {first}\nResponse 2: {second}"
-        return {
-            "data_source": "x",
-            "prompt": [{"role": "user", "content": content}],
-            "images": [row["image"]],
-            "ability": "critic",
-            "reward_model": {"style": "rule", "ground_truth": "1" if index % 2 else "2"},
-            "extra_info": {"index": index},
-        }
-
-    with tempfile.TemporaryDirectory() as cache:
-        start = _clock()
-        data = datasets.load_dataset("parquet", data_files=source, cache_dir=cache, split="train")
-        loaded = time.perf_counter() - start[0]
-        data = data.cast_column("image", datasets.Image(decode=decode))
-        made = data.map(to_task, with_indices=True, remove_columns=data.column_names)
-        made.to_parquet(output)
-        _report(start, len(data), of_which_load_dataset_s=loaded)
-
-
-def _copy(source: str, output: str) -> None:
-    start = _clock()
-    rows = 0
-    with (
-        pq.ParquetFile(source) as parquet,
-        pq.ParquetWriter(output, parquet.schema_arrow, compression="none") as writer,
-    ):
-        for batch in parquet.iter_batches(100, use_threads=False):
-            writer.write_batch(batch)
-            rows += batch.num_rows
-    _report(start, rows)
-
-
-def _copy_same_options(source: str, output: str, hashes: bool) -> None:
-    start = _clock()
-    rows = 0
-    with (
-        pq.ParquetFile(source) as parquet,
-        pq.ParquetWriter(
-            output, parquet.schema_arrow, compression="none", use_dictionary=False, write_statistics=False
-        ) as writer,
-    ):
-        for group in range(parquet.num_row_groups):
-            table = parquet.read_row_group(group, use_threads=False)
-            writer.write_table(table, row_group_size=table.num_rows)
-            rows += table.num_rows
-            if hashes:
-                for chunk in table["image"].chunks:
-                    for value in batch_records(pa.RecordBatch.from_arrays([chunk], ["image"])):
-                        hashlib.sha256(value["image"]["bytes"]).hexdigest()
-    if hashes:
-        file_sha256(Path(output))
-    _report(start, rows)
-
-
-def _tokens(source: str, output: str, model: str) -> None:
-    """The prompts that ours made, through the bare tokenizer."""
-    from tokenizers import Tokenizer
-
-    convert([source], output, Settings("rlaif_v", hashes=False))
-    made = sorted(Path(output).glob("*.parquet"))
-    columns = [pq.read_table(f, columns=["prompt"])["prompt"].to_pylist() for f in made]
-    prompts = [row[0]["content"] for column in columns for row in column]
-    tokenizer = Tokenizer.from_file(f"{model}/tokenizer.json")
-    start = _clock()
-    for at in range(0, len(prompts), 100):
-        tokenizer.encode_batch_fast(prompts[at : at + 100])
-    _report(start, len(prompts))
-
-
-def _ours(source: str, output: str, way: str, workers: int, model: str, limit: int | None) -> None:
-    settings = Settings("rlaif_v", hashes="hashes" in way, model=model if "length" in way else None, limit=limit)
-    # Loading (libraries, plotting, the check of the processor) is paid once for a set of any size; a first small run
-    # takes it out. What workers load is in the time.
-    import matplotlib.figure  # noqa: F401
-
-    if workers == 1:
-        convert([source], f"{output}.warm", replace(settings, limit=64))
-    start = _clock()
-    manifest = convert([source], output, settings, workers=workers)
-    _report(start, manifest["records"]["used"])
-
-
-def _clock() -> tuple[float, float]:
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return time.perf_counter(), sum(u.ru_utime + u.ru_stime for u in usages)
-
-
-def _report(start: tuple[float, float], rows: int, **more: float) -> None:
-    wall, cpu = (now - then for now, then in zip(_clock(), start, strict=True))
-    # Not ru_maxrss: that begins with the size of the process that started this one.
-    status = Path("/proc/self/status").read_text()
-    peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
-    values = {"rows": rows, "wall_s": wall, "cpu_s": cpu, "peak_mb": peak, **more}
-    print("RESULT " + json.dumps(values))
 
 
 def run_way(
@@ -207,7 +60,7 @@ def run_way(
     """One way in a fresh process; rows, seconds (of its workers, too) and peak memory."""
     output = folder / f"out_{way}"
     remove_output(output)
-    command = [sys.executable, __file__, "--way", way, "--source", str(source), "--out", str(output)]
+    command = [sys.executable, "-m", "benchmarks.convert_ways", way, "--source", str(source), "--output", str(output)]
     command += ["--workers", str(workers), "--cores", str(cores), "--model", model]
     command += ["--limit", str(limit)] if limit else []
     threads = {"OMP_NUM_THREADS": str(cores), "TOKENIZERS_PARALLELISM": "true" if cores > 1 else "false"}
@@ -271,22 +124,6 @@ def best(runs: list[dict[str, float]]) -> dict[str, float]:
     run = min(runs, key=lambda r: r["cpu_s"])
     wall = min(r["wall_s"] for r in runs)
     return {**run, "wall_s": wall, "rows_per_s": run["rows"] / wall, "rows_per_cpu_s": run["rows"] / run["cpu_s"]}
-
-
-def run_one(a: argparse.Namespace) -> None:
-    """One way, in this process."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: a.cores])
-    if a.way in ("stock", "undecoded"):
-        with contextlib.redirect_stderr(io.StringIO()):
-            _with_datasets(a.source, a.out, a.way == "stock")
-    elif a.way == "copy":
-        _copy(a.source, a.out)
-    elif a.way.startswith("copy"):
-        _copy_same_options(a.source, a.out, "hashes" in a.way)
-    elif a.way == "tokens":
-        _tokens(a.source, a.out, a.model)
-    else:
-        _ours(a.source, a.out, a.way, a.workers, a.model, a.limit)
 
 
 def measure(folder: Path, rows: int, repeats: int, minutes: float) -> dict[str, Any]:
@@ -376,6 +213,17 @@ def two_workers(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
     }
 
 
+def named_peaks(folder: Path) -> dict[str, float]:
+    """Peak memory in MB of conversions that load large pictures by their names, by the number of rows."""
+    source = make_named(folder, NAMED_ROWS)
+    cores = len(os.sched_getaffinity(0))
+    peaks = {}
+    for part in (NAMED_ROWS // 4, NAMED_ROWS // 2, NAMED_ROWS):
+        peaks[str(part)] = run_way(NAMED, source, folder, "", limit=part, cores=cores)["peak_mb"]
+        remove_output(folder / f"out_{NAMED}")
+    return peaks
+
+
 def main() -> None:
     """Run all ways, check the bytes, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -384,18 +232,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--out", default="benchmarks/results/convert.json")
     parser.add_argument("--folder", default="/dev/shm" if Path("/dev/shm").is_dir() else None)
-    parser.add_argument("--only", choices=("ways", "two_workers"), help="measure this part again")
-    parser.add_argument("--way")
-    parser.add_argument("--source")
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--cores", type=int, default=1)
-    parser.add_argument("--model", default="")
-    parser.add_argument("--limit", type=int)
+    parser.add_argument("--only", choices=PARTS, help="measure this part again")
     a = parser.parse_args()
-    if a.way:
-        run_one(a)
-        return
-    if a.only == "two_workers" and not Path(a.out).is_file():
+    if a.only not in (None, "ways") and not Path(a.out).is_file():
         parser.error(f"{a.out} is not there to add to: measure everything first, without --only")
     folder = Path(tempfile.mkdtemp(dir=a.folder))
     report = json.loads(Path(a.out).read_text()) if a.only and Path(a.out).is_file() else {}
@@ -406,6 +245,9 @@ def main() -> None:
             found = two_workers(folder, a.rows, a.repeats)
             report["two_workers"] = found
             report["met"]["two_workers"] = found["over_one"]["median"] >= TWO_WORKERS
+        if a.only in (None, "named"):
+            report["peak_mb_by_rows_named"] = found = named_peaks(folder)
+            report["met"]["peak_mb_named"] = max(found.values()) < PEAK_MB
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     Path(a.out).write_text(json.dumps(report, indent=2) + "\n")

@@ -11,9 +11,9 @@ Takes the model and the data of a finished demo run and trains a few steps from 
 
 Reported are the median and the spread of each part of a step, without the first step (it pays for lazy imports), and
 the start-up, in parts that end when a process of the run is first seen. ``stock`` and ``shared`` train once more with a
-seed for each request (`benchmarks.seeded_requests`), so that both draw the same responses: ``same_result`` is the
-largest difference of what the trainer then logs. What scikit-learn adds to the start of every process that imports
-transformers (`recipe.critic_r1.compat` hides it) is measured apart.
+seed for each request (`benchmarks.seeded_requests`), one request after the other, so that both draw the same
+responses: ``same_result`` is the largest difference of what the trainer then logs. What scikit-learn adds to the start
+of every process that imports transformers (`recipe.critic_r1.compat` hides it) is measured apart.
 """
 
 import json
@@ -50,7 +50,12 @@ STARTS = {
 }
 """Parts of the start-up, and the process whose first sight ends each; the rest lasts until the first step begins."""
 
-SEEDED = ["actor_rollout_ref.rollout.agent.agent_loop_manager_class=benchmarks.seeded_requests.SeededLoops"]
+SEEDED = [
+    "actor_rollout_ref.rollout.agent.agent_loop_manager_class=benchmarks.seeded_requests.SeededLoops",
+    "actor_rollout_ref.rollout.max_num_seqs=1",
+    "actor_rollout_ref.rollout.enable_prefix_caching=false",
+]
+"""One request at a time and nothing kept of another: what a request computes does not depend on when it came."""
 COMPARED = (
     "critic_r1/accuracy",
     "critic_r1/score",

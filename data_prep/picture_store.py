@@ -1,14 +1,24 @@
 """Picture bytes for sets that ship file names only: from a folder, a zip archive, or a remote place."""
 
+import errno
 import os
+import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from data_prep.images import BadPicture
+from data_prep.inputs import InputError
 
 LARGEST_FILE = 256 * 2**20
 """Bytes of one picture file; a larger one is refused before it is read (a zip entry may claim any size)."""
+
+NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
+NO_SUCH_NAME = (FileNotFoundError, KeyError, UnicodeError)
+"""What an operating system, and what a library says of a name that no file has."""
+
+ATTEMPTS, PAUSE_SECONDS = 3, 1.0
+"""How often a remote root is asked before the run ends; the pause doubles."""
 
 
 class PictureStore:
@@ -29,7 +39,10 @@ class PictureStore:
         """The bytes of the picture called `name` in a data file that lies in the folder `base`.
 
         Raises:
-            BadPicture: `picture-missing`, `picture-too-large`, or `picture-truncated` for a damaged entry of a zip.
+            BadPicture: `picture-missing`, `picture-too-large`, `picture-unreadable` for one that may not be read, or
+                `picture-truncated` for a damaged entry of a zip.
+            InputError: the root itself fails (a network or a disk that is down). Not a matter of one row: the run would
+                go on and lose them all.
         """
         parts = PurePosixPath(name.removeprefix("file://").replace("\\", "/")).parts
         if ".." in parts or "\0" in name or len(name) > 4096:
@@ -51,20 +64,26 @@ class PictureStore:
     def _read(self, root: str, inner: str) -> bytes | None:
         if root.endswith(".zip"):
             return self._unpack(root, inner)
-        try:
-            if "://" in root:
-                import fsspec
-
-                with fsspec.open(f"{root.rstrip('/')}/{inner}", "rb") as stream:
-                    return bytes(stream.read(LARGEST_FILE))
-            path = Path(root, inner)
-            if path.stat().st_size > LARGEST_FILE:
-                raise _too_large(inner)
-            return path.read_bytes()
-        except BadPicture:
-            raise
-        except (OSError, KeyError, RuntimeError, NotImplementedError, ValueError):
-            return None
+        attempts = ATTEMPTS if "://" in root else 1
+        for attempt in range(attempts):
+            try:
+                return _remote(root, inner) if "://" in root else _local(Path(root, inner))
+            except BadPicture:
+                raise
+            except PermissionError as error:
+                raise BadPicture("picture-unreadable", f"{inner[:200]} in {root} may not be read ({error})") from error
+            except Exception as error:  # each of fsspec's file systems has its own
+                if getattr(error, "errno", None) in NO_SUCH_FILE or isinstance(
+                    error, FileNotFoundError | KeyError | UnicodeError
+                ):
+                    return None
+                if attempt == attempts - 1:
+                    raise InputError(
+                        f"{root}: cannot be read ({type(error).__name__}: {error}), so pictures may be there and not be"
+                        " found; mend it and give the same command again, which goes on from here"
+                    ) from error
+                time.sleep(PAUSE_SECONDS * 2**attempt)
+        return None
 
     def _unpack(self, root: str, inner: str) -> bytes | None:
         archive = self._archive(root)
@@ -88,3 +107,19 @@ class PictureStore:
 
 def _too_large(inner: str) -> BadPicture:
     return BadPicture("picture-too-large", f"{inner[:200]} has more than {LARGEST_FILE} bytes")
+
+
+def _remote(root: str, inner: str) -> bytes:
+    import fsspec
+
+    with fsspec.open(f"{root.rstrip('/')}/{inner}", "rb") as stream:
+        data = bytes(stream.read(LARGEST_FILE + 1))
+    if len(data) > LARGEST_FILE:
+        raise _too_large(inner)
+    return data
+
+
+def _local(path: Path) -> bytes:
+    if path.stat().st_size > LARGEST_FILE:
+        raise _too_large(path.name)
+    return path.read_bytes()

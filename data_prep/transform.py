@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from data_prep.excerpt import EXCERPT, excerpt
 from data_prep.images import BadPicture, Header, check_whole, read_header
+from data_prep.inputs import InputError
 from data_prep.length import PromptMeter
 from data_prep.ordering import Turns, choose_wording, is_flipped, orders_of, seeded_fraction, split_of
 from data_prep.overlap import Exclusion
@@ -177,7 +178,7 @@ class Transform:
                 raise Reject("not-pairwise", "the source made no pair of this record")
         except Reject as problem:
             _add(problems, ordinal, problem)
-        except MemoryError:
+        except (MemoryError, InputError):
             raise
         except Exception as error:
             # A shape no source foresaw. The record is lost, the run is not, and the reason says whom to blame.

@@ -328,19 +328,33 @@ def test_card_keeps_numbers_of_score_tasks_apart() -> None:
     assert found == {"train critic/a": [3, 1, 0], "train critic_score/a": [0, 0, 7]}
 
 
-def test_ray_data_writes_the_same_bytes(tmp_path: Path) -> None:
-    """In a process of its own, since Ray stays in the process that started it."""
-    source = source_file(tmp_path)
-    convert([str(source)], tmp_path / "local", settings())
-    code = (
-        "import sys, ray\n"
-        "ray.init('local', num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level='ERROR')\n"
-        "from data_prep.convert import convert\nfrom data_prep.settings import Settings\n"
-        "settings = Settings('rlaif_v', unit_rows=10, val_share=0.2)\n"
-        "convert([sys.argv[1]], sys.argv[2], settings, workers=2, engine='ray')\n"
-        "ray.shutdown()\n"
+CLUSTER = """
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+cluster.add_node(num_cpus=1)
+print(cluster.address, flush=True)
+input()
+cluster.shutdown()
+"""
+
+
+def test_a_ray_cluster_writes_the_same_bytes(tmp_path: Path) -> None:
+    """A cluster of two nodes that was started elsewhere; input and output are named relative to the driver's folder."""
+    for part in range(3):
+        rows = [GOOD["rlaif_v"](part * ROWS + n) for n in range(ROWS)]
+        source_file(tmp_path, rows).rename(tmp_path / f"{part}.parquet")
+    prepare = [str(Path(sys.executable).with_name("critic-r1")), "prepare", "rlaif_v", "--val-share", "0.2"]
+    prepare += [a for part in range(3) for a in ("--input", f"{part}.parquet")]
+    environment = {**os.environ, "RAY_DISABLE_METRICS_COLLECTION": "1"}
+    subprocess.run([*prepare, "--output", "local"], cwd=tmp_path, env=environment, check=True, timeout=120)
+    cluster = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    environment = {**os.environ, "PYTHONPATH": ".", "RAY_DISABLE_METRICS_COLLECTION": "1"}
-    command = [sys.executable, "-c", code, str(source), str(tmp_path / "ray")]
-    subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, check=True, timeout=300)
+    with cluster:
+        assert cluster.stdin
+        assert cluster.stdout
+        environment["RAY_ADDRESS"] = next(line for line in cluster.stdout if line[:1].isdigit()).strip()
+        command = [*prepare, "--output", "ray", "--engine", "ray", "--workers", "2"]
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300)
+        cluster.communicate("\n", timeout=60)
     assert digest(tmp_path / "ray") == digest(tmp_path / "local")

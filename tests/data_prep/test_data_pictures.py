@@ -4,12 +4,19 @@ import io
 import struct
 import zipfile
 import zlib
+from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image, PngImagePlugin
 
+from data_prep import picture_store
+from data_prep.convert import convert
 from data_prep.images import BadPicture, check_whole, read_header
+from data_prep.inputs import InputError
 from data_prep.picture_store import PictureStore
+from data_prep.settings import Settings
 from tests.data_prep.made_pictures import picture
 
 
@@ -101,3 +108,65 @@ def test_a_cut_zip_is_named_as_such_and_opened_once(tmp_path, monkeypatch: pytes
 def test_a_name_from_the_root_says_how_it_is_read() -> None:
     with pytest.raises(BadPicture, match="--image-root / for names"):
         PictureStore().load("/data/1.jpg", ".")
+
+
+class Failing(MemoryFileSystem):
+    """A remote place whose first `failures` answers are errors."""
+
+    protocol = "failing"
+    cachable = False
+    failures = 0
+    error: type[Exception] = ConnectionResetError
+
+    def _open(self, path: str, *args: object, **kwargs: object) -> object:
+        if Failing.failures:
+            Failing.failures -= 1
+            raise Failing.error("no answer")
+        return super()._open(path, *args, **kwargs)
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> type[Failing]:
+    fsspec.register_implementation("failing", Failing, clobber=True)
+    monkeypatch.setattr(picture_store, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(Failing, "failures", 0)
+    monkeypatch.setattr(Failing, "error", ConnectionResetError)
+    with fsspec.open("failing://pictures/a.png", "wb") as stream:
+        stream.write(picture(0))
+    return Failing
+
+
+def test_a_remote_place_is_asked_again(failing: type[Failing]) -> None:
+    failing.failures = picture_store.ATTEMPTS - 1
+    assert PictureStore(["failing://pictures"]).load("a.png", ".") == picture(0)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError, TimeoutError, RuntimeError])
+def test_one_that_stays_down_ends_the_run(failing: type[Failing], error: type[Exception], tmp_path: Path) -> None:
+    failing.failures, failing.error = 1000, error
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"question": "q", "chosen": "a", "rejected": "b", "image": "a.png"}\n')
+    settings = Settings("generic", image_roots=("failing://pictures",))
+    with pytest.raises(InputError, match="failing://pictures: cannot be read"):
+        convert([str(source)], tmp_path / "out", settings)
+    failing.failures = 0
+    assert convert([str(source)], tmp_path / "out", settings)["records"]["used"] == 1
+
+
+def test_a_picture_that_is_not_there_or_not_ours_to_read_costs_its_row(failing: type[Failing]) -> None:
+    store = PictureStore(["failing://pictures"])
+    for error, name, reason in ((None, "b.png", "picture-missing"), (PermissionError, "a.png", "picture-unreadable")):
+        failing.failures, failing.error = (1, error) if error else (0, ConnectionResetError)
+        with pytest.raises(BadPicture) as found:
+            store.load(name, ".")
+        assert found.value.reason == reason
+
+
+@pytest.mark.parametrize("name", ["none.png", "folder", "a.png/b.png", "x" * 300, "loop"])
+def test_names_that_no_file_has(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "a.png").write_bytes(picture(0))
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(BadPicture) as found:
+        PictureStore([str(tmp_path)]).load(name, ".")
+    assert found.value.reason == "picture-missing"
