@@ -17,7 +17,7 @@ AGENT, TRAINER, ENGINE, STORAGE = "agent loop", "training worker", "rollout engi
 KINDS = {
     AGENT: ("ray::AgentLoopWorker", "ray::SharedPromptWorker"),
     TRAINER: ("ray::WorkerDict",),
-    ENGINE: ("ray::vLLMHttpServer", "VLLM::"),
+    ENGINE: ("ray::vLLMHttpServer", "ray::GroupServer", "VLLM::"),
     STORAGE: ("ray::SimpleStorageUnit", "ray::TransferQueueController"),
 }
 CLIENTS = (AGENT, TRAINER, "ray::TaskRunnerV1")

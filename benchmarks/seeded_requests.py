@@ -26,13 +26,21 @@ class SeededClient:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
-    async def generate(self, *, prompt_ids: list[int], sampling_params: dict[str, Any], **rest: Any) -> Any:
+    def _seeded(self, prompt_ids: list[int], sampling_params: dict[str, Any]) -> dict[str, Any]:
         prompt = zlib.crc32(np.asarray(prompt_ids, dtype=np.int64).tobytes())
         seed = prompt + self._asked[prompt]
         self._asked[prompt] += 1
-        return await self._client.generate(
-            prompt_ids=prompt_ids, sampling_params={**sampling_params, "seed": seed}, **rest
-        )
+        return {**sampling_params, "seed": seed}
+
+    async def generate(self, *, prompt_ids: list[int], sampling_params: dict[str, Any], **rest: Any) -> Any:
+        seeded = self._seeded(prompt_ids, sampling_params)
+        return await self._client.generate(prompt_ids=prompt_ids, sampling_params=seeded, **rest)
+
+    async def generate_group(
+        self, request_id: str, *, prompt_ids: list[int], sampling_params: list[dict[str, Any]], **rest: Any
+    ) -> Any:
+        seeded = [self._seeded(prompt_ids, each) for each in sampling_params]
+        return await self._client.generate_group(request_id, prompt_ids=prompt_ids, sampling_params=seeded, **rest)
 
 
 class SeededStockWorker(_StockWorker):

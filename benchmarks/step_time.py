@@ -46,7 +46,7 @@ STARTS = {
     "imports, configuration, preflight": ("raylet/raylet",),
     "Ray": ("ray::TaskRunner",),
     "trainer": ("ray::WorkerDict",),
-    "actor and reference": ("ray::vLLMHttpServer",),
+    "actor and reference": ("ray::vLLMHttpServer", "ray::GroupServer"),
 }
 """Parts of the start-up, and the process whose first sight ends each; the rest lasts until the first step begins."""
 

@@ -18,6 +18,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.seqlen_balancing import log_seqlen_unbalance
+from verl.workers.rollout.replica import RolloutReplica, RolloutReplicaRegistry
 
 from recipe.critic_r1 import checkpoints, compat
 from recipe.critic_r1.critic_metrics import Rollout, critic_metrics
@@ -36,6 +37,12 @@ SCORED_FIELDS = ["input_ids", "position_ids", "loss_mask", "multi_modal_inputs"]
 """What verl's FSDP engine reads of a rollout to compute its tokens' log-probabilities."""
 
 
+def _group_replica() -> type[RolloutReplica]:
+    from recipe.critic_r1.rollout.group_server import GroupReplica  # imports vLLM
+
+    return GroupReplica
+
+
 class RolloutDisagreement(RuntimeError):
     """The rollout engine does not run the actor's policy."""
 
@@ -47,6 +54,8 @@ class CriticTrainerSync(PPOTrainerSync):
     def __init__(self, config: Any) -> None:
         compat.check_version(compat.VERL, "verl")
         self._watchdog: ActorWatchdog | None = None
+        if config.critic_r1.image_path == SHARED:
+            RolloutReplicaRegistry.register("vllm", _group_replica)
         super().__init__(config)
         self._log = RunLog(Path(config.critic_r1.run_dir) / "train", samples=config.critic_r1.log_samples)
         self._checkpoint_due = False

@@ -37,7 +37,7 @@ from recipe.critic_r1.memory_estimate import PREPARED_AT_ONCE
 from recipe.critic_r1.pictures.dataset import bare, picture_items, with_pictures
 from recipe.critic_r1.pictures.inputs import PIXELS, PictureInputs, PixelSettings, followed_by, travels_encoded
 from recipe.critic_r1.pictures.measuring import measuring
-from recipe.critic_r1.rollout.servers import OneServerPerPrompt
+from recipe.critic_r1.rollout.servers import OneRequestPerPrompt, Rollout, rolled_out
 from recipe.critic_r1.rollout.shared_picture import SharedPicture
 from recipe.critic_r1.rollout.written_against import FUNCTIONS, REMEDY
 
@@ -87,7 +87,7 @@ class SharedPromptWorker(_StockWorker):
 
     def __init__(self, config: Any, llm_client: Any, *args: Any, **kwargs: Any) -> None:
         compat.check_version(compat.VERL, "verl")
-        super().__init__(config, OneServerPerPrompt.instead_of(llm_client), *args, **kwargs)
+        super().__init__(config, OneRequestPerPrompt.instead_of(llm_client), *args, **kwargs)
         self._loop = SingleTurnAgentLoop(
             trainer_config=DictConfigWrap(config=self.config),
             server_manager=self.llm_client,
@@ -171,11 +171,7 @@ class SharedPromptWorker(_StockWorker):
             if rollout.name == "vllm":
                 # verl takes tokens and decodes them itself; only stop strings need the engine's own text.
                 sampling.setdefault("detokenize", bool(sampling.get("stop")))
-            priority = int(row.get("priority", 0))
-            # verl's load balancer gives requests with one id one server; the engine's own ids are drawn later.
-            group = uuid4().hex
-            tasks = [self._generate(prepared, dict(sampling), priority, group) for _ in range(n)]
-            outputs = await asyncio.gather(*tasks, return_exceptions=True)
+            outputs = await self._generate(prepared, n, sampling, int(row.get("priority", 0)))
             for error in (output for output in outputs if isinstance(output, BaseException)):
                 logger.error("rollout of prompt %s failed", uid, exc_info=error)
             done = {i: output for i, output in enumerate(outputs) if isinstance(output, AgentLoopOutput)}
@@ -188,24 +184,30 @@ class SharedPromptWorker(_StockWorker):
         finally:
             await tq.async_kv_put(key=uid, partition_id=partition, tag={"status": status})
 
-    async def _generate(self, prepared: PreparedPrompt, sampling: dict, priority: int, group: str) -> AgentLoopOutput:
+    async def _generate(self, prepared: PreparedPrompt, n: int, sampling: dict, priority: int) -> list[Any]:
+        """n rollouts: each an `AgentLoopOutput`, or the error that it ended with."""
         deterministic = getattr(self.rollout_config, "full_determinism", False)
-        started = asyncio.get_running_loop().time()
-        output = await self.llm_client.generate(
-            request_id=f"det-{priority}" if deterministic else group,
+        outputs = await rolled_out(
+            self.llm_client,
+            # verl's load balancer gives requests with one id one server; the engine's own ids are drawn later.
+            f"det-{priority}" if deterministic else uuid4().hex,
+            n,
+            sampling,
             prompt_ids=prepared.prompt_ids,
-            sampling_params=sampling,
             image_data=prepared.images,  # Ray hands the server what the reference stands for
             mm_processor_kwargs=prepared.mm_processor_kwargs,
             priority=priority,
         )
-        seconds = asyncio.get_running_loop().time() - started
-        merged, mask, log_probs = await self._loop.ct_merge_assistant_token(
-            prepared.prompt_ids,
-            output.token_ids,
-            [],
-            [] if output.log_probs else None,
-            assistant_logprobs=output.log_probs or None,
+        return [self._agent_loop_output(prepared, output) for output in outputs]
+
+    def _agent_loop_output(self, prepared: PreparedPrompt, rollout: Rollout) -> AgentLoopOutput | BaseException:
+        if isinstance(rollout, BaseException):
+            return rollout
+        output, seconds = rollout
+        builder = self._loop.continuous_token_builder
+        merged = builder.merge_assistant_tokens(prepared.prompt_ids, output.token_ids)
+        mask, log_probs = builder.align_response_metadata(
+            merged, [], [] if output.log_probs else None, assistant_logprobs=output.log_probs or None
         )
         limit = self._loop.response_length
         prompt_ids = merged.token_ids[: len(merged.token_ids) - len(mask)]

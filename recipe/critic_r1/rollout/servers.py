@@ -1,59 +1,73 @@
-"""All rollouts of a prompt on one rollout server, for one question to the load balancer.
+"""All rollouts of a prompt as one request to one rollout server.
 
 verl asks its load balancer for a server for each rollout, and so spreads the rollouts of a prompt over all servers:
 each of them then puts the prompt's picture through its processor and its vision tower, and prefills the prompt, anew.
-With one server for a prompt its caches of pictures and prefixes do what they are for. Prompts are spread as rollouts
-were, to the server with the fewest under way; and of the three calls between actors that a rollout takes two are saved.
+With one server for a prompt its caches of pictures and prefixes do what they are for; prompts are spread as rollouts
+were, to the server with the fewest under way. And of the 3 n calls between actors that n rollouts take 3 are left.
 """
 
 import asyncio
-from dataclasses import dataclass
+import time
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from verl.workers.rollout.llm_server import LLMServerClient
+from verl.workers.rollout.replica import TokenOutput
+
+Rollout = tuple[TokenOutput, float] | BaseException
+"""A rollout and the seconds that it took, or what went wrong with it."""
 
 
-@dataclass
-class _Lent:
-    """A server, while rollouts of a prompt are on it."""
-
-    server: "asyncio.Task[tuple[str, Any]]"
-    rollouts: int = 0
-
-
-class OneServerPerPrompt(LLMServerClient):
-    """verl's client; requests that are under way with the same ``request_id`` share what the load balancer gave."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._lent: dict[str, _Lent] = {}
+class OneRequestPerPrompt(LLMServerClient):
+    """verl's client, which can also ask for several rollouts of a prompt at once."""
 
     @classmethod
     def instead_of(cls, client: Any) -> Any:
         """One for verl's plain client; other clients, which may leave a server in the middle, stay as they are."""
         return cls(client.config, client._load_balancer) if type(client) is LLMServerClient else client
 
-    async def _acquire_server(self, request_id: str, **extra: Any) -> tuple[str, Any]:
-        lent = self._lent.get(request_id)
-        if lent is None:
-            lent = self._lent[request_id] = _Lent(asyncio.ensure_future(super()._acquire_server(request_id, **extra)))
-        lent.rollouts += 1
+    async def generate_group(
+        self, request_id: str, *, prompt_ids: list[int], sampling_params: Sequence[dict[str, Any]], **request: Any
+    ) -> list[Rollout]:
+        """A rollout for each of the sampling parameters, in their order.
+
+        Args:
+            request_id: for the load balancer.
+            prompt_ids: the prompt's token ids, (P,).
+            request: what else verl's rollout server takes, alike for all.
+        """
+        server_id, server = await self._acquire_server(request_id, prompt_ids=prompt_ids, **request)
         try:
-            # One rollout that is cancelled must not take the answer from the others.
-            return await asyncio.shield(lent.server)
-        except BaseException:
-            self._returned(request_id)
-            raise
+            if not hasattr(server, "generate_group"):  # no `group_server.GroupServer`: another engine
+                return await one_by_one(self, request_id, sampling_params, prompt_ids=prompt_ids, **request)
+            given = {name: value for name, value in request.items() if value}
+            ids = [self._vllm_request_id(request_id) for _ in sampling_params]
+            outputs: list[Rollout] = await server.generate_group.remote(ids, prompt_ids, list(sampling_params), **given)
+        finally:
+            self._release_server(server_id, request_id=request_id)
+        for found in outputs:
+            if not isinstance(found, BaseException):
+                extra = found[0].extra_fields
+                extra |= {f"{end}_global_steps": extra.get("global_steps") for end in ("min", "max")}
+        return outputs
 
-    def _release_server(self, server_id: str, request_id: str | None = None) -> None:
-        assert request_id is not None
-        if self._returned(request_id):
-            super()._release_server(server_id, request_id)
 
-    def _returned(self, request_id: str) -> bool:
-        """Whether that was the last rollout."""
-        lent = self._lent[request_id]
-        lent.rollouts -= 1
-        if not lent.rollouts:
-            del self._lent[request_id]
-        return not lent.rollouts
+async def rolled_out(client: Any, request_id: str, n: int, sampling: dict[str, Any], **request: Any) -> list[Rollout]:
+    """n rollouts of a prompt by any client of verl's."""
+    each = [dict(sampling) for _ in range(n)]
+    if hasattr(client, "generate_group"):
+        found: list[Rollout] = await client.generate_group(request_id, sampling_params=each, **request)
+        return found
+    return await one_by_one(client, request_id, each, **request)
+
+
+async def one_by_one(client: Any, request_id: str, each: Sequence[dict[str, Any]], **request: Any) -> list[Rollout]:
+    """A request for each of the sampling parameters."""
+    outputs = [timed(client.generate(request_id=request_id, sampling_params=s, **request)) for s in each]
+    return await asyncio.gather(*outputs, return_exceptions=True)
+
+
+async def timed(output: Awaitable[TokenOutput]) -> tuple[TokenOutput, float]:
+    """What is waited for, and how many seconds it took."""
+    started = time.monotonic()
+    return await output, time.monotonic() - started

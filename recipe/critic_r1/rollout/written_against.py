@@ -17,6 +17,7 @@ FUNCTIONS = {
     "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._compute_multi_modal_inputs": "c1bf0d04b739",
     "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._compute_position_ids": "f5bb787c5f98",
     "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._compute_score": "cf4b57719ad3",
+    "verl.experimental.agent_loop.agent_loop:AgentLoopBase.ct_merge_assistant_token": "d8cbb98f7358",
     "verl.experimental.agent_loop.single_turn_agent_loop:SingleTurnAgentLoop.run": "1baec41cee2d",
     "verl.workers.rollout.llm_server:LLMServerClient._acquire_server": "4afa9eaba4c5",
     "verl.workers.rollout.llm_server:LLMServerClient._release_server": "a06a7f1ee356",
@@ -30,5 +31,13 @@ FUNCTIONS = {
     "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead.prepare_model_inputs": "e7a30a3b61b5",
     "transformers.models.qwen2_vl.image_processing_qwen2_vl:Qwen2VLImageProcessor._preprocess": "81522940a5e5",
 }
+
+SERVER_FUNCTIONS = {
+    "verl.workers.rollout.vllm_rollout.vllm_async_server:vLLMHttpServer.generate": "383d68000163",
+    "verl.workers.rollout.vllm_rollout.vllm_async_server:vLLMHttpServer.abort_all_requests": "c7fe6fd911f3",
+    "verl.workers.rollout.vllm_rollout.vllm_async_server:vLLMReplica.__init__": "a43756da3be1",
+    "verl.workers.rollout.vllm_rollout.vllm_async_server:vLLMReplica.launch_servers": "a4c215d901eb",
+}
+"""The same for `group_server`; to look at them imports vLLM."""
 
 REMEDY = "Install verl as it was released (see requirements/), or take verl's own path with critic_r1.image_path=stock."
