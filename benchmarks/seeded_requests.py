@@ -1,8 +1,8 @@
 """Both rollout paths with random numbers that do not depend on what else is in flight.
 
 vLLM's engine has one generator for all requests, so two runs that send the same requests a little earlier or later draw
-other responses. Here each request has a seed of its own, made of its prompt and of how often that prompt was asked
-before: two runs then train on the same responses, and what is left between them is rounding.
+other responses. Here each request has a seed of its own, made of its prompt with its pictures and of how often that was
+asked before: two runs then train on the same responses, and what is left between them is rounding.
 
 A measuring device, named in ``actor_rollout_ref.rollout.agent.agent_loop_manager_class``.
 """
@@ -26,21 +26,34 @@ class SeededClient:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
-    def _seeded(self, prompt_ids: list[int], sampling_params: dict[str, Any]) -> dict[str, Any]:
+    async def _seeded(self, each: list[dict[str, Any]], prompt_ids: list[int], image_data: Any) -> list[dict[str, Any]]:
+        pictures = await image_data if isinstance(image_data, ray.ObjectRef) else image_data
         prompt = zlib.crc32(np.asarray(prompt_ids, dtype=np.int64).tobytes())
-        seed = prompt + self._asked[prompt]
-        self._asked[prompt] += 1
-        return {**sampling_params, "seed": seed}
+        for picture in pictures or []:  # many prompts differ in their pictures only
+            prompt = zlib.crc32(picture.tobytes(), prompt)
+        first = self._asked[prompt]
+        self._asked[prompt] += len(each)
+        return [{**sampling, "seed": prompt + first + i} for i, sampling in enumerate(each)]
 
-    async def generate(self, *, prompt_ids: list[int], sampling_params: dict[str, Any], **rest: Any) -> Any:
-        seeded = self._seeded(prompt_ids, sampling_params)
-        return await self._client.generate(prompt_ids=prompt_ids, sampling_params=seeded, **rest)
+    async def generate(
+        self, *, prompt_ids: list[int], sampling_params: dict[str, Any], image_data: Any = None, **rest: Any
+    ) -> Any:
+        (seeded,) = await self._seeded([sampling_params], prompt_ids, image_data)
+        return await self._client.generate(prompt_ids=prompt_ids, sampling_params=seeded, image_data=image_data, **rest)
 
     async def generate_group(
-        self, request_id: str, *, prompt_ids: list[int], sampling_params: list[dict[str, Any]], **rest: Any
+        self,
+        request_id: str,
+        *,
+        prompt_ids: list[int],
+        sampling_params: list[dict[str, Any]],
+        image_data: Any = None,
+        **rest: Any,
     ) -> Any:
-        seeded = [self._seeded(prompt_ids, each) for each in sampling_params]
-        return await self._client.generate_group(request_id, prompt_ids=prompt_ids, sampling_params=seeded, **rest)
+        seeded = await self._seeded(sampling_params, prompt_ids, image_data)
+        return await self._client.generate_group(
+            request_id, prompt_ids=prompt_ids, sampling_params=seeded, image_data=image_data, **rest
+        )
 
 
 class SeededStockWorker(_StockWorker):
