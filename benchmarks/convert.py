@@ -38,6 +38,7 @@ SLOW_ROWS = 2_000
 """The stock pattern gets a file of this many rows only: enough that what it costs to load the set hardly counts."""
 
 NAMED_ROWS = 3_072
+"""The most pictures of 4 megapixels that are loaded by their names."""
 
 PARTS = ("ways", "two_workers", "named")
 

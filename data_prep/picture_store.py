@@ -17,8 +17,8 @@ NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, e
 NO_SUCH_NAME = (FileNotFoundError, KeyError, UnicodeError)
 """What an operating system, and what a library says of a name that no file has."""
 
-ATTEMPTS, PAUSE_SECONDS = 3, 1.0
-"""How often a remote root is asked before the run ends; the pause doubles."""
+PAUSES = (1.0, 2.0)
+"""Seconds before a remote root that failed is asked again; after the last attempt the run ends."""
 
 
 class PictureStore:
@@ -64,8 +64,8 @@ class PictureStore:
     def _read(self, root: str, inner: str) -> bytes | None:
         if root.endswith(".zip"):
             return self._unpack(root, inner)
-        attempts = ATTEMPTS if "://" in root else 1
-        for attempt in range(attempts):
+        pauses = list(PAUSES) if "://" in root else []
+        while True:
             try:
                 return _remote(root, inner) if "://" in root else _local(Path(root, inner))
             except BadPicture:
@@ -73,17 +73,14 @@ class PictureStore:
             except PermissionError as error:
                 raise BadPicture("picture-unreadable", f"{inner[:200]} in {root} may not be read ({error})") from error
             except Exception as error:  # each of fsspec's file systems has its own
-                if getattr(error, "errno", None) in NO_SUCH_FILE or isinstance(
-                    error, FileNotFoundError | KeyError | UnicodeError
-                ):
+                if isinstance(error, NO_SUCH_NAME) or getattr(error, "errno", None) in NO_SUCH_FILE:
                     return None
-                if attempt == attempts - 1:
+                if not pauses:
                     raise InputError(
                         f"{root}: cannot be read ({type(error).__name__}: {error}), so pictures may be there and not be"
                         " found; mend it and give the same command again, which goes on from here"
                     ) from error
-                time.sleep(PAUSE_SECONDS * 2**attempt)
-        return None
+                time.sleep(pauses.pop(0))
 
     def _unpack(self, root: str, inner: str) -> bytes | None:
         archive = self._archive(root)

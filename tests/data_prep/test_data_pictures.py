@@ -128,7 +128,7 @@ class Failing(MemoryFileSystem):
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> type[Failing]:
     fsspec.register_implementation("failing", Failing, clobber=True)
-    monkeypatch.setattr(picture_store, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(picture_store, "PAUSES", (0.0, 0.0))
     monkeypatch.setattr(Failing, "failures", 0)
     monkeypatch.setattr(Failing, "error", ConnectionResetError)
     with fsspec.open("failing://pictures/a.png", "wb") as stream:
@@ -137,7 +137,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> type[Failing]:
 
 
 def test_a_remote_place_is_asked_again(failing: type[Failing]) -> None:
-    failing.failures = picture_store.ATTEMPTS - 1
+    failing.failures = len(picture_store.PAUSES)
     assert PictureStore(["failing://pictures"]).load("a.png", ".") == picture(0)
 
 

@@ -14,7 +14,7 @@ from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServer
 from verl.workers.rollout.replica import TokenOutput
 from verl.workers.rollout.router import GlobalRequestLoadBalancer
 
-from recipe.critic_r1.rollout.servers import OneRequestPerPrompt, Rollout, rolled_out, timed
+from recipe.critic_r1.rollout.servers import OneRequestPerPrompt, TimedOutput, rolled_out, timed
 
 CONFIG = OmegaConf.create({"actor_rollout_ref": {"rollout": {"name": "vllm", "response_length": 8}}})
 
@@ -107,7 +107,7 @@ def test_what_the_server_gets_and_gives(kind: type[OtherServer]) -> None:
     client, _, _ = made([server])
     request = {"image_data": ["picture"], "mm_processor_kwargs": {"a": 1}, "priority": 3}
     each = [{"token": 7}, {"token": 8, "broken": True}, {"token": 9}]
-    found: list[Rollout] = asyncio.run(
+    found: list[TimedOutput] = asyncio.run(
         client.generate_group("p", prompt_ids=[5], sampling_params=each, **request)  # type: ignore[arg-type]
     )
     assert isinstance(found[1], RuntimeError)

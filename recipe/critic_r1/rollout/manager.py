@@ -37,7 +37,7 @@ from recipe.critic_r1.memory_estimate import PREPARED_AT_ONCE
 from recipe.critic_r1.pictures.dataset import bare, picture_items, with_pictures
 from recipe.critic_r1.pictures.inputs import PIXELS, PictureInputs, PixelSettings, followed_by, travels_encoded
 from recipe.critic_r1.pictures.measuring import measuring
-from recipe.critic_r1.rollout.servers import OneRequestPerPrompt, Rollout, rolled_out
+from recipe.critic_r1.rollout.servers import OneRequestPerPrompt, TimedOutput, rolled_out
 from recipe.critic_r1.rollout.shared_picture import SharedPicture
 from recipe.critic_r1.rollout.written_against import FUNCTIONS, REMEDY
 
@@ -200,7 +200,7 @@ class SharedPromptWorker(_StockWorker):
         )
         return [self._agent_loop_output(prepared, output) for output in outputs]
 
-    def _agent_loop_output(self, prepared: PreparedPrompt, rollout: Rollout) -> AgentLoopOutput | BaseException:
+    def _agent_loop_output(self, prepared: PreparedPrompt, rollout: TimedOutput) -> AgentLoopOutput | BaseException:
         if isinstance(rollout, BaseException):
             return rollout
         output, seconds = rollout

@@ -14,8 +14,8 @@ from typing import Any
 from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
-Rollout = tuple[TokenOutput, float] | BaseException
-"""A rollout and the seconds that it took, or what went wrong with it."""
+TimedOutput = tuple[TokenOutput, float] | BaseException
+"""The output of a rollout and the seconds that it took, or what went wrong with it."""
 
 
 class OneRequestPerPrompt(LLMServerClient):
@@ -28,7 +28,7 @@ class OneRequestPerPrompt(LLMServerClient):
 
     async def generate_group(
         self, request_id: str, *, prompt_ids: list[int], sampling_params: Sequence[dict[str, Any]], **request: Any
-    ) -> list[Rollout]:
+    ) -> list[TimedOutput]:
         """A rollout for each of the sampling parameters, in their order.
 
         Args:
@@ -42,7 +42,9 @@ class OneRequestPerPrompt(LLMServerClient):
                 return await one_by_one(self, request_id, sampling_params, prompt_ids=prompt_ids, **request)
             given = {name: value for name, value in request.items() if value}
             ids = [self._vllm_request_id(request_id) for _ in sampling_params]
-            outputs: list[Rollout] = await server.generate_group.remote(ids, prompt_ids, list(sampling_params), **given)
+            outputs: list[TimedOutput] = await server.generate_group.remote(
+                ids, prompt_ids, list(sampling_params), **given
+            )
         finally:
             self._release_server(server_id, request_id=request_id)
         for found in outputs:
@@ -52,16 +54,18 @@ class OneRequestPerPrompt(LLMServerClient):
         return outputs
 
 
-async def rolled_out(client: Any, request_id: str, n: int, sampling: dict[str, Any], **request: Any) -> list[Rollout]:
+async def rolled_out(
+    client: Any, request_id: str, n: int, sampling: dict[str, Any], **request: Any
+) -> list[TimedOutput]:
     """n rollouts of a prompt by any client of verl's."""
     each = [dict(sampling) for _ in range(n)]
     if hasattr(client, "generate_group"):
-        found: list[Rollout] = await client.generate_group(request_id, sampling_params=each, **request)
+        found: list[TimedOutput] = await client.generate_group(request_id, sampling_params=each, **request)
         return found
     return await one_by_one(client, request_id, each, **request)
 
 
-async def one_by_one(client: Any, request_id: str, each: Sequence[dict[str, Any]], **request: Any) -> list[Rollout]:
+async def one_by_one(client: Any, request_id: str, each: Sequence[dict[str, Any]], **request: Any) -> list[TimedOutput]:
     """A request for each of the sampling parameters."""
     outputs = [timed(client.generate(request_id=request_id, sampling_params=s, **request)) for s in each]
     return await asyncio.gather(*outputs, return_exceptions=True)
