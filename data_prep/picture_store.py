@@ -73,7 +73,7 @@ class PictureStore:
             except PermissionError as error:
                 raise BadPicture("picture-unreadable", f"{inner[:200]} in {root} may not be read ({error})") from error
             except Exception as error:  # each of fsspec's file systems has its own
-                if isinstance(error, NO_SUCH_NAME) or getattr(error, "errno", None) in NO_SUCH_FILE:
+                if _no_such_file(error):
                     return None
                 if not pauses:
                     raise InputError(
@@ -100,6 +100,14 @@ class PictureStore:
             except (OSError, zipfile.BadZipFile):
                 self._archives[root] = None
         return self._archives[root]
+
+
+def _no_such_file(error: Exception) -> bool:
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and cause is not None and not isinstance(cause, FileNotFoundError):
+        # fsspec's HTTP says so of a server that does not answer, too; a refusal (4xx) is about this file.
+        return 400 <= getattr(cause, "status", 0) < 500
+    return isinstance(error, NO_SUCH_NAME) or getattr(error, "errno", None) in NO_SUCH_FILE
 
 
 def _too_large(inner: str) -> BadPicture:

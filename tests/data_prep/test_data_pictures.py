@@ -4,7 +4,9 @@ import io
 import struct
 import zipfile
 import zlib
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import fsspec
 import pytest
@@ -151,6 +153,35 @@ def test_one_that_stays_down_ends_the_run(failing: type[Failing], error: type[Ex
         convert([str(source)], tmp_path / "out", settings)
     failing.failures = 0
     assert convert([str(source)], tmp_path / "out", settings)["records"]["used"] == 1
+
+
+@pytest.mark.parametrize(("status", "reason"), [(404, "picture-missing"), (410, "picture-missing"), (500, None)])
+def test_what_a_web_server_answers(status: int, reason: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(status)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    monkeypatch.setattr(picture_store, "PAUSES", (0.0, 0.0))
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        store = PictureStore([f"http://127.0.0.1:{server.server_port}"])
+        with pytest.raises(BadPicture if reason else InputError) as found:
+            store.load("a.png", ".")
+        server.shutdown()
+    assert getattr(found.value, "reason", None) == reason
+
+
+def test_a_web_server_that_is_not_there_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture_store, "PAUSES", ())
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        address = f"http://127.0.0.1:{server.server_port}"
+    with pytest.raises(InputError, match="cannot be read"):
+        PictureStore([address]).load("a.png", ".")
 
 
 def test_a_picture_that_is_not_there_or_not_ours_to_read_costs_its_row(failing: type[Failing]) -> None:
