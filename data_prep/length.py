@@ -11,7 +11,7 @@ if they disagree.
 
 The processor's libraries take half a gigabyte and seconds to load, but all that lengths depend on is a page of facts
 and the tokenizer. `processor.meter_of_model` has a short-lived process read and check them; the meter itself needs
-only the `tokenizers` library.
+only a library that counts tokens (`token_count`).
 """
 
 import importlib
@@ -23,6 +23,7 @@ from functools import cached_property
 from typing import Any
 
 from data_prep.prompts import MARKER
+from data_prep.token_count import TokenCounter, why_slow
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -89,6 +90,8 @@ class ProcessorFacts:
     image_token: str
     tokenizer: str
     """The tokenizer as the JSON of the `tokenizers` library."""
+    slow: str | None
+    """Why `fastokens` cannot count its tokens, and the slower `tokenizers` does; None when it can."""
 
     def to_json(self) -> str:
         """As text; `from_json` reads it."""
@@ -141,9 +144,7 @@ class PromptMeter:
         self._load = load
         if processor is not None:
             self.processor = processor
-        self._tokenizer = importlib.import_module("tokenizers").Tokenizer.from_str(facts.tokenizer)
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._count = TokenCounter(facts.tokenizer, fast=facts.slow is None)
 
     @cached_property
     def processor(self) -> Any:
@@ -174,8 +175,7 @@ class PromptMeter:
             if with_pictures and self.facts.rule is None:
                 texts = [self._with_bos(t) for t in texts]
             # verl adds special tokens only on the path that goes through the processor.
-            counts = map(len, self._tokenizer.encode_batch_fast(texts, add_special_tokens=with_pictures))
-            for i, count in zip(chosen, counts, strict=True):
+            for i, count in zip(chosen, self._count(texts, special=with_pictures), strict=True):
                 lengths[i] = count + sum(self.picture_tokens(s) - 1 for s in sizes[i])
         return lengths
 
@@ -247,13 +247,15 @@ def read_facts(processor: Any, *, verl_resize: bool = True) -> ProcessorFacts:
     for pictures in range(MOST_FRAMES + 1):
         before, found, after = run_template(processor, MARKER * pictures + probe).partition(probe)
         frames.append((before, after) if found else None)
+    tokenizer = backend.to_str()
     return ProcessorFacts(
         first if verl_resize else None,
         rule,
         tuple(frames),
         processor.tokenizer.bos_token,
         str(getattr(processor, "image_token", "")),
-        backend.to_str(),
+        tokenizer,
+        why_slow(tokenizer),
     )
 
 

@@ -1,0 +1,118 @@
+"""How many tokens texts have: by `fastokens`, which takes a thirtieth of the time, where it agrees with `tokenizers`.
+
+The `tokenizers` library is what training uses, so its word counts. `fastokens` reads the same tokenizer and is to give
+the same tokens, but it does not know every kind of tokenizer; so the two are compared first, on texts made to tell them
+apart, and one difference is enough to stay with `tokenizers`.
+"""
+
+import importlib
+import json
+import random
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+class TokenCounter:
+    """Counts the tokens of texts.
+
+    Args:
+        tokenizer: the tokenizer as the JSON of the `tokenizers` library.
+        fast: whether `fastokens` counts; `why_slow` tells whether it may.
+    """
+
+    def __init__(self, tokenizer: str, *, fast: bool) -> None:
+        self._fast = fast
+        self._tokenizer = _fast_tokenizer(tokenizer) if fast else _tokenizer(tokenizer)
+
+    def __call__(self, texts: Sequence[str], *, special: bool) -> list[int]:
+        """Tokens of each text.
+
+        Args:
+            special: whether those count that the tokenizer puts around a text, such as a begin token.
+        """
+        if self._fast:
+            _, ends = self._tokenizer.encode_batch_flat(list(texts), add_special_tokens=special)
+            counts: list[int] = np.diff(np.frombuffer(ends, np.uint64)).tolist()
+            return counts
+        return list(map(len, self._tokenizer.encode_batch_fast(texts, add_special_tokens=special)))
+
+
+def why_slow(tokenizer: str) -> str | None:
+    """Why `fastokens` cannot count for this tokenizer; None when it can.
+
+    Args:
+        tokenizer: the tokenizer as the JSON of the `tokenizers` library.
+    """
+    try:
+        fast = _fast_tokenizer(tokenizer)
+    except Exception as error:  # a kind of tokenizer that it does not know; it raises what its parts raise
+        return f"it cannot read the tokenizer ({(str(error).splitlines() or [repr(error)])[0]:.200})"
+    slow = _tokenizer(tokenizer)
+    texts = probe_texts([token["content"] for token in json.loads(tokenizer)["added_tokens"]])
+    for special in (False, True):
+        wanted = [encoding.ids for encoding in slow.encode_batch_fast(texts, add_special_tokens=special)]
+        for text, ids in zip(texts, wanted, strict=True):
+            try:
+                found = list(fast.encode(text, add_special_tokens=special).ids)
+            except Exception as error:  # as above
+                return f"it fails on {text[:40]!r} ({(str(error).splitlines() or [repr(error)])[0]:.200})"
+            if found != ids:
+                return f"it gives other tokens for {text[:40]!r}"
+    return None
+
+
+def probe_texts(added: Sequence[str], n: int = 3_000, seed: int = 0) -> list[str]:
+    """Texts on which tokenizers differ if they differ at all: odd characters of all kinds, blanks, added tokens.
+
+    Args:
+        added: what a tokenizer knows beside its words, such as `<|im_end|>`.
+    """
+    rng = random.Random(seed)
+    every = [chr(i) for i in range(0x20, 0x20000) if unicodedata.category(chr(i)) not in ("Cs", "Cn", "Co")]
+    texts = []
+    for _ in range(n):
+        parts = []
+        for _ in range(rng.choice((1, 2, 3, 5, 8, 20, 60))):
+            kind = rng.randrange(8)
+            if kind < 2:
+                parts.append(rng.choice(_HOSTILE))
+            elif kind == 2:
+                parts.append(rng.choice(every))
+            elif kind == 3:
+                parts.append(rng.choice(_HOSTILE) * rng.choice((2, 3, 9, 65)))
+            elif kind == 4:
+                parts.append(chr(rng.randrange(0x20, 0x7F)))
+            elif kind == 5 and added and rng.random() < 0.3:
+                parts.append(rng.choice(added))
+            else:
+                parts.append(rng.choice(_WORDS) + rng.choice(("", " ", " ", "\n", ", ")))
+        texts.append("".join(parts))
+    return texts
+
+
+_HOSTILE = (
+    " \t\n\r\x0b\x0c\x00\x1a\x1c\x1f\x7f\x85\xa0\u2028\u3000\u200b\u200d'’sStTdDmMlLvVrReE019.,;:!?-_()[]{}<>|/\\\"`$%é"
+    "ÉßſKİı²½Ⅷ٣你好。한글हिन्दी👍🏽👩\u0301\u0300\u0345\ufffd"
+)
+_WORDS = (
+    "The", "picture", "shows", "don't", "WE'LL", "it's", "3.14", "2026", "10,000", "\\boxed{1}", "<think>", "naïve",
+    "e\u0301te\u0301", "Straße", "x=y+z;", "snake_case", "CamelCase", "https://example.org/a?b=c", "##", "**bold**",
+    "1.", "–", "…",
+)  # fmt: skip
+
+
+def _tokenizer(text: str) -> Any:
+    tokenizer = importlib.import_module("tokenizers").Tokenizer.from_str(text)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _fast_tokenizer(text: str) -> Any:
+    tokenizer = importlib.import_module("fastokens").Tokenizer.from_json_str(text)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
