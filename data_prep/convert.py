@@ -25,7 +25,7 @@ from data_prep.readers import Unit, plan_units
 from data_prep.settings import Settings
 from data_prep.sources.registry import load_source
 from data_prep.worker import WORK, Job
-from data_prep.writer import MANIFEST, file_sha256, write_json
+from data_prep.writer import FORMAT_VERSION, MANIFEST, file_checksum, write_json
 
 Progress = Callable[[int, int], None]
 """Called with the records done and their total."""
@@ -42,11 +42,11 @@ def convert(
     overwrite: bool = False,
     engine: str = "local",
     progress: Progress | None = None,
-    reused: Callable[[], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Convert the input files into `output`; returns the manifest.
 
-    A folder with a finished manifest of the same settings and input is left as it is, which `reused` tells. An
+    A folder with a finished manifest of the same settings and input is left as it is, which `tell` is told. An
     unfinished one is continued.
 
     Args:
@@ -57,7 +57,7 @@ def convert(
         perceptual: whether the exclusion compares pictures that are almost the same, too.
         overwrite: throw away what an earlier conversion left in `output`, whatever its settings.
         engine: `local`, or `ray` for Ray Data on a running or a new cluster.
-        reused: called when the finished result of an earlier conversion is returned.
+        tell: called with what a user should know: that nothing was to be done, or that lengths take long.
 
     Raises:
         InputError: nothing to read, an output made with other settings or of input that has changed since, files in
@@ -68,6 +68,7 @@ def convert(
     source = load_source(settings.source)
     exclusion = Exclusion.from_files(exclude, perceptual=perceptual) if exclude else None
     identity: dict[str, Any] = {
+        "format": FORMAT_VERSION,
         "settings": settings.recorded(),
         "inputs": [stamp(f) for f in files],
         "exclude": exclusion.files if exclusion else [],
@@ -75,18 +76,20 @@ def convert(
     if exclusion is not None:
         identity["near"] = perceptual
     if source.own:
-        identity["source_sha256"] = file_sha256(Path(settings.source.rpartition(":")[0]))
+        identity["source_xxh3_128"] = file_checksum(Path(settings.source.rpartition(":")[0]))
     # Through JSON, so that it compares equal with what is read back.
     identity = json.loads(json.dumps(identity))
     if (done := _prepare_folder(folder, identity, overwrite, files)) is not None:
-        if reused is not None:
-            reused()
+        if tell is not None:
+            tell(f"{output} was made already, with these settings of these files; --overwrite makes it again")
         return done
     units = plan_units(files, unit_rows=settings.unit_rows, limit=settings.limit)
     todo = [u for u in units if not _is_done(folder, u)]
     facts = None
     if settings.model is not None and todo:
         facts = facts_of_model(settings.model, settings.min_pixels, settings.max_pixels)
+        if facts.slow is not None and tell is not None:
+            tell(f"lengths are counted by `tokenizers`, thirty times slower than by `fastokens`: {facts.slow}")
     job = Job(settings, str(folder), exclusion, facts)
     total = sum(u.rows for u in units)
     state = {"done": total - sum(u.rows for u in todo)}
@@ -122,7 +125,8 @@ def _prepare_folder(
         stored = _stored(begun)
         if {k: stored.get(k) for k in identity} != identity:
             raise InputError(
-                f"{folder} holds the output of other settings or other input; choose another --output, or --overwrite"
+                f"{folder} holds the output of other settings, other input or another version of critic-r1; choose another"
+                " --output, or --overwrite"
             )
         made = begun.stat().st_mtime
         if changed := next((f for f in files if "://" not in f and os.path.getmtime(f) > made), None):

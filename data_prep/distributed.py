@@ -11,7 +11,7 @@ from typing import Any
 
 from data_prep.inputs import InputError
 from data_prep.readers import Unit
-from data_prep.worker import Job, Worker
+from data_prep.worker import Job, Worker, fewer_pauses, meter_of
 
 
 class _RayWorker:
@@ -19,10 +19,11 @@ class _RayWorker:
 
     def __init__(self, job: Job, folder: str) -> None:
         os.chdir(folder)  # paths of the job may be relative to where it was started
-        self._worker = Worker(job)
+        self._worker = Worker(job, meter_of(job))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"rows": self._worker(Unit(**row))}
+        with fewer_pauses():
+            return {"rows": self._worker(Unit(**row))}
 
 
 def run_units(job: Job, units: Sequence[Unit], workers: int, advance: Callable[[int], None]) -> None:

@@ -21,7 +21,7 @@ from data_prep.readers import Unit
 from data_prep.reject import repeated
 from data_prep.sources.record import Source
 from data_prep.worker import WORK
-from data_prep.writer import FORMAT_VERSION, MANIFEST, WRITER_OPTIONS, file_sha256, write_json
+from data_prep.writer import MANIFEST, WRITER_OPTIONS, file_checksum, temporary_name, write_json
 
 REJECTED = "rejected.jsonl"
 BUCKETS = {"tokens": 128, "characters": 512}
@@ -40,7 +40,7 @@ def finish(folder: Path, units: Sequence[Unit], identity: dict[str, Any], source
     _drop_duplicates(folder, notes, ids, units)
     rejects: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
-    temporary = folder / f".{REJECTED}.{os.getpid()}.tmp"
+    temporary = temporary_name(folder / REJECTED)
     with temporary.open("w", encoding="utf-8") as stream:
         for note in notes:
             for reject in sorted(note["rejected"], key=lambda r: r["row"]):
@@ -58,7 +58,6 @@ def finish(folder: Path, units: Sequence[Unit], identity: dict[str, Any], source
     unit = "characters" if identity["settings"]["model"] is None else "tokens"
     labels, lengths = _count([folder / s["file"] for s in shards], unit)
     manifest = {
-        "format": FORMAT_VERSION,
         **identity,
         "source": {"name": source.name, "title": source.title, "licence": source.licence, "label": source.label_rule},
         "records": records,
@@ -123,7 +122,7 @@ def _drop_duplicates(
 def _rewrite(folder: Path, shard: dict[str, Any], gone: set[tuple[int, str]]) -> None:
     """Leave rows out of a shard, row group by row group; changes the shard's entry, and removes an empty shard."""
     path = folder / shard["file"]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     rows = 0
     with pq.ParquetFile(path) as parquet:
         writer = pq.ParquetWriter(temporary, parquet.schema_arrow, **WRITER_OPTIONS)
@@ -141,7 +140,7 @@ def _rewrite(folder: Path, shard: dict[str, Any], gone: set[tuple[int, str]]) ->
     if rows:
         os.replace(temporary, path)
         shard["bytes"] = path.stat().st_size
-        shard["sha256"] = shard["sha256"] and file_sha256(path)
+        shard["xxh3_128"] = file_checksum(path)
     else:
         temporary.unlink()
         path.unlink()

@@ -8,6 +8,8 @@ import io
 import struct
 import warnings
 import zlib
+from contextlib import ExitStack
+from threading import Lock
 from typing import NamedTuple
 
 from PIL import Image
@@ -98,14 +100,35 @@ def _quick_header(data: bytes | memoryview) -> Header | None:
     return None
 
 
+class _Quiet:
+    """No warnings while any thread is inside: `warnings.catch_warnings` alone is not made for several at once."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._former = Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._former.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._former.close()
+
+
+_quiet = _Quiet()
+
+
 def _pillow_header(data: bytes | memoryview) -> Header:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                name = image.format or ""
-                # `_quick_header` did not know what to make of it.
-                return Header(image.width, image.height, name, plain=name not in ("JPEG", "PNG"))
+        with _quiet, Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            name = image.format or ""
+            # `_quick_header` did not know what to make of it.
+            return Header(image.width, image.height, name, plain=name not in ("JPEG", "PNG"))
     except Image.DecompressionBombError as error:
         raise _too_large() from error
     except Exception as error:  # Pillow's plug-ins raise whatever the broken bytes lead them to
@@ -180,10 +203,8 @@ def decode(data: bytes | memoryview) -> Image.Image:
     """
     read_header(data)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return image.convert("RGB")
+        with _quiet, Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return image.convert("RGB")
     except Exception as error:  # as above
         raise BadPicture(
             "picture-truncated",

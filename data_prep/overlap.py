@@ -123,10 +123,12 @@ class Exclusion:
 
     def _code(self, image: Picture) -> int | None:
         """The perceptual hash of a picture; the last one is kept, since all pairs of a record ask for the same."""
-        if self._last[0] != image.sha256:
+        known, code = self._last  # at once: several threads may ask
+        if known != image.sha256:
             data = image.data if image.data is not None else Path(image.path or "").read_bytes()
-            self._last = image.sha256, perceptual_hash(data)
-        return self._last[1]
+            code = perceptual_hash(data)
+            self._last = image.sha256, code
+        return code
 
     def _same_texts(self, item: Any) -> str | None:
         """The name of a row with the same texts; of ranked responses, any two may stand in a benchmark's pair."""

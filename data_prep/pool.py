@@ -1,7 +1,10 @@
-"""Units on the processes of one machine. This process is one of the workers, so that two start as fast as one.
+"""Units on the cores of one machine, by threads of this process or by several processes.
 
 Units are handed out one at a time, whoever is free; a worker reads its unit and writes its shards itself, so no picture
-ever passes from process to process.
+ever passes from one to another. This process is one of the workers, so that two start as fast as one.
+
+A second thread makes use of a second core, since Arrow and the hashes leave Python's lock alone; a third would wait for
+it. From there on, processes.
 """
 
 import multiprocessing
@@ -10,19 +13,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from threading import Lock, Thread
 
 from data_prep.inputs import InputError
+from data_prep.length import PromptMeter
 from data_prep.readers import Unit
-from data_prep.worker import Job, Worker, cores
+from data_prep.worker import Job, Worker, fewer_pauses, meter_of
 
 _worker: Worker | None = None
 
 
-def _start_worker(job: Job, overlap: bool, parent: int) -> None:
+def _start_worker(job: Job, parent: int) -> None:
     global _worker
     Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _worker = Worker(job, overlap=overlap)
+    _worker = Worker(job, meter_of(job))
 
 
 def _end_with(parent: int) -> None:
@@ -34,76 +39,68 @@ def _end_with(parent: int) -> None:
 
 def _run_unit(unit: Unit) -> int:
     assert _worker is not None
-    return _worker(unit)
-
-
-def run_here(job: Job, units: Sequence[Unit], advance: Callable[[int], None]) -> None:
-    """Convert units in this process; the end of one (its last row group and its note) overlaps with the next."""
-    worker, last = Worker(job, overlap=cores() > 1), None
-    for unit in units:
-        begun = worker.begin(unit)
-        if last is not None:
-            advance(last.result())
-        last = begun
-    if last is not None:
-        advance(last.result())
+    with fewer_pauses():
+        return _worker(unit)
 
 
 def run_units(job: Job, units: Sequence[Unit], workers: int, advance: Callable[[int], None]) -> None:
-    """Convert units with several processes.
+    """Convert units.
 
     Args:
-        workers: processes, this one included.
+        workers: processes, this one included. One uses two cores where there are two, several use one each.
         advance: called with the records of each finished unit, by one thread at a time.
 
     Raises:
         InputError: a worker was killed.
     """
-    workers = min(workers, len(units))
-    if workers <= 1:
-        run_here(job, units, advance)
+    if not units:
         return
     waiting, lock = iter(units), Lock()
 
-    def share() -> Iterator[Unit]:
-        while True:
-            with lock:
-                unit = next(waiting, None)
-            if unit is None:
-                return
-            yield unit
-
-    def finished(rows: int) -> None:
-        with lock:
-            advance(rows)
-
-    # spawn: a forked child would inherit the threads' locks of pyarrow and of the tokenizer.
-    context = multiprocessing.get_context("spawn")
-    others, overlap = workers - 1, cores() >= 2 * workers
-    with (
-        ProcessPoolExecutor(others, context, _start_worker, (job, overlap, os.getpid())) as pool,
-        ThreadPoolExecutor(others) as threads,
-    ):
-
-        def feed() -> None:
-            nonlocal waiting
-            try:
-                for unit in share():
-                    finished(pool.submit(_run_unit, unit).result())
-            except BaseException:
-                waiting = iter(())
-                raise
-
-        feeders = [threads.submit(feed) for _ in range(others)]
+    def work(convert: Callable[[Unit], int]) -> None:
+        nonlocal waiting
         try:
-            worker = Worker(job, overlap=overlap)
-            for unit in share():
-                finished(worker(unit))
-            for feeder in feeders:
-                feeder.result()
+            while True:
+                with lock:
+                    unit = next(waiting, None)
+                if unit is None:
+                    return
+                rows = convert(unit)
+                with lock:
+                    advance(rows)
+        except BaseException:
+            waiting = iter(())  # every other worker ends with the unit it has
+            raise
+
+    meter = meter_of(job)
+    with (
+        _helpers(job, meter, min(workers, len(units))) as helpers,
+        ThreadPoolExecutor(max(1, len(helpers))) as threads,
+        fewer_pauses(),
+    ):
+        others = [threads.submit(work, helper) for helper in helpers]
+        try:
+            work(Worker(job, meter))
+            for other in others:
+                other.result()
         except BrokenProcessPool as error:
             raise InputError(
                 "a worker was killed (out of memory?); run the same command again to go on, with fewer --workers"
             ) from error
-        finally:
-            waiting = iter(())  # after an error, every worker ends with the unit it has
+
+
+@contextmanager
+def _helpers(job: Job, meter: PromptMeter | None, workers: int) -> Iterator[list[Callable[[Unit], int]]]:
+    """What converts units beside this thread: another thread, or the other processes."""
+    if workers == 1:
+        yield [Worker(job, meter)] if cores() > 1 else []
+        return
+    # spawn: a forked child would inherit the threads' locks of pyarrow and of the tokenizer.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers - 1, context, _start_worker, (job, os.getpid())) as pool:
+        yield [lambda unit: pool.submit(_run_unit, unit).result()] * (workers - 1)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

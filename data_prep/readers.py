@@ -9,12 +9,11 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -148,18 +147,6 @@ def read_unit(unit: Unit) -> Iterator[tuple[int, Any]]:
     """
     for batch in read_batches(unit):
         yield from batch
-
-
-T = TypeVar("T")
-
-
-def ahead(items: Iterator[T], threads: Executor) -> Iterator[T]:
-    """The items in their order, each fetched by a thread while the caller works on the one before it."""
-    end: Any = object()
-    coming = threads.submit(next, items, end)
-    while (item := coming.result()) is not end:
-        coming = threads.submit(next, items, end)
-        yield item
 
 
 def read_batches(unit: Unit) -> Iterator[list[tuple[int, Any]]]:

@@ -23,6 +23,7 @@ from data_prep.score_task import ScoredResponse, ScoreTask
 from data_prep.settings import Settings
 from data_prep.sources.record import Options, Source
 from data_prep.task import PreferencePair, PreferenceTask
+from data_prep.writer import temporary_name
 
 PORTION_BYTES = 32 * 2**20
 """Bytes of pictures, loaded by their names, after which the records so far are made rows before the next are read."""
@@ -283,7 +284,7 @@ class Transform:
         path = self.picture_folder / name[:2] / f"{name}.{header.format.lower()}"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            temporary = temporary_name(path)
             temporary.write_bytes(picture.data)
             os.replace(temporary, path)
         return Picture(None, str(path.absolute()), picture.sha256)

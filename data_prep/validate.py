@@ -20,13 +20,14 @@ import pyarrow.parquet as pq
 from data_prep.images import BadPicture, decode, read_header
 from data_prep.prompts import MARKER
 from data_prep.task import LABELS
-from data_prep.writer import MANIFEST
+from data_prep.writer import MANIFEST, file_checksum
 
 REQUIRED = ("data_source", "prompt", "images", "ability", "reward_model", "extra_info")
 FOREIGN_MARKERS = ("<video>", "<audio>")
 DECODE_ALL_BELOW = 2_000
 """Files with at most this many rows have every picture decoded; of larger ones, evenly spread rows are."""
 BATCH_ROWS = 256
+COPY_AGAIN = "Copy the folder again, or prepare it again with --overwrite."
 MAX_FAILURES = 1_000
 """Failures kept with their text; further ones are only counted."""
 
@@ -75,9 +76,10 @@ def check_parquet(
 ) -> Report:
     """Check files of tasks; a folder stands for all `*.parquet` in it.
 
-    Looked at in every row: columns, one user turn, `<image>` markers equal in number to the pictures, readable headers,
-    a label whose gold answer earns 1.0 (the judgements; of pairs, "1", "2" or "tie"), a non-empty answer (other
-    abilities). Never raises for what the data holds; all of it is in the report.
+    A shard must have the checksum that the manifest beside it names. Looked at in every row: columns, one user turn,
+    `<image>` markers equal in number to the pictures, readable headers, a label whose gold answer earns 1.0 (the
+    judgements; of pairs, "1", "2" or "tie"), a non-empty answer (other abilities). Never raises for what the data
+    holds; all of it is in the report.
 
     Args:
         paths: one file or folder, or several.
@@ -100,6 +102,9 @@ def check_parquet(
             continue
         with parquet:
             _check_file(name, parquet, report, decode_rows)
+        if (wanted := _recorded_checksum(path)) is not None and (found := file_checksum(path)) != wanted:
+            detail = f"XXH3 checksum {found}, and the manifest has {wanted}: bytes of it were changed"
+            report.add(Failure(name, None, "manifest", detail, COPY_AGAIN))
     return report
 
 
@@ -117,7 +122,7 @@ def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
 
 def manifest_problems(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Failure]:
     """What is not as the manifests of the folders among `paths` have it: shards that are gone, changed, or foreign."""
-    remedy = "Copy the folder again, or prepare it again with --overwrite."
+    remedy = COPY_AGAIN
     for folder in map(Path, paths):
         manifest = folder / MANIFEST
         if not manifest.is_file():
@@ -138,6 +143,18 @@ def manifest_problems(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Failu
             if shards[name] not in (None, found[name]):
                 detail = f"{found[name]} bytes, and the manifest has {shards[name]}"
                 yield Failure(str(folder / name), None, "manifest", detail, remedy)
+
+
+def _recorded_checksum(path: Path) -> str | None:
+    """The checksum in the manifest beside a shard; None when there is none, or another size, which is told already."""
+    try:
+        manifest = json.loads((path.parent / MANIFEST).read_text("utf-8"))
+        shard = next(s for s in manifest["shards"] if s["file"] == path.name)
+        if shard.get("bytes") in (None, path.stat().st_size):
+            return shard.get("xxh3_128")
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        pass
+    return None
 
 
 def _check_file(name: str, parquet: pq.ParquetFile, report: Report, decode_rows: int) -> None:

@@ -7,23 +7,23 @@ in size by a factor of a thousand.
 Text columns are compressed, pictures are not: JPEG and PNG do not shrink further, and trying costs most of the time.
 """
 
-import hashlib
 import io
 import json
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Executor, Future, wait
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from data_prep.row import HasRow, Row, row_bytes, row_schema, rows_batch
 
-FORMAT_VERSION = 1
-"""Raised when rows or the manifest change in a way that old readers would misunderstand."""
+FORMAT_VERSION = 2
+"""Raised when rows or the manifest change: what an older version began is not finished by a newer one."""
 
 GROUP_BYTES = 32 * 2**20
 """Target size of a row group: well below the 100 MB that the Hub's viewer takes, since a writer holds one in memory."""
@@ -34,8 +34,8 @@ SHARD_BYTES = 512 * 2**20
 MANIFEST = "manifest.json"
 
 
-HASH_BYTES = 2**18
-"""Bytes hashed at a time: few enough to stay in a core's own cache."""
+CHECKED_BYTES = 2**20
+"""Bytes read at a time for a checksum: few enough to stay in a core's cache, and few calls that want Python's lock."""
 
 
 class ShardWriter:
@@ -46,8 +46,6 @@ class ShardWriter:
     Args:
         embedded: whether pictures stand in the file.
         group_bytes: target size of a row group.
-        hashed: whether to compute the file's SHA-256, which is done as it grows.
-        threads: where row groups are written, one at a time, while the caller goes on; None: in the caller.
     """
 
     def __init__(
@@ -56,12 +54,10 @@ class ShardWriter:
         *,
         embedded: bool = True,
         group_bytes: int = GROUP_BYTES,
-        hashed: bool = False,
-        threads: Executor | None = None,
     ) -> None:
         self.path = path
-        self.sha256: str | None = None
-        """Hex digest of the closed file."""
+        self.xxh3_128 = ""
+        """Checksum of the closed file, in hex; taken as the file grows."""
         self.rows = 0
         self.bytes = 0
         self._embedded = embedded
@@ -71,13 +67,11 @@ class ShardWriter:
         self._pending_bytes = 0
         self._settled: list[pa.RecordBatch] = []
         self._settled_bytes = 0
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._temporary = temporary_name(path)
         self._writer: pq.ParquetWriter | None = None
-        self._threads = threads
-        self._writing: Future[None] | None = None
-        self._digest = hashlib.sha256() if hashed else None
+        self._checksum = xxhash.xxh3_128()
         self._written: io.FileIO | None = None
-        self._buffer = memoryview(bytearray(HASH_BYTES if hashed else 0))
+        self._buffer = memoryview(bytearray(CHECKED_BYTES))
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -125,29 +119,15 @@ class ShardWriter:
             return
         group = pa.Table.from_batches(self._settled, self._schema)
         self._settled, self._settled_bytes = [], 0
-        self._wait()
-        if self._threads is None:
-            self._write_group(group)
-        else:
-            self._writing = self._threads.submit(self._write_group, group)
-
-    def _wait(self) -> None:
-        if self._writing is not None:
-            self._writing.result()
-            self._writing = None
-
-    def _write_group(self, group: pa.Table) -> None:
         self._file().write_table(group, row_group_size=group.num_rows)
-        self._hash_new()
+        self._check_new()
 
-    def _hash_new(self) -> None:
-        """Hash what was written since the last call, while it is still in memory; a Parquet file only ever grows."""
-        if self._digest is None:
-            return
+    def _check_new(self) -> None:
+        """Take what was written since the last call into the checksum; a Parquet file only ever grows."""
         if self._written is None:
             self._written = io.FileIO(self._temporary)
         while count := self._written.readinto(self._buffer):
-            self._digest.update(self._buffer[:count])
+            self._checksum.update(self._buffer[:count])
 
     def _file(self) -> pq.ParquetWriter:
         if self._writer is None:
@@ -159,18 +139,15 @@ class ShardWriter:
         """Finish the file and give it its name."""
         self.settle()
         self._flush()
-        self._wait()
         self._file().close()
-        self._hash_new()
-        if self._digest is not None and self._written is not None:
-            self._written.close()
-            self.sha256 = self._digest.hexdigest()
+        self._check_new()
+        assert self._written is not None
+        self._written.close()
+        self.xxh3_128 = self._checksum.hexdigest()
         os.replace(self._temporary, self.path)
 
     def abort(self) -> None:
         """Leave nothing behind."""
-        if self._writing is not None:
-            wait([self._writing])
         if self._written is not None:
             self._written.close()
         if self._writer is not None:
@@ -197,15 +174,23 @@ WRITER_OPTIONS: dict[str, Any] = {
 """Fixed, so that equal rows give equal bytes."""
 
 
-def file_sha256(path: Path) -> str:
-    """Hex digest of a file, read in pieces."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def file_checksum(path: Path) -> str:
+    """The XXH3 checksum of a file, 128 bits in hex, as `xxhsum -H2` prints it; read in pieces."""
+    checksum, buffer = xxhash.xxh3_128(), memoryview(bytearray(2**20))
+    with path.open("rb", buffering=0) as stream:
+        while count := stream.readinto(buffer):
+            checksum.update(buffer[:count])
+    return checksum.hexdigest()
+
+
+def temporary_name(path: Path) -> Path:
+    """Where a file is written before it gets its name; no two threads share it."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
 
 
 def write_json(path: Path, value: Any) -> None:
     """JSON with sorted keys, under a temporary name first, so that the file is whole or absent."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
@@ -255,7 +240,7 @@ def write_parquet(
     def finish(split: str) -> None:
         shard = open_shards.pop(split)
         shard.close()
-        shards.append({"file": shard.path.name, "split": split, "rows": shard.rows, "sha256": shard.sha256})
+        shards.append({"file": shard.path.name, "split": split, "rows": shard.rows, "xxh3_128": shard.xxh3_128})
 
     try:
         for task in tasks:
@@ -270,7 +255,7 @@ def write_parquet(
             if split not in open_shards:
                 path = folder / f"{split}-{numbers[split]:05d}.parquet"
                 numbers[split] += 1
-                open_shards[split] = ShardWriter(path, embedded=embedded, group_bytes=group_bytes, hashed=True)
+                open_shards[split] = ShardWriter(path, embedded=embedded, group_bytes=group_bytes)
             open_shards[split].extend([row])
             labels.setdefault(f"{split} {row.data_source}", Counter())[row.ground_truth] += 1
             if open_shards[split].bytes >= shard_bytes:

@@ -61,7 +61,7 @@ def prepare(
     min_pixels: Annotated[int | None, typer.Option(help="Pixel limit of the processor.")] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Pixel limit of the processor.")] = None,
     images: Annotated[str, typer.Option(help="embed or reference.")] = "embed",
-    hashes: Annotated[bool, typer.Option(help="SHA-256 of every picture and shard.")] = True,
+    hashes: Annotated[bool, typer.Option(help="SHA-256 of every picture.")] = True,
     map: Annotated[list[str] | None, typer.Option(help="generic: FIELD=COLUMN, repeated.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Prepared benchmark whose rows are kept out.")] = None,
     near: Annotated[bool, typer.Option(help="--exclude also compares perceptual hashes.")] = True,
@@ -127,9 +127,7 @@ def prepare(
                 overwrite=overwrite,
                 engine=engine,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
-                reused=lambda: console.print(
-                    Text(f"{output} was made already, with these settings of these files; --overwrite makes it again")
-                ),
+                tell=lambda text: console.print(Text(text)),
             )
     _summary(manifest, output)
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from data_prep import convert as engine
 from data_prep.convert import convert
 from data_prep.inputs import InputError, expand_inputs
 from data_prep.settings import Settings
+from data_prep.writer import FORMAT_VERSION
 from tests.data_prep.made_pictures import picture
 from tests.data_prep.made_records import GOOD
 
@@ -36,10 +38,10 @@ def pictures(tmp_path: Path) -> str:
 
 def made(source: Path, output: Path, root: str, **options: Any) -> tuple[dict[str, Any], bool]:
     """The manifest, and whether it was there already."""
-    reused: list[bool] = []
+    told: list[str] = []
     settings = Settings("mm_rlhf", image_roots=(root,))
-    manifest = convert([str(source)], output, settings, reused=lambda: reused.append(True), **options)
-    return manifest, bool(reused)
+    manifest = convert([str(source)], output, settings, tell=told.append, **options)
+    return manifest, any("made already" in text for text in told)
 
 
 def test_overwrite_makes_it_again_whatever_is_there(source: Path, pictures: str, tmp_path: Path) -> None:
@@ -61,6 +63,16 @@ def test_input_that_changed_since_is_refused_until_told_otherwise(source: Path, 
     assert not made(source, tmp_path / "out", pictures, overwrite=True)[1]
 
 
+def test_what_an_older_version_began_is_not_finished(
+    tmp_path: Path, source: Path, pictures: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(source, tmp_path / "out", pictures)
+    monkeypatch.setattr(engine, "FORMAT_VERSION", FORMAT_VERSION + 1)
+    with pytest.raises(InputError, match="another version"):
+        made(source, tmp_path / "out", pictures)
+    assert not made(source, tmp_path / "out", pictures, overwrite=True)[1]
+
+
 def test_a_source_of_ones_own_that_changed_is_another_setting(tmp_path: Path, source: Path) -> None:
     own = tmp_path / "mine.py"
     code = (
@@ -70,7 +82,7 @@ def test_a_source_of_ones_own_that_changed_is_another_setting(tmp_path: Path, so
     own.write_text(code)
     settings = Settings(f"{own}:pairs")
     first = convert([str(source)], tmp_path / "out", settings)
-    assert len(first["source_sha256"]) == 64
+    assert len(first["source_xxh3_128"]) == 32
     own.write_text(code.replace("0)", "1)"))
     with pytest.raises(InputError, match="other settings"):
         convert([str(source)], tmp_path / "out", settings)
@@ -143,8 +155,10 @@ def test_a_source_of_ones_own_that_cannot_be_imported_is_named(code: str, source
 SLOW = """
 import sys, time
 from data_prep import pool
+from data_prep import convert as engine
 from data_prep.convert import convert
 from data_prep.settings import Settings
+from data_prep.writer import FORMAT_VERSION
 
 if __name__ == "__main__":
     convert([sys.argv[1]], sys.argv[2], Settings("mm_rlhf", unit_rows=1, image_roots=(sys.argv[3],)), workers=2,

@@ -180,6 +180,18 @@ def test_the_folder_must_be_as_its_manifest_says(fault: str, verl: bool, tmp_pat
     assert report.failures[0].remedy
 
 
+@pytest.mark.parametrize("whole_folder", [True, False])
+def test_a_changed_byte_of_a_picture_is_found(whole_folder: bool, tmp_path: Path) -> None:
+    folder = folder_of_shards(tmp_path)
+    first = folder / "train-00000.parquet"
+    data = bytearray(first.read_bytes())
+    data[data.index(b"\xff\xda") + 40] ^= 1  # behind the header, among the pixels
+    first.write_bytes(data)
+    report = check_parquet(folder if whole_folder else first, decode_rows=0)
+    assert [(f.file, f.reason) for f in report.failures] == [(str(first), "manifest")]
+    assert "checksum" in report.failures[0].detail
+
+
 def test_a_shard_of_another_size_is_found(tmp_path: Path) -> None:
     write(tmp_path / "train-00000.parquet", good_rows())
     shard = {"file": "train-00000.parquet", "bytes": 5}
