@@ -26,7 +26,7 @@ from PIL import Image
 from data_prep.convert import convert
 from data_prep.settings import Settings
 from data_prep.views import batch_records
-from data_prep.writer import file_sha256
+from data_prep.writer import file_checksum
 
 OURS = ("ours_plain", "ours_hashes", "ours_hashes_length")
 LIMITS = ("copy", "copy_same_options", "copy_same_options_hashes", "tokens")
@@ -141,12 +141,12 @@ def _copy_same_options(source: str, output: str, hashes: bool) -> None:
                     for value in batch_records(pa.RecordBatch.from_arrays([chunk], ["image"])):
                         hashlib.sha256(value["image"]["bytes"]).hexdigest()
     if hashes:
-        file_sha256(Path(output))
+        file_checksum(Path(output))
     _report(start, rows)
 
 
 def _tokens(source: str, output: str, model: str) -> None:
-    """The prompts that ours made, through the bare tokenizer."""
+    """The prompts that ours made, through the `tokenizers` library."""
     from tokenizers import Tokenizer
 
     convert([source], output, Settings("rlaif_v", hashes=False))
