@@ -125,8 +125,8 @@ def _prepare_folder(
         stored = _stored(begun)
         if {k: stored.get(k) for k in identity} != identity:
             raise InputError(
-                f"{folder} holds the output of other settings, other input or another version of critic-r1; choose another"
-                " --output, or --overwrite"
+                f"{folder} holds the output of other settings, other input or another version of critic-r1; choose"
+                " another --output, or --overwrite"
             )
         made = begun.stat().st_mtime
         if changed := next((f for f in files if "://" not in f and os.path.getmtime(f) > made), None):
