@@ -140,7 +140,7 @@ def _rewrite(folder: Path, shard: dict[str, Any], gone: set[tuple[int, str]]) ->
     if rows:
         os.replace(temporary, path)
         shard["bytes"] = path.stat().st_size
-        shard["xxh3_128"] = file_checksum(path)
+        shard["xxh3_128"] = shard["xxh3_128"] and file_checksum(path)
     else:
         temporary.unlink()
         path.unlink()

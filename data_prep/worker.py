@@ -116,7 +116,8 @@ class Worker:
 
     def _shard(self, split: str, unit: Unit) -> ShardWriter:
         path = self.output / f"{split}-{unit.number:05d}.parquet"
-        return ShardWriter(path, embedded=self.job.settings.images == "embed")
+        settings = self.job.settings
+        return ShardWriter(path, embedded=settings.images == "embed", checked=settings.hashes)
 
     def _note(self, unit: Unit, total: Outcome, shards: dict[str, ShardWriter]) -> None:
         work = self.output / WORK

@@ -46,6 +46,7 @@ class ShardWriter:
     Args:
         embedded: whether pictures stand in the file.
         group_bytes: target size of a row group.
+        checked: whether to take the file's checksum, which is done as it grows.
     """
 
     def __init__(
@@ -54,10 +55,11 @@ class ShardWriter:
         *,
         embedded: bool = True,
         group_bytes: int = GROUP_BYTES,
+        checked: bool = True,
     ) -> None:
         self.path = path
-        self.xxh3_128 = ""
-        """Checksum of the closed file, in hex; taken as the file grows."""
+        self.xxh3_128: str | None = None
+        """Checksum of the closed file, in hex."""
         self.rows = 0
         self.bytes = 0
         self._embedded = embedded
@@ -69,7 +71,7 @@ class ShardWriter:
         self._settled_bytes = 0
         self._temporary = temporary_name(path)
         self._writer: pq.ParquetWriter | None = None
-        self._checksum = xxhash.xxh3_128()
+        self._checksum = xxhash.xxh3_128() if checked else None
         self._written: io.FileIO | None = None
         self._buffer = memoryview(bytearray(CHECKED_BYTES))
 
@@ -124,6 +126,8 @@ class ShardWriter:
 
     def _check_new(self) -> None:
         """Take what was written since the last call into the checksum; a Parquet file only ever grows."""
+        if self._checksum is None:
+            return
         if self._written is None:
             self._written = io.FileIO(self._temporary)
         while count := self._written.readinto(self._buffer):
@@ -141,9 +145,9 @@ class ShardWriter:
         self._flush()
         self._file().close()
         self._check_new()
-        assert self._written is not None
-        self._written.close()
-        self.xxh3_128 = self._checksum.hexdigest()
+        if self._checksum is not None and self._written is not None:
+            self._written.close()
+            self.xxh3_128 = self._checksum.hexdigest()
         os.replace(self._temporary, self.path)
 
     def abort(self) -> None:

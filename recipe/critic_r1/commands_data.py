@@ -61,7 +61,7 @@ def prepare(
     min_pixels: Annotated[int | None, typer.Option(help="Pixel limit of the processor.")] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Pixel limit of the processor.")] = None,
     images: Annotated[str, typer.Option(help="embed or reference.")] = "embed",
-    hashes: Annotated[bool, typer.Option(help="SHA-256 of every picture.")] = True,
+    hashes: Annotated[bool, typer.Option(help="SHA-256 of every picture, checksum of every shard.")] = True,
     map: Annotated[list[str] | None, typer.Option(help="generic: FIELD=COLUMN, repeated.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Prepared benchmark whose rows are kept out.")] = None,
     near: Annotated[bool, typer.Option(help="--exclude also compares perceptual hashes.")] = True,
