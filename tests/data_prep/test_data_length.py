@@ -2,14 +2,18 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data_prep import convert as engine
 from data_prep.length import MeterError, ProcessorFacts, PromptMeter, real_length
 from data_prep.processor import meter_of_model
 from data_prep.settings import Settings
@@ -165,3 +169,21 @@ def test_measuring_loads_no_model_library() -> None:
 def test_a_model_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(MeterError, match="cannot be used"):
         meter_of_model(str(tmp_path))
+
+
+def test_lengths_that_take_long_are_told_and_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.Table.from_pylist([GOOD["rlaif_v"](n) for n in range(4)]), source)
+    lengths, told = {}, {}
+    for name, reason in (("fast", None), ("slow", "it gives other tokens for 'x'")):
+        facts = replace(meter("qwen2_vl").facts, slow=reason)
+        monkeypatch.setattr(engine, "facts_of_model", lambda *_, facts=facts: facts)
+        said: list[str] = []
+        manifest = engine.convert([str(source)], tmp_path / name, Settings("rlaif_v", model="m"), tell=said.append)
+        shards = [pq.read_table(tmp_path / name / s["file"]) for s in manifest["shards"]]
+        lengths[name] = [row["prompt_tokens"] for shard in shards for row in shard["extra_info"].to_pylist()]
+        told[name] = said
+    assert lengths["fast"] == lengths["slow"]
+    assert all(lengths["fast"])
+    assert told["fast"] == []
+    assert "other tokens for 'x'" in told["slow"][0]
