@@ -92,7 +92,7 @@ def run_units(job: Job, units: Sequence[Unit], workers: int, advance: Callable[[
 @contextmanager
 def _helpers(job: Job, meter: PromptMeter | None, workers: int) -> Iterator[list[Callable[[Unit], int]]]:
     """What converts units beside this thread: another thread, or the other processes."""
-    if workers == 1:
+    if workers <= 1:
         yield [Worker(job, meter)] if cores() > 1 else []
         return
     # spawn: a forked child would inherit the threads' locks of pyarrow and of the tokenizer.
