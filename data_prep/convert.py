@@ -89,7 +89,7 @@ def convert(
     if settings.model is not None and todo:
         facts = facts_of_model(settings.model, settings.min_pixels, settings.max_pixels)
         if facts.slow is not None and tell is not None:
-            tell(f"lengths are counted by `tokenizers`, thirty times slower than by `fastokens`: {facts.slow}")
+            tell(f"lengths are counted by `tokenizers`, which takes many times as long as `fastokens`: {facts.slow}")
     job = Job(settings, str(folder), exclusion, facts)
     total = sum(u.rows for u in units)
     state = {"done": total - sum(u.rows for u in todo)}

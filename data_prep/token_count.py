@@ -10,6 +10,7 @@ import json
 import random
 import unicodedata
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,12 @@ class TokenCounter:
 
     Args:
         tokenizer: the tokenizer as the JSON of the `tokenizers` library.
-        fast: whether `fastokens` counts; `why_slow` tells whether it may.
+        fast: whether `fastokens` counts; `why_slow` tells whether it may. `tokenizers` counts a batch that it fails on.
     """
 
     def __init__(self, tokenizer: str, *, fast: bool) -> None:
-        self._fast = fast
-        self._tokenizer = _fast_tokenizer(tokenizer) if fast else _tokenizer(tokenizer)
+        self._text = tokenizer
+        self._fast = _fast_tokenizer(tokenizer) if fast else None
 
     def __call__(self, texts: Sequence[str], *, special: bool) -> list[int]:
         """Tokens of each text.
@@ -33,11 +34,18 @@ class TokenCounter:
         Args:
             special: whether those count that the tokenizer puts around a text, such as a begin token.
         """
-        if self._fast:
-            _, ends = self._tokenizer.encode_batch_flat(list(texts), add_special_tokens=special)
-            counts: list[int] = np.diff(np.frombuffer(ends, np.uint64)).tolist()
-            return counts
-        return list(map(len, self._tokenizer.encode_batch_fast(texts, add_special_tokens=special)))
+        if self._fast is not None:
+            try:
+                _, ends = self._fast.encode_batch_flat(list(texts), add_special_tokens=special)
+                counts: list[int] = np.diff(np.frombuffer(ends, np.uint64)).tolist()
+                return counts
+            except BaseException as error:
+                _reason(error)
+        return list(map(len, self._slow.encode_batch_fast(texts, add_special_tokens=special)))
+
+    @cached_property
+    def _slow(self) -> Any:
+        return _tokenizer(self._text)
 
 
 def why_slow(tokenizer: str) -> str | None:
@@ -48,8 +56,8 @@ def why_slow(tokenizer: str) -> str | None:
     """
     try:
         fast = _fast_tokenizer(tokenizer)
-    except Exception as error:  # a kind of tokenizer that it does not know; it raises what its parts raise
-        return f"it cannot read the tokenizer ({(str(error).splitlines() or [repr(error)])[0]:.200})"
+    except BaseException as error:
+        return f"it cannot read the tokenizer ({_reason(error)})"
     slow = _tokenizer(tokenizer)
     texts = probe_texts([token["content"] for token in json.loads(tokenizer)["added_tokens"]])
     for special in (False, True):
@@ -57,11 +65,21 @@ def why_slow(tokenizer: str) -> str | None:
         for text, ids in zip(texts, wanted, strict=True):
             try:
                 found = list(fast.encode(text, add_special_tokens=special).ids)
-            except Exception as error:  # as above
-                return f"it fails on {text[:40]!r} ({(str(error).splitlines() or [repr(error)])[0]:.200})"
+            except BaseException as error:
+                return f"it fails on {text[:40]!r} ({_reason(error)})"
             if found != ids:
                 return f"it gives other tokens for {text[:40]!r}"
     return None
+
+
+def _reason(error: BaseException) -> str:
+    """What a library written in Rust says of its failure, in a line; any other end of the program goes on.
+
+    A panic in Rust is no `Exception` in Python.
+    """
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
+    return (str(error).splitlines() or [repr(error)])[0][:200]
 
 
 def probe_texts(added: Sequence[str], n: int = 3_000, seed: int = 0) -> list[str]:

@@ -102,9 +102,8 @@ def check_parquet(
             continue
         with parquet:
             _check_file(name, parquet, report, decode_rows)
-        if (wanted := _recorded_checksum(path)) is not None and (found := file_checksum(path)) != wanted:
-            detail = f"XXH3 checksum {found}, and the manifest has {wanted}: bytes of it were changed"
-            report.add(Failure(name, None, "manifest", detail, COPY_AGAIN))
+        for failure in _checksum_problems(path):
+            report.add(failure)
     return report
 
 
@@ -122,39 +121,54 @@ def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
 
 def manifest_problems(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Failure]:
     """What is not as the manifests of the folders among `paths` have it: shards that are gone, changed, or foreign."""
-    remedy = COPY_AGAIN
     for folder in map(Path, paths):
         manifest = folder / MANIFEST
         if not manifest.is_file():
             continue
         try:
-            shards = {shard["file"]: shard.get("bytes") for shard in json.loads(manifest.read_text("utf-8"))["shards"]}
+            entries = _shards(manifest, manifest.stat().st_mtime_ns)
+            shards = {name: shard.get("bytes") for name, shard in entries.items()}
         except (ValueError, KeyError, TypeError) as error:
-            yield Failure(str(manifest), None, "manifest", f"not a manifest of `critic-r1 prepare` ({error!r})", remedy)
+            yield Failure(
+                str(manifest), None, "manifest", f"not a manifest of `critic-r1 prepare` ({error!r})", COPY_AGAIN
+            )
             continue
         found = {path.name: path.stat().st_size for path in folder.glob("*.parquet")}
         for name in sorted(shards.keys() - found.keys()):
             yield Failure(
-                str(folder / name), None, "no-file", "the manifest names this shard, which is not there", remedy
+                str(folder / name), None, "no-file", "the manifest names this shard, which is not there", COPY_AGAIN
             )
         for name in sorted(found.keys() - shards.keys()):
             yield Failure(str(folder / name), None, "manifest", "the manifest does not name this file", "Move it away.")
         for name in sorted(found.keys() & shards.keys()):
             if shards[name] not in (None, found[name]):
                 detail = f"{found[name]} bytes, and the manifest has {shards[name]}"
-                yield Failure(str(folder / name), None, "manifest", detail, remedy)
+                yield Failure(str(folder / name), None, "manifest", detail, COPY_AGAIN)
 
 
-def _recorded_checksum(path: Path) -> str | None:
-    """The checksum in the manifest beside a shard; None when there is none, or another size, which is told already."""
+def _checksum_problems(path: Path) -> Iterator[Failure]:
+    """Whether a shard lacks the checksum that the manifest beside it names; one of another size is told already."""
     try:
-        manifest = json.loads((path.parent / MANIFEST).read_text("utf-8"))
-        shard = next(s for s in manifest["shards"] if s["file"] == path.name)
-        if shard.get("bytes") in (None, path.stat().st_size):
-            return shard.get("xxh3_128")
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):
-        pass
-    return None
+        shard = _shards(path.parent / MANIFEST, (path.parent / MANIFEST).stat().st_mtime_ns)[path.name]
+        wanted = shard.get("xxh3_128")
+        if wanted is None or shard.get("bytes") not in (None, path.stat().st_size):
+            return
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # no manifest, not one of ours, or it does not name this file
+    try:
+        found = file_checksum(path)
+    except OSError as error:
+        yield Failure(str(path), None, "no-parquet", f"it cannot be read to its end ({error})", COPY_AGAIN)
+        return
+    if found != wanted:
+        detail = f"XXH3 checksum {found}, and the manifest has {wanted}: bytes of it were changed"
+        yield Failure(str(path), None, "manifest", detail, COPY_AGAIN)
+
+
+@lru_cache(maxsize=8)
+def _shards(manifest: Path, changed: int) -> dict[str, dict[str, Any]]:
+    """What a manifest says of each shard, by its name; read again when its time of change is another."""
+    return {shard["file"]: shard for shard in json.loads(manifest.read_text("utf-8"))["shards"]}
 
 
 def _check_file(name: str, parquet: pq.ParquetFile, report: Report, decode_rows: int) -> None:

@@ -73,7 +73,6 @@ class ShardWriter:
         self._writer: pq.ParquetWriter | None = None
         self._checksum = xxhash.xxh3_128() if checked else None
         self._written: io.FileIO | None = None
-        self._buffer = memoryview(bytearray(CHECKED_BYTES))
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -130,8 +129,7 @@ class ShardWriter:
             return
         if self._written is None:
             self._written = io.FileIO(self._temporary)
-        while count := self._written.readinto(self._buffer):
-            self._checksum.update(self._buffer[:count])
+        _update(self._checksum, self._written)
 
     def _file(self) -> pq.ParquetWriter:
         if self._writer is None:
@@ -180,11 +178,17 @@ WRITER_OPTIONS: dict[str, Any] = {
 
 def file_checksum(path: Path) -> str:
     """The XXH3 checksum of a file, 128 bits in hex, as `xxhsum -H2` prints it; read in pieces."""
-    checksum, buffer = xxhash.xxh3_128(), memoryview(bytearray(2**20))
-    with path.open("rb", buffering=0) as stream:
-        while count := stream.readinto(buffer):
-            checksum.update(buffer[:count])
+    checksum = xxhash.xxh3_128()
+    with io.FileIO(path) as stream:
+        _update(checksum, stream)
     return checksum.hexdigest()
+
+
+def _update(checksum: xxhash.xxh3_128, stream: io.FileIO) -> None:
+    """Take the rest of a file into a checksum."""
+    buffer = memoryview(bytearray(CHECKED_BYTES))
+    while count := stream.readinto(buffer):
+        checksum.update(buffer[:count])
 
 
 def temporary_name(path: Path) -> Path:

@@ -155,10 +155,8 @@ def test_a_source_of_ones_own_that_cannot_be_imported_is_named(code: str, source
 SLOW = """
 import sys, time
 from data_prep import pool
-from data_prep import convert as engine
 from data_prep.convert import convert
 from data_prep.settings import Settings
-from data_prep.writer import FORMAT_VERSION
 
 if __name__ == "__main__":
     convert([sys.argv[1]], sys.argv[2], Settings("mm_rlhf", unit_rows=1, image_roots=(sys.argv[3],)), workers=2,

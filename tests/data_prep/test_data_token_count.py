@@ -111,6 +111,26 @@ def test_one_difference_is_enough_to_stay_with_the_slow_one(
     assert "\n" not in reason
 
 
+class PanicException(BaseException):
+    """As a library written in Rust raises it."""
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("match limit"), PanicException("index out of bounds"), KeyboardInterrupt()]
+)
+def test_what_the_fast_one_fails_on_the_slow_one_counts(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    fast, slow = (TokenCounter(tokenizer("llama 3").to_str(), fast=fast) for fast in (True, False))
+    monkeypatch.setattr(fast, "_fast", SimpleNamespace(encode_batch_flat=fail))
+    if isinstance(error, KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
+            fast(["a text"], special=True)
+    else:
+        assert fast(["a text", ""], special=True) == slow(["a text", ""], special=True)
+
+
 def test_a_tokenizer_that_it_does_not_know_is_counted_slowly() -> None:
     found = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
     found.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
