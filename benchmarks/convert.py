@@ -34,7 +34,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.convert_ways import LIMITS, NAMED, OURS, WAYS, make_named, make_source
+from benchmarks.convert_ways import AS_IS, LIMITS, NAMED, OURS, WAYS, make_named, make_source
 
 SLOW_ROWS = 2_000
 """The stock pattern gets a file of this many rows only: enough that what it costs to load the set hardly counts."""
@@ -42,7 +42,7 @@ SLOW_ROWS = 2_000
 NAMED_ROWS = 6_144
 """The most pictures of 4 megapixels that are loaded by their names."""
 
-PARTS = ("ways", "two_workers", "named")
+PARTS = ("ways", "order", "two_workers", "named")
 
 TARGETS = {"stock": 30.0, "undecoded": 3.0, "copy": 0.75}
 """How many times as fast as each other way a conversion is to be."""
@@ -205,6 +205,24 @@ def measure(folder: Path, rows: int, repeats: int, minutes: float) -> dict[str, 
     }
 
 
+def order_balance(folder: Path, rows: int, repeats: int) -> dict[str, dict[str, float]]:
+    """Microseconds a row with the balanced order and with that of the source, without hashes, in turn, on all cores."""
+    source = folder / "source.parquet"
+    make_source(source, rows)
+    cores = len(os.sched_getaffinity(0))
+    runs: Runs = {"ours_plain": [], AS_IS: []}
+    for _ in range(repeats):
+        for way in runs:
+            runs[way].append(run_way(way, source, folder, "", cores=cores))
+            remove_output(folder / f"out_{way}")
+    balanced, as_is = ([seconds_per_row(run) for run in runs[way]] for way in runs)
+    return {
+        "balanced": spread(1e6 * s for s in balanced),
+        "as_is": spread(1e6 * s for s in as_is),
+        "as_is_over_balanced": spread(b / a for a, b in zip(balanced, as_is, strict=True)),
+    }
+
+
 def two_workers(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
     """Two workers on two cores against one on one, in turn, with hashes; median and spread.
 
@@ -255,6 +273,8 @@ def main() -> None:
     try:
         if a.only in (None, "ways"):
             report |= measure(folder, a.rows, a.repeats, a.minutes)
+        if a.only in (None, "order"):
+            report["us_per_row_by_order"] = order_balance(folder, a.rows, a.repeats)
         if a.only in (None, "two_workers"):
             found = two_workers(folder, a.rows, a.repeats)
             report["two_workers"] = found

@@ -31,6 +31,8 @@ from data_prep.writer import file_checksum
 OURS = ("ours_plain", "ours_hashes", "ours_hashes_length")
 LIMITS = ("copy", "copy_same_options", "copy_same_options_hashes", "tokens")
 WAYS = ("stock", "undecoded", *LIMITS, *OURS)
+AS_IS = "ours_as_is"
+"""Ours without hashes and with the order of the source, not a balanced one."""
 NAMED = "ours_named"
 """Ours with hashes, of a set that ships the names of its pictures only."""
 
@@ -162,7 +164,13 @@ def _tokens(source: str, output: str, model: str) -> None:
 
 def _ours(source: str, output: str, way: str, workers: int, model: str, limit: int | None) -> None:
     source_name = "generic" if way == NAMED else "rlaif_v"
-    settings = Settings(source_name, hashes=way != "ours_plain", model=model if "length" in way else None, limit=limit)
+    settings = Settings(
+        source_name,
+        orders="as_is" if way == AS_IS else "balanced",
+        hashes=way not in ("ours_plain", AS_IS),
+        model=model if "length" in way else None,
+        limit=limit,
+    )
     # Loading (libraries, plotting, the check of the processor) is paid once for a set of any size; a first small run
     # takes it out. What workers load is in the time.
     import matplotlib.figure  # noqa: F401
@@ -191,7 +199,7 @@ def _report(start: tuple[float, float], rows: int, **more: float) -> None:
 def main() -> None:
     """One way, in this process."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("way", choices=(*WAYS, NAMED))
+    parser.add_argument("way", choices=(*WAYS, AS_IS, NAMED))
     parser.add_argument("--source", required=True)
     parser.add_argument("--output", required=True)
     parser.add_argument("--workers", type=int, default=1)
