@@ -6,44 +6,23 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import zipfile
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from data_prep import pool
 from data_prep.card import balance
 from data_prep.convert import convert
 from data_prep.inputs import InputError, expand_inputs
-from data_prep.readers import Broken, Unit, plan_units, read_unit
+from data_prep.readers import Broken, plan_units, read_unit
 from data_prep.settings import Settings
 from data_prep.transform import Transform
 from tests.data_prep.made_pictures import picture
 from tests.data_prep.made_records import GOOD
-
-ROWS = 60
-
-
-def source_file(folder: Path, rows: list[dict[str, Any]] | None = None) -> Path:
-    path = folder / "in.parquet"
-    rows = rows if rows is not None else [GOOD["rlaif_v"](n) for n in range(ROWS)]
-    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=10)
-    return path
-
-
-def digest(folder: Path) -> dict[str, str]:
-    """Hash of every file below a folder."""
-    files = (p for p in sorted(folder.rglob("*")) if p.is_file())
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-
-def settings(**changes: Any) -> Settings:
-    return Settings("rlaif_v", **{"unit_rows": 10, "val_share": 0.2, **changes})
+from tests.data_prep.made_sets import ROWS, digest, settings, source_file
 
 
 def test_two_workers_write_the_same_bytes_and_keep_every_picture(tmp_path: Path) -> None:
@@ -57,51 +36,6 @@ def test_two_workers_write_the_same_bytes_and_keep_every_picture(tmp_path: Path)
     assert sorted(r["images"][0]["bytes"] for r in written) == sorted(picture(n) for n in range(ROWS))
     for shard in manifest["shards"]:
         assert xxhash.xxh3_128_hexdigest((tmp_path / "two" / shard["file"]).read_bytes()) == shard["xxh3_128"]
-
-
-@pytest.mark.parametrize("images", ["embed", "reference"])
-def test_a_second_thread_changes_no_byte(images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Each picture stands in several units, so that both threads may write the same file.
-    rows = [GOOD["rlaif_v"](n) | {"image": GOOD["rlaif_v"](n % 3)["image"]} for n in range(ROWS)]
-    source = source_file(tmp_path, rows)
-    folders = []
-    for cores in (1, 2):
-        monkeypatch.setattr(pool, "cores", lambda cores=cores: cores)
-        output = tmp_path / str(cores) / "out"
-        manifest = convert([str(source)], output, settings(images=images, unit_rows=2))
-        assert manifest["records"]["used"] == ROWS
-        pictures = {p.name: p.read_bytes() for p in output.rglob("*") if p.parent.parent.name == "pictures"}
-        tables = [pq.read_table(output / s["file"], columns=["extra_info"]) for s in manifest["shards"]]
-        folders.append((pictures, pa.concat_tables(tables), digest(output) if images == "embed" else {}))
-    assert folders[0] == folders[1]
-    assert len(folders[0][0]) == (3 if images == "reference" else 0)
-
-
-@pytest.mark.parametrize("thread", ["main", "other"])
-def test_a_fault_in_either_thread_ends_the_run_and_the_next_goes_on(
-    thread: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = source_file(tmp_path)
-    monkeypatch.setattr(pool, "cores", lambda: 2)
-    begun = threading.Barrier(2, timeout=60)
-    original = pool.Worker.__call__
-
-    def fails(worker: pool.Worker, unit: Unit) -> int:
-        if unit.number < 2:
-            begun.wait()  # so that each thread has one of the first two units
-            if (threading.current_thread() is threading.main_thread()) == (thread == "main"):
-                raise InputError("the disk is full")
-        return original(worker, unit)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pool.Worker, "__call__", fails)
-        with pytest.raises(InputError, match="the disk is full"):
-            convert([str(source)], tmp_path / "out", settings())
-    assert not (tmp_path / "out" / "manifest.json").exists()
-    assert not list((tmp_path / "out").rglob("*.tmp"))
-    convert([str(source)], tmp_path / "out", settings())
-    convert([str(source)], tmp_path / "whole", settings())
-    assert digest(tmp_path / "out") == digest(tmp_path / "whole")
 
 
 KILLED = """
