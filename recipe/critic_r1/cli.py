@@ -1,32 +1,56 @@
 """The ``critic-r1`` command. Each group of commands lives beside the code it runs; this file puts them together."""
 
 import importlib
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
+from typer.main import get_group
+
+MODULES = {
+    "demo": "commands_demo",
+    **dict.fromkeys(("prepare", "validate", "overlap", "show"), "commands_data"),
+    **dict.fromkeys(("train", "preflight", "export", "score"), "commands_train"),
+    **dict.fromkeys(("submit", "status", "logs", "stop"), "commands_cluster"),
+    **dict.fromkeys(("judge", "compare", "serve"), "commands_judge"),
+    "best-of-n": "commands_best_of_n",
+    "label": "commands_label",
+    "eval-policy": "commands_eval",
+    "report": "commands_report",
+}
+"""Where each command is registered, in the order of the help."""
+
+
+class _Commands(TyperGroup):
+    """Loads a command's module when the command is asked for: all of them together take two seconds."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*MODULES, *(name for name in self.commands if name not in MODULES)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.commands:
+            # Of a name that is misspelt, Typer looks for the nearest among all.
+            for module in [MODULES[cmd_name]] if cmd_name in MODULES else dict.fromkeys(MODULES.values()):
+                part = typer.Typer()
+                importlib.import_module(f"recipe.critic_r1.{module}").register(part)
+                self.commands.update(get_group(part).commands)
+        return super().get_command(ctx, cmd_name)
+
 
 app = typer.Typer(
     name="critic-r1",
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
-    help="LLaVA-Critic-R1 on stock verl: prepare critic data, train, judge, and let the critic choose.",
 )
 
 console = Console()
 
-for _module in (
-    "commands_demo",
-    "commands_data",
-    "commands_train",
-    "commands_cluster",
-    "commands_judge",
-    "commands_best_of_n",
-    "commands_label",
-    "commands_eval",
-    "commands_report",
-):
-    importlib.import_module(f"recipe.critic_r1.{_module}").register(app)
+
+@app.callback()
+def _program() -> None:
+    """LLaVA-Critic-R1 on stock verl: prepare critic data, train, judge, and let the critic choose."""
 
 
 @app.command()

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from typer.main import get_command
+from typer.main import get_group
 
 from benchmarks.policy_evaluation import table
 from recipe.critic_r1.cli import app
@@ -20,7 +20,7 @@ def test_the_table_is_the_committed_result() -> None:
 
 
 def test_its_options_exist() -> None:
-    command = get_command(app).commands["eval-policy"]  # type: ignore[attr-defined]
+    command = get_group(app).get_command(None, "eval-policy")  # type: ignore[arg-type]
     options = {option for parameter in command.params for option in parameter.opts}
     lines = re.findall(r"critic-r1 eval-policy (.*)", TEXT)
     assert lines
