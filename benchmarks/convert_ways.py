@@ -7,7 +7,6 @@ The last line on stdout is ``RESULT`` and a JSON object: rows, seconds by the cl
 
 import argparse
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from blake3 import blake3
 from PIL import Image
 
 from data_prep.convert import convert
@@ -141,7 +141,7 @@ def _copy_same_options(source: str, output: str, hashes: bool) -> None:
             if hashes:
                 for chunk in table["image"].chunks:
                     for value in batch_records(pa.RecordBatch.from_arrays([chunk], ["image"])):
-                        hashlib.sha256(value["image"]["bytes"]).hexdigest()
+                        blake3(value["image"]["bytes"]).hexdigest()
     if hashes:
         file_checksum(Path(output))
     _report(start, rows)

@@ -174,13 +174,13 @@ def agreement(judged: Path, run: Path) -> dict[str, Any]:
         run / "data" / "critic" / "train-00000.parquet", columns=["extra_info", "reward_model"]
     ).to_pylist():
         info = row["extra_info"]
-        truth[info["picture_sha256"][0]] = info[f"response_{row['reward_model']['ground_truth']}"]
+        truth[info["picture_blake3"][0]] = info[f"response_{row['reward_model']['ground_truth']}"]
     lines = [json.loads(line) for line in judged.read_text(encoding="utf-8").splitlines()]
     found = [
-        line[f"response_{line['chosen']}"] == truth[line["picture_sha256"][0]]
+        line[f"response_{line['chosen']}"] == truth[line["picture_blake3"][0]]
         for line in lines
         if line["outcome"] == "labelled"
-        and truth[line["picture_sha256"][0]] in (line["response_1"], line["response_2"])
+        and truth[line["picture_blake3"][0]] in (line["response_1"], line["response_2"])
     ]
     right = sum(found)
     low, high = wilson(right, len(found))

@@ -107,7 +107,7 @@ def make_run(folder: Path, pairs: int, pictures: int) -> int:
                 "pair_id": task.pair.pair_id,
                 "order": task.order,
                 "category": task.pair.meta["category"],
-                "picture_sha256": task.pair.images[0].sha256,
+                "picture_blake3": task.pair.images[0].blake3,
                 "question": task.pair.question,
                 "response_1": first,
                 "response_2": second,

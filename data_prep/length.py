@@ -19,7 +19,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from data_prep.prompts import MARKER
@@ -145,14 +145,16 @@ class PromptMeter:
         if processor is not None:
             self.processor = processor
         self._count = TokenCounter(facts.tokenizer, fast=facts.slow is None)
+        # A set has few sizes.
+        self.picture_tokens = lru_cache(maxsize=4096)(self._picture_tokens)
+        """Tokens that a picture of a size takes in the prompt."""
 
     @cached_property
     def processor(self) -> Any:
         """The real processor."""
         return self._load()
 
-    def picture_tokens(self, size: Size) -> int:
-        """Tokens that a picture of this size takes in the prompt."""
+    def _picture_tokens(self, size: Size) -> int:
         if self.facts.rule is None:
             return 1  # Mllama: one token; the picture itself goes to cross-attention
         if self.facts.first is not None:

@@ -72,7 +72,7 @@ def split_of(picture_keys: Iterable[str], *, seed: int, val_share: float) -> str
     nowhere without putting a picture in two splits, so it has to be left out.
 
     Args:
-        picture_keys: the SHA-256 of each picture; for a row without pictures, any key of its content.
+        picture_keys: the digest of each picture; for a row without pictures, any key of its content.
         val_share: share of the pictures that go to `val`, from 0 to 1.
     """
     splits = {"val" if seeded_fraction(seed, "split", key) < val_share else "train" for key in picture_keys}

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from blake3 import blake3
 
 from data_prep.images import BadPicture, decode
 from data_prep.inputs import InputError
@@ -73,7 +74,7 @@ class Exclusion:
     """
 
     digests: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of a picture -> name of the row."""
+    """BLAKE3 digest of a picture -> name of the row."""
     texts: dict[str, str] = field(default_factory=dict)
     hashes: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
     hash_names: list[str] = field(default_factory=list)
@@ -111,7 +112,7 @@ class Exclusion:
     def hit(self, item: Any) -> tuple[str, str] | None:
         """What of a pair (or other item) stands in the index, as a short code and in words; None when nothing does."""
         for image in item.images:
-            if name := self.digests.get(image.sha256):
+            if name := self.digests.get(image.blake3):
                 return "overlap-picture", f"the same picture as {name}"
         if (name := self._same_texts(item)) is not None:
             return "overlap-text", f"the same question and responses as {name}"
@@ -124,10 +125,10 @@ class Exclusion:
     def _code(self, image: Picture) -> int | None:
         """The perceptual hash of a picture; the last one is kept, since all pairs of a record ask for the same."""
         known, code = self._last  # at once: several threads may ask
-        if known != image.sha256:
+        if known != image.blake3:
             data = image.data if image.data is not None else Path(image.path or "").read_bytes()
             code = perceptual_hash(data)
-            self._last = image.sha256, code
+            self._last = image.blake3, code
         return code
 
     def _same_texts(self, item: Any) -> str | None:
@@ -166,7 +167,7 @@ def _rows(file: Path, perceptual: bool) -> Iterator[_Known]:
                 responses = [info["response_1"], info["response_2"]] if info["response_1"] else info["responses"] or []
                 yield _Known(
                     f"{row['data_source']} {info['source_id'] or info['pair_id']}",
-                    tuple(hashlib.sha256(p).hexdigest() for p in pictures),
+                    tuple(blake3(p).hexdigest() for p in pictures),
                     tuple(codes),
                     text_key(info["question"] or "", responses),
                 )

@@ -27,7 +27,7 @@ class RankedResponses:
     def pair_id(self) -> str:
         """Content hash, as `PreferencePair.pair_id`."""
         ranks = (f"{r:g}" for r in self.ranks)
-        return content_id(self.source, *(i.sha256 for i in self.images), self.question, *self.responses, *ranks)
+        return content_id(self.source, *(i.blake3 for i in self.images), self.question, *self.responses, *ranks)
 
     def pairs(self) -> Iterator[PreferencePair]:
         """All N(N-1)/2 pairs of responses with different texts, in the order of the source."""
@@ -54,7 +54,6 @@ class RankTask(HasRow):
     """The places of the responses in the order in which the prompt shows them."""
     split: Split = "train"
     index: int = 0
-    prompt_tokens: int | None = None
 
     @cached_property
     def prompt(self) -> str:
@@ -72,7 +71,7 @@ class RankTask(HasRow):
         )
         return text.lstrip("\n")
 
-    def flat(self) -> Row:
+    def flat(self, prompt_tokens: int | None = None) -> Row:
         """The row; the ground truth is the number of the best response, from 1."""
         item = self.item
         source_id, meta = meta_texts({**item.meta, "ranks": [item.ranks[i] for i in self.shown]})
@@ -87,8 +86,8 @@ class RankTask(HasRow):
             pair_id=item.pair_id,
             question=valid_text(item.question),
             responses=[valid_text(item.responses[i]) for i in self.shown],
-            prompt_tokens=self.prompt_tokens,
-            picture_sha256=known_hashes(item.images),
+            prompt_tokens=prompt_tokens,
+            picture_blake3=known_hashes(item.images),
             source_id=source_id,
             meta=meta,
         )

@@ -7,13 +7,13 @@ A row is a flat record, `Row`, so that a list of rows becomes columns by a singl
 readers see it exists only in the columns and in `Row.nested`.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from blake3 import blake3
 
 from data_prep.views import binary_array
 
@@ -36,7 +36,7 @@ EXTRA_INFO = pa.struct(
         ("wording", pa.string()),
         ("label_flipped", pa.bool_()),
         ("prompt_tokens", pa.int64()),
-        ("picture_sha256", pa.list_(pa.string())),
+        ("picture_blake3", pa.list_(pa.string())),
         ("source_id", pa.string()),
         ("meta", pa.string()),
     ]
@@ -78,11 +78,11 @@ class Picture:
     """The digest once it is known, or what stands for it when pictures are not hashed in full; see `quick_key`."""
 
     @property
-    def sha256(self) -> str:
-        """Hex digest of the bytes; of the path when there are no bytes; `key` when that is given."""
+    def blake3(self) -> str:
+        """BLAKE3 digest, in hex as `b3sum` prints it, of the bytes or else of the path; `key` when that is given."""
         if self.key is None:
             data = self.data if self.data is not None else (self.path or "").encode("utf-8", "surrogatepass")
-            self.key = hashlib.sha256(data).hexdigest()
+            self.key = blake3(data).hexdigest()
         return self.key
 
 
@@ -90,10 +90,10 @@ def quick_key(data: bytes | memoryview) -> str:
     """A key of a picture's length, beginning and end: for runs that do without full hashes.
 
     Two different pictures share it only if someone builds them so; it begins with `~` so that nobody takes it for a
-    SHA-256.
+    full digest.
     """
     ends = b"%d %b %b" % (len(data), bytes(data[:KEY_BYTES]), bytes(data[-KEY_BYTES:]))
-    return "~" + hashlib.sha256(ends).hexdigest()[:32]
+    return "~" + blake3(ends).hexdigest(16)
 
 
 KEY_BYTES = 512
@@ -120,7 +120,7 @@ class Row(NamedTuple):
     wording: str | None = None
     label_flipped: bool | None = None
     prompt_tokens: int | None = None
-    picture_sha256: list[str] | None = None
+    picture_blake3: list[str] | None = None
     source_id: str | None = None
     meta: str | None = None
 
@@ -156,8 +156,12 @@ INFO_NAMES = tuple(field.name for field in EXTRA_INFO)
 class HasRow:
     """A task: it knows its row."""
 
-    def flat(self) -> Row:
-        """The row."""
+    def flat(self, prompt_tokens: int | None = None) -> Row:
+        """The row.
+
+        Args:
+            prompt_tokens: length of the prompt for the model named in the manifest, when it was measured.
+        """
         raise NotImplementedError
 
     def row(self) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class ScoredResponse:
     @cached_property
     def pair_id(self) -> str:
         """Content hash, as `PreferencePair.pair_id`."""
-        pictures = (i.sha256 for i in self.images)
+        pictures = (i.blake3 for i in self.images)
         return content_id(self.source, *pictures, self.question, self.response, f"{self.score:g}")
 
 
@@ -51,7 +51,6 @@ class ScoreTask(HasRow):
     item: ScoredResponse
     split: Split = "train"
     index: int = 0
-    prompt_tokens: int | None = None
 
     @property
     def ground_truth(self) -> str:
@@ -72,7 +71,7 @@ class ScoreTask(HasRow):
         )
         return text.lstrip("\n")
 
-    def flat(self) -> Row:
+    def flat(self, prompt_tokens: int | None = None) -> Row:
         """The row; the ground truth is the number as text."""
         item = self.item
         source_id, meta = meta_texts({**item.meta, "score": item.score, "scale": [item.lowest, item.highest]})
@@ -87,8 +86,8 @@ class ScoreTask(HasRow):
             pair_id=item.pair_id,
             question=valid_text(item.question),
             responses=[valid_text(item.response)],
-            prompt_tokens=self.prompt_tokens,
-            picture_sha256=known_hashes(item.images),
+            prompt_tokens=prompt_tokens,
+            picture_blake3=known_hashes(item.images),
             source_id=source_id,
             meta=meta,
         )

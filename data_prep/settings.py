@@ -44,7 +44,7 @@ class Settings:
     images: Literal["embed", "reference"] = "embed"
     """Pictures inside the Parquet files, or as files beside them."""
     hashes: bool = True
-    """SHA-256 of every picture and checksum of every shard; without, splits and duplicates go by a quick key."""
+    """BLAKE3 digest of every picture and checksum of every shard; without, splits and duplicates go by a quick key."""
     flip_labels: float = 0.0
     """Control experiments: share of the pairs with their label turned over."""
     limit: int | None = None

@@ -67,7 +67,7 @@ class PreferencePair:
         """32 hex digits over source, pictures, question, responses and label: equal content, equal id."""
         # Not a cached_property, which takes a lock in Python 3.11.
         if self._pair_id is None:
-            pictures = [image.sha256 for image in self.images]
+            pictures = [image.blake3 for image in self.images]
             self._pair_id = content_id(self.source, *pictures, self.question, *self.responses, str(self.preferred))
         return self._pair_id
 
@@ -81,7 +81,7 @@ class PreferencePair:
 def content_id(*parts: str) -> str:
     """32 hex digits of a hash over `parts`; each part's length is hashed too, so parts cannot run together."""
     text = f"{[len(part) for part in parts]}{''.join(parts)}"
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 @dataclass
@@ -99,8 +99,6 @@ class PreferenceTask(HasRow):
     """Whether the prompt offers a tie as a verdict."""
     label_flipped: bool = False
     """Whether the label was turned over on purpose (control experiments only)."""
-    prompt_tokens: int | None = None
-    """Prompt length in tokens for the model named in the manifest; None when it was not measured."""
 
     @property
     def shown(self) -> tuple[str, str]:
@@ -124,7 +122,7 @@ class PreferenceTask(HasRow):
             self._prompt = self.wording.render(pair.question, first, second, n_images=len(pair.images), ties=self.ties)
         return self._prompt
 
-    def flat(self) -> Row:
+    def flat(self, prompt_tokens: int | None = None) -> Row:
         """The row."""
         pair = self.pair
         first, second = self.shown
@@ -146,7 +144,7 @@ class PreferenceTask(HasRow):
             None,
             self.wording.name,
             self.label_flipped,
-            self.prompt_tokens,
+            prompt_tokens,
             known_hashes(pair.images),
             source_id,
             meta,
@@ -169,7 +167,7 @@ class PolicyTask(HasRow):
         """The question behind its picture markers, without any instruction about the form of the answer."""
         return MARKER * len(self.images) + neutralise(self.question)
 
-    def flat(self) -> Row:
+    def flat(self, prompt_tokens: int | None = None) -> Row:
         """The row."""
         return Row(
             data_source=f"policy/{self.source}",
@@ -179,15 +177,16 @@ class PolicyTask(HasRow):
             ground_truth=self.answer,
             index=self.index,
             split=self.split,
-            pair_id=content_id(self.source, *(i.sha256 for i in self.images), self.question, self.answer),
+            pair_id=content_id(self.source, *(i.blake3 for i in self.images), self.question, self.answer),
             question=valid_text(self.question),
-            picture_sha256=known_hashes(self.images),
+            prompt_tokens=prompt_tokens,
+            picture_blake3=known_hashes(self.images),
         )
 
 
 def known_hashes(images: tuple[Picture, ...]) -> list[str]:
-    """The SHA-256 of the pictures that have one; a quick key is none."""
-    return [digest for i in images if (digest := i.sha256)[0] != "~"]
+    """The digests of the pictures that have one; a quick key is none."""
+    return [digest for i in images if (digest := i.blake3)[0] != "~"]
 
 
 def meta_texts(meta: Mapping[str, Any]) -> tuple[str | None, str | None]:

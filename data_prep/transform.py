@@ -280,20 +280,20 @@ class Transform:
         """The same picture as a file named by its content."""
         assert self.picture_folder is not None
         assert picture.data is not None
-        name = picture.sha256.lstrip("~")
+        name = picture.blake3.lstrip("~")
         path = self.picture_folder / name[:2] / f"{name}.{header.format.lower()}"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = temporary_name(path)
             temporary.write_bytes(picture.data)
             os.replace(temporary, path)
-        return Picture(None, str(path.absolute()), picture.sha256)
+        return Picture(None, str(path.absolute()), picture.blake3)
 
     def _split(self, item: PreferencePair | ScoredResponse | RankedResponses) -> str:
         settings = self.settings
         if not settings.val_share:
             return settings.split
-        keys = [i.sha256 for i in item.images] or [item.question]
+        keys = [i.blake3 for i in item.images] or [item.question]
         split = split_of(keys, seed=settings.seed, val_share=settings.val_share)
         if split is None:
             raise Reject(
@@ -324,9 +324,7 @@ class Transform:
                 _add(problems, draft.ordinal, problem)
                 excerpts.setdefault(draft.ordinal, valid_text(draft.task.prompt)[:EXCERPT])
                 continue
-            # The task keeps the rendered prompt: the length is written into the row, not into a new task.
-            row = draft.task.flat()
-            outcome.rows.append(row if length is None else row._replace(prompt_tokens=length))
+            outcome.rows.append(draft.task.flat(length))
             if (key := (draft.ordinal, draft.pair_id)) != last:
                 outcome.ids.append(key)
                 last = key

@@ -22,7 +22,7 @@ import xxhash
 
 from data_prep.row import HasRow, Row, row_bytes, row_schema, rows_batch
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raised when rows or the manifest change: what an older version began is not finished by a newer one."""
 
 GROUP_BYTES = 32 * 2**20
@@ -254,7 +254,7 @@ def write_parquet(
         for task in tasks:
             row = task.flat()
             split = row.split
-            for digest in row.picture_sha256 or ():
+            for digest in row.picture_blake3 or ():
                 if home.setdefault(digest, split) != split:
                     raise ValueError(
                         f"picture {digest[:12]} stands in the splits {home[digest]} and {split}: rows would leak from"

@@ -8,7 +8,6 @@ hardest pairs.
 scikit-learn is imported inside the loader only. It takes seconds to import, and training processes import this package.
 """
 
-import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,8 +33,6 @@ class DigitPicture:
     """The digit, 0 to 9."""
     png: bytes = field(repr=False)
     """56 x 56 RGB PNG."""
-    sha256: str
-    """Hex digest of `png`."""
 
     @property
     def picture(self) -> Picture:
@@ -65,7 +62,7 @@ def load_digit_pictures() -> list[DigitPicture]:
         stream = io.BytesIO()
         image.save(stream, "PNG")
         png = stream.getvalue()
-        pictures.append(DigitPicture(index, int(label), png, hashlib.sha256(png).hexdigest()))
+        pictures.append(DigitPicture(index, int(label), png))
     return pictures
 
 
@@ -79,7 +76,7 @@ def digit_split(seed: int, n_warm_start: int = 60, n_rl: int = 1000, n_test: int
     Raises:
         ValueError: more pictures are asked for than exist.
     """
-    unique = sorted({p.sha256: p.index for p in reversed(load_digit_pictures())}.values())
+    unique = sorted({p.png: p.index for p in reversed(load_digit_pictures())}.values())
     wanted = n_warm_start + n_rl + n_test
     if min(n_warm_start, n_rl, n_test) < 0 or wanted > len(unique):
         raise ValueError(f"{wanted} digits asked for, {len(unique)} exist: lower n_warm_start, n_rl or n_test")

@@ -124,7 +124,7 @@ class DpoWriter:
     def _file(self, image: Picture) -> str:
         """The picture as a file named by its content; its path from the folder."""
         assert image.data is not None
-        name = f"{image.sha256}.{read_header(image.data).format.lower()}"
+        name = f"{image.blake3}.{read_header(image.data).format.lower()}"
         path = self.folder / "pictures" / name[:2] / name
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)

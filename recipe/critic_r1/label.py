@@ -19,7 +19,7 @@ from data_prep.ordering import choose_wording, seeded_fraction, split_of
 from data_prep.prompts import MARKER, neutralise
 from data_prep.task import PreferencePair, content_id
 from recipe.critic_r1.judging.generation import GenerationRequest, Generator, Sampling
-from recipe.critic_r1.judging.pairwise import SPLIT_VOTES, Judgement, JudgeTask, judge, pictures_sha256
+from recipe.critic_r1.judging.pairwise import SPLIT_VOTES, Judgement, JudgeTask, judge, pictures_blake3
 from recipe.critic_r1.label_prompts import LabelPrompt, LostRow
 from recipe.critic_r1.self_critique.candidates import Shown, final_answer
 from reward_fns.verdict import Policy
@@ -124,7 +124,7 @@ class Decision:
             "row": prompt.row,
             "id": prompt.name,
             "pair_id": pair.pair_id,
-            "picture_sha256": [image.sha256 for image in prompt.images],
+            "picture_blake3": [image.blake3 for image in prompt.images],
             "question": prompt.question,
             "response_1": pair.responses[0],
             "response_2": pair.responses[1],
@@ -185,7 +185,7 @@ def judge_task(pair: ResponsePair, order: int, settings: LabelSettings) -> Judge
         response_1=first,
         response_2=second,
         ground_truth="",
-        picture_sha256=pictures_sha256([image.sha256 for image in prompt.images]),
+        picture_blake3=pictures_blake3([image.blake3 for image in prompt.images]),
     )
 
 
@@ -193,7 +193,7 @@ def decide(pair: ResponsePair, forward: Judgement, backward: Judgement, settings
     """What follows from the judgements of both orders; `Outcome` says the rules."""
     verdicts = (forward.pred, _swapped(backward.pred))
     votes = [*forward.votes, *map(_swapped, backward.votes)]
-    keys = [image.sha256 for image in pair.prompt.images]
+    keys = [image.blake3 for image in pair.prompt.images]
     split = split_of(keys, seed=settings.seed, val_share=settings.val_share) if settings.val_share else settings.split
     chosen: Literal[0, 1] | None = None
     confidence: float | None = None

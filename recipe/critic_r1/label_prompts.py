@@ -57,7 +57,7 @@ class LabelPrompt:
     @cached_property
     def content_id(self) -> str:
         """Equal pictures and question, equal id."""
-        return content_id("prompt", *(image.sha256 for image in self.images), self.question)
+        return content_id("prompt", *(image.blake3 for image in self.images), self.question)
 
     def messages(self, text: str) -> tuple[Message, ...]:
         """A user turn; `text` holds one marker per picture."""

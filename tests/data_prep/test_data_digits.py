@@ -29,7 +29,7 @@ def test_pictures_are_the_digits_of_the_set() -> None:
 def test_splits_share_no_picture(seed: int) -> None:
     split = digit_split(seed)
     assert {k: len(v) for k, v in split.items()} == {"test": 400, "warm_start": 60, "rl": 1000}
-    digests = [load_digit_pictures()[i].sha256 for part in split.values() for i in part]
+    digests = [load_digit_pictures()[i].picture.blake3 for part in split.values() for i in part]
     assert len(digests) == len(set(digests))
 
 

@@ -140,7 +140,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert set(result["curves"]) == {f"best_of_8/{s}" for s in ("knock_out", "one_sample", "majority", "oracle")}
     judgements = [json.loads(line) for line in (out.parent / "judgements.jsonl").read_text().splitlines()]
     assert len(judgements) == 2 * len(DIGITS)
-    wanted = {"pair_id", "order", "picture_sha256", "question", "response_1", "response_2", "response", "thinking",
+    wanted = {"pair_id", "order", "picture_blake3", "question", "response_1", "response_2", "response", "thinking",
               "pred", "ground_truth", "correct", "reason"}  # fmt: skip
     assert wanted <= set(judgements[0])
     assert [p.name for p in sorted(out.parent.iterdir())] == ["before.json", "candidates.jsonl", "judgements.jsonl"]

@@ -45,7 +45,7 @@ def _task(pair_id: str, order: int, *, better: int = 0, picture: str | None = No
         response_1=shown[0],
         response_2=shown[1],
         ground_truth="1" if better == order else "2",
-        picture_sha256=picture or pair_id,
+        picture_blake3=picture or pair_id,
         category="made",
     )
 

@@ -164,7 +164,7 @@ def test_a_record_names_everything_a_reader_needs(scripted: Any, task: Any) -> N
         "pair_id": "p",
         "order": 1,
         "category": "made",
-        "picture_sha256": "p",
+        "picture_blake3": "p",
         "question": "which?",
         "response_1": "B",
         "response_2": "A",
@@ -212,7 +212,7 @@ def test_rows_of_the_writer_become_tasks(tmp_path: Path) -> None:
     image, text = first.messages[0].parts
     assert isinstance(image, ImagePart)
     assert image.data == b"\x89PNG 1"
-    assert first.picture_sha256 == image.sha256
+    assert first.picture_blake3 == image.blake3
     assert isinstance(text, TextPart)
     assert "Response 1: cat" in text.text
 

@@ -64,7 +64,7 @@ def judgements(listed: list[PreferenceTask], skill: float, seed: int) -> list[Ju
             response_1=first,
             response_2=second,
             ground_truth=task.ground_truth,
-            picture_sha256=task.pair.images[0].sha256,
+            picture_blake3=task.pair.images[0].blake3,
             category=category,
             group=task.pair.pair_id,
         )

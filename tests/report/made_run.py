@@ -4,7 +4,6 @@ The numbers are those of no run: they are shaped like one (a rise, some noise, i
 drawn at the sizes that they have in earnest.
 """
 
-import hashlib
 import io
 import json
 import random
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from blake3 import blake3
 from PIL import Image
 
 from data_prep.task import SCHEMA, Picture, PreferencePair, PreferenceTask
@@ -73,7 +73,7 @@ def judgement_lines(listed: list[PreferenceTask], skill: float, seed: int) -> li
                 "pair_id": task.pair.pair_id,
                 "order": task.order,
                 "category": "made",
-                "picture_sha256": task.pair.images[0].sha256,
+                "picture_blake3": task.pair.images[0].blake3,
                 "question": task.pair.question,
                 "response_1": first,
                 "response_2": second,
@@ -173,7 +173,7 @@ def sample_lines(step: int, seed: int) -> list[dict]:
                     "uid": f"{step}-{task.pair.pair_id}",
                     "sample": sample,
                     "data_source": "critic/made",
-                    "picture": [task.pair.images[0].sha256],
+                    "picture": [task.pair.images[0].blake3],
                     "prompt": task.prompt,
                     "response_tokens": 17,
                     "pred": line["pred"] or "",
@@ -229,5 +229,5 @@ def make_run(root: Path, *, pairs: int = 60, steps: int = 30, name: str = "made 
 def _rows(listed: list[PreferenceTask]) -> list[dict]:
     rows = [task.row() for task in listed]
     for row, task in zip(rows, listed, strict=True):
-        assert row["extra_info"]["picture_sha256"] == [hashlib.sha256(task.pair.images[0].data or b"").hexdigest()]
+        assert row["extra_info"]["picture_blake3"] == [blake3(task.pair.images[0].data or b"").hexdigest()]
     return rows

@@ -1,17 +1,17 @@
 """Pictures by hash: untouched when small, shrunk when large, a reason when there is none."""
 
 import base64
-import hashlib
 import io
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from blake3 import blake3
 from PIL import Image
 
 from data_prep.task import EMBEDDED_IMAGES
-from recipe.critic_r1.judging.pairwise import pictures_sha256
+from recipe.critic_r1.judging.pairwise import pictures_blake3
 from recipe.critic_r1.report import pictures
 from recipe.critic_r1.report.pictures import data_uri, find_pictures
 from recipe.critic_r1.report.records import ReportError
@@ -34,7 +34,7 @@ def write_rows(path: Path, rows: list[list[bytes]]) -> None:
 
 
 def sha(raw: bytes) -> str:
-    return hashlib.sha256(raw).hexdigest()
+    return blake3(raw).hexdigest()
 
 
 @pytest.mark.parametrize(("kind", "mime"), [("PNG", "image/png"), ("JPEG", "image/jpeg"), ("GIF", "image/gif")])
@@ -73,7 +73,7 @@ def test_rows_are_found_by_the_hash_that_judgements_carry(tmp_path: Path) -> Non
     first, second, third = (encoded((8, 8), shade=shade) for shade in (1, 2, 3))
     write_rows(tmp_path / "test-0.parquet", [[first], [first, second]])
     write_rows(tmp_path / "test-1.parquet", [[third], []])
-    pair = pictures_sha256([sha(first), sha(second)])
+    pair = pictures_blake3([sha(first), sha(second)])
     album = find_pictures([tmp_path], [sha(first), pair, "f" * 64])
     assert album.of == {sha(first): [0], pair: [0, 1]}
     assert album.uris == [data_uri(first), data_uri(second)], "each picture once, and none that no judgement wants"
@@ -94,8 +94,8 @@ def test_many_pictures_share_the_budget_by_getting_smaller(tmp_path: Path, monke
 
 def test_a_row_without_pictures_is_no_missing_one(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.parquet", [[]])
-    album = find_pictures([tmp_path / "rows.parquet"], [pictures_sha256([])])
-    assert (album.of, album.why_not) == ({pictures_sha256([]): []}, {})
+    album = find_pictures([tmp_path / "rows.parquet"], [pictures_blake3([])])
+    assert (album.of, album.why_not) == ({pictures_blake3([]): []}, {})
 
 
 def test_broken_picture_and_full_page_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

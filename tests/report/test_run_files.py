@@ -1,10 +1,10 @@
 """What a run directory may lack, and what a malformed file in it must say."""
 
 import json
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from recipe.critic_r1.report import run_files
 from recipe.critic_r1.report.records import ReportError
@@ -134,7 +134,7 @@ def test_nan_is_no_number(tmp_path: Path) -> None:
 
 
 def test_null_and_numbers_read_as_text(tmp_path: Path) -> None:
-    line = {"pair_id": 7, "order": 0, "pred": None, "response": None, "picture_sha256": None, "error": None}
+    line = {"pair_id": 7, "order": 0, "pred": None, "response": None, "picture_blake3": None, "error": None}
     run = read_run(bare_run(tmp_path, {"eval/after_judgements.jsonl": json.dumps(line) + "\n"}))
     judged = run.of_kind("held-out")["after"].judgements[0]
     assert (judged.pair_id, judged.order, judged.pred, judged.response) == ("7", "0", "", "")
@@ -153,7 +153,7 @@ def test_only_the_last_rollouts_are_read_and_their_lines_keep_their_numbers(
         ("critic/made, step 5", True),
         ("critic/made, step 6", False),
     ]
-    assert run.rollouts[0].picture_sha256 == sha256(b"a\nb").hexdigest(), "as judging names a row's pictures"
+    assert run.rollouts[0].picture_blake3 == blake3(b"a\nb").hexdigest(), "as judging names a row's pictures"
 
     bare_run(tmp_path, {"train/samples.jsonl": text + '{"step": "seven"}\n'})
     with pytest.raises(ReportError, match=r"^train/samples\.jsonl, line 8: step: "):

@@ -19,7 +19,7 @@ def rollout(sample: int = 0) -> Rollout:
         response="<think>I see a 7.</think>\\boxed{1}",
         response_tokens=14,
         ground_truth="1",
-        extra_info={"pair_id": "p", "order": 0, "picture_sha256": ["ab"]},
+        extra_info={"pair_id": "p", "order": 0, "picture_blake3": ["ab"]},
         reward={"score": 1.0, "acc": 1.0, "format": 1.0, "pred": "1", "reason": "ok"},
     )
 

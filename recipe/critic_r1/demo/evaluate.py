@@ -140,7 +140,7 @@ def evaluate(
         [GenerationRequest(problem.messages, Sampling(max_tokens=MAX_TOKENS)) for problem in data.problems]
     )
     _refuse_failures([g.error for g in greedy], "greedy answers")
-    clusters = ClusterBootstrap([problem.picture_sha256 for problem in data.problems], seed=seed)
+    clusters = ClusterBootstrap([problem.picture_blake3 for problem in data.problems], seed=seed)
     right = _right(data.problems, greedy)
     found.metrics["policy/greedy"] = clusters.rate(right)
     found.metrics["policy/greedy_format_rate"] = clusters.rate([find_box(g.text).well_formed for g in greedy])
@@ -148,7 +148,7 @@ def evaluate(
 
     sampling = Sampling(temperature=1.0, max_tokens=MAX_TOKENS, n=N_CANDIDATES, seed=seed)
     found.pools = sample_pools(generator, data.problems, sampling)
-    texts = [(pool.problem.picture_sha256, c) for pool in found.pools for c in pool.candidates]
+    texts = [(pool.problem.picture_blake3, c) for pool in found.pools for c in pool.candidates]
     samples = ClusterBootstrap([picture for picture, _ in texts], seed=seed)
     found.metrics["policy/sampled"] = samples.rate([c.correct for _, c in texts])
     found.metrics["policy/sampled_format_rate"] = samples.rate([find_box(c.text).well_formed for _, c in texts])

@@ -145,7 +145,7 @@ def _judgement(record: dict[str, Any]) -> Judgement:
         response_1=str(record["response_1"]),
         response_2=str(record["response_2"]),
         ground_truth=str(record["ground_truth"]),
-        picture_sha256=str(record["picture_sha256"]),
+        picture_blake3=str(record["picture_blake3"]),
         category=str(record["category"]),
     )
     return Judgement(

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
+from blake3 import blake3
+
 IMAGE_MARKER = "<image>"
 """The string that stands for a picture in a row of the training Parquet (verl's convention)."""
 
@@ -37,9 +39,9 @@ class ImagePart:
     data: bytes
 
     @cached_property
-    def sha256(self) -> str:
-        """Hexadecimal hash of the file's bytes: the name under which a picture is counted and cached."""
-        return hashlib.sha256(self.data).hexdigest()
+    def blake3(self) -> str:
+        """BLAKE3 digest of the file's bytes, in hex: the name under which a picture is counted and cached."""
+        return blake3(self.data).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class GenerationRequest:
     def key(self) -> str:
         """SHA-256 over everything that can change the answer except the model: texts, pictures, sampling."""
         turns = [
-            [message.role, [["t", p.text] if isinstance(p, TextPart) else ["i", p.sha256] for p in message.parts]]
+            [message.role, [["t", p.text] if isinstance(p, TextPart) else ["i", p.blake3] for p in message.parts]]
             for message in self.messages
         ]
         s = self.sampling

@@ -10,7 +10,6 @@ and no coin is tossed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from blake3 import blake3
 
 from recipe.critic_r1.judging.generation import (
     Generation,
@@ -50,7 +50,7 @@ class JudgeTask:
     messages: the prompt.
     response_1, response_2: as shown.
     ground_truth: `"1"`, `"2"` or `"tie"`, as shown.
-    picture_sha256: hash over the pictures; judgements of the same pictures form a cluster.
+    picture_blake3: hash over the pictures; judgements of the same pictures form a cluster.
     category: group for reports: what the source says (`meta.category`), else the data source.
     group: pairs that a benchmark counts together, such as one prompt's; the pair itself when the source names none.
     """
@@ -62,7 +62,7 @@ class JudgeTask:
     response_1: str
     response_2: str
     ground_truth: str
-    picture_sha256: str
+    picture_blake3: str
     category: str = ""
     group: str = ""
 
@@ -110,7 +110,7 @@ class Judgement:
             "pair_id": task.pair_id,
             "order": task.order,
             "category": task.category,
-            "picture_sha256": task.picture_sha256,
+            "picture_blake3": task.picture_blake3,
             "question": task.question,
             "response_1": task.response_1,
             "response_2": task.response_2,
@@ -202,11 +202,11 @@ def thinking(text: str) -> str:
     return rest.partition(THINK_CLOSE)[0].strip()
 
 
-def pictures_sha256(hashes: Sequence[str]) -> str:
+def pictures_blake3(hashes: Sequence[str]) -> str:
     """One name for the pictures of a row: the hash itself when there is one picture."""
     if len(hashes) == 1:
         return hashes[0]
-    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+    return blake3("\n".join(hashes).encode()).hexdigest()
 
 
 def task_from_row(row: Mapping[str, Any]) -> JudgeTask:
@@ -219,7 +219,7 @@ def task_from_row(row: Mapping[str, Any]) -> JudgeTask:
     if label not in ("1", "2", "tie"):
         raise ValueError(f"label {label!r} is none of 1, 2, tie: run `critic-r1 validate` on the file")
     messages = messages_from_row(row["prompt"], row["images"] or ())
-    hashes = [image.sha256 for message in messages for image in message.images]
+    hashes = [image.blake3 for message in messages for image in message.images]
     meta = json.loads(info.get("meta") or "{}")
     return JudgeTask(
         pair_id=str(info["pair_id"]),
@@ -229,7 +229,7 @@ def task_from_row(row: Mapping[str, Any]) -> JudgeTask:
         response_1=str(info["response_1"]),
         response_2=str(info["response_2"]),
         ground_truth=str(label),
-        picture_sha256=pictures_sha256(hashes),
+        picture_blake3=pictures_blake3(hashes),
         category=str(meta.get("category") or str(row["data_source"]).removeprefix("critic/")),
         group=str(info["pair_id"] if meta.get("group") is None else meta["group"]),
     )

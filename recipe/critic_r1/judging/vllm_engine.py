@@ -138,9 +138,9 @@ class VllmEngine:
         return list(ids)
 
     def _picture(self, image: ImagePart) -> Image.Image:
-        picture = self._pictures.get(image.sha256)
+        picture = self._pictures.get(image.blake3)
         if picture is None:
-            picture = self._pictures[image.sha256] = Image.open(io.BytesIO(image.data)).convert("RGB")
+            picture = self._pictures[image.blake3] = Image.open(io.BytesIO(image.data)).convert("RGB")
         return picture
 
 

@@ -83,7 +83,7 @@ def _judged(one: Judgement) -> Judged:
         response_1=one.response_1,
         response_2=one.response_2,
         ground_truth=one.ground_truth,
-        picture_sha256=one.picture_sha256,
+        picture_blake3=one.picture_blake3,
         category=one.category,
     )
     return Judged(task, one.pred or None, one.reason, one.well_formed or 0.0, (), one.response, error=one.error or None)

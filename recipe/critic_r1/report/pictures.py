@@ -6,17 +6,17 @@ number, is the key: that is what a judgement names, and it stays right when file
 """
 
 import base64
-import hashlib
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from blake3 import blake3
 from PIL import Image
 from pyarrow.lib import ArrowInvalid
 
-from recipe.critic_r1.judging.pairwise import pictures_sha256
+from recipe.critic_r1.judging.pairwise import pictures_blake3
 from recipe.critic_r1.report.records import ReportError
 
 # Longest side in pixels of a picture on the page; where the budget does not reach, the next one.
@@ -89,9 +89,9 @@ class Album:
     uris: list[str] = field(default_factory=list)
     """Each distinct picture once, as a data URI."""
     of: dict[str, list[int]] = field(default_factory=dict)
-    """`picture_sha256` of a judgement -> its pictures' places in `uris`."""
+    """`picture_blake3` of a judgement -> its pictures' places in `uris`."""
     why_not: dict[str, str] = field(default_factory=dict)
-    """`picture_sha256` -> why it has none; a wanted hash is either here or in `of`."""
+    """`picture_blake3` -> why it has none; a wanted hash is either here or in `of`."""
 
 
 def parquet_files(places: Iterable[Path]) -> list[Path]:
@@ -108,7 +108,7 @@ def parquet_files(places: Iterable[Path]) -> list[Path]:
 
 
 def find_pictures(places: Iterable[Path], wanted: Iterable[str]) -> Album:
-    """Looks up judgements' `picture_sha256` in Parquet files and folders, in this order.
+    """Looks up judgements' `picture_blake3` in Parquet files and folders, in this order.
 
     A wanted hash is that of a row's only picture, or the one over all hashes of a row with several.
 
@@ -122,8 +122,8 @@ def find_pictures(places: Iterable[Path], wanted: Iterable[str]) -> Album:
         for row in _pictures_of_rows(path) if missing else ():
             if not missing:
                 break
-            hashes = [hashlib.sha256(raw).hexdigest() for raw in row]
-            key = pictures_sha256(hashes)
+            hashes = [blake3(raw).hexdigest() for raw in row]
+            key = pictures_blake3(hashes)
             if key not in missing:
                 continue
             # Small pictures leave their share of the budget to those that come later.

@@ -22,7 +22,7 @@ from recipe.critic_r1.judging.generation import (
     Sampling,
     messages_from_row,
 )
-from recipe.critic_r1.judging.pairwise import pictures_sha256
+from recipe.critic_r1.judging.pairwise import pictures_blake3
 from reward_fns.policy import normalise
 from reward_fns.verdict import find_box, unwrap
 
@@ -51,9 +51,9 @@ class Problem:
         return tuple(image for message in self.messages for image in message.images)
 
     @property
-    def picture_sha256(self) -> str:
+    def picture_blake3(self) -> str:
         """Name of the pictures: questions about the same ones form a cluster."""
-        return pictures_sha256([image.sha256 for image in self.images]) if self.images else self.problem_id
+        return pictures_blake3([image.blake3 for image in self.images]) if self.images else self.problem_id
 
 
 @dataclass(frozen=True, slots=True)

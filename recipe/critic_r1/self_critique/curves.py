@@ -124,5 +124,5 @@ def measure(
                 costs[name][size] = tournament_cost(pools, played[name], level, judge)
             elif judge is not None:
                 costs[name][size] = sampling_cost(pools, 1 if name == "one_sample" else size)
-    clusters = [pool.problem.picture_sha256 for pool in pools]
+    clusters = [pool.problem.picture_blake3 for pool in pools]
     return BestOfN(shares, ClusterBootstrap(clusters, seed=seed), costs if judge is not None else {})
