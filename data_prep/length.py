@@ -178,7 +178,8 @@ class PromptMeter:
                 texts = [self._with_bos(t) for t in texts]
             # verl adds special tokens only on the path that goes through the processor.
             for i, count in zip(chosen, self._count(texts, special=with_pictures), strict=True):
-                lengths[i] = count + sum(self.picture_tokens(s) - 1 for s in sizes[i])
+                # The tokenizer counted each picture's placeholder as one.
+                lengths[i] = count + sum(map(self.picture_tokens, sizes[i])) - len(sizes[i])
         return lengths
 
     def rendered(self, prompt: str) -> str:

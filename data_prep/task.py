@@ -12,6 +12,7 @@ the time, and a conversion makes two for each row.
 
 import hashlib
 import json
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -80,8 +81,8 @@ class PreferencePair:
 
 def content_id(*parts: str) -> str:
     """32 hex digits of a hash over `parts`; each part's length is hashed too, so parts cannot run together."""
-    text = f"{[len(part) for part in parts]}{''.join(parts)}"
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    lengths = struct.pack(f"<{len(parts)}Q", *map(len, parts))
+    return hashlib.sha256(lengths + "".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 @dataclass

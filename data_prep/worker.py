@@ -17,6 +17,7 @@ from data_prep.ordering import Turns
 from data_prep.overlap import Exclusion
 from data_prep.processor import load_processor
 from data_prep.readers import Unit, read_batches
+from data_prep.row import Row
 from data_prep.settings import Settings
 from data_prep.sources.registry import load_source
 from data_prep.transform import Outcome, Transform
@@ -97,10 +98,13 @@ class Worker:
                 for outcome in self.transform.portions(batch, base or ".", unit.name, turns, unit.first - unit.before):
                     if outcome.rejected or outcome.dropped_pairs:
                         gc.collect(0)  # the errors of broken pictures make cycles, and would keep them
-                    for split in dict.fromkeys(row.split for row in outcome.rows):
+                    by_split: dict[str, list[Row]] = {}
+                    for row in outcome.rows:
+                        by_split.setdefault(row.split, []).append(row)
+                    for split, rows in by_split.items():
                         if split not in shards:
                             shards[split] = self._shard(split, unit)
-                        shards[split].extend(row for row in outcome.rows if row.split == split)
+                        shards[split].extend(rows)
                     for shard in shards.values():
                         shard.settle()
                     outcome.rows = []
