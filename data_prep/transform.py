@@ -1,29 +1,25 @@
 """Records in, rows out: the pure heart of the conversion, the same on one core and on a hundred machines."""
 
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.excerpt import EXCERPT, excerpt
-from data_prep.images import BadPicture, Header, check_whole, read_header
 from data_prep.inputs import InputError
+from data_prep.items import ItemReader, Items, Pictures, freed, problem_of
 from data_prep.length import PromptMeter
 from data_prep.ordering import Turns, choose_wording, is_flipped, orders_of, seeded_fraction, split_of
 from data_prep.overlap import Exclusion
-from data_prep.picture_store import PictureStore
 from data_prep.prompts import get_wording, valid_text
 from data_prep.rank_task import RankedResponses, RankTask
-from data_prep.readers import Broken
 from data_prep.reject import Reject, repeated, same_responses
-from data_prep.row import Picture, Row, quick_key
+from data_prep.row import Row
 from data_prep.score_task import ScoredResponse, ScoreTask
 from data_prep.settings import Settings
-from data_prep.sources.record import Options, Source
+from data_prep.sources.record import Source
 from data_prep.task import PreferencePair, PreferenceTask
-from data_prep.writer import temporary_name
 
 PORTION_BYTES = 32 * 2**20
 """Bytes of pictures, loaded by their names, after which the records so far are made rows before the next are read."""
@@ -63,15 +59,6 @@ class _Draft(NamedTuple):
     sizes: list[tuple[int, int]]
 
 
-class _Pictures(NamedTuple):
-    """The pictures of a record, looked up once for all of its pairs."""
-
-    given: tuple[Picture, ...]
-    found: tuple[Picture, ...]
-    """With their bytes; the very same ones where nothing had to be done."""
-    sizes: list[tuple[int, int]]
-
-
 class Transform:
     """Turns records of one source into rows.
 
@@ -96,13 +83,9 @@ class Transform:
         self.source = source
         self.meter = meter
         self.exclusion = exclusion
-        self.picture_folder = picture_folder
-        self._options = Options(min_gap=settings.min_gap, columns=settings.columns)
-        self._store = PictureStore(settings.image_roots)
-        self._loaded = 0
-        """Bytes of pictures that were loaded since the last portion."""
         # Pictures of a benchmark are known by their full hashes.
         self._quick_keys = not settings.hashes and exclusion is None
+        self._read = ItemReader(settings, source, quick_keys=self._quick_keys, picture_folder=picture_folder)
 
     def __call__(
         self, records: Iterable[tuple[int, Any]], base: str = ".", file: str = "", turns: Turns | None = None
@@ -131,66 +114,55 @@ class Transform:
             place: ordinal less this is the place of a record in its file.
         """
         turns = turns or Turns()
+        read: list[Items] = []
+        for ordinal, record in records:
+            read.append(self._read(ordinal, record, base))
+            if self._read.loaded >= PORTION_BYTES:
+                yield self._made(read, turns, file, place)
+                read, self._read.loaded = [], 0
+        yield self._made(read, turns, file, place)
+
+    def _made(self, read: Sequence[Items], turns: Turns, file: str, place: int) -> Outcome:
+        """The rows of records that were read."""
+        if not self._quick_keys:
+            take_digests(read)
         drafts: list[_Draft] = []
         problems: dict[int, list[Reject]] = {}
         excerpts: dict[int, str] = {}
-        for ordinal, record in records:
+        for items in read:
             before = len(drafts)
-            self._convert(ordinal, record, base, turns, drafts, problems)
+            found = self._draft_all(items, turns, drafts)
             if len(drafts) == before:
-                excerpts[ordinal] = excerpt(record)
-            if self._loaded >= PORTION_BYTES:
-                yield self._finish(drafts, problems, excerpts, file, place)
-                drafts, problems, excerpts, self._loaded = [], {}, {}, 0
-        yield self._finish(drafts, problems, excerpts, file, place)
+                excerpts[items.ordinal] = excerpt(items.record)
+                found = found or [Reject("not-pairwise", "the source made no pair of this record")]
+            if found:
+                problems[items.ordinal] = found
+        return self._finish(drafts, problems, excerpts, file, place)
 
-    def _convert(
-        self,
-        ordinal: int,
-        record: Any,
-        base: str,
-        turns: Turns,
-        drafts: list[_Draft],
-        problems: dict[int, list[Reject]],
-    ) -> None:
-        """Add the drafts that a record gives, and what is wrong with it or with a pair of it."""
-        before = len(drafts)
-        pictures: _Pictures | None = None
+    def _draft_all(self, items: Items, turns: Turns, drafts: list[_Draft]) -> list[Reject]:
+        """Add the drafts that a record gives; returns what is wrong with it or with a pair of it."""
+        problems: list[Reject] = []
         seen: set[str] = set()
         try:
-            if isinstance(record, Broken):
-                raise Reject(record.reason, record.detail, record.remedy)
-            if type(record) is not dict and not isinstance(record, Mapping):
-                raise Reject("wrong-type", f"the record is a {type(record).__name__}, not an object")
-            for item in self.source.convert(record, self._options):
-                if isinstance(item, Reject):
-                    _add(problems, ordinal, item)
+            for found in items.found:
+                if isinstance(found, Reject):
+                    problems.append(found)
                     continue
                 try:
-                    if self.source.own:
-                        _check(item)
-                    if pictures is None or pictures.given is not item.images:
-                        pictures = self._pictures(item.images, base)
-                    for problem in self._draft(item, ordinal, pictures, turns, seen, drafts):
-                        _add(problems, ordinal, problem)
+                    problems += self._draft(*found, items.ordinal, turns, seen, drafts)
                 except Reject as problem:
-                    _add(problems, ordinal, problem)
-            if len(drafts) == before and ordinal not in problems:
-                raise Reject("not-pairwise", "the source made no pair of this record")
-        except Reject as problem:
-            _add(problems, ordinal, problem)
+                    problems.append(freed(problem))
         except (MemoryError, InputError):
             raise
         except Exception as error:
-            # A shape no source foresaw. The record is lost, the run is not, and the reason says whom to blame.
-            detail = f"{type(error).__name__}: {error}"[:300]
-            _add(problems, ordinal, Reject("unforeseen", detail, "Report the shape of this record."))
+            problems.append(problem_of(error))
+        return problems
 
     def _draft(
         self,
         item: PreferencePair | ScoredResponse | RankedResponses,
+        pictures: Pictures,
         ordinal: int,
-        pictures: _Pictures,
         turns: Turns,
         seen: set[str],
         drafts: list[_Draft],
@@ -250,45 +222,6 @@ class Transform:
         shares = [seeded_fraction(seed, "nway", item.pair_id, i) for i in places]
         return RankTask(item, tuple(sorted(places, key=shares.__getitem__)), split, ordinal)
 
-    def _pictures(self, images: tuple[Picture, ...], base: str) -> _Pictures:
-        """The pictures with their bytes, and their sizes."""
-        found: list[Picture] = []
-        sizes: list[tuple[int, int]] = []
-        same = True
-        for image in images:
-            try:
-                data = image.data
-                if data is None:
-                    data = self._store.load(image.path or "", base)
-                    self._loaded += len(data)
-                header = read_header(data)
-                check_whole(data, header)
-            except BadPicture as problem:
-                raise Reject(problem.reason, str(problem), "Fetch the picture again, or leave the row out.") from None
-            path = image.path and valid_text(image.path)
-            picture = image if data is image.data and path == image.path else Picture(data, path)
-            if self._quick_keys:
-                picture.key = quick_key(data)
-            if self.picture_folder is not None:
-                picture = self._as_file(picture, header)
-            same = same and picture is image
-            found.append(picture)
-            sizes.append((header.width, header.height))
-        return _Pictures(images, images if same else tuple(found), sizes)
-
-    def _as_file(self, picture: Picture, header: Header) -> Picture:
-        """The same picture as a file named by its content."""
-        assert self.picture_folder is not None
-        assert picture.data is not None
-        name = picture.blake3.lstrip("~")
-        path = self.picture_folder / name[:2] / f"{name}.{header.format.lower()}"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = temporary_name(path)
-            temporary.write_bytes(picture.data)
-            os.replace(temporary, path)
-        return Picture(None, str(path.absolute()), picture.blake3)
-
     def _split(self, item: PreferencePair | ScoredResponse | RankedResponses) -> str:
         settings = self.settings
         if not settings.val_share:
@@ -321,7 +254,7 @@ class Transform:
         for draft, length in zip(drafts, lengths, strict=True):
             if limit is not None and length is not None and length > limit:
                 problem = Reject("overlong", f"the prompt has {length} tokens", f"The limit is {limit} tokens.")
-                _add(problems, draft.ordinal, problem)
+                problems.setdefault(draft.ordinal, []).append(problem)
                 excerpts.setdefault(draft.ordinal, valid_text(draft.task.prompt)[:EXCERPT])
                 continue
             outcome.rows.append(draft.task.flat(length))
@@ -349,25 +282,14 @@ class Transform:
         return outcome
 
 
-def _check(item: Any) -> None:
-    """Refuse what would become a wrong row without anyone noticing; a source of one's own may yield anything.
+def take_digests(read: Iterable[Items]) -> None:
+    """Hash all pictures, which remember their digests.
 
-    Raises:
-        Reject: `unknown-label` or `wrong-type`.
+    All together, and not each when it is asked for: every digest lets go of Python's lock, and two threads that took
+    turns there, record by record, would find the processor's cache full of each other's objects.
     """
-    if not isinstance(item, PreferencePair):
-        return
-    better = item.preferred
-    if not (better == "tie" or (type(better) is int and better in (0, 1))):
-        remedy = "The source must yield 0 (the first response), 1 (the second) or 'tie'."
-        raise Reject("unknown-label", f"the preferred response is {better!r:.60}", remedy)
-    texts = (item.question, *item.responses)
-    if len(texts) != 3 or any(type(text) is not str for text in texts):
-        raise Reject("wrong-type", "a pair is a question and two responses, all of them text")
-    if item.responses[0].strip() == item.responses[1].strip():
-        raise same_responses()
-
-
-def _add(problems: dict[int, list[Reject]], ordinal: int, problem: Reject) -> None:
-    # Without its traceback, whose frames would keep the record and its pictures until the next collection.
-    problems.setdefault(ordinal, []).append(problem.with_traceback(None))
+    for items in read:
+        for found in items.found:
+            if not isinstance(found, Reject):
+                for picture in found[1].found:
+                    picture.blake3  # noqa: B018
