@@ -261,7 +261,7 @@ def named_peaks(folder: Path) -> dict[str, float]:
 def main() -> None:
     """Run all ways, check the bytes, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=24_576)
+    parser.add_argument("--rows", type=int, default=36_864)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=14.0)
     parser.add_argument("--out", default="benchmarks/results/convert.json")
