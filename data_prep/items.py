@@ -76,7 +76,7 @@ class ItemReader:
                 raise Reject("wrong-type", f"the record is a {type(record).__name__}, not an object")
             for item in self.source.convert(record, self._options):
                 if isinstance(item, Reject):
-                    items.found.append(item)
+                    items.found.append(freed(item))
                     continue
                 try:
                     if self.source.own:
