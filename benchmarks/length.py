@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--out", default="benchmarks/results/length.json")
     parser.add_argument("--repeats", type=int, default=3)
     a = parser.parse_args()
-    # Before any library starts threads: on two cores the first call of fastokens takes many times the processor time.
+    # One core, before any library starts threads, whose time would count.
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     import torch
     from made_processors import make_processor

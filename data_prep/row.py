@@ -7,6 +7,7 @@ A row is a flat record, `Row`, so that a list of rows becomes columns by a singl
 readers see it exists only in the columns and in `Row.nested`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -153,16 +154,16 @@ class Row(NamedTuple):
 INFO_NAMES = tuple(field.name for field in EXTRA_INFO)
 
 
-class HasRow:
+class HasRow(ABC):
     """A task: it knows its row."""
 
+    @abstractmethod
     def flat(self, prompt_tokens: int | None = None) -> Row:
         """The row.
 
         Args:
             prompt_tokens: length of the prompt for the model named in the manifest, when it was measured.
         """
-        raise NotImplementedError
 
     def row(self) -> dict[str, Any]:
         """The row as a dict that fits `row_schema()`."""

@@ -292,4 +292,4 @@ def take_digests(read: Iterable[Items]) -> None:
         for found in items.found:
             if not isinstance(found, Reject):
                 for picture in found[1].found:
-                    picture.blake3  # noqa: B018
+                    picture.key = picture.blake3

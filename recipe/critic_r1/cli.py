@@ -23,7 +23,7 @@ MODULES = {
 
 
 class _Commands(TyperGroup):
-    """Loads a command's module when the command is asked for: all of them together take two seconds."""
+    """Loads a command's module when the command is asked for: some need libraries that take long to load."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*MODULES, *(name for name in self.commands if name not in MODULES)]

@@ -19,8 +19,8 @@ console = Console()
 errors = Console(stderr=True)
 
 ARROW_KEEPS_MEMORY = {"MIMALLOC_PURGE_DELAY": "-1"}
-"""Variables with which Arrow keeps what it frees, instead of asking for the same memory again batch after batch: a
-conversion needs a twentieth less time, and as much memory at its peak. Arrow reads them when it is loaded."""
+"""Variables with which Arrow keeps what it frees, instead of asking for the same memory again batch after
+batch. Arrow reads them when it is loaded."""
 
 
 @contextmanager

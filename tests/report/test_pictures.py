@@ -33,7 +33,7 @@ def write_rows(path: Path, rows: list[list[bytes]]) -> None:
     pq.write_table(pa.table({"images": pa.array(images, type=EMBEDDED_IMAGES)}), path)
 
 
-def sha(raw: bytes) -> str:
+def digest(raw: bytes) -> str:
     return blake3(raw).hexdigest()
 
 
@@ -73,9 +73,9 @@ def test_rows_are_found_by_the_hash_that_judgements_carry(tmp_path: Path) -> Non
     first, second, third = (encoded((8, 8), shade=shade) for shade in (1, 2, 3))
     write_rows(tmp_path / "test-0.parquet", [[first], [first, second]])
     write_rows(tmp_path / "test-1.parquet", [[third], []])
-    pair = pictures_blake3([sha(first), sha(second)])
-    album = find_pictures([tmp_path], [sha(first), pair, "f" * 64])
-    assert album.of == {sha(first): [0], pair: [0, 1]}
+    pair = pictures_blake3([digest(first), digest(second)])
+    album = find_pictures([tmp_path], [digest(first), pair, "f" * 64])
+    assert album.of == {digest(first): [0], pair: [0, 1]}
     assert album.uris == [data_uri(first), data_uri(second)], "each picture once, and none that no judgement wants"
     assert album.why_not == {"f" * 64: "in none of 2 Parquet files"}
 
@@ -84,7 +84,7 @@ def test_many_pictures_share_the_budget_by_getting_smaller(tmp_path: Path, monke
     files = [encoded((700, 500), "JPEG", "RGB", shade=shade) for shade in range(4)]
     write_rows(tmp_path / "rows.parquet", [[raw] for raw in files])
     monkeypatch.setattr(pictures, "PAGE_BUDGET", 4 * len(data_uri(files[0], allowance=1) or "") + 4000)
-    album = find_pictures([tmp_path], map(sha, files))
+    album = find_pictures([tmp_path], map(digest, files))
     assert album.why_not == {}
     assert sum(map(len, album.uris)) <= pictures.PAGE_BUDGET
     for uri in album.uris:
@@ -102,10 +102,10 @@ def test_broken_picture_and_full_page_are_told_apart(tmp_path: Path, monkeypatch
     small, other, broken = encoded((8, 8), shade=1), encoded((8, 8), shade=2), b"no picture"
     write_rows(tmp_path / "rows.parquet", [[broken], [small], [other]])
     monkeypatch.setattr(pictures, "PAGE_BUDGET", len(data_uri(small) or "") + 10)
-    album = find_pictures([tmp_path], [sha(broken), sha(small), sha(other)])
-    assert list(album.of) == [sha(small)]
-    assert "cannot be decoded (rows.parquet)" in album.why_not[sha(broken)]
-    assert "left out" in album.why_not[sha(other)]
+    album = find_pictures([tmp_path], [digest(broken), digest(small), digest(other)])
+    assert list(album.of) == [digest(small)]
+    assert "cannot be decoded (rows.parquet)" in album.why_not[digest(broken)]
+    assert "left out" in album.why_not[digest(other)]
 
 
 def test_a_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:

@@ -129,8 +129,8 @@ def find_pictures(places: Iterable[Path], wanted: Iterable[str]) -> Album:
             # Small pictures leave their share of the budget to those that come later.
             allowance = left // len(missing) // max(1, len(hashes))
             missing.discard(key)
-            for sha, raw in zip(hashes, row, strict=True):
-                if sha in numbers:
+            for digest, raw in zip(hashes, row, strict=True):
+                if digest in numbers:
                     continue
                 uri = data_uri(raw, allowance)
                 if uri is None:
@@ -140,10 +140,10 @@ def find_pictures(places: Iterable[Path], wanted: Iterable[str]) -> Album:
                     album.why_not[key] = "left out, because this page has its fill of pictures"
                     break
                 left -= len(uri)
-                numbers[sha] = len(album.uris)
+                numbers[digest] = len(album.uris)
                 album.uris.append(uri)
             else:
-                album.of[key] = [numbers[sha] for sha in hashes]
+                album.of[key] = [numbers[digest] for digest in hashes]
     why = f"in none of {len(files)} Parquet files" if files else "no Parquet file to look in; give it with --data"
     album.why_not |= dict.fromkeys(missing, why)
     return album
