@@ -184,15 +184,12 @@ class PromptMeter:
 
     def rendered(self, prompt: str) -> str:
         """The prompt in the chat template, with one placeholder for each picture."""
-        text = prompt
-        pictures = 0
-        while text.startswith(MARKER):
-            pictures, text = pictures + 1, text[len(MARKER) :]
-        frames = self.facts.frames
-        frame = frames[pictures] if pictures < len(frames) else None
-        if frame is None or not text or MARKER in text:
+        pictures = prompt.count(MARKER)
+        markers = MARKER * pictures
+        frame = self.facts.frames[pictures] if pictures < len(self.facts.frames) else None
+        if frame is None or prompt == markers or not prompt.startswith(markers):
             return run_template(self.processor, prompt)
-        return f"{frame[0]}{text}{frame[1]}"
+        return f"{frame[0]}{prompt[len(markers) :]}{frame[1]}"
 
     def _with_bos(self, text: str) -> str:
         """What the Mllama processor does to a text that lacks the begin token."""

@@ -10,6 +10,7 @@ readers see it exists only in the columns and in `Row.nested`.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -189,21 +190,33 @@ def rows_batch(rows: Sequence[Row], *, embedded: bool = True) -> pa.RecordBatch:
     """
     # `zip` gives the columns in the order of the fields, so they can be named like them.
     columns: Any = Row(*zip(*rows, strict=True))  # type: ignore[arg-type]
-    info = [pa.array(getattr(columns, f.name), f.type) for f in EXTRA_INFO]
+    texts = _texts(columns)
+    info = [texts[f.name] if f.name in texts else pa.array(getattr(columns, f.name), f.type) for f in EXTRA_INFO]
     each = np.arange(len(rows) + 1, dtype=np.int32)
     user, rule = (pa.repeat(text, len(rows)) for text in ("user", "rule"))
-    turns = pa.StructArray.from_arrays([user, pa.array(columns.prompt, pa.string())], fields=list(TURN))
+    turns = pa.StructArray.from_arrays([user, texts["prompt"]], fields=list(TURN))
     return pa.RecordBatch.from_arrays(
         [
-            pa.array(columns.data_source, pa.string()),
+            texts["data_source"],
             pa.ListArray.from_arrays(each, turns),
             _images(columns.images, embedded),
-            pa.array(columns.ability, pa.string()),
-            pa.StructArray.from_arrays([rule, pa.array(columns.ground_truth, pa.string())], fields=list(TRUTH)),
+            texts["ability"],
+            pa.StructArray.from_arrays([rule, texts["ground_truth"]], fields=list(TRUTH)),
             pa.StructArray.from_arrays(info, fields=list(EXTRA_INFO)),
         ],
         schema=SCHEMA if embedded else row_schema(embedded=False),
     )
+
+
+TEXTS = ("data_source", "prompt", "ability", "ground_truth", *(f.name for f in EXTRA_INFO if f.type == pa.string()))
+"""Fields of a row that are texts."""
+
+
+def _texts(columns: Row) -> dict[str, pa.Array]:
+    """The columns of texts, converted at once: each conversion lets go of Python's lock, which other threads want."""
+    n = len(columns.prompt)
+    joined = pa.array(list(chain.from_iterable(getattr(columns, name) for name in TEXTS)), pa.string())
+    return {name: joined.slice(place * n, n) for place, name in enumerate(TEXTS)}
 
 
 def _images(images: Sequence[tuple[Picture, ...]], embedded: bool) -> pa.Array:
