@@ -28,8 +28,8 @@ def test_a_command_loads_what_it_needs_only() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_arrow_keeps_its_memory_while_it_prepares(tmp_path: Path) -> None:
-    """The variable must be there before Arrow is loaded: afterwards nobody reads it."""
+def test_libraries_find_their_variables_when_a_set_is_prepared(tmp_path: Path) -> None:
+    """They must be there before the libraries are loaded: afterwards nobody reads them."""
     script = """
 import os, sys
 from recipe.critic_r1.cli import app
@@ -37,14 +37,15 @@ from recipe.critic_r1.cli import app
 class Watch:
     def find_spec(self, name, *_):
         if name == "pyarrow":
-            print("loaded with", os.environ.get("MIMALLOC_PURGE_DELAY"))
+            print("loaded with", os.environ.get("MIMALLOC_PURGE_DELAY"), os.environ.get("FASTOKENS_BPE_THREADS"))
+            assert "fastokens" not in sys.modules
 
 sys.meta_path.insert(0, Watch())
 app()
 """
     arguments = ["prepare", "rlhf_v", "--input", "nowhere.parquet", "--output", str(tmp_path)]
     said = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
-    assert said.stdout.splitlines() == ["loaded with -1"]
+    assert said.stdout.splitlines() == ["loaded with -1 1"]
     assert "nowhere.parquet" in said.stderr
 
 

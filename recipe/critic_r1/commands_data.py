@@ -18,9 +18,9 @@ from rich.text import Text
 console = Console()
 errors = Console(stderr=True)
 
-ARROW_KEEPS_MEMORY = {"MIMALLOC_PURGE_DELAY": "-1"}
-"""Variables with which Arrow keeps what it frees, instead of asking for the same memory again batch after
-batch. Arrow reads them when it is loaded."""
+FOR_LIBRARIES = {"MIMALLOC_PURGE_DELAY": "-1", "FASTOKENS_BPE_THREADS": "1"}
+"""Variables that libraries read when they are loaded. Arrow keeps what it frees, instead of asking for the same memory
+again batch after batch; `fastokens` counts in the thread that asks, for every core has its work already."""
 
 
 @contextmanager
@@ -82,8 +82,8 @@ def prepare(
     ] = False,
 ) -> None:
     """Turn a critic data set into verifiable tasks."""
-    for name, value in ARROW_KEEPS_MEMORY.items():
-        os.environ.setdefault(name, value)  # before Arrow is loaded, for this process and its workers
+    for name, value in FOR_LIBRARIES.items():
+        os.environ.setdefault(name, value)  # before they are loaded, for this process and its workers
 
     from data_prep.convert import convert
     from data_prep.readers import UNIT_ROWS

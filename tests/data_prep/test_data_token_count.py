@@ -1,8 +1,11 @@
 """`fastokens` must count exactly what `tokenizers` counts, and stand back where it does not."""
 
 import json
+import os
+import subprocess
 import sys
 from functools import lru_cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -139,3 +142,21 @@ def test_a_tokenizer_that_it_does_not_know_is_counted_slowly() -> None:
     reason = why_slow(text)
     counter = TokenCounter(text, fast=reason is None)
     assert counter(["a b c", ""], special=True) == [3, 0]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_fastokens_has_threads_of_its_own_only_when_told(threads: int, tmp_path: Path) -> None:
+    tokenizer("byte level").save(str(tmp_path / "tokenizer.json"))
+    script = """
+import os, sys
+from data_prep.token_count import TokenCounter
+
+count = TokenCounter(open(sys.argv[1]).read(), fast=True)
+count([f"text number {i} of a batch" for i in range(200)], special=True)
+names = [open(f"/proc/self/task/{thread}/comm").read() for thread in os.listdir("/proc/self/task")]
+print(sum(name.startswith("fastokens") for name in names))
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "tokenizer.json")]
+    environment = os.environ | {"FASTOKENS_BPE_THREADS": str(threads)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == threads - 1
