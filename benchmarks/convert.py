@@ -2,8 +2,9 @@
 
 Each way runs in a process of its own, several times in turn: held to one core, and once more on all cores, which
 ours uses by a second thread. Other work may share the machine, so ways are compared within a turn only, by the clock,
-and the median of the turns counts, with the least and the most. The clock starts when the libraries are loaded and the
-source is still a file, and stops when the Parquet files are written. All files lie in memory (/dev/shm) unless --folder
+and the median of the turns counts, with the least and the most. A process first converts a small set: what it loads,
+and the memory that it gets for the first time, is paid once for a set of any size. Then the clock starts, with the
+source still a file, and stops when the Parquet files are written. All files lie in memory (/dev/shm) unless --folder
 says otherwise: a disk that is slower than any of the ways would make them all alike. The pictures are synthetic 640x480
 JPEGs of the size of a photograph.
 
@@ -35,10 +36,13 @@ import pyarrow.parquet as pq
 from blake3 import blake3
 
 from benchmarks.convert_ways import AS_IS, LIMITS, NAMED, OURS, WAYS, make_named, make_source
-from recipe.critic_r1.commands_data import ARROW_KEEPS_MEMORY
+from recipe.critic_r1.commands_data import FOR_LIBRARIES
 
 SLOW_ROWS = 2_000
 """The stock pattern gets a file of this many rows only: enough that what it costs to load the set hardly counts."""
+
+WARM_ROWS, SLOW_WARM_ROWS = 4_096, 256
+"""Rows of the small set that a way converts first (a unit for each thread), and of that for the stock pattern."""
 
 NAMED_ROWS = 6_144
 """The most pictures of 4 megapixels that are loaded by their names."""
@@ -60,21 +64,27 @@ def run_way(
     workers: int = 1,
     limit: int | None = None,
     cores: int = 1,
+    warm: Path | None = None,
 ) -> dict[str, float]:
-    """One way in a fresh process; rows, seconds (of its workers, too) and peak memory."""
+    """One way in a fresh process; rows, seconds (of its workers, too) and peak memory.
+
+    Args:
+        warm: a small set that the process converts first, without the clock.
+    """
     output = folder / f"out_{way}"
     remove_output(output)
     command = [sys.executable, "-m", "benchmarks.convert_ways", way, "--source", str(source), "--output", str(output)]
     command += ["--workers", str(workers), "--cores", str(cores), "--model", model]
     command += ["--limit", str(limit)] if limit else []
+    command += ["--warm", str(warm)] if warm else []
     threads = {"OMP_NUM_THREADS": str(cores), "TOKENIZERS_PARALLELISM": "true" if cores > 1 else "false"}
-    own = ARROW_KEEPS_MEMORY if way in (*OURS, AS_IS, NAMED) else {}  # as the command `prepare` has it
+    own = FOR_LIBRARIES if way in (*OURS, AS_IS, NAMED) else {}  # as the command `prepare` has it
     environment = {**os.environ, **threads, **own, "PYTHONPATH": os.getcwd(), "TMPDIR": str(folder)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    line = next((x for x in done.stdout.splitlines() if x.startswith("RESULT ")), None)
-    if line is None:
+    lines = [x for x in done.stdout.splitlines() if x.startswith("RESULT ")]
+    if done.returncode or not lines:
         raise RuntimeError(f"{way} failed: {done.stderr[-2000:]}")
-    result: dict[str, float] = json.loads(line.removeprefix("RESULT "))
+    result: dict[str, float] = json.loads(lines[-1].removeprefix("RESULT "))
     return result
 
 
@@ -147,11 +157,20 @@ def make_model(folder: Path) -> str:
     return str(folder / "model")
 
 
+def make_warm(folder: Path) -> tuple[Path, Path]:
+    """The small sets, for all ways and for the stock pattern."""
+    warm, slow_warm = folder / "warm.parquet", folder / "slow_warm.parquet"
+    make_source(warm, WARM_ROWS)
+    make_source(slow_warm, SLOW_WARM_ROWS)
+    return warm, slow_warm
+
+
 def measure(folder: Path, rows: int, repeats: int, minutes: float) -> dict[str, Any]:
     """All ways on one file, with the bytes checked."""
     source, slow = folder / "source.parquet", folder / "slow.parquet"
     make_source(source, rows)
     make_source(slow, SLOW_ROWS)
+    warm, slow_warm = make_warm(folder)
     model = make_model(folder)
     held: Runs = {way: [] for way in WAYS}
     free: Runs = {way: [] for way in ("stock", "undecoded", "copy", *OURS)}
@@ -164,16 +183,16 @@ def measure(folder: Path, rows: int, repeats: int, minutes: float) -> dict[str, 
         if done and (time.monotonic() - begun) * (done + 1) / done > 60 * minutes:
             break
         for way in WAYS:
-            rows_of = slow if way == "stock" else source
-            held[way].append(run_way(way, rows_of, folder, model))
+            rows_of, first = (slow, slow_warm) if way == "stock" else (source, warm)
+            held[way].append(run_way(way, rows_of, folder, model, warm=first))
             if way in free:
-                free[way].append(run_way(way, rows_of, folder, model, cores=cores))
+                free[way].append(run_way(way, rows_of, folder, model, cores=cores, warm=first))
             if way in ("stock", "undecoded", *OURS) and way not in identical:
                 found = picture_digests(folder / f"out_{way}", "images")
                 identical[way] = sum(x == y for x, y in zip(wanted, found, strict=False))
             remove_output(folder / f"out_{way}")
     peaks = {
-        str(part): run_way("ours_hashes_length", source, folder, model, limit=part, cores=cores)["peak_mb"]
+        str(part): run_way("ours_hashes_length", source, folder, model, limit=part, cores=cores, warm=warm)["peak_mb"]
         for part in (rows // 4, rows // 2, rows)
     }
     most = max(*peaks.values(), *(run["peak_mb"] for runs in (held, free) for way in OURS for run in runs[way]))
@@ -211,11 +230,12 @@ def order_balance(folder: Path, rows: int, repeats: int) -> dict[str, dict[str, 
     """Microseconds a row with the balanced order and with that of the source, without hashes, in turn, on all cores."""
     source = folder / "source.parquet"
     make_source(source, rows)
+    warm, _ = make_warm(folder)
     cores = len(os.sched_getaffinity(0))
     runs: Runs = {"ours_plain": [], AS_IS: []}
     for _ in range(repeats):
         for way in runs:
-            runs[way].append(run_way(way, source, folder, "", cores=cores))
+            runs[way].append(run_way(way, source, folder, "", cores=cores, warm=warm))
             remove_output(folder / f"out_{way}")
     balanced, as_is = ([seconds_per_row(run) for run in runs[way]] for way in runs)
     return {
@@ -232,11 +252,12 @@ def two_workers(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
     """
     source = folder / "source.parquet"
     make_source(source, 2 * rows)
+    warm, _ = make_warm(folder)
     model = make_model(folder)
     one, two = [], []
     for _ in range(repeats):
         for workers, found in ((1, one), (2, two)):
-            found.append(run_way("ours_hashes", source, folder, model, workers=workers, cores=workers))
+            found.append(run_way("ours_hashes", source, folder, model, workers=workers, cores=workers, warm=warm))
             remove_output(folder / "out_ours_hashes")
     pairs = list(zip(one, two, strict=True))
     return {

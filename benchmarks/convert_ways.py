@@ -13,7 +13,6 @@ import os
 import resource
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,12 +170,6 @@ def _ours(source: str, output: str, way: str, workers: int, model: str, limit: i
         model=model if "length" in way else None,
         limit=limit,
     )
-    # Loading (libraries, plotting, the check of the processor) is paid once for a set of any size; a first small run
-    # takes it out. What workers load is in the time.
-    import matplotlib.figure  # noqa: F401
-
-    if workers == 1:
-        convert([source], f"{output}.warm", replace(settings, limit=64))
     start = _clock()
     manifest = convert([source], output, settings, workers=workers)
     _report(start, manifest["records"]["used"])
@@ -206,19 +199,26 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=1)
     parser.add_argument("--model", default="")
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--warm", default="", help="a small set to run on first; its result is not the last line")
     a = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: a.cores])
-    if a.way in ("stock", "undecoded"):
+    if a.warm:
+        _run(a.way, a.warm, f"{a.output}.warm", a)
+    _run(a.way, a.source, a.output, a)
+
+
+def _run(way: str, source: str, output: str, a: argparse.Namespace) -> None:
+    if way in ("stock", "undecoded"):
         with contextlib.redirect_stderr(io.StringIO()):
-            _with_datasets(a.source, a.output, a.way == "stock")
-    elif a.way == "copy":
-        _copy(a.source, a.output)
-    elif a.way.startswith("copy"):
-        _copy_same_options(a.source, a.output, "hashes" in a.way)
-    elif a.way == "tokens":
-        _tokens(a.source, a.output, a.model)
+            _with_datasets(source, output, way == "stock")
+    elif way == "copy":
+        _copy(source, output)
+    elif way.startswith("copy"):
+        _copy_same_options(source, output, "hashes" in way)
+    elif way == "tokens":
+        _tokens(source, output, a.model)
     else:
-        _ours(a.source, a.output, a.way, a.workers, a.model, a.limit)
+        _ours(source, output, way, a.workers, a.model, a.limit)
 
 
 if __name__ == "__main__":
