@@ -295,7 +295,8 @@ def main() -> None:
     report = json.loads(Path(a.out).read_text()) if a.only and Path(a.out).is_file() else {}
     try:
         if a.only in (None, "ways"):
-            report |= measure(folder, a.rows, a.repeats, a.minutes)
+            found = measure(folder, a.rows, a.repeats, a.minutes)
+            report |= {**found, "met": report.get("met", {}) | found["met"]}
         if a.only in (None, "order"):
             report["us_per_row_by_order"] = order_balance(folder, a.rows, a.repeats)
         if a.only in (None, "two_workers"):
