@@ -8,6 +8,7 @@ counts, the list of rejects) is done at the end, by one process, in the order of
 workers nor a restart can be seen in the result.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -29,6 +30,8 @@ from data_prep.writer import FORMAT_VERSION, MANIFEST, file_checksum, write_json
 
 Progress = Callable[[int, int], None]
 """Called with the records done and their total."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def convert(
@@ -61,7 +64,7 @@ def convert(
 
     Raises:
         InputError: nothing to read, an output made with other settings or of input that has changed since, files in
-            `output` that no conversion made, or a worker was killed.
+            `output` that no conversion made, no room there, or a worker was killed.
     """
     folder = Path(output)
     files = expand_inputs(inputs, output=folder)
@@ -101,8 +104,15 @@ def convert(
 
     advance(0)
     run_units = distributed.run_units if engine == "ray" else pool.run_units
-    run_units(job, todo, workers, advance)
-    manifest = finish(folder, units, identity, source)
+    try:
+        run_units(job, todo, workers, advance)
+        manifest = finish(folder, units, identity, source)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise InputError(
+            f"{output}: {os.strerror(error.errno)}; make room and run the same command again, which goes on from here"
+        ) from error
     shutil.rmtree(folder / WORK)
     return manifest
 

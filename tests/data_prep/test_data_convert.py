@@ -38,6 +38,35 @@ def test_two_workers_write_the_same_bytes_and_keep_every_picture(tmp_path: Path)
         assert xxhash.xxh3_128_hexdigest((tmp_path / "two" / shard["file"]).read_bytes()) == shard["xxh3_128"]
 
 
+FULL = """
+import resource, sys
+from data_prep.convert import convert
+from tests.data_prep.made_sets import settings
+
+source, output, most, workers = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+if __name__ == "__main__":
+    convert([source], output, settings(), workers=workers)
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_where_there_is_no_room_a_run_says_so_and_can_go_on(workers: int, tmp_path: Path) -> None:
+    source, output, script = source_file(tmp_path), tmp_path / "out", tmp_path / "full.py"
+    whole = convert([str(source)], tmp_path / "whole", settings())
+    largest = max((tmp_path / "whole" / shard["file"]).stat().st_size for shard in whole["shards"])
+    script.write_text(FULL)
+    command = [sys.executable, str(script), str(source), str(output), str(largest - 1), str(workers)]
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert f"InputError: {output}: File too large; make room and run the same command again" in done.stderr
+    assert not (output / "manifest.json").exists()
+    assert not list(output.rglob("*.tmp"))
+    convert([str(source)], output, settings())
+    assert digest(output) == digest(tmp_path / "whole")
+
+
 KILLED = """
 import os, signal, sys
 from data_prep import convert as engine, worker
