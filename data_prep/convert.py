@@ -32,6 +32,7 @@ Progress = Callable[[int, int], None]
 """Called with the records done and their total."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors that say there is no room: on the disk, in the user's share of it, or for a file of this size."""
 
 
 def convert(
@@ -64,7 +65,7 @@ def convert(
 
     Raises:
         InputError: nothing to read, an output made with other settings or of input that has changed since, files in
-            `output` that no conversion made, no room there, or a worker was killed.
+            `output` that no conversion made, no room or no folder there, or a worker was killed.
     """
     folder = Path(output)
     files = expand_inputs(inputs, output=folder)
@@ -82,7 +83,11 @@ def convert(
         identity["source_xxh3_128"] = file_checksum(Path(settings.source.rpartition(":")[0]))
     # Through JSON, so that it compares equal with what is read back.
     identity = json.loads(json.dumps(identity))
-    if (done := _prepare_folder(folder, identity, overwrite, files)) is not None:
+    try:
+        done = _prepare_folder(folder, identity, overwrite, files)
+    except OSError as error:
+        raise InputError(f"{output} cannot be the output ({error}); mend that or choose another --output") from error
+    if done is not None:
         if tell is not None:
             tell(f"{output} was made already, with these settings of these files; --overwrite makes it again")
         return done

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,15 +121,27 @@ class ItemReader:
 
 
 def _as_file(picture: Picture, header: Header, folder: Path) -> Picture:
-    """The same picture as a file named by its content."""
+    """The same picture as a file named by its content.
+
+    Raises:
+        InputError: the file cannot be written. That is no fault of the record, which must not be rejected for it.
+    """
     assert picture.data is not None
     name = picture.blake3.lstrip("~")
     path = folder / name[:2] / f"{name}.{header.format.lower()}"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_name(path)
-        temporary.write_bytes(picture.data)
-        os.replace(temporary, path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(picture.data)
+            os.replace(temporary, path)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            raise InputError(
+                f"{path} cannot be written ({error.strerror}); mend that and run the same command again, which goes on"
+                " from here"
+            ) from error
     return Picture(None, str(path.absolute()), picture.blake3)
 
 
