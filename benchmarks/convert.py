@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 from blake3 import blake3
 
 from benchmarks.convert_ways import AS_IS, LIMITS, NAMED, OURS, WAYS, make_named, make_source
-from recipe.critic_r1.commands_data import FOR_LIBRARIES
+from recipe.critic_r1.commands_data import LIBRARY_VARIABLES
 
 SLOW_ROWS = 2_000
 """The stock pattern gets a file of this many rows only: enough that what it costs to load the set hardly counts."""
@@ -78,7 +78,7 @@ def run_way(
     command += ["--limit", str(limit)] if limit else []
     command += ["--warm", str(warm)] if warm else []
     threads = {"OMP_NUM_THREADS": str(cores), "TOKENIZERS_PARALLELISM": "true" if cores > 1 else "false"}
-    own = FOR_LIBRARIES if way in (*OURS, AS_IS, NAMED) else {}  # as the command `prepare` has it
+    own = LIBRARY_VARIABLES if way in (*OURS, AS_IS, NAMED) else {}  # as the command `prepare` has it
     environment = {**os.environ, **threads, **own, "PYTHONPATH": os.getcwd(), "TMPDIR": str(folder)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     lines = [x for x in done.stdout.splitlines() if x.startswith("RESULT ")]
@@ -157,12 +157,12 @@ def make_model(folder: Path) -> str:
     return str(folder / "model")
 
 
-def make_warm(folder: Path) -> tuple[Path, Path]:
-    """The small sets, for all ways and for the stock pattern."""
-    warm, slow_warm = folder / "warm.parquet", folder / "slow_warm.parquet"
-    make_source(warm, WARM_ROWS)
-    make_source(slow_warm, SLOW_WARM_ROWS)
-    return warm, slow_warm
+def make_warm(folder: Path, rows: int = WARM_ROWS) -> Path:
+    """A small set for a way to convert first."""
+    path = folder / f"warm_{rows}.parquet"
+    if not path.exists():
+        make_source(path, rows)
+    return path
 
 
 def measure(folder: Path, rows: int, repeats: int, minutes: float) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def measure(folder: Path, rows: int, repeats: int, minutes: float) -> dict[str, 
     source, slow = folder / "source.parquet", folder / "slow.parquet"
     make_source(source, rows)
     make_source(slow, SLOW_ROWS)
-    warm, slow_warm = make_warm(folder)
+    warm, slow_warm = make_warm(folder), make_warm(folder, SLOW_WARM_ROWS)
     model = make_model(folder)
     held: Runs = {way: [] for way in WAYS}
     free: Runs = {way: [] for way in ("stock", "undecoded", "copy", *OURS)}
@@ -230,7 +230,7 @@ def order_balance(folder: Path, rows: int, repeats: int) -> dict[str, dict[str, 
     """Microseconds a row with the balanced order and with that of the source, without hashes, in turn, on all cores."""
     source = folder / "source.parquet"
     make_source(source, rows)
-    warm, _ = make_warm(folder)
+    warm = make_warm(folder)
     cores = len(os.sched_getaffinity(0))
     runs: Runs = {"ours_plain": [], AS_IS: []}
     for _ in range(repeats):
@@ -252,7 +252,7 @@ def two_workers(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
     """
     source = folder / "source.parquet"
     make_source(source, 2 * rows)
-    warm, _ = make_warm(folder)
+    warm = make_warm(folder)
     model = make_model(folder)
     one, two = [], []
     for _ in range(repeats):

@@ -18,7 +18,7 @@ from rich.text import Text
 console = Console()
 errors = Console(stderr=True)
 
-FOR_LIBRARIES = {"MIMALLOC_PURGE_DELAY": "-1", "FASTOKENS_BPE_THREADS": "1"}
+LIBRARY_VARIABLES = {"MIMALLOC_PURGE_DELAY": "-1", "FASTOKENS_BPE_THREADS": "1"}
 """Variables that libraries read when they are loaded. Arrow keeps what it frees, instead of asking for the same memory
 again batch after batch; `fastokens` counts in the thread that asks, for every core has its work already."""
 
@@ -82,7 +82,7 @@ def prepare(
     ] = False,
 ) -> None:
     """Turn a critic data set into verifiable tasks."""
-    for name, value in FOR_LIBRARIES.items():
+    for name, value in LIBRARY_VARIABLES.items():
         os.environ.setdefault(name, value)  # before they are loaded, for this process and its workers
 
     from data_prep.convert import convert
