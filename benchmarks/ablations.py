@@ -27,11 +27,12 @@ from rich.console import Console
 
 from data_prep.sources import digits
 from data_prep.writer import write_parquet
-from recipe.critic_r1 import machine, processes
+from recipe.critic_r1 import provenance
 from recipe.critic_r1.demo.pipeline import DemoRun, DemoSettings
 from recipe.critic_r1.demo.stages import SPLIT_SIZES
-from recipe.critic_r1.export import export
-from recipe.critic_r1.run_log import METRICS, SAMPLES, read_lines
+from recipe.critic_r1.launch import processes
+from recipe.critic_r1.training.export import export
+from recipe.critic_r1.training.run_log import METRICS, SAMPLES, read_lines
 
 STEPS = 2
 POLICY_ROWS = 200
@@ -77,7 +78,7 @@ def supervised(run: Path, folder: Path) -> dict[str, Any]:
     command += [f"trainer.save_freq={STEPS}", f"trainer.test_freq={STEPS}", "data.val_max_samples=32"]
     command += ["trainer.logger=[console]", "trainer.n_gpus_per_node=1", "data.train_batch_size=32"]
     # What cluster/cpu.yaml says for GRPO, under the names of this trainer; and no limits for pictures of 16 pixels.
-    command += ["trainer.device=cpu", "model.external_lib=recipe.critic_r1.cpu.engine", "data.num_workers=0"]
+    command += ["trainer.device=cpu", "model.external_lib=recipe.critic_r1.cpu.fsdp_engine", "data.num_workers=0"]
     command += ["model.use_remove_padding=false", "+model.override_config.attn_implementation=sdpa"]
     command += ["model.enable_gradient_checkpointing=false", "engine.use_torch_compile=false"]
     command += ["data.mm_processor_kwargs.min_pixels=1"]
@@ -124,7 +125,7 @@ def main(
         found[name] = json.loads(record.read_text(encoding="utf-8"))
         print(name, json.dumps(found[name]))
     out.parent.mkdir(parents=True, exist_ok=True)
-    result = {"machine": machine.machine(), "versions": machine.versions(), "steps": STEPS, "ablations": found}
+    result = {"machine": provenance.machine(), "versions": provenance.versions(), "steps": STEPS, "ablations": found}
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(out)
 

@@ -37,9 +37,10 @@ from rich.console import Console
 
 from benchmarks.cluster_compare import TOLERANCE, compare
 from benchmarks.cluster_nodes import INTERFACE, Cluster
-from recipe.critic_r1 import machine, processes, recovery, submit
+from recipe.critic_r1 import provenance
 from recipe.critic_r1.demo.pipeline import DemoRun, DemoSettings
-from recipe.critic_r1.run_log import METRICS, read_lines
+from recipe.critic_r1.launch import processes, submit, supervisor
+from recipe.critic_r1.training.run_log import METRICS, read_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -246,7 +247,7 @@ def main(
 ) -> None:
     """Train on one node, on two, and on two that fail; write the comparison."""
     run, folder = run.absolute(), folder.absolute()
-    recovery.interrupt_on_sigterm()  # the nodes are taken down then as well
+    supervisor.interrupt_on_sigterm()  # the nodes are taken down then as well
     found: dict[str, Any] = {}
 
     def once(name: str, train: Callable[[Path], dict[str, Any]]) -> None:
@@ -270,8 +271,8 @@ def main(
         if disturb:
             once("disturbed", lambda at: disturbed(run, at, cluster))
     result = {
-        "machine": machine.machine(),
-        "versions": machine.versions(),
+        "machine": provenance.machine(),
+        "versions": provenance.versions(),
         "settings": {"steps": STEPS, "checkpoint_every": EVERY, "tolerance": TOLERANCE},
         "packed_job": packed_bytes(),
         "runs": found,

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from recipe.critic_r1.run_log import METRICS, SAMPLES, read_lines
+from recipe.critic_r1.training.run_log import METRICS, SAMPLES, read_lines
 
 COMPARED = (
     "critic_r1/accuracy",

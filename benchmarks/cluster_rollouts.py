@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 
-from recipe.critic_r1.rollout.manager import CriticAgentLoopManager, SharedPromptWorker
+from recipe.critic_r1.rollout.agent_loop import CriticAgentLoopManager, SharedPromptWorker
 
 _SEEDS: ContextVar[Iterator[int]] = ContextVar("seeds")
 

@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 from blake3 import blake3
 
 from benchmarks.convert_ways import AS_IS, LIMITS, NAMED, OURS, WAYS, make_named, make_source
-from recipe.critic_r1.commands_data import LIBRARY_VARIABLES
+from recipe.critic_r1.cli.data import LIBRARY_VARIABLES
 
 SLOW_ROWS = 2_000
 """The stock pattern gets a file of this many rows only: enough that what it costs to load the set hardly counts."""

@@ -23,8 +23,8 @@ from blake3 import blake3
 from PIL import Image
 
 from data_prep.convert import convert
+from data_prep.reading.views import batch_records
 from data_prep.settings import Settings
-from data_prep.views import batch_records
 from data_prep.writer import file_checksum
 
 OURS = ("ours_plain", "ours_hashes", "ours_hashes_length")

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import typer
 
 from benchmarks.served import Server, served
-from recipe.critic_r1 import machine
+from recipe.critic_r1 import provenance
 from recipe.critic_r1.judging.intervals import wilson
 
 RESULTS = Path("benchmarks/results")
@@ -107,7 +107,7 @@ def compared(critic: Commands, first: Path, second: Path, out: Path) -> dict[str
 
 def write(name: str, critic: Commands, content: dict[str, Any]) -> None:
     """A result file with the machine, the versions and the commands."""
-    result = {"machine": machine.machine(), "versions": machine.versions(), "commands": critic.typed, **content}
+    result = {"machine": provenance.machine(), "versions": provenance.versions(), "commands": critic.typed, **content}
     path = RESULTS / name
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(path)

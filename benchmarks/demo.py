@@ -20,9 +20,9 @@ import numpy as np
 import typer
 from scipy import stats
 
-from recipe.critic_r1 import machine
+from recipe.critic_r1 import provenance
 from recipe.critic_r1.demo.pipeline import results
-from recipe.critic_r1.run_log import read_lines
+from recipe.critic_r1.training.run_log import read_lines
 
 CONTROL_FLIP = 0.5
 
@@ -107,8 +107,8 @@ def main(
     runs = [_run(folder / f"seed{seed}", seed, 0.0) for seed in (seeds or [0, 1, 2])]
     control = _run(folder / "control", control_seed, CONTROL_FLIP)
     result = {
-        "machine": machine.machine(),
-        "versions": machine.versions(),
+        "machine": provenance.machine(),
+        "versions": provenance.versions(),
         "runs": runs,
         "over_seeds": over_seeds(runs),
         "control": control,

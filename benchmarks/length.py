@@ -31,7 +31,7 @@ def corpus() -> list[str]:
     import decimal as two
     import logging as three
 
-    from data_prep.prompts import WORDINGS
+    from data_prep.tasks.prompts import WORDINGS
 
     texts = [w.render("What is shown?", "It shows a quiet street.", "It shows a beach.") for w in WORDINGS.values()]
     return texts + [str(v.__doc__) for m in (one, two, three) for v in vars(m).values() if getattr(v, "__doc__", None)]
@@ -39,8 +39,8 @@ def corpus() -> list[str]:
 
 def make_rows(folder: Path, size: tuple[int, int], rows: int) -> Path:
     """Critic tasks whose pictures have about this size."""
-    from data_prep.ordering import preference_tasks
-    from data_prep.task import Picture, PreferencePair
+    from data_prep.tasks.ordering import preference_tasks
+    from data_prep.tasks.pairwise import Picture, PreferencePair
     from data_prep.writer import write_parquet
 
     rng = np.random.default_rng(1)
@@ -84,8 +84,8 @@ def our_lengths(path: Path, processor: Any) -> tuple[list[int], float]:
     """Lengths by the meter, and the CPU seconds for reading, headers and tokens."""
     import pyarrow.parquet as pq
 
-    from data_prep.images import read_header
-    from data_prep.length import PromptMeter
+    from data_prep.lengths.meter import PromptMeter
+    from data_prep.reading.images import read_header
 
     meter = PromptMeter(processor)
     start = time.process_time()

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recipe.critic_r1 import processes
-from recipe.critic_r1.run_log import read_lines
+from recipe.critic_r1.launch import processes
+from recipe.critic_r1.training.run_log import read_lines
 
 TICKS = os.sysconf("SC_CLK_TCK")
 

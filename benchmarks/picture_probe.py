@@ -108,7 +108,7 @@ def _watch_models() -> None:
     def _watch_engine() -> None:
         # When a model is called for the first time verl's engine, if this process has one, is imported.
         if (module := sys.modules.get("verl.workers.engine.fsdp.transformer_impl")) is not None:
-            from recipe.critic_r1.pictures.engine import PreparesPictures
+            from recipe.critic_r1.images.engine import PreparesPictures
 
             # The outermost on both paths; verl's own is within.
             PreparesPictures.prepare_model_inputs = apart(PreparesPictures.prepare_model_inputs)

@@ -38,13 +38,14 @@ from PIL import Image
 
 from benchmarks.picture_meter import CLIENTS, Meter, cpu_of, events, kind_of
 from benchmarks.picture_probe import FOLDER
-from data_prep.task import Picture, PolicyTask
+from data_prep.tasks.pairwise import Picture, PolicyTask
 from data_prep.writer import write_parquet
-from recipe.critic_r1 import machine, processes
+from recipe.critic_r1 import provenance
 from recipe.critic_r1.demo.model import build_model, build_tokenizer
-from recipe.critic_r1.memory_estimate import BYTES_PER_PIXEL
-from recipe.critic_r1.pictures.inputs import PictureInputs, PixelSettings
-from recipe.critic_r1.run_log import read_lines
+from recipe.critic_r1.images.encoded import PictureInputs, PixelSettings
+from recipe.critic_r1.launch import processes
+from recipe.critic_r1.preflight.memory_estimate import BYTES_PER_PIXEL
+from recipe.critic_r1.training.run_log import read_lines
 
 AS_TEXT = " as text"
 """Behind a size: a control with as many tokens of text in the place of the picture."""
@@ -287,7 +288,7 @@ def main(
     result: dict[str, Any] = {"points": []}
     if out.exists():
         result = json.loads(out.read_text(encoding="utf-8"))
-    result |= {"machine": machine.machine(), "versions": machine.versions(), "steps": STEPS}
+    result |= {"machine": provenance.machine(), "versions": provenance.versions(), "steps": STEPS}
     wanted = [(size, 8) for size in PROMPTS] + [("0.3 MP", n) for n in ROLLOUTS if n != 8]
     for size, n in wanted:
         if (sizes and size not in sizes) or (rollouts and n not in rollouts):

@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.served import Server, served
-from recipe.critic_r1 import machine
+from recipe.critic_r1 import provenance
 from recipe.critic_r1.eval_policy.command import Served, tool_environment
 from recipe.critic_r1.eval_policy.environment import default_cache, prepare
 from recipe.critic_r1.eval_policy.suites import ROWS_TASK, names
@@ -140,8 +140,8 @@ def main(
             if stage == "after":
                 found["killed"] = _killed(server, rows, folder / "killed", cache)
     result = {
-        "machine": machine.machine(),
-        "versions": machine.versions(),
+        "machine": provenance.machine(),
+        "versions": provenance.versions(),
         "tool": report["settings"]["tool"],
         "suites": {"names": names(), "check": checked},
         **found,

@@ -26,8 +26,9 @@ import pyarrow.parquet as pq
 import typer
 from PIL import Image, ImageFilter
 
-from data_prep.task import SCHEMA, Picture, PreferencePair, PreferenceTask
-from recipe.critic_r1 import machine, submit
+from data_prep.tasks.pairwise import SCHEMA, Picture, PreferencePair, PreferenceTask
+from recipe.critic_r1 import provenance
+from recipe.critic_r1.launch import submit
 
 WIDTH, HEIGHT = 640, 480
 BATCH = 1000
@@ -120,8 +121,8 @@ def main(
             "largest": [str(largest.relative_to(packed)), largest.stat().st_size],
         }
     result = {
-        "machine": machine.machine(),
-        "versions": machine.versions(),
+        "machine": provenance.machine(),
+        "versions": provenance.versions(),
         "preflight": {
             "rows": rows,
             "bytes": size,

@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from data_prep.checks.verl import validate
 from data_prep.convert import convert
-from data_prep.prompts import neutralise
 from data_prep.settings import Settings
-from data_prep.validate_verl import validate
+from data_prep.tasks.prompts import neutralise
 from reward_fns.preference import compute_score
 
 

@@ -28,8 +28,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 from playwright.sync_api import Page
 
-from data_prep.task import SCHEMA, Picture, PreferencePair, PreferenceTask
-from recipe.critic_r1.machine import machine
+from data_prep.tasks.pairwise import SCHEMA, Picture, PreferencePair, PreferenceTask
+from recipe.critic_r1.provenance import machine
 from recipe.critic_r1.report import build_page
 from tests.report.chromium import browser, opened
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from recipe.critic_r1.rollout.manager import SHARED, CriticAgentLoopManager, SharedPromptWorker, _StockWorker
+from recipe.critic_r1.rollout.agent_loop import SHARED, CriticAgentLoopManager, SharedPromptWorker, _StockWorker
 
 
 class SeededClient:

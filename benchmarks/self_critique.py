@@ -30,14 +30,14 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from benchmarks.length import corpus
 from benchmarks.served import Server, served
-from data_prep.prompts import get_wording
-from recipe.critic_r1 import machine
+from data_prep.tasks.prompts import get_wording
+from recipe.critic_r1 import provenance
+from recipe.critic_r1.best_of_n.candidates import Candidate, Pool, Problem
+from recipe.critic_r1.best_of_n.knock_out import knock_out
+from recipe.critic_r1.best_of_n.matches import CriticPrompt, MatchJudge, critic_prompt
 from recipe.critic_r1.demo.model import CHAT_TEMPLATE, model_config
 from recipe.critic_r1.judging.generation import GenerationRequest, ImagePart, Message, Sampling, TextPart
 from recipe.critic_r1.judging.openai_client import OpenAIGenerator
-from recipe.critic_r1.self_critique.candidates import Candidate, Pool, Problem
-from recipe.critic_r1.self_critique.matches import CriticPrompt, MatchJudge, critic_prompt
-from recipe.critic_r1.self_critique.selectors import knock_out
 from tests.data_prep.made_processors import make_processor
 
 SIZE = (644, 476)
@@ -164,8 +164,8 @@ def main(
     one, other = ways["obvious"], ways["ours"]
     figures = ("seconds", "seconds_per_judgement", "prefilled_tokens", "prefilled_tokens_per_judgement")
     result = {
-        "machine": machine.machine(),
-        "versions": machine.versions(),
+        "machine": provenance.machine(),
+        "versions": provenance.versions(),
         "candidates": n,
         "questions": questions,
         "judgements: (N - 1) x 2 orders x questions": expected,

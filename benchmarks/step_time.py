@@ -31,9 +31,10 @@ import typer
 
 from benchmarks.picture_meter import title_of
 from benchmarks.pictures import PATHS
-from recipe.critic_r1 import machine, processes
+from recipe.critic_r1 import provenance
 from recipe.critic_r1.demo.pipeline import DemoRun, DemoSettings
-from recipe.critic_r1.run_log import read_lines
+from recipe.critic_r1.launch import processes
+from recipe.critic_r1.training.run_log import read_lines
 
 VARIANTS = {
     "stock": ["critic_r1.image_path=stock", "critic_r1.poll_interval_seconds=2.0"],
@@ -169,7 +170,7 @@ def main(
 ) -> None:
     """Measure the parts of a step and of the start-up on both paths."""
     result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    result |= {"machine": machine.machine(), "versions": machine.versions()}
+    result |= {"machine": provenance.machine(), "versions": provenance.versions()}
     wanted, run = only or ["time", "result", "imports"], run.absolute()
     if "time" in wanted:
         result["variants"] = {name: measure(run, overrides, steps) for name, overrides in VARIANTS.items()}

@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep import distributed, pool
-from data_prep.card import CARD_FILE
-from data_prep.finish import REJECTED, finish
-from data_prep.inputs import InputError, expand_inputs, stamp
-from data_prep.overlap import Exclusion
-from data_prep.processor import facts_of_model
-from data_prep.readers import Unit, plan_units
+from data_prep import pool, ray_pool
+from data_prep.checks.overlap import Exclusion
+from data_prep.dataset_card import CARD_FILE
+from data_prep.lengths.processor import facts_of_model
+from data_prep.merge import REJECTED, finish
+from data_prep.reading.inputs import InputError, expand_inputs, stamp
+from data_prep.reading.units import Unit, plan_units
 from data_prep.settings import Settings
 from data_prep.sources.registry import load_source
 from data_prep.worker import WORK, Job
@@ -108,7 +108,7 @@ def convert(
             progress(state["done"], total)
 
     advance(0)
-    run_units = distributed.run_units if engine == "ray" else pool.run_units
+    run_units = ray_pool.run_units if engine == "ray" else pool.run_units
     try:
         run_units(job, todo, workers, advance)
         manifest = finish(folder, units, identity, source)

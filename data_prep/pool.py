@@ -16,9 +16,9 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from threading import Lock, Thread
 
-from data_prep.inputs import InputError
-from data_prep.length import PromptMeter
-from data_prep.readers import Unit
+from data_prep.lengths.meter import PromptMeter
+from data_prep.reading.inputs import InputError
+from data_prep.reading.units import Unit
 from data_prep.worker import Job, Worker, fewer_pauses, meter_of
 
 _worker: Worker | None = None

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from data_prep.ordering import Orders
-from data_prep.prompts import WORDINGS
-from data_prep.readers import UNIT_ROWS
+from data_prep.reading.units import UNIT_ROWS
+from data_prep.tasks.ordering import Orders
+from data_prep.tasks.prompts import WORDINGS
 
 
 @dataclass(frozen=True)

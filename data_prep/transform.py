@@ -6,20 +6,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.excerpt import EXCERPT, excerpt
-from data_prep.inputs import InputError
-from data_prep.items import ItemReader, Items, Pictures, freed, problem_of
-from data_prep.length import PromptMeter
-from data_prep.ordering import Turns, choose_wording, is_flipped, orders_of, seeded_fraction, split_of
-from data_prep.overlap import Exclusion
-from data_prep.prompts import get_wording, valid_text
-from data_prep.rank_task import RankedResponses, RankTask
-from data_prep.reject import Reject, repeated, same_responses
-from data_prep.row import Row
-from data_prep.score_task import ScoredResponse, ScoreTask
+from data_prep.checks.overlap import Exclusion
+from data_prep.lengths.meter import PromptMeter
+from data_prep.reading.inputs import InputError
+from data_prep.reading.records import ItemReader, Items, Pictures, freed, problem_of
 from data_prep.settings import Settings
+from data_prep.sources.excerpt import EXCERPT, excerpt
 from data_prep.sources.record import Source
-from data_prep.task import PreferencePair, PreferenceTask
+from data_prep.sources.reject import Reject, repeated, same_responses
+from data_prep.tasks.nway import RankedResponses, RankTask
+from data_prep.tasks.ordering import Turns, choose_wording, is_flipped, orders_of, seeded_fraction, split_of
+from data_prep.tasks.pairwise import PreferencePair, PreferenceTask
+from data_prep.tasks.pointwise import ScoredResponse, ScoreTask
+from data_prep.tasks.prompts import get_wording, valid_text
+from data_prep.tasks.row import Row
 
 PORTION_BYTES = 32 * 2**20
 """Bytes of pictures, loaded by their names, after which the records so far are made rows before the next are read."""

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.inputs import inside
-from data_prep.length import ProcessorFacts, PromptMeter
-from data_prep.ordering import Turns
-from data_prep.overlap import Exclusion
-from data_prep.processor import load_processor
-from data_prep.readers import Unit, read_batches
-from data_prep.row import Row
+from data_prep.checks.overlap import Exclusion
+from data_prep.lengths.meter import ProcessorFacts, PromptMeter
+from data_prep.lengths.processor import load_processor
+from data_prep.reading.inputs import inside
+from data_prep.reading.units import Unit, read_batches
 from data_prep.settings import Settings
 from data_prep.sources.registry import load_source
+from data_prep.tasks.ordering import Turns
+from data_prep.tasks.row import Row
 from data_prep.transform import Outcome, Transform
 from data_prep.writer import ShardWriter, write_json
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from data_prep.row import HasRow, Row, row_bytes, row_schema, rows_batch
+from data_prep.tasks.row import HasRow, Row, row_bytes, row_schema, rows_batch
 
 FORMAT_VERSION = 3
 """Raised when rows or the manifest change: what an older version began is not finished by a newer one."""

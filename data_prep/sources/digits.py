@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from data_prep.ordering import seeded_fraction
-from data_prep.task import Picture, PolicyTask, PreferencePair
+from data_prep.tasks.ordering import seeded_fraction
+from data_prep.tasks.pairwise import Picture, PolicyTask, PreferencePair
 
 SOURCE = "digits"
 QUESTION = "What digit is shown?"

@@ -9,8 +9,6 @@ Without a mapping a few usual names are tried.
 from collections.abc import Iterator
 from typing import Any
 
-from data_prep.rank_task import RankedResponses
-from data_prep.reject import Reject, same_responses
 from data_prep.sources.record import (
     MOST_RESPONSES,
     Item,
@@ -28,6 +26,8 @@ from data_prep.sources.record import (
     sequence,
     text,
 )
+from data_prep.sources.reject import Reject, same_responses
+from data_prep.tasks.nway import RankedResponses
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "question": ("question", "prompt", "query", "instruction"),

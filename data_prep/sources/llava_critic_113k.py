@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from data_prep.score_task import ScoredResponse
 from data_prep.sources.judge_prompt import split_judge_prompt
 from data_prep.sources.record import (
     Item,
@@ -26,6 +25,7 @@ from data_prep.sources.record import (
     question_text,
     sequence,
 )
+from data_prep.tasks.pointwise import ScoredResponse
 
 _BETTER = re.compile(r"the better response(?: is)?: ?\[?([\w ]{1,30})\]?", re.IGNORECASE)
 _TIE = re.compile(r"two responses are equally good", re.IGNORECASE)

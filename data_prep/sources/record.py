@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_prep.prompts import MARKER
-from data_prep.rank_task import RankedResponses
-from data_prep.reject import Reject, same_responses
-from data_prep.score_task import ScoredResponse
-from data_prep.task import Picture, PreferencePair
+from data_prep.sources.reject import Reject, same_responses
+from data_prep.tasks.nway import RankedResponses
+from data_prep.tasks.pairwise import Picture, PreferencePair
+from data_prep.tasks.pointwise import ScoredResponse
+from data_prep.tasks.prompts import MARKER
 
 __all__ = ["Item", "Options", "Record", "Reject", "Source"]
 

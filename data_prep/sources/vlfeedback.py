@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations, zip_longest
 from typing import Any
 
-from data_prep.reject import Reject, same_responses
 from data_prep.sources.record import (
     MOST_RESPONSES,
     Item,
@@ -25,6 +24,7 @@ from data_prep.sources.record import (
     pictures,
     question_text,
 )
+from data_prep.sources.reject import Reject, same_responses
 
 
 def convert(record: Record, options: Options) -> Iterator[Item]:

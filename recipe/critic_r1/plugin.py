@@ -3,7 +3,7 @@
 It must stay light, because each of a run's ten or so processes pays for it, and it must not import verl's trainers,
 because it runs in the last lines of ``import verl``. So it registers the CPU platform, applies the patches of
 `compat`, and nothing else: the trainer registers itself when the task runner imports it
-(`recipe.critic_r1.task_runner`), the FSDP engine when verl imports ``model.external_lib``.
+(`recipe.critic_r1.training.task_runner`), the FSDP engine when verl imports ``model.external_lib``.
 
 verl swallows an exception raised here (it is logged at DEBUG). `critic-r1 doctor` and every start of
 `recipe.critic_r1.train` therefore ask for `loaded()` instead of trusting silence.

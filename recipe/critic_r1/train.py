@@ -16,7 +16,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from recipe.critic_r1 import checkpoints, recovery, waiting
+from recipe.critic_r1.launch import supervisor, wait_for_cluster
+from recipe.critic_r1.training import checkpoints
 
 
 def prepare_config(config: DictConfig) -> None:
@@ -57,7 +58,7 @@ def run(config: DictConfig) -> None:
     from verl.utils.config import validate_config
     from verl.utils.device import auto_set_device
 
-    from recipe.critic_r1.task_runner import CriticTaskRunner
+    from recipe.critic_r1.training.task_runner import CriticTaskRunner
 
     auto_set_device(config)
     validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
@@ -73,9 +74,9 @@ def run_supervised(config: DictConfig) -> int:
         checkpoints.repair(folder)
         return checkpoints.last_step(folder)
 
-    recovery.interrupt_on_sigterm()
+    supervisor.interrupt_on_sigterm()
     try:
-        return recovery.supervise(
+        return supervisor.supervise(
             [sys.executable, "-m", "recipe.critic_r1.train", *sys.argv[1:]],
             log=Path(config.critic_r1.run_dir) / "train" / "console.log",
             last_step=last_step,
@@ -91,12 +92,12 @@ def run_supervised(config: DictConfig) -> int:
 def main(config: DictConfig) -> None:
     from recipe.critic_r1.preflight import PreflightError
 
-    restart = os.environ.get(recovery.SUPERVISED)
+    restart = os.environ.get(supervisor.SUPERVISED)
     if config.critic_r1.recovery.max_restarts > 0 and restart is None:
         sys.exit(run_supervised(config))
     try:
         if int(restart or 0) > 0:
-            waiting.for_machines(config)
+            wait_for_cluster.for_machines(config)
         run(config)
     except (PreflightError, checkpoints.TrackerError) as error:
         print(f"critic-r1: {error}", file=sys.stderr)
@@ -104,14 +105,14 @@ def main(config: DictConfig) -> None:
     except Exception as error:
         traceback.print_exc()
         print(f"critic-r1: {explain(error, Path(config.trainer.default_local_dir))}", file=sys.stderr)
-        sys.exit(recovery.TRANSIENT if recovery.is_transient(error) else 1)
+        sys.exit(supervisor.TRANSIENT if supervisor.is_transient(error) else 1)
 
 
 def explain(error: BaseException, folder: Path) -> str:
     """What stopped a run, in a sentence, and how to go on; ``folder`` is that of its checkpoints."""
     from ray.exceptions import RayActorError
 
-    cause = recovery.cause_of(error)
+    cause = supervisor.cause_of(error)
     if isinstance(cause, RayActorError):
         reason = f"a process of the run died ({_first_line(cause)})"
     else:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from tests.data_prep.made_pictures import picture
+from tests.data_prep.made_images import picture
 
 Record = dict[str, Any]
 

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from data_prep.sources.digits import DigitPicture, digit_pairs, load_digit_pictures
-from recipe.critic_r1.demo import texts
+from recipe.critic_r1.demo import phrases
 from recipe.critic_r1.demo.model import build_model
 from recipe.critic_r1.demo.warm_start import (
     IncoherentModelError,
@@ -42,8 +42,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_batched_forward_equals_the_stock_forward(folder: Path, rows: list[DigitPicture]) -> None:
     forward = load(folder)
-    prompts = [texts.critic_prompt(1, 7), texts.critic_prompt(0, 9), texts.critic_prompt(4, 4)]
-    answers = [texts.critic_response(d, 1 + d % 2) for d in range(6)]
+    prompts = [phrases.critic_prompt(1, 7), phrases.critic_prompt(0, 9), phrases.critic_prompt(4, 4)]
+    answers = [phrases.critic_response(d, 1 + d % 2) for d in range(6)]
     pixels, ids, responses = (
         picture_patches(forward, rows[:3]),
         forward.prompt_ids(prompts),
@@ -68,7 +68,7 @@ def test_batched_forward_equals_the_stock_forward(folder: Path, rows: list[Digit
 
 def test_greedy_sample_is_the_argmax_of_the_response_logits(folder: Path, rows: list[DigitPicture]) -> None:
     forward = load(folder)
-    ids = forward.prompt_ids([texts.policy_prompt()] * 4)
+    ids = forward.prompt_ids([phrases.policy_prompt()] * 4)
     with torch.no_grad():
         images = forward.vision(picture_patches(forward, rows[:4]))
         tokens = forward.sample(ids, images, max_new_tokens=5)
@@ -78,7 +78,7 @@ def test_greedy_sample_is_the_argmax_of_the_response_logits(folder: Path, rows: 
 
 def test_samples_follow_the_generator_and_never_hold_a_picture_token(folder: Path, rows: list[DigitPicture]) -> None:
     forward = load(folder)
-    ids = forward.prompt_ids([texts.policy_prompt()] * 2)
+    ids = forward.prompt_ids([phrases.policy_prompt()] * 2)
     with torch.no_grad():
         images = forward.vision(picture_patches(forward, rows[:2]))
 
@@ -94,7 +94,7 @@ def test_samples_follow_the_generator_and_never_hold_a_picture_token(folder: Pat
 
 def test_samples_have_the_distribution_of_the_logits(folder: Path, rows: list[DigitPicture]) -> None:
     forward = load(folder)
-    ids = forward.prompt_ids([texts.policy_prompt()])
+    ids = forward.prompt_ids([phrases.policy_prompt()])
     count = 4000
     with torch.no_grad():
         images = forward.vision(picture_patches(forward, rows[:1]))
@@ -113,7 +113,7 @@ def test_samples_have_the_distribution_of_the_logits(folder: Path, rows: list[Di
 
 def test_prompts_equal_what_the_processor_makes(folder: Path) -> None:
     forward, processor = load(folder), AutoProcessor.from_pretrained(folder)
-    prompt = texts.critic_prompt(7, 3)
+    prompt = phrases.critic_prompt(7, 3)
     content = [{"type": "image"}, {"type": "text", "text": prompt.removeprefix("<image>")}]
     chat = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
@@ -124,18 +124,18 @@ def test_prompts_equal_what_the_processor_makes(folder: Path) -> None:
 
 def test_text_ends_at_the_end_token(folder: Path) -> None:
     forward = load(folder)
-    ids = forward.response_ids([texts.policy_response(3), "7"])
-    assert forward.texts(ids) == [texts.policy_response(3), "7"]
+    ids = forward.response_ids([phrases.policy_response(3), "7"])
+    assert forward.texts(ids) == [phrases.policy_response(3), "7"]
 
 
 @pytest.mark.parametrize(
     ("write", "expected"),
     [
-        (lambda shown: texts.critic_response(shown[0], 1), 1.0),
-        (lambda shown: texts.critic_response(shown[1], 2), 1.0),
-        (lambda shown: texts.critic_response(shown[0], 2), 0.0),  # names one response, boxes the other
-        (lambda shown: texts.critic_response(shown[0], 3), 0.0),  # no such response
-        (lambda shown: texts.critic_response(8, 1), 0.0),  # names a digit that is in no response
+        (lambda shown: phrases.critic_response(shown[0], 1), 1.0),
+        (lambda shown: phrases.critic_response(shown[1], 2), 1.0),
+        (lambda shown: phrases.critic_response(shown[0], 2), 0.0),  # names one response, boxes the other
+        (lambda shown: phrases.critic_response(shown[0], 3), 0.0),  # no such response
+        (lambda shown: phrases.critic_response(8, 1), 0.0),  # names a digit that is in no response
         (lambda shown: "\\boxed{1}", 0.0),  # names nothing
         (lambda shown: f"<think>I see a {shown[0]}.</think>", 0.0),  # no verdict
     ],
@@ -145,13 +145,13 @@ def test_coherence_compares_the_verdict_with_the_named_digit(
 ) -> None:
     forward = load(folder)
     shown: list[tuple[int, int]] = []
-    original = texts.critic_prompt
+    original = phrases.critic_prompt
 
     def spy(first: int, second: int) -> str:
         shown.append((first, second))
         return original(first, second)
 
-    monkeypatch.setattr(texts, "critic_prompt", spy)
+    monkeypatch.setattr(phrases, "critic_prompt", spy)
     monkeypatch.setattr(
         forward, "sample", lambda ids, images: forward.response_ids([write(p) for p in shown[-len(ids) :]])
     )
@@ -205,7 +205,7 @@ def test_bad_pictures_are_named(folder: Path, rows: list[DigitPicture], tmp_path
 def test_hard_negatives_come_from_the_policys_own_errors(
     folder: Path, rows: list[DigitPicture], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from recipe.critic_r1.demo.fast_forward import FastForward
+    from recipe.critic_r1.demo.batched_model import FastForward
 
     def fixed(self: FastForward, ids: torch.Tensor, images: torch.Tensor, *, copies: int, **_: object) -> torch.Tensor:
         written = {0: ["\\boxed{6}", "\\boxed{0}"], 1: ["\\boxed{1}", "\\boxed{1}"], 2: ["nothing", "\\boxed{12}"]}

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.ordering import preference_tasks
 from data_prep.sources import digits
+from data_prep.tasks.ordering import preference_tasks
 from data_prep.writer import write_parquet
-from recipe.critic_r1 import processes
 from recipe.critic_r1.demo.model import build_model
+from recipe.critic_r1.launch import processes
 
 
 @dataclass(frozen=True)

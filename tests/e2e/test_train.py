@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from recipe.critic_r1.checkpoints import TRACKER, best, held_out
-from recipe.critic_r1.export import export
-from recipe.critic_r1.run_log import read_lines
+from recipe.critic_r1.training.checkpoints import TRACKER, best, held_out
+from recipe.critic_r1.training.export import export
+from recipe.critic_r1.training.run_log import read_lines
 from tests.e2e.conftest import Workshop, start, workers
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]

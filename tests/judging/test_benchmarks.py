@@ -1,42 +1,171 @@
-"""Official figures, on judgements made by hand."""
+"""`judge NAME` on the benchmarks' own files, and what a judge with a habit gets on VL-RewardBench."""
 
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import typer
+from typer.testing import CliRunner
 
-from recipe.critic_r1.judging.benchmarks import official_metrics
+from data_prep.sources.record import Options
+from data_prep.sources.registry import load_source
+from data_prep.tasks.ordering import preference_tasks
+from recipe.critic_r1.cli.judge import register
+from recipe.critic_r1.judging.benchmarks import BENCHMARKS, benchmark_name
+from recipe.critic_r1.judging.generation import Sampling
+from recipe.critic_r1.judging.metrics import pairwise_metrics
+from recipe.critic_r1.judging.official_metrics import official_metrics
+from recipe.critic_r1.judging.pairwise import judge, task_from_row
+from tests.data_prep.made_images import picture
+from tests.data_prep.made_records import GOOD
+from tests.judging.fake_server import FakeServer, answer
 
+APP = typer.Typer()
+register(APP)
 
-def test_groups_overall_and_macro(said: Any) -> None:
-    """Two groups of different size: overall follows the rows, macro the groups; unreadable is not right."""
-    judgements = [said(f"a{i}", o, i < 6, "hallucination") for i in range(8) for o in (0, 1)]
-    judgements += [said(f"b{i}", o, None if i else True, "reasoning") for i in range(2) for o in (0, 1)]
-    metrics = official_metrics(judgements)
-    assert metrics["category/hallucination"].value == 0.75
-    assert metrics["category/reasoning"].value == 0.5
-    assert metrics["overall"].value == pytest.approx(14 / 20)
-    assert metrics["macro"].value == pytest.approx((0.75 + 0.5) / 2)
-    assert metrics["macro"].low < metrics["macro"].value < metrics["macro"].high  # type: ignore[operator]
-    assert "acc_plus" not in metrics
-
-
-def test_failed_requests_are_left_out(said: Any) -> None:
-    metrics = official_metrics([said("a", 0, True), said("a", 1, "error"), said("b", 0, False), said("b", 1, True)])
-    assert (metrics["overall"].value, metrics["overall"].n) == (pytest.approx(2 / 3), 3)
-    with pytest.raises(ValueError, match="no judgements"):
-        official_metrics([])
+PAIRS = 8
 
 
-def test_acc_plus_wants_every_pair_of_a_prompt(said: Any) -> None:
-    """Prompt x: all right in order 0, one wrong in order 1. Prompt y: one wrong in both. Prompt z: a failure."""
-    judgements = [said(f"x{i}", o, not (i == 2 and o == 1), group="x") for i in range(3) for o in (0, 1)]
-    judgements += [said(f"y{i}", o, i > 0, group="y") for i in range(3) for o in (0, 1)]
-    judgements += [said(f"z{i}", o, "error" if i == 0 else True, group="z") for i in range(2) for o in (0, 1)]
-    metrics = official_metrics(judgements)
-    assert (metrics["acc_plus"].value, metrics["acc_plus"].n) == (0.25, 4)
+def records(name: str) -> list[dict[str, Any]]:
+    """Pairs of a dog, which is right, and a cat; ids of several groups for each benchmark, one of them nought."""
+    made = [GOOD[name](n) for n in range(PAIRS)]
+    for n, record in enumerate(made):
+        if name == "multimodal_rewardbench":
+            record |= {"Category": "safety" if n < 4 else "vqa", "ID": f"pairs_{n}" if n % 2 else f"hate_{n}"}
+        if name == "vl_rewardbench":
+            # In the first two, which are of another group, the cat is right.
+            record |= {"id": f"mathverse_{n}", "human_ranking": [1, 0]} if n < 2 else {"human_ranking": [0, 1]}
+    return made
 
 
-def test_the_habit_of_a_first_place_judge_is_no_skill(said: Any) -> None:
-    """Always the first place: a script that shows the chosen answer first reports 100 %, this reports 50 %."""
-    judgements = [said(f"p{i}", o, o == 0) for i in range(50) for o in (0, 1)]
-    assert official_metrics(judgements)["overall"].value == 0.5
+def publish(name: str, folder: Path) -> Path:
+    """The benchmark's file, and its pictures where they are not in it."""
+    (folder / "mcq").mkdir()
+    for n in range(PAIRS):
+        for path in (folder / f"{n}.jpg", folder / "mcq" / f"{n}.jpg"):
+            path.write_bytes(picture(n))
+    if name == "vl_rewardbench":
+        pq.write_table(pa.Table.from_pylist(records(name)), folder / "in.parquet")
+        return folder / "in.parquet"
+    lines = [json.dumps(record) for record in records(name)]
+    path = folder / ("in.json" if name == "multimodal_rewardbench" else "in.jsonl")
+    path.write_text(f"[{','.join(lines)}]" if path.suffix == ".json" else "\n".join(lines))
+    return path
+
+
+def likes_dogs(attempt: int, body: dict[str, Any]) -> dict[str, Any]:
+    """A critic that takes the dog, except in pair 3 when the dog stands second."""
+    text = "".join(part.get("text", "") for part in body["messages"][0]["content"])
+    first = text.index("A dog") < text.index("A cat")
+    return answer(body, f"<think>Looked.</think>\\boxed{{{1 if first or 'A dog 3' in text else 2}}}")
+
+
+def run(*words: object) -> Any:
+    return CliRunner().invoke(APP, ["judge", *map(str, words)])
+
+
+@pytest.mark.parametrize(
+    ("name", "figures"),
+    [
+        ("vl_rewardbench", {"category/hallucination": 11 / 12, "category/reasoning": 0.0, "overall": 11 / 16}),
+        # Prompts of two pairs each: the second has a wrong one in one of two orders.
+        ("mm_rlhf_rewardbench", {"overall": 15 / 16, "acc_plus": 7 / 8}),
+        (
+            "multimodal_rewardbench",
+            {"category/safety/bias": 3 / 4, "category/safety/toxicity": 1.0, "category/vqa": 1.0, "overall": 15 / 16},
+        ),
+    ],
+)
+def test_a_benchmark_by_its_name(name: str, figures: dict[str, float], tmp_path: Path) -> None:
+    file = publish(name, tmp_path)
+    with FakeServer(likes_dogs) as server:
+        command = (name, "--input", file, "--image-root", tmp_path, "--model", "m", "--base-url", server.url)
+        for _ in range(2):
+            result = run(*command, "--out", tmp_path / "out")
+            assert result.exit_code == 0, result.output
+        assert len(server.bodies) == 2 * PAIRS, "both orders, paid once"
+    found = json.loads((tmp_path / "out" / "judge.json").read_text())
+    assert (found["benchmark"], found["records"], found["records_lost"]) == (name, PAIRS, {})
+    official = {k.removeprefix("official/"): v for k, v in found["metrics"].items() if k.startswith("official/")}
+    assert {figure: official[figure]["value"] for figure in figures} == pytest.approx(figures)
+    assert official["overall"]["low"] < official["overall"]["value"] < official["overall"]["high"]
+    for figure in ("accuracy_better_first", "accuracy_both_orders", "swap_consistency", "position_bias"):
+        assert found["metrics"][f"critic/{figure}"]["n"]
+
+
+def test_records_that_give_no_task_are_said(tmp_path: Path) -> None:
+    file = publish("mm_rlhf_rewardbench", tmp_path)
+    (tmp_path / "mcq" / "5.jpg").unlink()
+    with FakeServer(likes_dogs) as server:
+        result = run("mm_rlhf_rewardbench", "--input", file, "--image-root", tmp_path, "--model", "m", "--base-url",
+                     server.url, "--out", tmp_path / "out")  # fmt: skip
+    assert result.exit_code == 0
+    assert f"of {PAIRS} records some gave no task (1 picture-missing)" in " ".join(result.output.split())
+    assert json.loads((tmp_path / "out" / "judge.json").read_text())["records_lost"] == {"picture-missing": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("vl_rewardbench",), "give those of MMInstruction/VL-RewardBench with --input"),
+        (("mm_rlhf_rewardbench",), "and its pictures with --image-root"),
+        (("some/folder", "--limit", 3), "go with the name of a benchmark"),
+    ],
+)
+def test_what_is_lacking_is_said(words: tuple[object, ...], message: str, tmp_path: Path) -> None:
+    result = run(*words, "--model", "m", "--base-url", "http://127.0.0.1:9/v1", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+
+
+def test_a_file_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert [benchmark_name([name]) for name in BENCHMARKS] == list(BENCHMARKS)
+    (tmp_path / "vl_rewardbench").mkdir()
+    assert benchmark_name(["vl_rewardbench"]) is None
+    assert benchmark_name(["vl_rewardbench", "mm_rlhf_rewardbench"]) is None
+
+
+PUBLISHED_IDS = {
+    "hallucination_pair-": 448,
+    "RLAIF-V-": 233,
+    "RLHF-V-": 68,
+    "mathverse_": 167,
+    "mmmu_pro_": 151,
+    "wildvision-battle-": 173,
+    "jailbreak-": 7,
+    "politics-": 1,
+    "svit-": 1,
+    "LRVInstruction-": 1,
+}
+"""How the ids of the 1,250 published rows begin, and how often."""
+
+
+def published() -> Iterator[dict[str, Any]]:
+    for begins, count in PUBLISHED_IDS.items():
+        for n in range(count):
+            image = {"bytes": f"\x89PNG {begins} {n}".encode("latin-1"), "path": "x.png"}
+            yield {"id": f"{begins}{n}", "query": f"What {begins}{n}?", "response": ["A dog.", "A cat."],
+                   "image": image, "human_ranking": [n % 2, 1 - n % 2]}  # fmt: skip
+
+
+def test_always_the_first_on_vl_rewardbench(scripted: Any) -> None:
+    """A script that shows the better response first reports 100 % for this judge."""
+    source = load_source("vl_rewardbench")
+    pairs = [pair for record in published() for pair in source.convert(record, Options())]
+    tasks = [task_from_row(t.row()) for t in preference_tasks(pairs, split="test", orders="both", wording="compact")]
+    assert Counter(task.category for task in tasks if task.order == 0) == {
+        "hallucination": 749, "reasoning": 318, "general": 183,
+    }  # fmt: skip
+    judgements = judge(scripted(lambda request: "<think>Looked.</think>\\boxed{1}"), tasks, Sampling())
+    figures = {name: estimate.value for name, estimate in pairwise_metrics(judgements).items()}
+    assert (figures["accuracy"], figures["position_bias"], figures["swap_consistency"]) == (0.5, 1, 0)
+    assert (figures["accuracy_better_first"], figures["accuracy_both_orders"]) == (1, 0)
+    assert {name: e.value for name, e in official_metrics(judgements).items()} == dict.fromkeys(
+        ("overall", "macro", "category/hallucination", "category/reasoning", "category/general"), 0.5
+    )

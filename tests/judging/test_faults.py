@@ -19,18 +19,18 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from data_prep.ordering import preference_tasks
-from data_prep.task import Picture, PolicyTask, PreferencePair
+from data_prep.tasks.ordering import preference_tasks
+from data_prep.tasks.pairwise import Picture, PolicyTask, PreferencePair
 from data_prep.writer import write_parquet
-from recipe.critic_r1 import commands_best_of_n, commands_judge, commands_label
+from recipe.critic_r1.cli import best_of_n, judge, label
 from recipe.critic_r1.judging.intervals import ClusterBootstrap
 from recipe.critic_r1.judging.openai_client import OpenAIGenerator
-from tests.data_prep.made_pictures import picture
+from tests.data_prep.made_images import picture
 from tests.judging.fake_server import Behaviour, FakeServer, answer
 from tests.judging.test_openai_client import PASSING, full_disk
 
 APP = typer.Typer()
-for _module in (commands_judge, commands_best_of_n, commands_label):
+for _module in (judge, best_of_n, label):
     _module.register(APP)
 
 COMMANDS = ("judge", "best-of-n", "label")

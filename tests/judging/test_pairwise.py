@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.prompts import get_wording
-from data_prep.task import Picture, PreferencePair, PreferenceTask
+from data_prep.tasks.pairwise import Picture, PreferencePair, PreferenceTask
+from data_prep.tasks.prompts import get_wording
 from data_prep.writer import ShardWriter
 from recipe.critic_r1.judging.generation import (
     Generation,

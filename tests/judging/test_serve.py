@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from recipe.critic_r1.commands_judge import register
+from recipe.critic_r1.cli.judge import register
 from recipe.critic_r1.judging import serve
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.task import SCHEMA, PreferencePair, PreferenceTask
-from recipe.critic_r1.judging.benchmarks import official_metrics
+from data_prep.tasks.pairwise import SCHEMA, PreferencePair, PreferenceTask
 from recipe.critic_r1.judging.intervals import Estimate
 from recipe.critic_r1.judging.metrics import category_metrics, length_metrics, pairwise_metrics
+from recipe.critic_r1.judging.official_metrics import official_metrics
 from recipe.critic_r1.judging.pairwise import Judgement, JudgeTask
 from tests.report.made_run import HOSTILE, picture
 

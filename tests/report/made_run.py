@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from blake3 import blake3
 from PIL import Image
 
-from data_prep.task import SCHEMA, Picture, PreferencePair, PreferenceTask
+from data_prep.tasks.pairwise import SCHEMA, Picture, PreferencePair, PreferenceTask
 
 HOSTILE = (
     "</script><script>window.stolen = 1</script>",

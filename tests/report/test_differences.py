@@ -7,7 +7,7 @@ import pytest
 
 from recipe.critic_r1.judging.comparison import compare
 from recipe.critic_r1.judging.intervals import wilson
-from recipe.critic_r1.report.boards import make_boards
+from recipe.critic_r1.report.comparisons import make_boards
 from recipe.critic_r1.report.differences import differences, newcombe
 from recipe.critic_r1.report.records import Estimate, Evaluation, Judgement
 from recipe.critic_r1.report.run_files import Measured, Run, read_run

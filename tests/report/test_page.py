@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from recipe.critic_r1.report import build_report
-from recipe.critic_r1.report.best_of_n import best_of_n_charts
-from recipe.critic_r1.report.boards import make_boards
+from recipe.critic_r1.report.best_of_n_curves import best_of_n_charts
 from recipe.critic_r1.report.charts import Line, line_chart, rolling_mean, stacked_chart
-from recipe.critic_r1.report.curves import compared_curves, training_curves
+from recipe.critic_r1.report.comparisons import make_boards
 from recipe.critic_r1.report.page import json_block
 from recipe.critic_r1.report.records import CurvePoint, Evaluation, Step
 from recipe.critic_r1.report.run_files import Measured, Run
+from recipe.critic_r1.report.training_curves import compared_curves, training_curves
 from tests.report.made_run import HOSTILE, make_run
 
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from recipe.critic_r1.report.boards import Board, make_boards
-from recipe.critic_r1.report.meanings import place_of
+from recipe.critic_r1.report.comparisons import Board, make_boards
+from recipe.critic_r1.report.metric_labels import place_of
 from recipe.critic_r1.report.records import Estimate, Evaluation, RunInfo
 from recipe.critic_r1.report.run_files import Kind, Measured, Run
-from recipe.critic_r1.report.settings import flat
+from recipe.critic_r1.report.run_groups import flat
 from recipe.critic_r1.report.tables import category_tables, duration, headlines, metric_groups
 
 Figure = tuple[float | None, float | None, float | None]

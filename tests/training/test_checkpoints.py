@@ -9,8 +9,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from recipe.critic_r1 import checkpoints
-from recipe.critic_r1.export import ExportError, export
+from recipe.critic_r1.training import checkpoints
+from recipe.critic_r1.training.export import ExportError, export
 
 CRITIC = "val-core/critic/digits/acc/mean@1"
 OTHER = "val-core/critic/vqa/acc/mean@1"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from recipe.critic_r1.critic_metrics import Rollout
-from recipe.critic_r1.run_log import METRICS, SAMPLES, RunLog, read_lines
+from recipe.critic_r1.training.run_log import METRICS, SAMPLES, RunLog, read_lines
+from recipe.critic_r1.training.step_metrics import Rollout
 
 
 def rollout(sample: int = 0) -> Rollout:

@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
-from recipe.critic_r1.trainer import AGREEMENT, SCORED_FIELDS, CriticTrainerSync, RolloutDisagreement
-from recipe.critic_r1.watchdog import ActorWatchdog, WorkerDied
+from recipe.critic_r1.launch.watchdog import ActorWatchdog, WorkerDied
+from recipe.critic_r1.training.trainer import AGREEMENT, SCORED_FIELDS, CriticTrainerSync, RolloutDisagreement
 
 STRICT = SimpleNamespace(config=OmegaConf.create({"critic_r1": {"rollout_agreement": {"min_pearson": 0.9999}}}))
 

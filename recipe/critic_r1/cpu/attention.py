@@ -5,7 +5,8 @@ of it: 0.5 GB for four rollouts of 5,000 tokens, in each pass. verl pads on the 
 padding: what a causal mask hides is all there is to hide, and torch's kernel does that by itself. What comes out for
 padding is not used.
 
-Named in ``actor_rollout_ref.model.override_config.attn_implementation``; imported with `recipe.critic_r1.cpu.engine`.
+Named in ``actor_rollout_ref.model.override_config.attn_implementation``;
+imported with `recipe.critic_r1.cpu.fsdp_engine`.
 """
 
 from typing import Any

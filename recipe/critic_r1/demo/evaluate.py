@@ -23,12 +23,8 @@ from typing import Annotated, Any
 
 import typer
 
-from data_prep.prompts import get_wording
-from recipe.critic_r1.judging.generation import Generation, GenerationRequest, Generator, Sampling
-from recipe.critic_r1.judging.intervals import ClusterBootstrap, Estimate
-from recipe.critic_r1.judging.metrics import pairwise_metrics
-from recipe.critic_r1.judging.pairwise import Judgement, JudgeTask, judge, read_rows, task_from_row
-from recipe.critic_r1.self_critique.candidates import (
+from data_prep.tasks.prompts import get_wording
+from recipe.critic_r1.best_of_n.candidates import (
     Pool,
     Problem,
     exact_match,
@@ -38,9 +34,13 @@ from recipe.critic_r1.self_critique.candidates import (
     sample_pools,
     save_pools,
 )
-from recipe.critic_r1.self_critique.curves import BestOfN, measure
-from recipe.critic_r1.self_critique.matches import MatchJudge, critic_prompt
-from recipe.critic_r1.self_critique.selectors import knock_out
+from recipe.critic_r1.best_of_n.curves import BestOfN, measure
+from recipe.critic_r1.best_of_n.knock_out import knock_out
+from recipe.critic_r1.best_of_n.matches import MatchJudge, critic_prompt
+from recipe.critic_r1.judging.generation import Generation, GenerationRequest, Generator, Sampling
+from recipe.critic_r1.judging.intervals import ClusterBootstrap, Estimate
+from recipe.critic_r1.judging.metrics import pairwise_metrics
+from recipe.critic_r1.judging.pairwise import Judgement, JudgeTask, judge, read_rows, task_from_row
 from reward_fns.verdict import find_box
 
 MAX_TOKENS = 24

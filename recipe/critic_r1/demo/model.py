@@ -26,8 +26,8 @@ from transformers import (
 )
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from data_prep.prompts import MARKER
-from recipe.critic_r1.demo import texts
+from data_prep.tasks.prompts import MARKER
+from recipe.critic_r1.demo import phrases
 
 END_OF_TEXT = "<|endoftext|>"
 TURN_START = "<|im_start|>"
@@ -70,10 +70,10 @@ CHAT_TEMPLATE = (
 def _corpus() -> Iterator[str]:
     for first in range(10):
         for second in range(10):
-            yield f"user\n{texts.policy_prompt()}\nassistant\n"
-            yield f"user\n{texts.critic_prompt(first, second)}\nassistant\n"
-            yield texts.policy_response(first)
-            yield texts.critic_response(first, 1)
+            yield f"user\n{phrases.policy_prompt()}\nassistant\n"
+            yield f"user\n{phrases.critic_prompt(first, second)}\nassistant\n"
+            yield phrases.policy_response(first)
+            yield phrases.critic_response(first, 1)
 
 
 def build_tokenizer() -> Qwen2Tokenizer:

@@ -17,9 +17,10 @@ from typing import Any
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from recipe.critic_r1 import machine, processes
+from recipe.critic_r1 import provenance
 from recipe.critic_r1.demo.console import StageLine, parse_progress, stage_line
-from recipe.critic_r1.run_log import METRICS, read_lines
+from recipe.critic_r1.launch import processes
+from recipe.critic_r1.training.run_log import METRICS, read_lines
 
 RUN_FILE = "run.json"
 
@@ -111,8 +112,8 @@ class DemoRun:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "asked": asked,
             "settings": asked,
-            "machine": machine.machine(),
-            "versions": machine.versions(),
+            "machine": provenance.machine(),
+            "versions": provenance.versions(),
             "stages": [],
             "control": {"flip_labels": self.settings.flip_labels} if self.settings.flip_labels else None,
         }
@@ -158,7 +159,7 @@ class DemoRun:
         if self.settings.coherence_gate is not None:
             prepare += ["--coherence-gate", str(self.settings.coherence_gate)]
         train = [python, "-m", "recipe.critic_r1.train", "--config-name", "demo", *self.train_overrides()]
-        export = [python, "-m", "recipe.critic_r1.export", str(folder), "--out", str(trained)]
+        export = [python, "-m", "recipe.critic_r1.training.export", str(folder), "--out", str(trained)]
         report = [python, "-m", "recipe.critic_r1.report", str(folder)]
         return [
             Stage("prepare", "Model, warm start, critic tasks", prepare),

@@ -34,8 +34,8 @@ def prepare(
 ) -> None:
     """Make the tiny model, warm it up, and write the critic tasks with wrong answers of its own."""
 
-    from data_prep.ordering import preference_tasks
     from data_prep.sources import digits
+    from data_prep.tasks.ordering import preference_tasks
     from data_prep.writer import write_parquet
     from recipe.critic_r1.demo.warm_start import hard_negatives
 

@@ -26,8 +26,8 @@ from torch import Tensor
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from data_prep.sources.digits import DigitPicture
-from recipe.critic_r1.demo import texts
-from recipe.critic_r1.demo.fast_forward import FastForward
+from recipe.critic_r1.demo import phrases
+from recipe.critic_r1.demo.batched_model import FastForward
 
 Progress = Callable[[int, int, str], None]
 """Called as (steps done, steps in all, what to show). The number in all shrinks once the stop rule has spoken."""
@@ -128,7 +128,7 @@ def coherence(forward: FastForward, images: Tensor, pairs: Sequence[tuple[int, i
     consistent = 0
     for order in (1, -1):
         shown = [pair[::order] for pair in pairs]
-        ids = forward.prompt_ids([texts.critic_prompt(*pair) for pair in shown])
+        ids = forward.prompt_ids([phrases.critic_prompt(*pair) for pair in shown])
         for text, pair in zip(forward.texts(forward.sample(ids, images)), shown, strict=True):
             named, boxed = _NAMED.search(text), _BOXED.search(text)
             if named and boxed and boxed[1] in ("1", "2"):
@@ -160,15 +160,15 @@ def _batch_loss(
     critic_responses: list[str] = []
     for digit in named[settings.policy_batch :]:
         choice, wrong = rng.choice((1, 2)), other_digit(rng, digit)
-        critic_prompts.append(texts.critic_prompt(*((digit, wrong) if choice == 1 else (wrong, digit))))
-        critic_responses.append(texts.critic_response(digit, choice))
+        critic_prompts.append(phrases.critic_prompt(*((digit, wrong) if choice == 1 else (wrong, digit))))
+        critic_responses.append(phrases.critic_response(digit, choice))
     policy = named[: settings.policy_batch]
     images = forward.vision(pixels[rows])
     policy_loss = _example_loss(
         forward,
         images[: len(policy)],
-        [texts.policy_prompt()] * len(policy),
-        [texts.policy_response(digit) for digit in policy],
+        [phrases.policy_prompt()] * len(policy),
+        [phrases.policy_response(digit) for digit in policy],
         1.0,
     )
     critic_loss = _example_loss(forward, images[len(policy) :], critic_prompts, critic_responses, settings.box_weight)
@@ -282,7 +282,7 @@ def hard_negatives(
     with _one_thread(), torch.no_grad():
         forward = load(model_dir)
         images = forward.vision(picture_patches(forward, pictures))
-        ids = forward.prompt_ids([texts.policy_prompt()] * len(pictures))
+        ids = forward.prompt_ids([phrases.policy_prompt()] * len(pictures))
         responses = forward.texts(
             forward.sample(ids, images, copies=samples, temperature=temperature, generator=generator)
         )

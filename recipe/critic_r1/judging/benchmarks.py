@@ -1,63 +1,63 @@
-"""The figures by which critic benchmarks are published, from judgements in both orders.
+"""A critic benchmark by its name: its own files become tasks in both orders, once, beside the results.
 
-A benchmark's own script shows each pair once, in a drawn order. Its accuracy is therefore, in expectation, the mean
-over both orders, and that is what stands here: the same figure without the luck of the draw. The grouping comes with
-the rows (`meta.category`, `meta.group`; see `data_prep.sources`), where it is read from the official ids.
-
-  VL-RewardBench          accuracy per group (hallucination, reasoning, general), overall, and macro over the groups
-  MM-RLHF-RewardBench     Acc over pairs, Acc+ over prompts whose pairs are all right
-  Multimodal RewardBench  accuracy per category, overall, and macro over the categories
+`judge` measures rows of the task Parquet. For a benchmark these are made as `prepare` makes them, with the settings
+that a benchmark needs and a user should not have to remember: every pair in both orders, ties kept, nothing left out
+without being counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
+from data_prep.convert import convert
+from data_prep.settings import Settings
+from data_prep.sources.registry import NAMES, load_source
 
-from recipe.critic_r1.judging.intervals import ClusterBootstrap, Estimate
-from recipe.critic_r1.judging.pairwise import Judgement
+BENCHMARKS = ("vl_rewardbench", "mm_rlhf_rewardbench", "multimodal_rewardbench")
+"""Sources that are published for evaluation. Any other source can be judged by its name, too."""
 
 
-def official_metrics(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[str, Estimate]:
-    """Official figures; an unreadable verdict counts as not right, a failed request not at all.
+@dataclass(frozen=True)
+class Prepared:
+    """Tasks of a benchmark.
 
-    `overall`; with several categories `macro` and `category/<name>`; with groups of several pairs `acc_plus`, the share
-    of groups with every pair right, per order, averaged over the orders.
+    folder: with the Parquet files.
+    records: read from the benchmark's files.
+    lost: of these, the ones that gave no task, by reason. Figures are then about the rest.
+    """
+
+    folder: Path
+    records: int
+    lost: dict[str, int]
+
+
+def benchmark_name(data: Sequence[str]) -> str | None:
+    """The benchmark that is meant when the data is one name of a source and no file or folder of that name exists."""
+    if len(data) == 1 and data[0] in NAMES and not Path(data[0]).exists():
+        return data[0]
+    return None
+
+
+def prepare_benchmark(
+    name: str, inputs: Sequence[str], image_roots: Sequence[str], folder: Path, *, limit: int | None = None
+) -> Prepared:
+    """Make the tasks of a benchmark; what an earlier call made of the same files is kept.
+
+    Args:
+        inputs: the benchmark's files as published, a folder of them, or a hub id.
+        image_roots: folders or zips with the pictures, where they are not in the files.
+        limit: of records.
 
     Raises:
-        ValueError: no judgements.
+        ValueError: no input, or none that can be read (`data_prep.reading.inputs.InputError`).
     """
-    if not judgements:
-        raise ValueError("there are no judgements to measure")
-    bootstrap = ClusterBootstrap([j.task.picture_blake3 for j in judgements], seed=seed)
-    answered = np.array([j.answered for j in judgements])
-    correct = np.array([j.correct for j in judgements])
-    category = np.array([j.task.category for j in judgements])
-    names = sorted(set(category.tolist()))
-    metrics = {"overall": bootstrap.rate(correct, answered)}
-    if len(names) > 1:
-        marks = [answered & (category == name) for name in names]
-        metrics["macro"] = bootstrap.macro(correct, marks)
-        metrics |= {f"category/{name}": bootstrap.rate(correct, mark) for name, mark in zip(names, marks, strict=True)}
-    whole = _whole_groups(judgements)
-    if whole is not None:
-        groups, right = whole
-        metrics["acc_plus"] = ClusterBootstrap(groups, seed=seed).rate(right)
-    return metrics
-
-
-def _whole_groups(judgements: Sequence[Judgement]) -> tuple[list[str], list[bool]] | None:
-    """Per group and order: the group's name and whether all its pairs are right. None when no group has two pairs.
-
-    A group with a failed request is left out: it is not known.
-    """
-    groups: dict[tuple[str, int], list[Judgement]] = {}
-    for judgement in judgements:
-        groups.setdefault((judgement.task.group, judgement.task.order), []).append(judgement)
-    if all(len(members) == 1 for members in groups.values()):
-        return None
-    known = {key: members for key, members in groups.items() if all(j.answered for j in members)}
-    if not known:
-        return None
-    return [group for group, _ in known], [all(j.correct for j in members) for members in known.values()]
+    source = load_source(name)
+    if not inputs:
+        pictures = " and its pictures with --image-root" if source.needs_image_root else ""
+        raise ValueError(f"{name} is judged on its own files: give those of {source.title} with --input{pictures}")
+    settings = Settings(name, orders="both", ties="keep", split="test", image_roots=tuple(image_roots), limit=limit)
+    manifest = convert(list(inputs), folder, settings)
+    lost = {**manifest["rejected"], **manifest["dropped_pairs"]}
+    return Prepared(folder, int(manifest["records"]["in"]), {reason: n for reason, n in lost.items() if n})

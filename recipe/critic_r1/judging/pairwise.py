@@ -210,7 +210,7 @@ def pictures_blake3(hashes: Sequence[str]) -> str:
 
 
 def task_from_row(row: Mapping[str, Any]) -> JudgeTask:
-    """A critic row of the task Parquet (see `data_prep.task`) as a judge's task.
+    """A critic row of the task Parquet (see `data_prep.tasks.pairwise`) as a judge's task.
 
     Raises:
         ValueError: the label is not `1`, `2` or `tie`, or pictures and markers do not match.

@@ -7,32 +7,32 @@ say) passes or warns with a note. The checks of one subject are one module; this
 
 from omegaconf import DictConfig
 
-from recipe.critic_r1.preflight import cluster, data, memory, model, reward, sizes, storage
+from recipe.critic_r1.preflight import data_files, memory, model_folder, ray_cluster, reward_function, sizes, storage
 from recipe.critic_r1.preflight.finding import Check, Finding, PreflightError
 
 __all__ = ["CHECKS", "Check", "Finding", "PreflightError", "check", "findings"]
 
 CHECKS: tuple[Check, ...] = (
-    data.missing_values,
-    cluster.versions,
+    data_files.missing_values,
+    ray_cluster.versions,
     storage.run_dir,
     storage.shared_folder,
     storage.free_host_memory,
-    model.folder,
-    model.engine,
-    model.chat_template,
+    model_folder.folder,
+    model_folder.engine,
+    model_folder.chat_template,
     sizes.batches,
     sizes.room,
     sizes.parallel,
     sizes.trainer,
-    reward.options,
-    data.rows,
-    data.prompt_length,
-    data.pictures,
-    reward.gold,
+    reward_function.options,
+    data_files.rows,
+    data_files.prompt_length,
+    data_files.pictures,
+    reward_function.gold,
     storage.checkpoints,
     memory.estimate,
-    cluster.nodes,
+    ray_cluster.nodes,
 )
 
 

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
-from recipe.critic_r1.memory_estimate import (
+from recipe.critic_r1.preflight.data_files import files, mean_picture
+from recipe.critic_r1.preflight.finding import Finding
+from recipe.critic_r1.preflight.memory_estimate import (
     CUDA_GIB,
     GIB,
     Line,
@@ -16,8 +18,6 @@ from recipe.critic_r1.memory_estimate import (
     total,
     training_lines,
 )
-from recipe.critic_r1.preflight.data import files, mean_picture
-from recipe.critic_r1.preflight.finding import Finding
 
 TIGHT = 0.9
 """Share of a GPU above which an estimate is called tight: fragmentation takes the rest."""

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
-from recipe.critic_r1.memory_estimate import ModelShape, workers
 from recipe.critic_r1.preflight.finding import Finding
+from recipe.critic_r1.preflight.memory_estimate import ModelShape, workers
 
 
 def batches(config: DictConfig) -> Iterator[Finding]:

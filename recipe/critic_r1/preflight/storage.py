@@ -6,9 +6,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from recipe.critic_r1.memory_estimate import GIB, ModelShape, checkpoint_bytes
-from recipe.critic_r1.preflight.data import files
+from recipe.critic_r1.preflight.data_files import files
 from recipe.critic_r1.preflight.finding import Finding, Status
+from recipe.critic_r1.preflight.memory_estimate import GIB, ModelShape, checkpoint_bytes
 
 LOCAL_FILE_SYSTEMS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "ramfs"}
 """Types in /proc/mounts that no second machine sees. Others (nfs, lustre, fuse.*, ...) may be shared."""

@@ -2,7 +2,7 @@
 
 import typer
 
-from recipe.critic_r1.commands_report import report_command
+from recipe.critic_r1.cli.report import report_command
 
 if __name__ == "__main__":
     typer.run(report_command)

@@ -19,18 +19,18 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from recipe.critic_r1.report.best_of_n import best_of_n_charts, bills, cost_tables
-from recipe.critic_r1.report.boards import Board, make_boards
+from recipe.critic_r1.report.best_of_n_curves import best_of_n_charts, bills, cost_tables
 from recipe.critic_r1.report.charts import Chart
-from recipe.critic_r1.report.curves import compared_curves, smoothing_note, training_curves
+from recipe.critic_r1.report.comparisons import Board, make_boards
+from recipe.critic_r1.report.embedded_images import Album, find_pictures
+from recipe.critic_r1.report.failure_breakdown import failures
 from recipe.critic_r1.report.judgements import Card, make_cards
-from recipe.critic_r1.report.pictures import Album, find_pictures
 from recipe.critic_r1.report.records import Judgement, ReportError
 from recipe.critic_r1.report.run_files import Run, read_runs
-from recipe.critic_r1.report.setup import missing, setups, what_differs
-from recipe.critic_r1.report.slices import failures
+from recipe.critic_r1.report.run_settings import missing, setups, what_differs
 from recipe.critic_r1.report.tables import category_tables, duration, headlines, metric_groups
-from recipe.critic_r1.report.texts import Texts
+from recipe.critic_r1.report.text_pool import Texts
+from recipe.critic_r1.report.training_curves import compared_curves, smoothing_note, training_curves
 
 PAGE = "report.html"
 ROLLOUTS = "rollouts"

@@ -4,10 +4,10 @@ import re
 from dataclasses import dataclass
 
 from recipe.critic_r1.judging.metrics import CATEGORY_FIGURES
-from recipe.critic_r1.report.boards import Board, Column
 from recipe.critic_r1.report.charts import number
+from recipe.critic_r1.report.comparisons import Board, Column
 from recipe.critic_r1.report.differences import Difference, over_runs
-from recipe.critic_r1.report.meanings import CRITIC, HEADLINES, Meaning, Unit, place_of, policy_place
+from recipe.critic_r1.report.metric_labels import CRITIC, HEADLINES, Meaning, Unit, place_of, policy_place
 from recipe.critic_r1.report.records import Estimate
 
 CATEGORY = "category/"

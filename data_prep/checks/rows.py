@@ -1,0 +1,283 @@
+"""Every row must be able to earn the full reward before a training run is started.
+
+A row that cannot be loaded stops a run after minutes on a held GPU; a label that the reward does not know trains in
+silence on noise. `check_parquet` finds both by itself, without verl, fast enough to stand before every run.
+`check_with_verl` loads the same rows through verl's own dataset class and is slower; `critic-r1 validate` runs both.
+"""
+
+import glob
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.reading.images import BadPicture, decode, read_header
+from data_prep.tasks.pairwise import LABELS
+from data_prep.tasks.prompts import MARKER
+from data_prep.writer import MANIFEST, file_checksum
+
+REQUIRED = ("data_source", "prompt", "images", "ability", "reward_model", "extra_info")
+FOREIGN_MARKERS = ("<video>", "<audio>")
+DECODE_ALL_BELOW = 2_000
+"""Files with at most this many rows have every picture decoded; of larger ones, evenly spread rows are."""
+BATCH_ROWS = 256
+COPY_AGAIN = "Copy the folder again, or prepare it again with --overwrite."
+MAX_FAILURES = 1_000
+"""Failures kept with their text; further ones are only counted."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One thing wrong with the data."""
+
+    file: str
+    row: int | None
+    """Row number in the file from 0; None when the whole file is meant."""
+    reason: str
+    """Short code, for counting."""
+    detail: str
+    remedy: str
+
+    def __str__(self) -> str:
+        place = self.file if self.row is None else f"{self.file}, row {self.row}"
+        return f"{place}: {self.detail}. {self.remedy}"
+
+
+@dataclass
+class Report:
+    """What a check found."""
+
+    rows: int = 0
+    decoded: int = 0
+    """Rows whose pictures were decoded in full; all others had their headers read."""
+    failures: list[Failure] = field(default_factory=list)
+    n_failures: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether training may start."""
+        return self.n_failures == 0
+
+    def add(self, failure: Failure) -> None:
+        """Count a failure, and keep it unless there are very many."""
+        self.n_failures += 1
+        if len(self.failures) < MAX_FAILURES:
+            self.failures.append(failure)
+
+
+def check_parquet(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, decode_rows: int = DECODE_ALL_BELOW
+) -> Report:
+    """Check files of tasks; a folder stands for all `*.parquet` in it.
+
+    A shard must have the checksum that the manifest beside it names. Looked at in every row: columns, one user turn,
+    `<image>` markers equal in number to the pictures, readable headers, a label whose gold answer earns 1.0 (the
+    judgements; of pairs, "1", "2" or "tie"), a non-empty answer (other abilities). Never raises for what the data
+    holds; all of it is in the report.
+
+    Args:
+        paths: one file or folder, or several.
+        decode_rows: rows of each file whose pictures are decoded in full, spread evenly over the file.
+    """
+    paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    report = Report()
+    for failure in manifest_problems(paths):
+        report.add(failure)
+    for path in expand(paths):
+        name = str(path)
+        try:
+            parquet = pq.ParquetFile(path)
+        except FileNotFoundError:
+            report.add(Failure(name, None, "no-file", "there is no such file", "Run `critic-r1 prepare` first."))
+            continue
+        except (OSError, pa.ArrowException) as error:
+            detail = f"not a readable Parquet file ({str(error).splitlines()[0] if str(error) else error!r})"
+            report.add(Failure(name, None, "no-parquet", detail, "Prepare it again: a copy or a write was cut off."))
+            continue
+        with parquet:
+            _check_file(name, parquet, report, decode_rows)
+        for failure in _checksum_problems(path):
+            report.add(failure)
+    return report
+
+
+def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
+    """The Parquet files that `paths` name; a folder or a pattern without any yields its missing `*.parquet`."""
+    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        path = Path(path)
+        if not path.exists() and glob.has_magic(str(path)):
+            yield from [Path(found) for found in sorted(glob.glob(str(path), recursive=True))] or [path]
+        elif path.is_dir():
+            yield from sorted(path.glob("*.parquet")) or [path / "*.parquet"]
+        else:
+            yield path
+
+
+def manifest_problems(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Failure]:
+    """What is not as the manifests of the folders among `paths` have it: shards that are gone, changed, or foreign."""
+    for folder in map(Path, paths):
+        manifest = folder / MANIFEST
+        if not manifest.is_file():
+            continue
+        try:
+            entries = _shards(manifest, manifest.stat().st_mtime_ns)
+            shards = {name: shard.get("bytes") for name, shard in entries.items()}
+        except (ValueError, KeyError, TypeError) as error:
+            yield Failure(
+                str(manifest), None, "manifest", f"not a manifest of `critic-r1 prepare` ({error!r})", COPY_AGAIN
+            )
+            continue
+        found = {path.name: path.stat().st_size for path in folder.glob("*.parquet")}
+        for name in sorted(shards.keys() - found.keys()):
+            yield Failure(
+                str(folder / name), None, "no-file", "the manifest names this shard, which is not there", COPY_AGAIN
+            )
+        for name in sorted(found.keys() - shards.keys()):
+            yield Failure(str(folder / name), None, "manifest", "the manifest does not name this file", "Move it away.")
+        for name in sorted(found.keys() & shards.keys()):
+            if shards[name] not in (None, found[name]):
+                detail = f"{found[name]} bytes, and the manifest has {shards[name]}"
+                yield Failure(str(folder / name), None, "manifest", detail, COPY_AGAIN)
+
+
+def _checksum_problems(path: Path) -> Iterator[Failure]:
+    """Whether a shard lacks the checksum that the manifest beside it names; one of another size is told already."""
+    try:
+        shard = _shards(path.parent / MANIFEST, (path.parent / MANIFEST).stat().st_mtime_ns)[path.name]
+        wanted = shard.get("xxh3_128")
+        if wanted is None or shard.get("bytes") not in (None, path.stat().st_size):
+            return
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # no manifest, not one of ours, or it does not name this file
+    try:
+        found = file_checksum(path)
+    except OSError as error:
+        yield Failure(str(path), None, "no-parquet", f"it cannot be read to its end ({error})", COPY_AGAIN)
+        return
+    if found != wanted:
+        detail = f"XXH3 checksum {found}, and the manifest has {wanted}: bytes of it were changed"
+        yield Failure(str(path), None, "manifest", detail, COPY_AGAIN)
+
+
+@lru_cache(maxsize=8)
+def _shards(manifest: Path, changed: int) -> dict[str, dict[str, Any]]:
+    """What a manifest says of each shard, by its name; read again when its time of change is another."""
+    return {shard["file"]: shard for shard in json.loads(manifest.read_text("utf-8"))["shards"]}
+
+
+def _check_file(name: str, parquet: pq.ParquetFile, report: Report, decode_rows: int) -> None:
+    rows = parquet.metadata.num_rows
+    missing = [c for c in REQUIRED if c not in parquet.schema_arrow.names]
+    if missing:
+        detail = f"column(s) {', '.join(missing)} missing"
+        report.add(Failure(name, None, "columns", detail, "Write rows with data_prep.writer or `critic-r1 prepare`."))
+        return
+    if rows == 0:
+        report.add(
+            Failure(name, None, "empty", "the file has no rows", "See rejected.jsonl for why rows were dropped.")
+        )
+        return
+    every = max(1, -(-rows // decode_rows)) if decode_rows > 0 else 0
+    number = 0
+    try:
+        for batch in parquet.iter_batches(BATCH_ROWS, columns=list(REQUIRED)):
+            for row in batch.to_pylist():
+                full = every > 0 and number % every == 0
+                for reason, detail, remedy in row_problems(row, full=full, base=Path(name).parent):
+                    report.add(Failure(name, number, reason, detail, remedy))
+                report.decoded += full
+                number += 1
+    except (OSError, pa.ArrowException) as error:
+        detail = f"the file breaks off after row {number} ({str(error).splitlines()[0]})"
+        report.add(Failure(name, number, "no-parquet", detail, "Prepare it again: a copy or a write was cut off."))
+    report.rows += number
+
+
+def row_problems(row: Mapping[str, Any], *, full: bool, base: Path) -> Iterator[tuple[str, str, str]]:
+    """What is wrong with one row, as (reason, detail, remedy); nothing for a good row.
+
+    Args:
+        full: decode the pictures instead of reading their headers.
+        base: folder that relative picture paths start from.
+    """
+    prompt, images = row["prompt"], row["images"] or []
+    if not prompt or any(not isinstance(turn, Mapping) or not isinstance(turn.get("content"), str) for turn in prompt):
+        yield "prompt", "the prompt is no list of turns with text", "Each turn is {role, content}, both strings."
+        return
+    text = "".join(turn["content"] for turn in prompt)
+    if (markers := text.count(MARKER)) != len(images):
+        detail = f"{markers} {MARKER} marker(s) in the prompt but {len(images)} picture(s)"
+        yield "markers", detail, "Free text must go through data_prep.tasks.prompts.neutralise."
+    for marker in FOREIGN_MARKERS:
+        if marker in text:
+            detail = f"the prompt holds {marker}, which verl takes for a medium"
+            yield "markers", detail, "Free text must go through data_prep.tasks.prompts.neutralise."
+    for place, image in enumerate(images):
+        try:
+            data = picture_bytes(image, base)
+            (decode if full else read_header)(data)
+        except BadPicture as error:
+            yield error.reason, f"picture {place}: {error}", "Drop the row or fetch the picture again."
+    yield from _label_problems(row)
+
+
+def picture_bytes(image: Any, base: Path) -> bytes:
+    """The bytes of one entry of the `images` column.
+
+    Raises:
+        BadPicture: `picture-missing` when there are none or the file cannot be read.
+    """
+    if isinstance(image, Mapping):
+        if isinstance(image.get("bytes"), bytes):
+            return image["bytes"]
+        raise BadPicture("picture-missing", "`bytes` is null, which verl cannot open")
+    if isinstance(image, str) and image:
+        try:
+            return (base / image.removeprefix("file://")).read_bytes()
+        except OSError as error:
+            raise BadPicture("picture-missing", f"cannot read {image} ({error.strerror})") from error
+    raise BadPicture("picture-missing", "neither bytes nor a path")
+
+
+def _label_problems(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    truth = (row["reward_model"] or {}).get("ground_truth")
+    ability = row["ability"]
+    if ability not in JUDGEMENTS or not isinstance(truth, str):
+        if not isinstance(truth, str) or not truth:
+            yield "label", f"ground_truth is {truth!r}", "A task needs a non-empty answer as text."
+        return
+    order = (row["extra_info"] or {}).get("order")
+    if ability == "critic" and order not in (None, 0, 1):
+        yield "order", f"extra_info.order is {order!r}, not 0 or 1", "Prepare the set with `critic-r1 prepare`."
+    if ability == "critic" and truth not in LABELS:
+        detail = f"ground_truth is {truth!r}, not one of {', '.join(LABELS)}"
+        yield "label", detail, "Prepare the set with `critic-r1 prepare`, which maps labels and counts the unknown."
+    elif (score := gold_score(truth, ability)) != 1.0:
+        detail = f"the gold answer {truth!r} earns {score}, not 1.0"
+        yield "reward", detail, "Check reward_fns.mixed: prompt, label and parser disagree."
+
+
+JUDGEMENTS = ("critic", "critic_score", "critic_nway")
+"""Abilities whose gold answer is the label in a box."""
+
+
+@lru_cache(maxsize=1024)
+def gold_score(truth: str, ability: str = "critic") -> float:
+    """What the reward, with its defaults, pays for a well-formed response that gives the label."""
+    from reward_fns.mixed import compute_score
+
+    return float(compute_score(f"{ability}/check", f"<think>I looked.</think>\\boxed{{{truth}}}", truth)["score"])
+
+
+def explain(failures: Sequence[Failure], limit: int = 10) -> str:
+    """The first failures, one a line, and how many more there are."""
+    lines = [str(f) for f in failures[:limit]]
+    if len(failures) > limit:
+        lines.append(f"... and {len(failures) - limit} more")
+    return "\n".join(lines)

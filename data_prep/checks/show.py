@@ -1,0 +1,97 @@
+"""A few tasks to look at: as records for the terminal, and as one HTML page with the pictures inside."""
+
+import base64
+import html
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.checks.rows import expand, picture_bytes
+from data_prep.reading.images import BadPicture, read_header
+from data_prep.tasks.ordering import seeded_fraction
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Tasks</title><style>
+body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#222}
+article{border:1px solid #ccc;border-radius:8px;padding:1rem;margin:1rem 0}
+img{max-width:320px;max-height:320px;image-rendering:auto;border:1px solid #ddd}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(15rem,1fr));gap:1rem}
+.pair>div{background:#f6f6f6;padding:.5rem 1rem}
+.pair>div.gold{background:#e4f3e4;outline:2px solid #3a3}pre{white-space:pre-wrap;font:13px/1.4 ui-monospace,monospace}
+small{color:#666}</style></head><body><h1>Tasks</h1>
+"""
+
+
+def sample_rows(
+    paths: Iterable[str | os.PathLike[str]], n: int, seed: int = 0
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """`n` rows, drawn by seed from all files, with the file of each; only their row groups are read.
+
+    Raises:
+        ValueError: there is no such file, or no Parquet file in the folder.
+    """
+    places = []
+    for file in expand(paths):
+        if not file.is_file():
+            raise ValueError(f"{file}: no such file; name a folder that `critic-r1 prepare` wrote, or a Parquet file")
+        try:
+            metadata = pq.read_metadata(file)
+        except pa.ArrowException as error:
+            raise ValueError(
+                f"{file}: not a readable Parquet file ({error}); `critic-r1 validate` tells more"
+            ) from error
+        for group in range(metadata.num_row_groups):
+            places += [(file, group, i) for i in range(metadata.row_group(group).num_rows)]
+    drawn = sorted(places, key=lambda p: seeded_fraction(seed, "show", p[0].name, p[1], p[2]))[:n]
+    for file, group, i in sorted(drawn):
+        with pq.ParquetFile(file) as parquet:
+            yield file, parquet.read_row_group(group).slice(i, 1).to_pylist()[0]
+
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def printable(text: str) -> str:
+    """The text without what would command a terminal; it was written by strangers."""
+    return _CONTROLS.sub("\ufffd", text)
+
+
+def html_sheet(rows: Iterable[tuple[Path, dict[str, Any]]], path: str | os.PathLike[str]) -> None:
+    """Write one self-contained page. All text is escaped: it was written by strangers."""
+    parts = [_PAGE]
+    for file, row in rows:
+        info, truth = row["extra_info"], row["reward_model"]["ground_truth"]
+        parts.append(f"<article><small>{html.escape(file.name)} · {html.escape(row['data_source'])} · ")
+        parts.append(f"{html.escape(info['pair_id'])}</small><p>{_pictures(row, file.parent)}</p>")
+        parts.append(f"<p><b>{html.escape(info['question'] or '')}</b></p>")
+        pair = [r for r in (info["response_1"], info["response_2"]) if r is not None]
+        if cells := pair or info["responses"]:
+            parts.append('<div class="pair">')
+            for name, text in enumerate(cells, 1):
+                best = row["ability"] != "critic_score" and truth in (str(name), "tie")
+                gold = ' class="gold"' if best else ""
+                parts.append(f"<div{gold}><small>Response {name}</small><pre>{html.escape(text)}</pre></div>")
+            parts.append("</div>")
+        parts.append(f"<p>Label: <b>{html.escape(truth)}</b></p><details><summary>Prompt</summary>")
+        parts.append(f"<pre>{html.escape(row['prompt'][0]['content'])}</pre></details></article>")
+    parts.append("</body></html>\n")
+    Path(path).write_text("".join(parts), encoding="utf-8")
+
+
+def _pictures(row: dict[str, Any], base: Path) -> str:
+    tags = []
+    for image in row["images"] or []:
+        try:
+            data = picture_bytes(image, base)
+            kind = read_header(data).format.lower()
+        except BadPicture as problem:
+            tags.append(f"<em>{html.escape(str(problem))}</em>")
+            continue
+        kind = "jpeg" if kind == "mpo" else kind
+        tags.append(f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">')
+    return " ".join(tags)

@@ -1,0 +1,134 @@
+"""The same rows through verl's own dataset class: the proof that training will be able to load them.
+
+verl opens every picture and splits every prompt in its own way, so only its own class can say that a row loads. The
+class is used as it is; what it would do next, handing the pictures to a processor, is tried as far as counting them.
+Shard by shard, the result is written down, so that a second run goes on where the first one stopped.
+"""
+
+import contextlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from data_prep.checks.rows import Failure, Report, check_parquet, expand, manifest_problems
+
+LOG = "validated.jsonl"
+"""One line for each shard that was checked, in the folder of the shard."""
+
+
+def validate(
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    through_verl: bool = True,
+    resume: bool = True,
+    progress: Callable[[str, int], None] | None = None,
+) -> Report:
+    """Check all shards with `check_parquet` and, unless told otherwise, with verl's dataset class.
+
+    Args:
+        paths: files or folders.
+        through_verl: needs verl to be installed.
+        resume: leave out shards that an earlier run found good and that have not changed since.
+        progress: called with the name and the rows of each checked shard.
+    """
+    paths = list(paths)
+    total = Report()
+    for failure in manifest_problems(paths):
+        total.add(failure)
+    for file in expand(paths):
+        mark = _mark(file, through_verl)
+        rows = _already_good(file, mark) if resume and mark else None
+        if rows is not None:
+            total.rows += rows
+            continue
+        report = check_parquet(file)
+        if report.ok and through_verl:
+            check_with_verl(file, report)
+        total.rows += report.rows
+        total.decoded += report.decoded
+        total.failures += report.failures
+        total.n_failures += report.n_failures
+        if mark:
+            line = {**mark, "rows": report.rows, "failures": report.n_failures}
+            with (file.parent / LOG).open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line, sort_keys=True) + "\n")
+        if progress is not None:
+            progress(file.name, report.rows)
+    return total
+
+
+def _mark(file: Path, through_verl: bool) -> dict[str, Any] | None:
+    """What tells a shard from a changed one; None for a file that is not there."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return None
+    return {"file": file.name, "bytes": stat.st_size, "changed": stat.st_mtime_ns, "verl": through_verl}
+
+
+def _already_good(file: Path, mark: dict[str, Any]) -> int | None:
+    log = file.parent / LOG
+    if not log.exists():
+        return None
+    for line in log.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:  # a line that a killed run did not finish
+            continue
+        if all(entry.get(k) == v for k, v in mark.items()) and entry.get("failures") == 0:
+            return int(entry["rows"])
+    return None
+
+
+def check_with_verl(file: str | os.PathLike[str], report: Report | None = None) -> Report:
+    """Load every row of one file through `verl.utils.dataset.rl_dataset.RLHFDataset`.
+
+    Args:
+        report: failures are added to it; a new one otherwise.
+    """
+    import datasets
+    from omegaconf import OmegaConf
+    from verl.utils.dataset.rl_dataset import RLHFDataset
+
+    name = os.fspath(file)
+    report = Report() if report is None else report
+    remedy = "Prepare the set again, or drop the row."
+    # datasets keeps an Arrow copy of what it loads; it must not fill the user's cache.
+    with tempfile.TemporaryDirectory() as cache:
+        former = datasets.config.HF_DATASETS_CACHE
+        bars = datasets.are_progress_bars_disabled()
+        datasets.disable_progress_bars()
+        datasets.config.HF_DATASETS_CACHE = Path(cache)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                # The processor is only asked whether it exists: lengths are not filtered here.
+                dataset = RLHFDataset(
+                    [name],
+                    None,
+                    OmegaConf.create({"filter_overlong_prompts": False, "cache_dir": cache}),
+                    processor=SimpleNamespace(),
+                )
+            for number in range(len(dataset)):
+                try:
+                    _load(dataset, number)
+                except Exception as error:  # whatever verl or Pillow raises is the finding
+                    detail = f"verl cannot load it: {type(error).__name__}: {str(error)[:200]}"
+                    report.add(Failure(name, number, "verl", detail, remedy))
+        finally:
+            datasets.config.HF_DATASETS_CACHE = former
+            if not bars:
+                datasets.enable_progress_bars()
+    return report
+
+
+def _load(dataset: Any, number: int) -> None:
+    row = dataset[number]
+    expected = len(dataset.dataframe[number]["images"] or [])
+    images, _, _ = dataset._process_multi_modal_info(row["raw_prompt"], dataset.image_patch_size, dataset.config)
+    if len(images or []) != expected:
+        raise ValueError(f"{len(images or [])} pictures reach the processor, the row has {expected}")

@@ -1,0 +1,297 @@
+"""Prompt length in tokens, exactly as training will see it, without decoding a picture.
+
+verl's own filter decodes and resizes every picture to count its tokens. But the number of tokens hangs on the size
+alone, and the size stands in the header. So the text is tokenised in batches with one placeholder for each picture, and
+each placeholder is replaced by the number that the processor's resize rule gives.
+
+A picture is resized twice on its way: verl hands it through qwen_vl_utils, which rounds it to whole patches within wide
+limits, then the processor rounds again within its own. Both rules are followed here, in this order, since rounding
+twice is not rounding once. Every meter is compared with the real processor before its first use and refuses to start
+if they disagree.
+
+The processor's libraries take half a gigabyte and seconds to load, but all that lengths depend on is a page of facts
+and the tokenizer. `processor.meter_of_model` has a short-lived process read and check them; the meter itself needs
+only a library that counts tokens (`token_count`).
+"""
+
+import importlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+from data_prep.lengths.token_count import TokenCounter, why_slow
+from data_prep.tasks.prompts import MARKER
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+VERL_MIN_TOKENS = 4
+VERL_MAX_TOKENS = 16_384
+"""Limits of qwen_vl_utils 0.0.14 for a picture, in merged tokens; verl 0.9.1 leaves them as they are."""
+
+VERL_MERGE = 2
+"""qwen_vl_utils rounds to `patch size x 2`, whatever the model."""
+
+
+class MeterError(ValueError):
+    """Lengths cannot be measured for this model; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class ResizeRule:
+    """How a picture's size is rounded to whole tokens."""
+
+    factor: int
+    """Pixels of a token's side."""
+    least: int
+    """Fewest pixels of a picture; a smaller one is enlarged."""
+    most: int
+    """Most pixels of a picture; a larger one is shrunk."""
+    lift_first: bool
+    """Whether a side shorter than half a token counts as one token before the area is compared with the limits."""
+
+    def apply(self, size: Size) -> Size:
+        """The size after resizing. Python's rounding (half to even), as both libraries use it."""
+        width, height = size
+        w, h = round(width / self.factor) * self.factor, round(height / self.factor) * self.factor
+        if self.lift_first:
+            w, h = max(self.factor, w), max(self.factor, h)
+        if w * h > self.most:
+            shrink = math.sqrt((height * width) / self.most)
+            w = max(self.factor, math.floor(width / shrink / self.factor) * self.factor)
+            h = max(self.factor, math.floor(height / shrink / self.factor) * self.factor)
+        elif w * h < self.least:
+            grow = math.sqrt(self.least / (height * width))
+            w = math.ceil(width * grow / self.factor) * self.factor
+            h = math.ceil(height * grow / self.factor) * self.factor
+        return w, h
+
+    def tokens(self, size: Size) -> int:
+        """Merged tokens of a picture that has this size after `apply`."""
+        w, h = self.apply(size)
+        return (w // self.factor) * (h // self.factor)
+
+
+@dataclass(frozen=True)
+class ProcessorFacts:
+    """All that lengths depend on, read once from a real processor. Can be pickled and sent to workers."""
+
+    first: ResizeRule | None
+    """The rule of qwen_vl_utils; None when pictures do not pass it."""
+    rule: ResizeRule | None
+    """The processor's own rule; None for Mllama, where a picture is one token."""
+    frames: tuple[tuple[str, str] | None, ...]
+    """For each number of leading pictures: what the chat template puts before and behind a text; None when it does not
+    leave the text as it is."""
+    bos: str | None
+    image_token: str
+    tokenizer: str
+    """The tokenizer as the JSON of the `tokenizers` library."""
+    slow: str | None
+    """Why `fastokens` cannot count its tokens, and the slower `tokenizers` does; None when it can."""
+
+    def to_json(self) -> str:
+        """As text; `from_json` reads it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "ProcessorFacts":
+        """What `to_json` wrote."""
+        values = json.loads(text)
+        for name in ("first", "rule"):
+            values[name] = values[name] and ResizeRule(**values[name])
+        values["frames"] = tuple(f and (f[0], f[1]) for f in values["frames"])
+        return cls(**values)
+
+
+MOST_FRAMES = 8
+"""Pictures of a prompt up to which the chat template need not be run for every prompt."""
+
+
+class PromptMeter:
+    """Counts the tokens of prompts with pictures for one processor.
+
+    Args:
+        processor: a Hugging Face processor of the Qwen2-VL, Qwen2.5-VL or Mllama family, with its chat template and a
+            tokenizer of the `tokenizers` library.
+        verl_resize: whether pictures pass qwen_vl_utils first, as in verl.
+
+    Raises:
+        MeterError: the family is not known, there is no chat template, or the self-check fails.
+    """
+
+    def __init__(self, processor: Any, *, verl_resize: bool = True) -> None:
+        self._set(read_facts(processor, verl_resize=verl_resize), processor, None)
+        self._self_check()
+
+    @classmethod
+    def from_facts(cls, facts: ProcessorFacts, load: Any = None) -> "PromptMeter":
+        """A meter of facts that were read and checked before.
+
+        Args:
+            load: makes the processor; called for the first prompt whose template has to be run (pictures between
+                texts, or more of them than there are frames).
+        """
+        meter = cls.__new__(cls)
+        meter._set(facts, None, load)
+        return meter
+
+    def _set(self, facts: ProcessorFacts, processor: Any, load: Any) -> None:
+        self.facts = facts
+        self._load = load
+        if processor is not None:
+            self.processor = processor
+        self._count = TokenCounter(facts.tokenizer, fast=facts.slow is None)
+        # A set has few sizes.
+        self.picture_tokens = lru_cache(maxsize=4096)(self._picture_tokens)
+        """Tokens that a picture of a size takes in the prompt."""
+
+    @cached_property
+    def processor(self) -> Any:
+        """The real processor."""
+        return self._load()
+
+    def _picture_tokens(self, size: Size) -> int:
+        if self.facts.rule is None:
+            return 1  # Mllama: one token; the picture itself goes to cross-attention
+        if self.facts.first is not None:
+            size = self.facts.first.apply(size)
+        return self.facts.rule.tokens(size)
+
+    def measure(self, prompts: Sequence[str], sizes: Sequence[Sequence[Size]]) -> list[int]:
+        """Tokens of each prompt, the generation prompt of the chat template included.
+
+        Args:
+            prompts: user turns, each with as many `<image>` markers as it has pictures.
+            sizes: for each prompt, the sizes of its pictures.
+        """
+        lengths = [0] * len(prompts)
+        for with_pictures in (True, False):
+            chosen = [i for i, s in enumerate(sizes) if bool(s) == with_pictures]
+            if not chosen:
+                continue
+            texts = [self.rendered(prompts[i]) for i in chosen]
+            if with_pictures and self.facts.rule is None:
+                texts = [self._with_bos(t) for t in texts]
+            # verl adds special tokens only on the path that goes through the processor.
+            for i, count in zip(chosen, self._count(texts, special=with_pictures), strict=True):
+                # The tokenizer counted each picture's placeholder as one.
+                lengths[i] = count + sum(map(self.picture_tokens, sizes[i])) - len(sizes[i])
+        return lengths
+
+    def rendered(self, prompt: str) -> str:
+        """The prompt in the chat template, with one placeholder for each picture."""
+        pictures = prompt.count(MARKER)
+        markers = MARKER * pictures
+        frame = self.facts.frames[pictures] if pictures < len(self.facts.frames) else None
+        if frame is None or prompt == markers or not prompt.startswith(markers):
+            return run_template(self.processor, prompt)
+        return f"{frame[0]}{prompt[len(markers) :]}{frame[1]}"
+
+    def _with_bos(self, text: str) -> str:
+        """What the Mllama processor does to a text that lacks the begin token."""
+        bos, token = self.facts.bos, self.facts.image_token
+        if bos is None or bos in text:
+            return text
+        rest = text
+        while rest.startswith(token):
+            rest = rest[len(token) :]
+        return text[: len(text) - len(rest)] + bos + rest
+
+    def _self_check(self) -> None:
+        """Compare with the real processor on three small pictures."""
+        from PIL import Image
+
+        for size in ((64, 64), (300, 97), (33, 410)):
+            prompt = f"{MARKER}What is  here?\n"
+            real = real_length(
+                self.processor, prompt, [Image.new("RGB", size)], verl_resize=self.facts.first is not None
+            )
+            ours = self.measure([prompt], [[size]])[0]
+            if real != ours:
+                raise MeterError(
+                    f"a {size[0]}x{size[1]} picture takes {real} tokens in the processor but {ours} by its rule: this"
+                    " version of the processor is not understood; let verl filter (data.filter_overlong_prompts=true)"
+                )
+
+
+def read_facts(processor: Any, *, verl_resize: bool = True) -> ProcessorFacts:
+    """What a processor's lengths depend on.
+
+    Raises:
+        MeterError: the family is not known, or there is no chat template or no fast tokenizer.
+    """
+    images = processor.image_processor
+    kind = type(images).__name__
+    rule = None
+    if kind.startswith("Qwen2VL"):
+        least, most = images.size["shortest_edge"], images.size["longest_edge"]
+        rule = ResizeRule(images.patch_size * images.merge_size, least, most, False)
+    elif not kind.startswith("Mllama"):
+        raise MeterError(
+            f"{kind} is neither of the Qwen2-VL nor of the Mllama family: its resize rule is not known here; leave the"
+            " length limit out and let verl filter (data.filter_overlong_prompts=true)"
+        )
+    if not getattr(processor, "chat_template", None):
+        raise MeterError("the processor has no chat template, so no prompt can be rendered")
+    backend = getattr(processor.tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise MeterError("the processor's tokenizer has no tokenizer.json; save it again with a fast tokenizer")
+    factor = (getattr(images, "patch_size", None) or 14) * VERL_MERGE
+    first = ResizeRule(factor, VERL_MIN_TOKENS * factor**2, VERL_MAX_TOKENS * factor**2, True)
+    probe = "\n  probe: of the frame \n"
+    frames = []
+    for pictures in range(MOST_FRAMES + 1):
+        before, found, after = run_template(processor, MARKER * pictures + probe).partition(probe)
+        frames.append((before, after) if found else None)
+    tokenizer = backend.to_str()
+    return ProcessorFacts(
+        first if verl_resize else None,
+        rule,
+        tuple(frames),
+        processor.tokenizer.bos_token,
+        str(getattr(processor, "image_token", "")),
+        tokenizer,
+        why_slow(tokenizer),
+    )
+
+
+def run_template(processor: Any, prompt: str) -> str:
+    """The prompt as a user turn in the processor's chat template, with the generation prompt behind it."""
+    rendered: str = processor.apply_chat_template(
+        [{"role": "user", "content": content_parts(prompt)}], add_generation_prompt=True, tokenize=False
+    )
+    return rendered
+
+
+def content_parts(prompt: str) -> Any:
+    """A user turn as verl gives it to the chat template: parts where there are pictures, plain text otherwise."""
+    if MARKER not in prompt:
+        return prompt
+    parts: list[dict[str, str]] = []
+    for place, text in enumerate(prompt.split(MARKER)):
+        if place:
+            parts.append({"type": "image"})
+        if text:
+            parts.append({"type": "text", "text": text})
+    return parts
+
+
+def real_length(processor: Any, prompt: str, images: Sequence[Any], *, verl_resize: bool = True) -> int:
+    """The length by the slow road: pictures resized and run through the processor.
+
+    Args:
+        images: Pillow images, one for each marker.
+    """
+    if verl_resize:
+        fetch_image = importlib.import_module("qwen_vl_utils").fetch_image
+
+        patch = getattr(processor.image_processor, "patch_size", None) or 14
+        images = [fetch_image({"image": image}, image_patch_size=patch) for image in images]
+    text = run_template(processor, prompt)
+    if not images:
+        return len(processor.tokenizer(text=text, add_special_tokens=False)["input_ids"])
+    return len(processor(text=[text], images=list(images), return_tensors="pt")["input_ids"][0])

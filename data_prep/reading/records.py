@@ -1,0 +1,180 @@
+"""From a record to the items that its source makes of it, with their pictures: the reading half of the transform."""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_prep.reading.image_store import PictureStore
+from data_prep.reading.images import BadPicture, Header, check_whole, read_header
+from data_prep.reading.inputs import InputError
+from data_prep.reading.units import Broken
+from data_prep.settings import Settings
+from data_prep.sources.record import Options, Source
+from data_prep.sources.reject import Reject, same_responses
+from data_prep.tasks.nway import RankedResponses
+from data_prep.tasks.pairwise import PreferencePair
+from data_prep.tasks.pointwise import ScoredResponse
+from data_prep.tasks.prompts import valid_text
+from data_prep.tasks.row import Picture, quick_key
+from data_prep.writer import temporary_name
+
+
+class Pictures(NamedTuple):
+    """The pictures of a record, looked up once for all of its items."""
+
+    given: tuple[Picture, ...]
+    found: tuple[Picture, ...]
+    """With their bytes; the very same ones where nothing had to be done."""
+    sizes: list[tuple[int, int]]
+
+
+@dataclass
+class Items:
+    """What became of one record."""
+
+    ordinal: int
+    record: Any
+    found: list[tuple[PreferencePair | ScoredResponse | RankedResponses, Pictures] | Reject] = field(
+        default_factory=list
+    )
+    """Items with their pictures, and in the place of those that are left out, the reason."""
+
+
+class ItemReader:
+    """Reads records by a source, and finds and looks at their pictures.
+
+    Args:
+        quick_keys: give every picture its quick key, so that it is never hashed in full.
+        picture_folder: where pictures are put when they are referenced, not embedded.
+    """
+
+    def __init__(
+        self, settings: Settings, source: Source, *, quick_keys: bool = False, picture_folder: Path | None = None
+    ) -> None:
+        self.source = source
+        self.loaded = 0
+        """Bytes of pictures that had to be loaded by their names, since this was last set to 0."""
+        self._quick_keys = quick_keys
+        self._picture_folder = picture_folder
+        self._options = Options(min_gap=settings.min_gap, columns=settings.columns)
+        self._store = PictureStore(settings.image_roots)
+
+    def __call__(self, ordinal: int, record: Any, base: str) -> Items:
+        """The items of a record.
+
+        Args:
+            base: folder of the data file, for pictures named relative to it.
+        """
+        items = Items(ordinal, record)
+        pictures: Pictures | None = None
+        try:
+            if isinstance(record, Broken):
+                raise Reject(record.reason, record.detail, record.remedy)
+            if type(record) is not dict and not isinstance(record, Mapping):
+                raise Reject("wrong-type", f"the record is a {type(record).__name__}, not an object")
+            for item in self.source.convert(record, self._options):
+                if isinstance(item, Reject):
+                    items.found.append(freed(item))
+                    continue
+                try:
+                    if self.source.own:
+                        _check(item)
+                    if pictures is None or pictures.given is not item.images:
+                        pictures = self._pictures(item.images, base)
+                    items.found.append((item, pictures))
+                except Reject as problem:
+                    items.found.append(freed(problem))
+        except (MemoryError, InputError):
+            raise
+        except Exception as error:
+            items.found.append(problem_of(error))
+        return items
+
+    def _pictures(self, images: tuple[Picture, ...], base: str) -> Pictures:
+        """The pictures with their bytes, and their sizes."""
+        found: list[Picture] = []
+        sizes: list[tuple[int, int]] = []
+        same = True
+        for image in images:
+            try:
+                data = image.data
+                if data is None:
+                    data = self._store.load(image.path or "", base)
+                    self.loaded += len(data)
+                header = read_header(data)
+                check_whole(data, header)
+            except BadPicture as problem:
+                raise Reject(problem.reason, str(problem), "Fetch the picture again, or leave the row out.") from None
+            path = image.path and valid_text(image.path)
+            picture = image if data is image.data and path == image.path else Picture(data, path)
+            if self._quick_keys:
+                picture.key = quick_key(data)
+            if self._picture_folder is not None:
+                picture = _as_file(picture, header, self._picture_folder)
+            same = same and picture is image
+            found.append(picture)
+            sizes.append((header.width, header.height))
+        return Pictures(images, images if same else tuple(found), sizes)
+
+
+def _as_file(picture: Picture, header: Header, folder: Path) -> Picture:
+    """The same picture as a file named by its content.
+
+    Raises:
+        InputError: the file cannot be written. That is no fault of the record, which must not be rejected for it.
+    """
+    assert picture.data is not None
+    name = picture.blake3.lstrip("~")
+    path = folder / name[:2] / f"{name}.{header.format.lower()}"
+    if not path.exists():
+        temporary = temporary_name(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(picture.data)
+            os.replace(temporary, path)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            raise InputError(
+                f"{path} cannot be written ({error.strerror}); mend that and run the same command again, which goes on"
+                " from here"
+            ) from error
+    return Picture(None, str(path.absolute()), picture.blake3)
+
+
+def _check(item: Any) -> None:
+    """Refuse what would become a wrong row without anyone noticing; a source of one's own may yield anything.
+
+    Raises:
+        Reject: `unknown-label` or `wrong-type`.
+    """
+    if not isinstance(item, PreferencePair):
+        return
+    better = item.preferred
+    if not (better == "tie" or (type(better) is int and better in (0, 1))):
+        remedy = "The source must yield 0 (the first response), 1 (the second) or 'tie'."
+        raise Reject("unknown-label", f"the preferred response is {better!r:.60}", remedy)
+    texts = (item.question, *item.responses)
+    if len(texts) != 3 or any(type(text) is not str for text in texts):
+        raise Reject("wrong-type", "a pair is a question and two responses, all of them text")
+    if item.responses[0].strip() == item.responses[1].strip():
+        raise same_responses()
+
+
+def problem_of(error: Exception) -> Reject:
+    """Why a record is lost: what its source says, or a shape that no source foresaw.
+
+    In the latter case the record is lost, the run is not, and the reason says whom to blame.
+    """
+    if isinstance(error, Reject):
+        return freed(error)
+    detail = f"{type(error).__name__}: {error}"[:300]
+    return Reject("unforeseen", detail, "Report the shape of this record.")
+
+
+def freed(problem: Reject) -> Reject:
+    """Without its traceback, whose frames would keep the record and its pictures until the next collection."""
+    return problem.with_traceback(None)

@@ -1,0 +1,321 @@
+"""Input files cut into units of work, and the records of one unit.
+
+A unit is a stretch of one file. Units are fixed by the input alone, never by the number of workers, and each unit
+becomes its own shards: that is why any number of workers, on any number of machines, writes the same bytes, and why a
+killed run loses at most the units it was in.
+"""
+
+import json
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.reading.inputs import inside, names_of, open_input
+from data_prep.reading.views import batch_records
+
+UNIT_ROWS = 2_048
+"""Rows of a unit."""
+
+UNIT_BYTES = 256 * 2**20
+"""Uncompressed bytes after which a unit of a Parquet file ends, so that shards are of a size whatever the pictures."""
+
+BATCH_ROWS = 128
+"""Records read and transformed together; their prompts are tokenised in one batch."""
+
+BATCH_BYTES = 32 * 2**20
+"""Uncompressed bytes of a batch of a Parquet file; with large pictures it has fewer rows."""
+
+READ_BYTES = 2**16
+"""Bytes read at a time from a local Parquet file."""
+
+LINE_SUFFIXES = (".jsonl", ".ndjson")
+"""Files with one record a line, whatever the first line looks like."""
+
+LONGEST_LINE = 64 * 2**20
+"""Bytes of one JSON record; a longer line is rejected without being parsed."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A stretch of one input file."""
+
+    number: int
+    file: str
+    kind: str
+    """`parquet`, `jsonl`, `json` or `unreadable`."""
+    start: int
+    """First row group of a Parquet file; byte offset otherwise."""
+    stop: int
+    """Behind the last row group, or number of records."""
+    first: int
+    """Ordinal of the first record over all inputs."""
+    rows: int
+    """Number of records."""
+    note: str = ""
+    """Why the file is unreadable."""
+    name: str = ""
+    """The file as rejects name it: below the folder that all inputs have in common."""
+    before: int = 0
+    """Records of the file before this unit."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A record that could not be read at all."""
+
+    reason: str
+    detail: str
+    remedy: str = "Fetch the file again."
+
+
+def plan_units(
+    files: Sequence[str], *, unit_rows: int = UNIT_ROWS, unit_bytes: int = UNIT_BYTES, limit: int | None = None
+) -> list[Unit]:
+    """All units of the files, in order.
+
+    Args:
+        unit_rows: records of a unit; a Parquet unit ends at the row group in which it reaches this number.
+        unit_bytes: uncompressed bytes at which a Parquet unit ends even earlier.
+        limit: read no more than this many records.
+    """
+    units: list[Unit] = []
+    first = 0
+    for file, name in zip(files, names_of(files), strict=True):
+        before = first
+        for kind, start, stop, rows, note in _stretches(file, unit_rows, unit_bytes):
+            if limit is not None:
+                rows = min(rows, limit - first)
+            if rows > 0:
+                units.append(Unit(len(units), file, kind, start, stop, first, rows, note, name, first - before))
+                first += rows
+            if limit is not None and first >= limit:
+                return units
+    return units
+
+
+def _stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[tuple[str, int, int, int, str]]:
+    try:
+        if inside(file).endswith(".parquet"):
+            yield from _parquet_stretches(file, unit_rows, unit_bytes)
+            return
+        with open_input(file) as stream:
+            head = stream.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
+            stream.seek(0)
+            as_list = head.startswith(b"[") and not inside(file).removesuffix(".gz").endswith(LINE_SUFFIXES)
+            spans = _list_spans(stream, 0, False) if as_list else _line_spans(stream, 0)
+            start, rows = 0, 0
+            for offset, raw in spans:
+                if isinstance(raw, Broken):  # can only be found from an element before it
+                    rows += 1
+                    continue
+                if rows == unit_rows:
+                    yield ("json" if as_list else "jsonl"), start, rows, rows, ""
+                    rows = 0
+                if rows == 0:
+                    start = offset
+                rows += 1
+            if rows:
+                yield ("json" if as_list else "jsonl"), start, rows, rows, ""
+    except (OSError, pa.ArrowException, EOFError, zlib.error) as error:
+        yield "unreadable", 0, 0, 1, (str(error).splitlines() or [repr(error)])[0]
+
+
+def _parquet_stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[tuple[str, int, int, int, str]]:
+    with open_parquet(file) as parquet:
+        metadata = parquet.metadata
+        start, rows, size = 0, 0, 0
+        for group in range(metadata.num_row_groups):
+            rows += metadata.row_group(group).num_rows
+            size += metadata.row_group(group).total_byte_size
+            if rows >= unit_rows or size >= unit_bytes or group + 1 == metadata.num_row_groups:
+                yield "parquet", start, group + 1, rows, ""
+                start, rows, size = group + 1, 0, 0
+
+
+def read_unit(unit: Unit) -> Iterator[tuple[int, Any]]:
+    """The records of a unit as (ordinal, record); a record that cannot be read comes as `Broken`.
+
+    Always yields exactly `unit.rows` items, so that nothing is lost without being counted.
+    """
+    for batch in read_batches(unit):
+        yield from batch
+
+
+def read_batches(unit: Unit) -> Iterator[list[tuple[int, Any]]]:
+    """What `read_unit` yields, in the batches in which it is read. Cut by the input alone, like the units."""
+    count = 0
+    if unit.kind == "unreadable":
+        yield [(unit.first, Broken("file-unreadable", f"the file cannot be read ({unit.note})"))]
+        return
+    try:
+        for records in _READERS[unit.kind](unit):
+            batch = list(enumerate(records[: unit.rows - count], unit.first + count))
+            if batch:
+                yield batch
+            count += len(batch)
+            if count == unit.rows:
+                return
+        error_text = "the file ends early"
+    except (OSError, pa.ArrowException, EOFError, zlib.error) as error:
+        error_text = (str(error).splitlines() or [repr(error)])[0]
+    broken = Broken("file-unreadable", f"the file breaks off here ({error_text})")
+    for start in range(count, unit.rows, BATCH_ROWS):
+        yield [(unit.first + i, broken) for i in range(start, min(start + BATCH_ROWS, unit.rows))]
+
+
+def _read_parquet(unit: Unit) -> Iterator[list[Any]]:
+    with open_parquet(unit.file) as parquet:
+        groups = list(range(unit.start, unit.stop))
+        # Each row group by itself: a batch that spans two would be put together from both.
+        for group in groups:
+            metadata = parquet.metadata.row_group(group)
+            rows = BATCH_BYTES * metadata.num_rows // (metadata.total_byte_size or 1)
+            rows = max(1, min(BATCH_ROWS, rows))
+            if rows < metadata.num_rows:
+                batches = parquet.iter_batches(rows, row_groups=[group], use_threads=False)
+            else:  # the usual road costs a third less
+                batches = parquet.read_row_group(group, use_threads=False).to_batches()
+            for batch in batches:
+                try:
+                    yield batch_records(batch)
+                except (pa.ArrowException, ValueError):  # a text that is no UTF-8 spoils a batch; find the row
+                    yield [_one_row(batch.slice(i, 1)) for i in range(batch.num_rows)]
+
+
+@contextmanager
+def open_parquet(file: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file; a local one is read by Arrow itself, without Python in between.
+
+    A local file is read in small pieces: fetching a whole row group first, which pays for a remote one, costs a copy.
+    """
+    if "://" in file:
+        with open_input(file) as stream, pq.ParquetFile(stream) as parquet:
+            yield parquet
+    else:
+        with pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_BYTES) as parquet:
+            yield parquet
+
+
+def _one_row(batch: pa.RecordBatch) -> Any:
+    try:
+        return batch_records(batch)[0]
+    except (pa.ArrowException, ValueError) as error:
+        return Broken("bad-text", f"the record cannot be decoded ({error})")
+
+
+def _read_jsonl(unit: Unit) -> Iterator[list[Any]]:
+    with open_input(unit.file) as stream:
+        yield from _parsed(_line_spans(stream, unit.start))
+
+
+def _read_json(unit: Unit) -> Iterator[list[Any]]:
+    with open_input(unit.file) as stream:
+        yield from _parsed(_list_spans(stream, unit.start, unit.start > 0))
+
+
+def _parsed(spans: Iterator[tuple[int, bytes | Broken]]) -> Iterator[list[Any]]:
+    """The records of the spans, a batch at a time; also those read before the file breaks off."""
+    batch: list[Any] = []
+    try:
+        for _, raw in spans:
+            batch.append(raw if isinstance(raw, Broken) else parse_record(raw))
+            if len(batch) == BATCH_ROWS:
+                yield batch
+                batch = []
+    except (OSError, EOFError, zlib.error):
+        yield batch
+        raise
+    yield batch
+
+
+_READERS = {"parquet": _read_parquet, "jsonl": _read_jsonl, "json": _read_json}
+
+
+def parse_record(raw: bytes) -> Any:
+    """A record from its JSON text, or `Broken`."""
+    if len(raw) > LONGEST_LINE:
+        return Broken("record-too-long", f"{len(raw)} bytes in one record; at most {LONGEST_LINE} are parsed")
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        return Broken("bad-json", f"the record is no valid JSON ({error})")
+
+
+def _line_spans(stream: Any, start: int) -> Iterator[tuple[int, bytes]]:
+    """(offset, line) of every line that is not blank."""
+    stream.seek(start)
+    offset = start
+    for line in stream:
+        if line.strip():
+            yield offset, line.removeprefix(b"\xef\xbb\xbf")
+        offset += len(line)
+
+
+_BEHIND = Broken(
+    "file-unreadable",
+    "the file goes on behind the end of its list, and nothing of that was read",
+    "Make it one list, or one record a line in a .jsonl file.",
+)
+
+_STRUCTURE = re.compile(rb'[\\"{}\[\],]')
+_CHUNK = 1 << 20
+
+
+def _list_spans(stream: Any, start: int, inside: bool) -> Iterator[tuple[int, bytes | Broken]]:
+    """(offset, text) of every element of a JSON list, found without parsing the elements.
+
+    A list of a million records is one JSON value; parsing it whole would take many times its size in memory. An element
+    that the end of the file cuts off is yielded as it is, for the parser to reject. Whatever stands behind the end of
+    the list is one broken record.
+
+    Args:
+        start: where to begin: 0, or the offset of an element.
+        inside: whether `start` is the offset of an element.
+    """
+    stream.seek(start)
+    depth, in_string, skip = (1 if inside else 0), False, -1
+    at, element, begun = start, bytearray(), start
+    while chunk := stream.read(_CHUNK):
+        kept = 0
+        for match in _STRUCTURE.finditer(chunk):
+            place = match.start()
+            if at + place == skip:
+                continue
+            symbol = chunk[place]
+            if in_string:
+                if symbol == 0x5C:  # backslash: the next character is no structure
+                    skip = at + place + 1
+                elif symbol == 0x22:
+                    in_string = False
+            elif symbol == 0x22:
+                in_string = True
+            elif symbol in b"{[":
+                depth += 1
+                if depth == 1:
+                    kept, begun = place + 1, at + place + 1
+            elif symbol in b"]}" or (symbol == 0x2C and depth == 1):
+                if depth == 1:
+                    element += chunk[kept:place]
+                    if element.strip():
+                        yield begun, bytes(element)
+                    element.clear()
+                    kept, begun = place + 1, at + place + 1
+                if symbol != 0x2C:
+                    depth -= 1
+                    if depth == 0:
+                        rest = chain([chunk[place + 1 :]], iter(partial(stream.read, _CHUNK), b""))
+                        if any(more.strip() for more in rest):
+                            yield at + place + 1, _BEHIND
+                        return
+        element += chunk[kept:]
+        at += len(chunk)
+    if element.strip():
+        yield begun, bytes(element)

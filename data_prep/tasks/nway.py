@@ -1,0 +1,93 @@
+"""Several responses to one question with their ranks: expanded to pairs, or kept as one task with N candidates."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
+from typing import Any
+
+from data_prep.tasks.pairwise import PreferencePair, Preferred, Split, content_id, known_hashes, meta_texts
+from data_prep.tasks.prompts import MARKER, neutralise, valid_text
+from data_prep.tasks.row import HasRow, Picture, Row
+
+
+@dataclass(frozen=True)
+class RankedResponses:
+    """One question and N responses, each with its rank."""
+
+    source: str
+    images: tuple[Picture, ...]
+    question: str
+    responses: tuple[str, ...]
+    ranks: tuple[float, ...]
+    """1 is best; equal ranks are ties. As many as there are responses."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def pair_id(self) -> str:
+        """Content hash, as `PreferencePair.pair_id`."""
+        ranks = (f"{r:g}" for r in self.ranks)
+        return content_id(self.source, *(i.blake3 for i in self.images), self.question, *self.responses, *ranks)
+
+    def pairs(self) -> Iterator[PreferencePair]:
+        """All N(N-1)/2 pairs of responses with different texts, in the order of the source."""
+        for (i, first), (j, second) in combinations(enumerate(self.responses), 2):
+            if first.strip() == second.strip():
+                continue
+            better: Preferred = "tie" if self.ranks[i] == self.ranks[j] else int(self.ranks[j] < self.ranks[i])  # type: ignore[assignment]
+            meta = {**self.meta, "ranks": [self.ranks[i], self.ranks[j]]}
+            yield PreferencePair(self.source, self.images, self.question, (first, second), better, meta)
+
+    @property
+    def best(self) -> tuple[int, ...]:
+        """Places, from 0, of the responses that share the best rank."""
+        top = min(self.ranks)
+        return tuple(i for i, rank in enumerate(self.ranks) if rank == top)
+
+
+@dataclass(frozen=True)
+class RankTask(HasRow):
+    """Name the best of N responses."""
+
+    item: RankedResponses
+    shown: tuple[int, ...]
+    """The places of the responses in the order in which the prompt shows them."""
+    split: Split = "train"
+    index: int = 0
+
+    @cached_property
+    def prompt(self) -> str:
+        """The user turn; free text neutralised."""
+        item = self.item
+        blocks = "\n\n".join(
+            f"Response {place}:\n{neutralise(item.responses[i])}" for place, i in enumerate(self.shown, 1)
+        )
+        text = (
+            f"{MARKER * len(item.images)}\nYou are an impartial judge of answers that vision-language models give about"
+            f" pictures. Find the best of the responses below: it must agree with what the picture really shows, answer"
+            f" the question, and leave nothing important out.\n\nQuestion:\n{neutralise(item.question)}\n\n{blocks}\n\n"
+            "Before you decide, reason freely between <think> and </think>. After </think>, give the number of the best"
+            " response and nothing else, as \\boxed{number}."
+        )
+        return text.lstrip("\n")
+
+    def flat(self, prompt_tokens: int | None = None) -> Row:
+        """The row; the ground truth is the number of the best response, from 1."""
+        item = self.item
+        source_id, meta = meta_texts({**item.meta, "ranks": [item.ranks[i] for i in self.shown]})
+        return Row(
+            data_source=f"critic_nway/{item.source}",
+            prompt=self.prompt,
+            images=item.images,
+            ability="critic_nway",
+            ground_truth=str(self.shown.index(item.best[0]) + 1),
+            index=self.index,
+            split=self.split,
+            pair_id=item.pair_id,
+            question=valid_text(item.question),
+            responses=[valid_text(item.responses[i]) for i in self.shown],
+            prompt_tokens=prompt_tokens,
+            picture_blake3=known_hashes(item.images),
+            source_id=source_id,
+            meta=meta,
+        )

@@ -1,0 +1,201 @@
+"""The one definition of a preference pair and of a task made from it.
+
+Every step of data preparation speaks these records: a source yields `PreferencePair`s, an order turns a pair into a
+`PreferenceTask`, a task knows its row (`row.py`).
+
+Pictures are carried as the bytes that the source shipped. They are hashed and measured but never decoded and encoded
+again, so a row's picture is the very picture the annotators saw. They may be views of a buffer (see `views.py`).
+
+The records of a pair are not to be changed, but they are not frozen either: Python makes a frozen one in four times
+the time, and a conversion makes two for each row.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from data_prep.tasks.prompts import MARKER, Wording, get_wording, neutralise, valid_text
+from data_prep.tasks.row import EMBEDDED_IMAGES, SCHEMA, HasRow, Picture, Row, row_schema
+
+__all__ = [
+    "EMBEDDED_IMAGES",
+    "LABELS",
+    "SCHEMA",
+    "Picture",
+    "PolicyTask",
+    "PreferencePair",
+    "PreferenceTask",
+    "Preferred",
+    "Split",
+    "content_id",
+    "row_schema",
+]
+
+Preferred = Literal[0, 1, "tie"]
+"""Index of the better response, or a tie."""
+
+Split = str
+"""`train`, `val` or `test`: the first part of the shard's file name."""
+
+LABELS = ("1", "2", "tie")
+"""What `reward_model.ground_truth` may hold in a critic row."""
+
+
+@dataclass
+class PreferencePair:
+    """One question about pictures, two responses, and which of them is better."""
+
+    source: str
+    """Short name of the data set, for example `rlhf_v`."""
+    images: tuple[Picture, ...]
+    """The pictures in the order in which the prompt shows them; may be empty."""
+    question: str
+    """The question without picture markers."""
+    responses: tuple[str, str]
+    """The two responses in the order of the source."""
+    preferred: Preferred
+    """Which response is better."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """What else the source says (id, annotator, gap of the scores, ...); JSON-serialisable."""
+
+    _pair_id: str | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def pair_id(self) -> str:
+        """32 hex digits over source, pictures, question, responses and label: equal content, equal id."""
+        # Not a cached_property, which takes a lock in Python 3.11.
+        if self._pair_id is None:
+            pictures = [image.blake3 for image in self.images]
+            self._pair_id = content_id(self.source, *pictures, self.question, *self.responses, str(self.preferred))
+        return self._pair_id
+
+    def ground_truth(self, order: int) -> str:
+        """`"1"`, `"2"` or `"tie"` when the responses are shown in `order` (0 as listed, 1 swapped)."""
+        if self.preferred == "tie":
+            return "tie"
+        return "1" if self.preferred == order else "2"
+
+
+def content_id(*parts: str) -> str:
+    """32 hex digits of a hash over `parts`; each part's length is hashed too, so parts cannot run together."""
+    lengths = struct.pack(f"<{len(parts)}Q", *map(len, parts))
+    return hashlib.sha256(lengths + "".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+@dataclass
+class PreferenceTask(HasRow):
+    """A pair shown in one order with one wording: what the judge reads and the verdict it must reach."""
+
+    pair: PreferencePair
+    order: int
+    """0: the responses as the source lists them; 1: swapped."""
+    split: Split = "train"
+    index: int = 0
+    """Ordinal of the source row this task came from."""
+    wording: Wording = field(default_factory=lambda: get_wording("critic"))
+    ties: bool = False
+    """Whether the prompt offers a tie as a verdict."""
+    label_flipped: bool = False
+    """Whether the label was turned over on purpose (control experiments only)."""
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """The two responses in the order in which the prompt shows them."""
+        first, second = self.pair.responses
+        return (second, first) if self.order else (first, second)
+
+    @property
+    def ground_truth(self) -> str:
+        """The label of this task, after a flip if there was one."""
+        truth = self.pair.ground_truth(self.order)
+        return {"1": "2", "2": "1"}.get(truth, truth) if self.label_flipped else truth
+
+    _prompt: str | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def prompt(self) -> str:
+        """The user turn, with one `<image>` marker for each picture and all free text neutralised."""
+        if self._prompt is None:
+            pair, (first, second) = self.pair, self.shown
+            self._prompt = self.wording.render(pair.question, first, second, n_images=len(pair.images), ties=self.ties)
+        return self._prompt
+
+    def flat(self, prompt_tokens: int | None = None) -> Row:
+        """The row."""
+        pair = self.pair
+        first, second = self.shown
+        source_id, meta = meta_texts(pair.meta)
+        # By place: by name it would take three times as long.
+        return Row(
+            f"critic/{pair.source}",
+            self.prompt,
+            pair.images,
+            "critic",
+            self.ground_truth,
+            self.index,
+            self.split,
+            pair.pair_id,
+            self.order,
+            valid_text(pair.question),
+            valid_text(first),
+            valid_text(second),
+            None,
+            self.wording.name,
+            self.label_flipped,
+            prompt_tokens,
+            known_hashes(pair.images),
+            source_id,
+            meta,
+        )
+
+
+@dataclass(frozen=True)
+class PolicyTask(HasRow):
+    """A plain question about pictures with a known answer: what the policy, not the judge, is asked."""
+
+    source: str
+    images: tuple[Picture, ...]
+    question: str
+    answer: str
+    split: Split = "train"
+    index: int = 0
+
+    @property
+    def prompt(self) -> str:
+        """The question behind its picture markers, without any instruction about the form of the answer."""
+        return MARKER * len(self.images) + neutralise(self.question)
+
+    def flat(self, prompt_tokens: int | None = None) -> Row:
+        """The row."""
+        return Row(
+            data_source=f"policy/{self.source}",
+            prompt=self.prompt,
+            images=self.images,
+            ability="vqa",
+            ground_truth=self.answer,
+            index=self.index,
+            split=self.split,
+            pair_id=content_id(self.source, *(i.blake3 for i in self.images), self.question, self.answer),
+            question=valid_text(self.question),
+            prompt_tokens=prompt_tokens,
+            picture_blake3=known_hashes(self.images),
+        )
+
+
+def known_hashes(images: tuple[Picture, ...]) -> list[str]:
+    """The digests of the pictures that have one; a quick key is none."""
+    return [digest for i in images if (digest := i.blake3)[0] != "~"]
+
+
+def meta_texts(meta: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """`source_id` and `meta` of a row: the id that the source gave, and everything as JSON."""
+    if not meta:
+        return None, None
+    return valid_text(str(meta["id"])) if "id" in meta else None, _META.encode(meta)
+
+
+_META = json.JSONEncoder(ensure_ascii=True, sort_keys=True, default=str)
+"""Made once: `json.dumps` makes a new one at every call that has options."""

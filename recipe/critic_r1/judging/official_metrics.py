@@ -1,0 +1,63 @@
+"""The figures by which critic benchmarks are published, from judgements in both orders.
+
+A benchmark's own script shows each pair once, in a drawn order. Its accuracy is therefore, in expectation, the mean
+over both orders, and that is what stands here: the same figure without the luck of the draw. The grouping comes with
+the rows (`meta.category`, `meta.group`; see `data_prep.sources`), where it is read from the official ids.
+
+  VL-RewardBench          accuracy per group (hallucination, reasoning, general), overall, and macro over the groups
+  MM-RLHF-RewardBench     Acc over pairs, Acc+ over prompts whose pairs are all right
+  Multimodal RewardBench  accuracy per category, overall, and macro over the categories
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from recipe.critic_r1.judging.intervals import ClusterBootstrap, Estimate
+from recipe.critic_r1.judging.pairwise import Judgement
+
+
+def official_metrics(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[str, Estimate]:
+    """Official figures; an unreadable verdict counts as not right, a failed request not at all.
+
+    `overall`; with several categories `macro` and `category/<name>`; with groups of several pairs `acc_plus`, the share
+    of groups with every pair right, per order, averaged over the orders.
+
+    Raises:
+        ValueError: no judgements.
+    """
+    if not judgements:
+        raise ValueError("there are no judgements to measure")
+    bootstrap = ClusterBootstrap([j.task.picture_blake3 for j in judgements], seed=seed)
+    answered = np.array([j.answered for j in judgements])
+    correct = np.array([j.correct for j in judgements])
+    category = np.array([j.task.category for j in judgements])
+    names = sorted(set(category.tolist()))
+    metrics = {"overall": bootstrap.rate(correct, answered)}
+    if len(names) > 1:
+        marks = [answered & (category == name) for name in names]
+        metrics["macro"] = bootstrap.macro(correct, marks)
+        metrics |= {f"category/{name}": bootstrap.rate(correct, mark) for name, mark in zip(names, marks, strict=True)}
+    whole = _whole_groups(judgements)
+    if whole is not None:
+        groups, right = whole
+        metrics["acc_plus"] = ClusterBootstrap(groups, seed=seed).rate(right)
+    return metrics
+
+
+def _whole_groups(judgements: Sequence[Judgement]) -> tuple[list[str], list[bool]] | None:
+    """Per group and order: the group's name and whether all its pairs are right. None when no group has two pairs.
+
+    A group with a failed request is left out: it is not known.
+    """
+    groups: dict[tuple[str, int], list[Judgement]] = {}
+    for judgement in judgements:
+        groups.setdefault((judgement.task.group, judgement.task.order), []).append(judgement)
+    if all(len(members) == 1 for members in groups.values()):
+        return None
+    known = {key: members for key, members in groups.items() if all(j.answered for j in members)}
+    if not known:
+        return None
+    return [group for group, _ in known], [all(j.correct for j in members) for members in known.values()]

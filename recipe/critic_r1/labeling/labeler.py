@@ -1,0 +1,333 @@
+"""Preference pairs from a critic's own verdicts: the data that the next critic, or a policy, learns from.
+
+    prompts -> responses (given, or drawn from a policy) -> pairs -> both orders, K votes each -> decision
+
+A pair becomes data only when the critic prefers the same response in both orders and enough of all votes are for it.
+Every other pair keeps the reason why not, and every prompt without a pair too: what is read is accounted for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import combinations
+from typing import Any, Literal
+
+from data_prep.tasks.ordering import choose_wording, seeded_fraction, split_of
+from data_prep.tasks.pairwise import PreferencePair, content_id
+from data_prep.tasks.prompts import MARKER, neutralise
+from recipe.critic_r1.best_of_n.candidates import Shown, final_answer
+from recipe.critic_r1.judging.generation import GenerationRequest, Generator, Sampling
+from recipe.critic_r1.judging.pairwise import SPLIT_VOTES, Judgement, JudgeTask, judge, pictures_blake3
+from recipe.critic_r1.labeling.questions import LabelPrompt, LostRow
+from reward_fns.verdict import Policy
+
+Outcome = Literal[
+    "labelled",
+    "low_confidence",
+    "inconsistent",
+    "tie",
+    "undecided",
+    "unreadable",
+    "request_failed",
+    "split_conflict",
+]
+"""What became of a pair:
+
+labelled: it is data.
+low_confidence: both orders agree, but too few of all votes.
+inconsistent: each order prefers another response.
+tie: a tie in both orders.
+undecided: a tie in one order, or votes without a majority.
+unreadable, request_failed: an order has no readable verdict, or no answer.
+split_conflict: its pictures belong to different splits.
+"""
+
+
+@dataclass(frozen=True)
+class ResponsePair:
+    """Two different responses to a prompt."""
+
+    prompt: LabelPrompt
+    responses: tuple[str, str]
+
+    @cached_property
+    def pair_id(self) -> str:
+        """Equal content, equal id, whichever response is named first."""
+        return content_id("pair", self.prompt.content_id, *sorted(self.responses))
+
+    @property
+    def written(self) -> tuple[str, str]:
+        """The responses as the policy wrote them."""
+        first, second = (self.prompt.written.get(response, response) for response in self.responses)
+        return first, second
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """How pairs are made, judged and decided.
+
+    sampling: of a judgement; `n` is the number of votes per order.
+    wording, ties: of the critic's prompt; ties offers a tie as a verdict.
+    verdicts: how they are read.
+    min_confidence: least share of all votes, over both orders, for the chosen response.
+    max_pairs: most pairs of a prompt; of more, those of the responses given most often, then a seeded draw.
+    val_share: share of the pictures whose pairs go to the split `val`.
+    """
+
+    sampling: Sampling = field(default_factory=Sampling)
+    wording: str = "critic"
+    ties: bool = False
+    verdicts: Policy = "strict"
+    min_confidence: float = 0.75
+    max_pairs: int = 6
+    split: str = "train"
+    val_share: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_confidence <= 1 or not 0 <= self.val_share < 1:
+            raise ValueError("the least confidence and the share of val are shares: from 0 to 1")
+        if self.max_pairs < 1:
+            raise ValueError(f"at most {self.max_pairs} pairs per prompt leaves nothing: take 1 or more")
+        choose_wording(self.wording, "", self.seed)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the critic said about a pair.
+
+    chosen: 0 or 1 when both orders agree, else None.
+    confidence: share of all votes for the chosen one; unreadable votes and ties are votes for nobody.
+    judgements: as listed, and swapped.
+    """
+
+    pair: ResponsePair
+    outcome: Outcome
+    chosen: Literal[0, 1] | None
+    confidence: float | None
+    split: str
+    judgements: tuple[Judgement, Judgement]
+
+    def votes(self) -> list[list[str | None]]:
+        """The votes of both orders, `"1"` and `"2"` as the pair lists its responses."""
+        forward, backward = self.judgements
+        return [list(forward.votes), [_swapped(vote) for vote in backward.votes]]
+
+    def record(self) -> dict[str, Any]:
+        """As a line of `judged.jsonl`."""
+        pair, prompt = self.pair, self.pair.prompt
+        return {
+            "file": prompt.file,
+            "row": prompt.row,
+            "id": prompt.name,
+            "pair_id": pair.pair_id,
+            "picture_blake3": [image.blake3 for image in prompt.images],
+            "question": prompt.question,
+            "response_1": pair.responses[0],
+            "response_2": pair.responses[1],
+            "outcome": self.outcome,
+            "chosen": None if self.chosen is None else self.chosen + 1,
+            "confidence": self.confidence,
+            "split": self.split,
+            "votes": self.votes(),
+            "reasons": [j.reason for j in self.judgements],
+            "errors": [j.error for j in self.judgements],
+            "texts": [j.text for j in self.judgements],
+        }
+
+    def preference(self, source: str, critic: str) -> PreferencePair:
+        """The labelled pair as `data_prep` knows it; confidence, votes and critic stand in its `meta`.
+
+        Raises:
+            ValueError: the pair is not labelled.
+        """
+        if self.outcome != "labelled" or self.chosen is None:
+            raise ValueError(f"a pair that is {self.outcome} has no label")
+        meta: dict[str, Any] = {"id": self.pair.prompt.name} if self.pair.prompt.name else {}
+        meta |= {"confidence": self.confidence, "votes": self.votes(), "critic": critic, "label_id": self.pair.pair_id}
+        prompt = self.pair.prompt
+        return PreferencePair(source, prompt.images, prompt.question, self.pair.responses, self.chosen, meta)
+
+
+@dataclass
+class Tally:
+    """What became of everything, by name.
+
+    prompts: `read` is the sum of `used`, `sampling-failed` and `too-few-responses`.
+    responses: `given` and `drawn`; of these `repeated` and `empty` ones make no pair, `cut_off` ones do.
+    pairs: by outcome; before judging, `duplicate` (seen in an earlier row) and `not_drawn` (beyond `max_pairs`).
+    """
+
+    prompts: Counter[str] = field(default_factory=Counter)
+    responses: Counter[str] = field(default_factory=Counter)
+    pairs: Counter[str] = field(default_factory=Counter)
+
+    def as_dict(self) -> dict[str, dict[str, int]]:
+        """For JSON."""
+        found = {"prompts": self.prompts, "responses": self.responses, "pairs": self.pairs}
+        return {name: dict(sorted((+counts).items())) for name, counts in found.items()}
+
+
+def judge_task(pair: ResponsePair, order: int, settings: LabelSettings) -> JudgeTask:
+    """A pair in one order, put as the tasks of `data_prep` put it. It has no label yet, so its truth is empty."""
+    prompt = pair.prompt
+    first, second = reversed(pair.responses) if order else pair.responses
+    wording = choose_wording(settings.wording, pair.pair_id, settings.seed)
+    text = wording.render(prompt.question, first, second, n_images=len(prompt.images), ties=settings.ties)
+    return JudgeTask(
+        pair_id=pair.pair_id,
+        order=order,
+        messages=prompt.messages(text),
+        question=prompt.question,
+        response_1=first,
+        response_2=second,
+        ground_truth="",
+        picture_blake3=pictures_blake3([image.blake3 for image in prompt.images]),
+    )
+
+
+def decide(pair: ResponsePair, forward: Judgement, backward: Judgement, settings: LabelSettings) -> Decision:
+    """What follows from the judgements of both orders; `Outcome` says the rules."""
+    verdicts = (forward.pred, _swapped(backward.pred))
+    votes = [*forward.votes, *map(_swapped, backward.votes)]
+    keys = [image.blake3 for image in pair.prompt.images]
+    split = split_of(keys, seed=settings.seed, val_share=settings.val_share) if settings.val_share else settings.split
+    chosen: Literal[0, 1] | None = None
+    confidence: float | None = None
+    outcome: Outcome
+    if not (forward.answered and backward.answered):
+        outcome = "request_failed"
+    elif any(j.pred is None and j.reason != SPLIT_VOTES for j in (forward, backward)):
+        outcome = "unreadable"
+    elif verdicts == ("tie", "tie"):
+        outcome = "tie"
+    elif "tie" in verdicts or None in verdicts:
+        outcome = "undecided"
+    elif verdicts[0] != verdicts[1]:
+        outcome = "inconsistent"
+    else:
+        chosen = 0 if verdicts[0] == "1" else 1
+        confidence = votes.count(verdicts[0]) / len(votes)
+        outcome = "low_confidence" if confidence < settings.min_confidence else "labelled"
+        if outcome == "labelled" and split is None:
+            outcome = "split_conflict"
+    return Decision(pair, outcome, chosen, confidence, split or "", (forward, backward))
+
+
+def _swapped(choice: str | None) -> str | None:
+    return {"1": "2", "2": "1"}.get(choice or "", choice)
+
+
+class Labeller:
+    """Turns prompts into decisions and keeps count.
+
+    Args:
+        critic: who judges.
+        policy: who draws the responses that prompts lack.
+        policy_sampling: of these; `n` responses per prompt.
+        shown: of a drawn response; `answer` lets the critic compare final answers, and a text without one is empty.
+        redraw: draw for every prompt, whatever responses it has.
+    """
+
+    def __init__(
+        self,
+        critic: Generator,
+        settings: LabelSettings,
+        *,
+        policy: Generator | None = None,
+        policy_sampling: Sampling | None = None,
+        shown: Shown = "response",
+        redraw: bool = False,
+    ) -> None:
+        self.settings = settings
+        self.tally = Tally()
+        self.lost: list[LostRow] = []
+        """Prompts that gave no pair."""
+        self._critic, self._policy, self._policy_sampling = critic, policy, policy_sampling
+        self._shown, self._redraw = shown, redraw
+        self._seen: set[str] = set()
+
+    def __call__(self, prompts: Sequence[LabelPrompt]) -> list[Decision]:
+        """Decisions about all pairs of some prompts: one batch to the policy, one to the critic."""
+        self.tally.prompts["read"] += len(prompts)
+        pairs = [pair for prompt in self._answered(prompts) for pair in self._pairs(prompt)]
+        tasks = [judge_task(pair, order, self.settings) for pair in pairs for order in (0, 1)]
+        found = judge(self._critic, tasks, self.settings.sampling, policy=self.settings.verdicts) if tasks else []
+        decisions = [
+            decide(pair, forward, backward, self.settings)
+            for pair, forward, backward in zip(pairs, found[0::2], found[1::2], strict=True)
+        ]
+        self.tally.pairs.update(decision.outcome for decision in decisions)
+        return decisions
+
+    def _answered(self, prompts: Sequence[LabelPrompt]) -> Iterator[LabelPrompt]:
+        """The prompts with their responses, drawn where they have none."""
+        if self._redraw:
+            prompts = [replace(prompt, responses=()) for prompt in prompts]
+        drawn = iter(self._draw([prompt for prompt in prompts if not prompt.responses]))
+        for prompt in prompts:
+            if prompt.responses:
+                self.tally.responses["given"] += len(prompt.responses)
+                yield prompt
+            elif (answered := next(drawn)) is not None:
+                yield answered
+
+    def _draw(self, prompts: Sequence[LabelPrompt]) -> list[LabelPrompt | None]:
+        if not prompts:
+            return []
+        if self._policy is None or self._policy_sampling is None:
+            lack = prompts[0].lost("missing-field", "no responses", "Add 'responses', or draw some with --samples.")
+            raise ValueError(str(lack))
+        requests = [
+            GenerationRequest(
+                p.messages(MARKER * len(p.images) + neutralise(p.question)),
+                self._policy_sampling.for_request(p.content_id),
+            )
+            for p in prompts
+        ]
+        answered: list[LabelPrompt | None] = []
+        for prompt, generation in zip(prompts, self._policy.generate(requests), strict=True):
+            if generation.error is not None:
+                self._lose(prompt, "sampling-failed", generation.error, "Run the same command again.")
+                answered.append(None)
+                continue
+            texts = [text.strip() for text in generation.texts]
+            self.tally.responses["drawn"] += len(texts)
+            self.tally.responses["cut_off"] += generation.finish_reasons.count("length")
+            responses = tuple(final_answer(text) or "" for text in texts) if self._shown == "answer" else tuple(texts)
+            # Of several texts with one answer the first stands for it.
+            written = dict(reversed(list(zip(responses, texts, strict=True))))
+            answered.append(replace(prompt, responses=responses, written=written))
+        return answered
+
+    def _pairs(self, prompt: LabelPrompt) -> list[ResponsePair]:
+        """Pairs of different responses that no earlier row had."""
+        settings, tally = self.settings, self.tally
+        distinct = list(dict.fromkeys(text for text in prompt.responses if text))
+        tally.responses["empty"] += prompt.responses.count("")
+        tally.responses["repeated"] += len(prompt.responses) - prompt.responses.count("") - len(distinct)
+        if len(distinct) < 2:
+            self._lose(prompt, "too-few-responses", "fewer than two different responses", "Draw more of them.")
+            return []
+        tally.prompts["used"] += 1
+        pairs = [ResponsePair(prompt, both) for both in combinations(distinct, 2)]
+        if len(pairs) > settings.max_pairs:
+            tally.pairs["not_drawn"] += len(pairs) - settings.max_pairs
+            kept = {pair.pair_id for pair in sorted(pairs, key=self._rank)[: settings.max_pairs]}
+            pairs = [pair for pair in pairs if pair.pair_id in kept]
+        new = [pair for pair in pairs if pair.pair_id not in self._seen]
+        tally.pairs["duplicate"] += len(pairs) - len(new)
+        self._seen.update(pair.pair_id for pair in new)
+        return new
+
+    def _rank(self, pair: ResponsePair) -> tuple[int, float]:
+        """What was answered most often comes first: between two rare answers there is often no right one."""
+        given = sum(map(pair.prompt.responses.count, pair.responses))
+        return -given, seeded_fraction(self.settings.seed, "label", pair.pair_id)
+
+    def _lose(self, prompt: LabelPrompt, reason: str, detail: str, remedy: str) -> None:
+        self.tally.prompts[reason] += 1
+        self.lost.append(prompt.lost(reason, detail, remedy))

@@ -1,0 +1,151 @@
+"""The Parquet files: every row, without verl and without decoding what need not be decoded."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from recipe.critic_r1.preflight.finding import Finding
+
+REQUIRED = ("data.train_files", "data.val_files", "actor_rollout_ref.model.path")
+
+
+def missing_values(config: DictConfig) -> Iterator[Finding]:
+    """Keys that have no default because only the user knows them."""
+    for key in REQUIRED:
+        if OmegaConf.select(config, key) is None:
+            yield Finding("configuration", "fail", f"{key} has no value", f"Give it on the command line: {key}=...")
+
+
+def files(value: Any) -> list[Path]:
+    """The Parquet files that a value of ``data.train_files`` names, those that exist."""
+    from data_prep.checks.rows import expand
+
+    if value is None:
+        return []
+    paths = [str(item) for item in value] if isinstance(value, (list, ListConfig)) else [str(value)]
+    return [path for path in expand([os.path.expanduser(path) for path in paths]) if path.is_file()]
+
+
+def rows(config: DictConfig) -> Iterator[Finding]:
+    """Columns, markers, pictures, labels and gold answers of every row; enough rows for a batch."""
+    from data_prep.checks.rows import check_parquet
+
+    for key in ("train_files", "val_files"):
+        value = config.data[key]
+        if value is None:
+            continue
+        paths = [str(item) for item in value] if isinstance(value, (list, ListConfig)) else [str(value)]
+        report = check_parquet([os.path.expanduser(path) for path in paths])
+        for failure in report.failures[:10]:
+            yield Finding(f"data.{key}", "fail", str(failure))
+        if report.n_failures > 10:
+            yield Finding(f"data.{key}", "fail", f"{report.n_failures - 10} more failures of this kind")
+        if report.ok:
+            yield Finding(f"data.{key}", "pass", f"{report.rows} rows")
+            if key == "train_files" and report.rows < config.data.train_batch_size:
+                yield Finding(
+                    "data.train_batch_size",
+                    "fail",
+                    f"{report.rows} training rows do not fill one batch of {config.data.train_batch_size}",
+                    "Lower data.train_batch_size or prepare more rows.",
+                )
+
+
+def prompt_length(config: DictConfig) -> Iterator[Finding]:
+    """The longest prompt that `critic-r1 prepare` has measured, against the limit."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    limit, unmeasured = config.data.max_prompt_length, 0
+    for path in files(config.data.train_files) + files(config.data.val_files):
+        try:
+            with pq.ParquetFile(path) as file:
+                table = file.read(columns=["extra_info.prompt_tokens"])
+        except (OSError, ValueError):
+            continue  # reported by the data check
+        if "extra_info" not in table.column_names:
+            continue  # rows of another maker; verl itself refuses a prompt that is too long
+        tokens = pc.struct_field(table["extra_info"], "prompt_tokens")
+        unmeasured += tokens.null_count
+        longest = pc.max(tokens).as_py()
+        if longest is not None and longest > limit:
+            yield Finding(
+                "data.max_prompt_length",
+                "fail",
+                f"{path}: the longest prompt has {longest} tokens, the limit is {limit}",
+                "Raise data.max_prompt_length, or prepare the data with a lower --max-prompt-tokens.",
+            )
+    if unmeasured and config.trainer.device != "cpu":
+        yield Finding(
+            "data.max_prompt_length",
+            "warn",
+            f"the prompts of {unmeasured} rows were never measured; one that is too long loses its whole group",
+            "Prepare the data with --model, --max-prompt-tokens and the pixel limits of the configuration.",
+        )
+
+
+def pictures(config: DictConfig) -> Iterator[Finding]:
+    """The most pictures of a row, against what the rollout engine is told to expect."""
+    limits = OmegaConf.select(config, "actor_rollout_ref.rollout.engine_kwargs.vllm.limit_mm_per_prompt") or {}
+    limit = limits.get("image")
+    if limit is None:
+        return
+    for path in files(config.data.train_files) + files(config.data.val_files):
+        most = most_pictures(path)
+        if most is not None and most > limit:
+            yield Finding(
+                "limit_mm_per_prompt",
+                "fail",
+                f"{path}: a row has {most} pictures, the rollout engine takes {limit}",
+                f"actor_rollout_ref.rollout.engine_kwargs.vllm.limit_mm_per_prompt.image={most}",
+            )
+
+
+def most_pictures(path: Path) -> int | None:
+    """The largest number of pictures in a row; None for a file without readable ``images``. No picture is read."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            # Of embedded pictures only the `path` beside the bytes is read; it tells the number as well.
+            leaves = [name for name in _leaves(file) if name.startswith("images.") and not name.endswith(".bytes")]
+            lengths = [pc.max(pc.list_value_length(file.read(columns=leaves[:1])["images"])).as_py()] if leaves else []
+    except (OSError, KeyError, pa.ArrowException):
+        return None
+    return max((n for n in lengths if n is not None), default=None)
+
+
+def _leaves(file: Any) -> list[str]:
+    schema = file.schema
+    return [schema.column(i).path for i in range(len(schema))]
+
+
+def mean_picture(paths: list[Path], sample: int = 256) -> tuple[float, float] | None:
+    """Mean number of pixels and of bytes a row (all its pictures), from the first rows; None when there are none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from data_prep.checks.rows import picture_bytes
+    from data_prep.reading.images import BadPicture, read_header
+
+    for path in paths:
+        try:
+            with pq.ParquetFile(path) as file:
+                batch = next(file.iter_batches(sample, columns=["images"]), None)
+                records = batch.to_pylist() if batch is not None else []
+            found = []
+            for record in records:
+                encoded = [picture_bytes(image, path.parent) for image in record["images"] or []]
+                headers = [read_header(data) for data in encoded]
+                found.append((sum(h.width * h.height for h in headers), sum(len(data) for data in encoded)))
+        except (OSError, KeyError, pa.ArrowException, BadPicture):
+            continue  # reported by the data check
+        if found:
+            pixels, sizes = zip(*found, strict=True)
+            return sum(pixels) / len(found), sum(sizes) / len(found)
+    return None

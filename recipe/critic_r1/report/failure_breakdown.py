@@ -1,0 +1,100 @@
+"""Where a judge fails: its judgements by category and by the place of the better response, as shares of a bar.
+
+An average hides a judge that is good on one kind of question and guesses on another, and one that goes by the place.
+Each bar is a way into the list of judgements: the page sets the same filter there.
+"""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+from recipe.critic_r1.report.comparisons import Board
+from recipe.critic_r1.report.judgements import kind_of
+from recipe.critic_r1.report.records import Judgement
+
+KINDS = ("right", "wrong", "unparsed", "unanswered")
+PLACES = {"1": "Better one first", "2": "Better one second", "tie": "A tie"}
+# More rows than these are no glance; those with the most judgements stay.
+MOST_CATEGORIES = 16
+
+
+@dataclass
+class Share:
+    """One judge's outcomes in one slice."""
+
+    name: str
+    """The judge"""
+    n: int
+    parts: list[tuple[str, float]]
+    """(kind, share in percent), none of them empty"""
+    right: str
+    """Share of right ones among the answered, `–` when none was"""
+
+
+@dataclass
+class Slice:
+    title: str
+    facet: str
+    """Filter of the page: `category`, `label` or empty for everything"""
+    value: str
+    shares: list[Share | None]
+
+
+@dataclass
+class Failures:
+    """One board's slices, one column a judge."""
+
+    names: list[str]
+    slices: list[Slice]
+
+
+def _share(name: str, judgements: list[Judgement]) -> Share | None:
+    if not judgements:
+        return None
+    kinds = Counter(kind_of(one) for one in judgements)
+    parts = [(kind, 100 * kinds[kind] / len(judgements)) for kind in KINDS if kinds[kind]]
+    answered = len(judgements) - kinds["unanswered"]
+    right = f"{100 * kinds['right'] / answered:.1f} %" if answered else "–"
+    return Share(name, len(judgements), parts, right)
+
+
+def failures(board: Board) -> Failures | None:
+    """Slices of a board whose columns come with their judgements; categories from the worst to the best.
+
+    The worst is by the last column: the trained model, or the one given last.
+    """
+    judges = {column.label: column.measured.judgements for column in board.columns if column.measured.judgements}
+    if not judges:
+        return None
+    slices = [Slice("All", "", "", [_share(name, listed) for name, listed in judges.items()])]
+    for facet, key in (("label", _label), ("category", _category)):
+        parts: dict[str, dict[str, list[Judgement]]] = defaultdict(lambda: {name: [] for name in judges})
+        for name, listed in judges.items():
+            for one in listed:
+                parts[key(one)][name].append(one)
+        if len(parts) < 2:
+            continue
+        sizes = Counter({value: sum(map(len, by_judge.values())) for value, by_judge in parts.items()})
+        kept = [
+            Slice(
+                PLACES.get(value, value) if facet == "label" else value or "no category",
+                facet,
+                value,
+                [_share(name, listed) for name, listed in parts[value].items()],
+            )
+            for value, _ in sizes.most_common(MOST_CATEGORIES)
+        ]
+        slices += sorted(kept, key=_rank if facet == "category" else lambda part: part.value)
+    return Failures(list(judges), slices)
+
+
+def _label(one: Judgement) -> str:
+    return one.ground_truth.strip().lower()
+
+
+def _category(one: Judgement) -> str:
+    return one.category
+
+
+def _rank(part: Slice) -> tuple[float, str]:
+    last = part.shares[-1]
+    return (dict(last.parts).get("right", 0.0) if last else 0.0), part.value

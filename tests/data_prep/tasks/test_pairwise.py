@@ -1,0 +1,165 @@
+"""Rows, wordings and neutralising."""
+
+import pyarrow as pa
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from data_prep.tasks.ordering import balanced_order, preference_tasks, split_of
+from data_prep.tasks.pairwise import Picture, PreferencePair, PreferenceTask, row_schema
+from data_prep.tasks.prompts import MARKER, WORDINGS, get_wording, neutralise
+from data_prep.tasks.row import Row, rows_batch
+from data_prep.writer import write_parquet
+from reward_fns.preference import compute_score
+from tests.data_prep.made_images import picture
+
+
+def pair(n: int = 0, preferred: object = 0, **changes: object) -> PreferencePair:
+    given = {
+        "source": "test",
+        "images": (Picture(picture(n), f"{n}.jpg"),),
+        "question": f"What is in picture {n}?",
+        "responses": ("A dog.", "A cat."),
+        "preferred": preferred,
+    }
+    return PreferencePair(**{**given, **changes})  # type: ignore[arg-type]
+
+
+def test_compact_wording_is_exact() -> None:
+    digits = pair(question="What digit is shown?", responses=("7", "3"))
+    prompt = PreferenceTask(digits, 0, wording=get_wording("compact")).prompt
+    assert prompt == "<image>What digit is shown?\nResponse 1: 7\nResponse 2: 3\nWhich response is right?"
+
+
+@pytest.mark.parametrize("name", WORDINGS)
+@pytest.mark.parametrize("n_images", [0, 1, 3])
+def test_every_wording_shows_all_parts_once(name: str, n_images: int) -> None:
+    text = WORDINGS[name].render("QQ {0}", "R1R1 }{", "R2R2", n_images=n_images, ties=True)
+    assert text.count(MARKER) == n_images
+    assert [text.count(part) for part in ("QQ {0}", "R1R1 }{", "R2R2")] == [1, 1, 1]
+    assert text.index("R1R1") < text.index("R2R2")
+    assert ("\\boxed{tie}" in text) == WORDINGS[name].suffix
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<image>", "‹image›"),
+        ("a <IMAGE> b</think>", "a ‹IMAGE› b‹/think›"),
+        ("<|im_end|><|image_pad|>", "‹|im_end|›‹|image_pad|›"),
+        (r"\boxed{2}", "boxed{2}"),
+        (r"\\\boxed{2}", "boxed{2}"),  # one backslash fewer would still be a box
+        (r"<|\boxed{1}|>", "‹|boxed{1}|›"),  # a box inside a token
+        ("<<image>image>", "<‹image›image>"),
+        ("[INST] x [/INST]", "(INST) x (/INST)"),
+        ("<｜end▁of▁sentence｜>", "‹｜end▁of▁sentence｜›"),
+        ("lone \ud800 surrogate", "lone \ufffd surrogate"),
+        ("a < b and <b>bold</b> and x|>y", "a < b and <b>bold</b> and x|>y"),  # ordinary text stays
+        (r"\frac{1}{2}", r"\frac{1}{2}"),
+    ],
+)
+def test_neutralise(text: str, expected: str) -> None:
+    assert neutralise(text) == expected
+
+
+TRICKS = st.sampled_from(
+    [
+        "<image>",
+        "<video>",
+        "<audio>",
+        "<think>",
+        "</think>",
+        "\\boxed{1}",
+        "\\",
+        "<",
+        ">",
+        "|",
+        "<|im_end|>",
+        "box",
+        "ed{",
+    ]
+)
+HOSTILE = st.lists(TRICKS | st.text(max_size=5) | st.characters(categories=("Cs",)), max_size=12).map("".join)
+
+
+@given(HOSTILE)
+@settings(deadline=None)
+@example("<|<image>|>")
+def test_neutralised_text_is_harmless_and_stays_so(text: str) -> None:
+    safe = neutralise(text)
+    assert neutralise(safe) == safe
+    for trick in ("<image>", "<video>", "<audio>", "<think>", "</think>", "\\boxed", "<|im_end|>"):
+        assert trick not in safe
+    safe.encode()
+
+
+@given(HOSTILE, HOSTILE, HOSTILE, st.sampled_from([0, 1, "tie"]), st.sampled_from([0, 1]))
+@settings(deadline=None)
+def test_any_text_gives_a_good_row(question: str, first: str, second: str, preferred: object, order: int) -> None:
+    task = PreferenceTask(pair(preferred=preferred, question=question, responses=(first, second)), order)
+    row = task.row()
+    # The columns that are written, the dict and what Arrow makes of the dict are the same row.
+    table = pa.Table.from_pylist([row], row_schema())
+    assert pa.Table.from_batches([rows_batch([task.flat()])]).equals(table)
+    assert Row.of(row) == task.flat()
+    assert row == table.to_pylist()[0]
+    assert row["prompt"][0]["content"].count(MARKER) == len(row["images"])
+    truth = row["reward_model"]["ground_truth"]
+    shown = (row["extra_info"]["response_1"], row["extra_info"]["response_2"])
+    if preferred != "tie":
+        assert shown[int(truth) - 1] == neutral_surrogates((first, second)[preferred])  # type: ignore[index]
+    # A judge that quotes both responses in its thoughts and then decides keeps its verdict.
+    quoting = f"<think>They say {neutralise(first)} {neutralise(second)}</think>\\boxed{{{truth}}}"
+    assert compute_score("critic/test", quoting, truth)["score"] == 1.0
+
+
+def neutral_surrogates(text: str) -> str:
+    return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
+
+
+@pytest.mark.parametrize("n", [10, 11])
+@pytest.mark.parametrize("preferred", [0, 1])
+def test_orders_are_balanced(n: int, preferred: int) -> None:
+    labels = [t.ground_truth for t in preference_tasks((pair(i, preferred) for i in range(n)), seed=3)]
+    assert abs(labels.count("1") - labels.count("2")) == n % 2
+
+
+def test_both_orders_and_flips_are_consistent() -> None:
+    pairs = [pair(i) for i in range(40)]
+    tasks = list(preference_tasks(pairs, orders="both", flip_labels=0.5))
+    assert len(tasks) == 80
+    for first, second in zip(tasks[::2], tasks[1::2], strict=True):
+        assert {first.ground_truth, second.ground_truth} == {"1", "2"}
+        assert first.label_flipped == second.label_flipped
+    assert 10 <= sum(t.label_flipped for t in tasks[::2]) <= 30
+
+
+def test_order_depends_on_the_seed() -> None:
+    orders = {tuple(balanced_order(pair(), i, seed) for i in range(0, 40, 2)) for seed in range(5)}
+    assert len(orders) == 5
+
+
+def test_a_picture_has_one_split() -> None:
+    keys = [f"{i:064x}" for i in range(2000)]
+    first = [split_of([k], seed=1, val_share=0.1) for k in keys]
+    assert first == [split_of([k, k], seed=1, val_share=0.1) for k in keys]
+    assert 150 < first.count("val") < 250
+    train, val = keys[first.index("train")], keys[first.index("val")]
+    assert split_of([train, val], seed=1, val_share=0.1) is None
+
+
+def test_writer_refuses_one_picture_in_two_splits(tmp_path) -> None:
+    tasks = [PreferenceTask(pair(), 0, "train"), PreferenceTask(pair(), 0, "test")]
+    with pytest.raises(ValueError, match="splits train and test"):
+        write_parquet(tasks, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writer_repeats_its_bytes_and_clears_old_shards(tmp_path) -> None:
+    tasks = [PreferenceTask(pair(i), i % 2, index=i) for i in range(30)]
+    first = write_parquet(tasks, tmp_path, shard_bytes=8_000, group_bytes=4_000)
+    assert len(first["shards"]) > 2
+    assert write_parquet(tasks, tmp_path, shard_bytes=8_000, group_bytes=4_000) == first
+    again = write_parquet(tasks, tmp_path)
+    assert [p.name for p in sorted(tmp_path.glob("*.parquet"))] == ["train-00000.parquet"]
+    assert again["labels"] == first["labels"]

@@ -1,0 +1,193 @@
+"""The arithmetic is held against the real model classes, against published totals, and against itself."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
+
+from recipe.critic_r1.preflight import memory_estimate as estimate
+from recipe.critic_r1.preflight.memory_estimate import GIB, ModelShape
+
+QWEN, QWEN3 = "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen3-VL-8B-Instruct"
+COUNTED = [QWEN, "russwang/ThinkLite-VL-7B", "XiaomiMiMo/MiMo-VL-7B-SFT-2508", "XiaomiMiMo/MiMo-VL-7B-RL-2508", QWEN3]
+
+
+def config(name: str = "r1", *overrides: str) -> DictConfig:
+    with initialize_config_module("recipe.critic_r1.config", version_base=None):
+        return compose(name, overrides=list(overrides))
+
+
+def shape(path: str = QWEN) -> ModelShape:
+    read = estimate.read_config(path)
+    assert read is not None
+    found = ModelShape.from_config(read)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("path", [QWEN, "XiaomiMiMo/MiMo-VL-7B-SFT-2508", QWEN3])
+def test_the_formula_counts_what_transformers_builds(path: str) -> None:
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    read = dict(estimate.read_config(path) or {})
+    if "text_config" not in read:  # the flat form of published Qwen2.5-VL files
+        read = {**read, "text_config": {k: v for k, v in read.items() if isinstance(v, int)}}
+    built = AutoConfig.for_model(read.pop("model_type"), **read)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(built)
+    assert shape(path).parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(("path", "billions"), [(QWEN, 8.29), (QWEN3, 8.77)])
+def test_the_totals_are_the_ones_on_the_model_cards(path: str, billions: float) -> None:
+    assert round(shape(path).parameters / 1e9, 2) == billions
+
+
+def test_every_model_of_a_configuration_has_a_shape() -> None:
+    runs = ("r1", "r1_plus", "r1_mimo_sft", "r1_plus_mimo", "r1_qwen3_vl_8b")
+    assert [config(run).actor_rollout_ref.model.path for run in runs] == COUNTED
+    assert all(ModelShape.of(config(run)) == shape(path) for run, path in zip(runs, COUNTED, strict=True))
+
+
+def test_another_family_has_none() -> None:
+    assert ModelShape.of(config("r1_llama32v")) is None
+    assert ModelShape.of(config("r1", "actor_rollout_ref.model.path=nobody/nothing")) is None
+
+
+def named(lines: list[estimate.Line]) -> dict[str, float]:
+    return {line.name: line.bytes for line in lines}
+
+
+def test_a_line_is_its_formula_by_hand() -> None:
+    p = shape().parameters
+    lines = named(estimate.training_lines(shape(), config()))
+    assert lines["weights"] == lines["gradients"] == 4 * p / 8
+    assert lines["optimizer"] == 8 * p / 8
+    # 4 rows of 6,142 + 2,048 tokens.
+    assert lines["logits"] == 4 * 8190 * 152_064 * 4
+    assert lines["checkpointed inputs"] == 4 * 8190 * 3584 * 28 * 2
+    pixels = 640 * 480
+    stock = named(estimate.host_lines(shape(), config("r1", "critic_r1.image_path=stock"), pixels, 50_000))
+    assert stock["pictures"] == 256 * 8 * (estimate.STOCK_COPIES * 24 * pixels + 2 * (3 * pixels + 50_000))
+    host = named(estimate.host_lines(shape(), config(), pixels, 50_000))
+    assert host["pictures"] == 256 * (8 * 50_000 + 3 * pixels)
+    assert host["pictures in preparation"] == 8 * 4 * 24 * pixels
+    # Less than the bound: 256 prompts over 4 engines and 8 training workers.
+    assert host["pixels of the training workers"] == (256 + 8 * 4) * 24 * pixels
+    assert host["picture cache of the rollout engines"] == 2 * 256 * 24 * pixels
+    assert host["reference model"] == 4 * p
+
+
+def test_measured_constants_are_those_of_the_benchmark() -> None:
+    path = Path(__file__).parents[2] / "benchmarks" / "results" / "pictures.json"
+    measured = json.loads(path.read_text(encoding="utf-8"))
+    (largest,) = (point for point in measured["points"] if point["size"] == "4 MP")
+    held = [largest[name]["step_memory_bytes_by_process"] for name in ("stock", "shared")]
+    more = sum(held[0][part] - held[1][part] for part in ("TransferQueue", "training worker"))
+    rollouts = largest["prompts"] * largest["n"]
+    copies = more / (rollouts * 24e6 * largest["megapixels"]) + 1
+    # The formula counts whole copies; micro-batches and messages, which it leaves out, are less than one more.
+    assert estimate.STOCK_COPIES <= copies < estimate.STOCK_COPIES + 1
+    assert float(f"{measured['processor_seconds_per_megapixel']['4 MP']:.1g}") == estimate.PROCESSOR_SECONDS
+    for point in (point for point in measured["points"] if point["file_bytes"]):
+        stock, shared = (point[name]["processor_pictures_per_prompt"] for name in ("stock", "shared"))
+        assert stock["agent loop"] == pytest.approx(estimate.PROCESSOR_PASSES["stock"] * point["n"])
+        assert shared["agent loop"] + shared["training worker"] == pytest.approx(estimate.PROCESSOR_PASSES["shared"])
+
+
+def test_processor_time_by_hand() -> None:
+    each = estimate.PROCESSOR_SECONDS * 2 / 4  # two million pixels, four machines
+    stock, shared = (config("r1", "cluster=4x8", f"critic_r1.image_path={path}") for path in ("stock", "shared"))
+    assert estimate.picture_cpu_seconds(stock, 2e6)[0] == pytest.approx(256 * (3 * 8 + 1) * each)
+    assert estimate.picture_cpu_seconds(shared, 2e6)[0] == pytest.approx(256 * (2 + 1) * each)
+
+
+def test_caches_are_bounded() -> None:
+    host = named(estimate.host_lines(shape(), config(), 4_194_304))
+    assert host["picture cache of the rollout engines"] == 2 * 4 * 4 * GIB
+    assert host["pixels of the training workers"] == 8 * (2 * GIB + 4 * 24 * 4_194_304)
+
+
+# What is changed, and which parts get smaller by it.
+SMALLER = [
+    (["cluster=4x8"], {"weights", "gradients", "optimizer"}),
+    (["tuning=fast"], {"logits", "checkpointed inputs", "one layer again"}),
+    (["tuning=lora"], {"gradients", "optimizer", "gathered gradients"}),
+    (["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2"], {"logits", "checkpointed inputs", "one layer again"}),
+    (["actor_rollout_ref.actor.fsdp_config.offload_policy=true"], {"weights", "gradients", "optimizer"}),
+]
+
+
+@pytest.mark.parametrize(("changed", "parts"), SMALLER)
+def test_a_setting_lowers_its_part_and_no_other(changed: list[str], parts: set[str]) -> None:
+    before = named(estimate.training_lines(shape(), config()))
+    after = named(estimate.training_lines(shape(), config("r1", *changed)))
+    assert {name for name in before if after.get(name, 0.0) < before[name]} == parts
+    assert all(after.get(name, 0.0) <= before[name] for name in before)
+
+
+def test_offloading_moves_the_actor_to_the_host() -> None:
+    moved = config("r1", "actor_rollout_ref.actor.fsdp_config.offload_policy=true")
+    assert named(estimate.host_lines(shape(), moved, None))["offloaded actor"] == 16 * shape().parameters
+
+
+def test_a_checkpoint_holds_what_it_is_told_to_save() -> None:
+    p = shape().parameters
+    assert estimate.checkpoint_bytes(shape(), ["model", "optimizer", "extra", "hf_model"]) == 16 * p
+    assert estimate.checkpoint_bytes(shape(), ["model"]) == 4 * p
+
+
+def test_the_tables_of_scaling_are_what_the_formulas_say() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
+    memory = re.findall(r"^\| ([\d,]+) pixels.*?\| ([\d.]+) GiB \| ([\d.]+) GiB \| ([\d.]+) GiB", text, re.MULTILINE)
+    cpu = re.findall(r"^\| ([\d,]+) pixels \| (\d+) s \| (\d+) s \|", text, re.MULTILINE)
+    assert [row[0] for row in memory] == [row[0] for row in cpu]
+    assert len(memory) == 4
+    for (pixels, *numbers), (_, *seconds) in zip(memory, cpu, strict=True):
+        expected, spent, size = [], [], float(pixels.replace(",", ""))
+        for path in ("stock", "shared"):
+            run = config("r1", f"critic_r1.image_path={path}")
+            lines = named(estimate.picture_lines(run, size, size / 4))
+            engines = lines.pop("picture cache of the rollout engines") / GIB
+            expected.append(sum(lines.values()) / GIB)
+            spent.append(estimate.picture_cpu_seconds(run, size)[0])
+        assert [float(number) for number in numbers] == [round(value, 1) for value in (*expected, engines)], pixels
+        assert [int(number) for number in seconds] == [round(value) for value in spent], pixels
+
+
+def test_a_cache_without_room_is_negative() -> None:
+    small = config("r1", "actor_rollout_ref.rollout.gpu_memory_utilization=0.05")
+    assert estimate.cache_tokens(shape(), small, 80) < 0 < estimate.cache_tokens(shape(), config(), 80)
+
+
+def test_published_footprints() -> None:
+    """The release trains this on 8 x 80 GB; EasyR1 reports host peaks of 120 to 200 GB for its 7B example."""
+    run = config()
+    assert estimate.total(estimate.training_lines(shape(), run)) + estimate.CUDA_GIB < 80
+    assert estimate.total(estimate.rollout_lines(shape(), run, 80)) + estimate.CUDA_GIB < 80
+    stock = config("r1", "critic_r1.image_path=stock")  # what they ran
+    geometry = estimate.total(estimate.host_lines(shape(), stock, 400 * 300)) * GIB / 1e9
+    assert 120 <= geometry <= 200
+    assert math.isclose(geometry, 191, rel_tol=0.05)
+
+
+def test_the_table_of_the_documentation_is_what_the_formulas_say() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
+    found = re.findall(
+        r"^\| `(cluster=[^`]+)` \| (\d+) GiB \| (\d+) GiB \| (\d+) GiB and the pictures", text, re.MULTILINE
+    )
+    assert len(found) == 4
+    for changed, *numbers in found:
+        run = config("r1", *changed.split())
+        gpu = [estimate.training_lines(shape(), run), estimate.rollout_lines(shape(), run, 80)]
+        expected = [estimate.total(lines) + estimate.CUDA_GIB for lines in gpu]
+        expected.append(estimate.total(estimate.host_lines(shape(), run, None)))
+        assert [int(number) for number in numbers] == [round(number) for number in expected], changed
+    assert "A checkpoint takes 124 GiB" in text
+    everything = estimate.checkpoint_bytes(shape(), list(config().actor_rollout_ref.actor.checkpoint.save_contents))
+    assert round(everything / GIB) == 124

@@ -1,0 +1,63 @@
+"""Metrics of a step, on rollouts whose outcome is known."""
+
+import math
+
+import pytest
+
+from recipe.critic_r1.training.step_metrics import Rollout, critic_metrics
+
+
+def rollout(
+    uid: str, pred: str, truth: str = "1", reason: str = "ok", source: str = "critic/a", n: int = 10
+) -> Rollout:
+    acc = float(pred == truth)
+    formed = float(reason == "ok")
+    reward = {"score": 0.9 * acc + 0.1 * formed, "acc": acc, "format": formed, "pred": pred, "reason": reason}
+    return Rollout(uid, 0, source, "", "", n, truth, {}, reward)
+
+
+def test_means_and_reasons() -> None:
+    found = critic_metrics(
+        [rollout("a", "1"), rollout("a", "2"), rollout("b", "", reason="no_box"), rollout("b", "", reason="no_box")]
+    )
+    assert found["critic_r1/accuracy"] == 0.25
+    assert found["critic_r1/format_rate"] == 0.5
+    assert found["critic_r1/reason/no_box"] == 0.5
+    assert found["critic_r1/reason/unclosed_think"] == 0.0  # present although it did not occur
+    assert found["critic_r1/groups_without_signal"] == 0.5  # group b
+    assert found["critic_r1/response_tokens/mean"] == 10
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "bias"),
+    [
+        ([("1", "1"), ("2", "2")], 0.0),  # right both times
+        ([("1", "1"), ("1", "2")], 0.5),  # always the first
+        ([("2", "1"), ("2", "2")], -0.5),  # always the second
+        ([("1", "1"), ("1", "1")], 0.0),  # the data is one-sided, not the judge
+        ([("1", "1"), ("", "2")], 0.0),  # an unreadable verdict has no position
+        ([("1", "1"), ("tie", "2")], 0.0),  # nor has a tie
+    ],
+)
+def test_position_bias(verdicts: list[tuple[str, str]], bias: float) -> None:
+    found = critic_metrics([rollout(str(i), pred, truth) for i, (pred, truth) in enumerate(verdicts)])
+    assert found["critic_r1/position_bias"] == pytest.approx(bias)
+
+
+def test_mixed_data_is_also_logged_apart() -> None:
+    found = critic_metrics([rollout("a", "1"), rollout("b", "7", truth="3", source="policy/digits")])
+    assert found["critic_r1/critic/a/accuracy"] == 1.0
+    assert found["critic_r1/policy/digits/accuracy"] == 0.0
+    assert found["critic_r1/accuracy"] == 0.5
+
+
+def test_a_rollout_without_reward_is_counted_and_not_averaged() -> None:
+    unscored = Rollout("a", 0, "critic/a", "", "", 4, "1", {}, {})
+    found = critic_metrics([unscored, rollout("b", "1")])
+    assert found["critic_r1/unscored_rollouts"] == 1
+    assert found["critic_r1/accuracy"] == 1.0
+
+
+def test_nothing_gives_nothing() -> None:
+    assert critic_metrics([]) == {}
+    assert not any(math.isnan(v) for v in critic_metrics([rollout("a", "")]).values())
