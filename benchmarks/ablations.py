@@ -8,7 +8,7 @@ Two steps say nothing about what an ablation does to a model; they show that eac
 - ``policy_then_critic``: GRPO on the model that ``policy_only`` left, exported with ``critic-r1 export``
 - ``supervised``: verl's SFT trainer under torchrun, with ``config/critic_sft.yaml``, on the same critic rows
 
-Policy rows are plain questions about the training pictures of the run's critic rows. A run that is finished is not
+Policy rows are plain questions about the training images of the run's critic rows. A run that is finished is not
 repeated.
 """
 
@@ -77,7 +77,7 @@ def supervised(run: Path, folder: Path) -> dict[str, Any]:
     command += [f"trainer.default_local_dir={folder / 'checkpoints'}", f"trainer.total_training_steps={STEPS}"]
     command += [f"trainer.save_freq={STEPS}", f"trainer.test_freq={STEPS}", "data.val_max_samples=32"]
     command += ["trainer.logger=[console]", "trainer.n_gpus_per_node=1", "data.train_batch_size=32"]
-    # What cluster/cpu.yaml says for GRPO, under the names of this trainer; and no limits for pictures of 16 pixels.
+    # What cluster/cpu.yaml says for GRPO, under the names of this trainer; and no limits for images of 16 pixels.
     command += ["trainer.device=cpu", "model.external_lib=recipe.critic_r1.cpu.fsdp_engine", "data.num_workers=0"]
     command += ["model.use_remove_padding=false", "+model.override_config.attn_implementation=sdpa"]
     command += ["model.enable_gradient_checkpointing=false", "engine.use_torch_compile=false"]

@@ -2,7 +2,7 @@ r"""A judge that always says "1", on the 1,250 published rows of VL-RewardBench,
 
     python -m benchmarks.always_first ROWS.jsonl --out benchmarks/results/always_first.json
 
-The rows (jsonl with id, prompt, chosen, rejected, image) are the published ids and texts; the pictures are not shipped
+The rows (jsonl with id, prompt, chosen, rejected, image) are the published ids and texts; the images are not shipped
 with them and are drawn. Scripts that show the better response first report 100 % for this judge. Beside it stands what
 such a script would report, the accuracy where the better response stands first.
 """
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 
-from benchmarks.real_rows import draw_pictures
+from benchmarks.real_rows import draw_images
 from tests.judging.fake_server import FakeServer, answer
 
 FIGURES = ("accuracy", "accuracy_better_first", "accuracy_better_second", "accuracy_both_orders", "swap_consistency",
@@ -27,7 +27,7 @@ FIGURES = ("accuracy", "accuracy_better_first", "accuracy_better_second", "accur
 
 def publish(rows: list[dict[str, Any]], folder: Path) -> Path:
     """The rows in the form in which VL-RewardBench is published; the better response stands first in every other."""
-    draw_pictures(rows, folder)
+    draw_images(rows, folder)
     records = [
         {
             "id": row["id"],

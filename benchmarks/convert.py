@@ -5,13 +5,13 @@ ours uses by a second thread. Other work may share the machine, so ways are comp
 and the median of the turns counts, with the least and the most. A process first converts a small set: what it loads,
 and the memory that it gets for the first time, is paid once for a set of any size. Then the clock starts, with the
 source still a file, and stops when the Parquet files are written. All files lie in memory (/dev/shm) unless --folder
-says otherwise: a disk that is slower than any of the ways would make them all alike. The pictures are synthetic 640x480
+says otherwise: a disk that is slower than any of the ways would make them all alike. The images are synthetic 640x480
 JPEGs of the size of a photograph.
 
 The stock patterns run in one process, as their users run them; `datasets` decodes, encodes and writes there.
 
 Two copies are the limit: one as it is usually written, and one with the writer options of our own shards. What hashes
-and tokens cost by themselves is measured too: the copy with the same digests of pictures and checksum of the file, and
+and tokens cost by themselves is measured too: the copy with the same digests of images and checksum of the file, and
 the same prompts through the `tokenizers` library, which lengths do without.
 
     python -m benchmarks.convert --out benchmarks/results/convert.json
@@ -45,7 +45,7 @@ WARM_ROWS, SLOW_WARM_ROWS = 4_096, 256
 """Rows of the small set that a way converts first (a unit for each thread), and of that for the stock pattern."""
 
 NAMED_ROWS = 6_144
-"""The most pictures of 4 megapixels that are loaded by their names."""
+"""The most images of 4 megapixels that are loaded by their names."""
 
 PARTS = ("ways", "order", "two_workers", "named")
 
@@ -96,8 +96,8 @@ def remove_output(output: Path) -> None:
             old.unlink()
 
 
-def picture_digests(path: Path, column: str) -> list[str]:
-    """Digest of every picture in a Parquet file or in all files of a folder, in order."""
+def image_digests(path: Path, column: str) -> list[str]:
+    """Digest of every image in a Parquet file or in all files of a folder, in order."""
     found = []
     for file in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
         with pq.ParquetFile(file) as parquet:
@@ -109,7 +109,7 @@ def picture_digests(path: Path, column: str) -> list[str]:
 
 
 def digest_cost(source: Path) -> float:
-    """Microseconds of this processor for the digest of one picture that is already in its cache; best of many."""
+    """Microseconds of this processor for the digest of one image that is already in its cache; best of many."""
     with pq.ParquetFile(source) as parquet:
         data = parquet.read_row_group(0, columns=["image"])["image"][0].as_py()["bytes"]
     times = []
@@ -175,7 +175,7 @@ def measure(folder: Path, rows: int, repeats: int, minutes: float) -> dict[str, 
     held: Runs = {way: [] for way in WAYS}
     free: Runs = {way: [] for way in ("stock", "undecoded", "copy", *OURS)}
     cores = len(os.sched_getaffinity(0))
-    wanted = picture_digests(source, "image")
+    wanted = image_digests(source, "image")
     identical: dict[str, int] = {}
     begun = time.monotonic()
     for done in range(repeats):
@@ -188,7 +188,7 @@ def measure(folder: Path, rows: int, repeats: int, minutes: float) -> dict[str, 
             if way in free:
                 free[way].append(run_way(way, rows_of, folder, model, cores=cores, warm=first))
             if way in ("stock", "undecoded", *OURS) and way not in identical:
-                found = picture_digests(folder / f"out_{way}", "images")
+                found = image_digests(folder / f"out_{way}", "images")
                 identical[way] = sum(x == y for x, y in zip(wanted, found, strict=False))
             remove_output(folder / f"out_{way}")
     peaks = {
@@ -212,16 +212,16 @@ def measure(folder: Path, rows: int, repeats: int, minutes: float) -> dict[str, 
         "files_in": str(folder.parent),
         "turns": len(held["stock"]),
         "rows": rows,
-        "picture_kb": round(source.stat().st_size / rows / 1024, 1),
+        "image_kb": round(source.stat().st_size / rows / 1024, 1),
         "us_per_row": {
             cores_of: {way: spread(1e6 * seconds_per_row(run) for run in runs[way]) for way in runs}
             for cores_of, runs in by_cores.items()
         },
-        "digest_us_per_picture": digest_cost(source),
+        "digest_us_per_image": digest_cost(source),
         "ratios": found,
         "targets": {**TARGETS, "two_workers": TWO_WORKERS, "peak_mb": PEAK_MB},
         "met": {**met, "peak_mb": most < PEAK_MB},
-        "identical_pictures": identical,
+        "identical_images": identical,
         "peak_mb_by_rows": peaks,
     }
 
@@ -269,7 +269,7 @@ def two_workers(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
 
 
 def named_peaks(folder: Path) -> dict[str, float]:
-    """Peak memory in MB of conversions that load large pictures by their names, by the number of rows."""
+    """Peak memory in MB of conversions that load large images by their names, by the number of rows."""
     source = make_named(folder, NAMED_ROWS)
     cores = len(os.sched_getaffinity(0))
     peaks = {}

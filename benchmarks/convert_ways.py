@@ -33,11 +33,11 @@ WAYS = ("stock", "undecoded", *LIMITS, *OURS)
 AS_IS = "ours_as_is"
 """Ours without hashes and with the order of the source, not a balanced one."""
 NAMED = "ours_named"
-"""Ours with hashes, of a set that ships the names of its pictures only."""
+"""Ours with hashes, of a set that ships the names of its images only."""
 
 
 def make_source(path: Path, rows: int) -> None:
-    """A file in the form of RLAIF-V with `rows` different pictures (64 drawn ones, each copy with its own comment)."""
+    """A file in the form of RLAIF-V with `rows` different images (64 drawn ones, each copy with its own comment)."""
     rng = np.random.default_rng(0)
     drawn = []
     for _ in range(64):
@@ -58,10 +58,10 @@ def make_source(path: Path, rows: int) -> None:
             for i in range(start, min(start + 100, rows)):
                 note = f"row {i}".encode()
                 data = drawn[i % 64]
-                # A comment segment behind the start marker: other bytes, the same picture.
+                # A comment segment behind the start marker: other bytes, the same image.
                 data = data[:2] + b"\xff\xfe" + (len(note) + 2).to_bytes(2, "big") + note + data[2:]
                 texts = (
-                    f"What does picture {i} show?",
+                    f"What does image {i} show?",
                     f"It shows a quiet street {i}. " * 20,
                     f"It shows a beach {i}. " * 20,
                 )
@@ -71,7 +71,7 @@ def make_source(path: Path, rows: int) -> None:
 
 
 def make_named(folder: Path, rows: int) -> Path:
-    """A set of `rows` records that name their pictures, 64 different ones of 4 megapixels, as JSON Lines and files."""
+    """A set of `rows` records that name their images, 64 different ones of 4 megapixels, as JSON Lines and files."""
     rng = np.random.default_rng(0)
     for i in range(64):
         noise = Image.fromarray(rng.integers(0, 256, (384, 512, 3), dtype=np.uint8))
@@ -79,7 +79,7 @@ def make_named(folder: Path, rows: int) -> Path:
     path = folder / "named.jsonl"
     with path.open("w") as stream:
         for i in range(rows):
-            record = {"question": f"What does picture {i} show?", "chosen": "A street.", "rejected": "A beach."}
+            record = {"question": f"What does image {i} show?", "chosen": "A street.", "rejected": "A beach."}
             stream.write(json.dumps(record | {"image": f"{i % 64}.jpg"}) + "\n")
     return path
 

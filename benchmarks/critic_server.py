@@ -5,7 +5,7 @@ r"""The demo's models behind a real server, by the commands that a user types: c
     python -m benchmarks.critic_server self-improvement runs/demo
 
 RUN is a finished `critic-r1 demo`. Each command serves the models of RUN one after another with `critic-r1 serve`, runs
-`critic-r1 judge`, `compare`, `best-of-n` or `label` against them, and writes its figures, with intervals over pictures,
+`critic-r1 judge`, `compare`, `best-of-n` or `label` against them, and writes its figures, with intervals over images,
 to `benchmarks/results/`. What the commands wrote stays in `runs/bench-server`, journals included, so a repetition asks
 nothing again.
 """
@@ -98,7 +98,7 @@ def chosen(critic: Commands, server: Server, run: Path, out: Path, n: int) -> di
 
 
 def compared(critic: Commands, first: Path, second: Path, out: Path) -> dict[str, Any]:
-    """Two judged runs, paired by picture."""
+    """Two judged runs, paired by image."""
     critic("compare", first, second, "--out", out)
     found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     kept = ("accuracy", "accuracy_both_orders", "swap_consistency", "position_bias")
@@ -168,19 +168,18 @@ def self_improvement(run: Run, folder: Folder = FOLDER, seed: Annotated[int, typ
 
 
 def agreement(judged: Path, run: Path) -> dict[str, Any]:
-    """How often a label is the truth, which the training pairs tell for each picture and the loop does not see."""
+    """How often a label is the truth, which the training pairs tell for each image and the loop does not see."""
     truth = {}
     for row in pq.read_table(
         run / "data" / "critic" / "train-00000.parquet", columns=["extra_info", "reward_model"]
     ).to_pylist():
         info = row["extra_info"]
-        truth[info["picture_blake3"][0]] = info[f"response_{row['reward_model']['ground_truth']}"]
+        truth[info["image_blake3"][0]] = info[f"response_{row['reward_model']['ground_truth']}"]
     lines = [json.loads(line) for line in judged.read_text(encoding="utf-8").splitlines()]
     found = [
-        line[f"response_{line['chosen']}"] == truth[line["picture_blake3"][0]]
+        line[f"response_{line['chosen']}"] == truth[line["image_blake3"][0]]
         for line in lines
-        if line["outcome"] == "labelled"
-        and truth[line["picture_blake3"][0]] in (line["response_1"], line["response_2"])
+        if line["outcome"] == "labelled" and truth[line["image_blake3"][0]] in (line["response_1"], line["response_2"])
     ]
     right = sum(found)
     low, high = wilson(right, len(found))

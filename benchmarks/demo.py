@@ -6,7 +6,7 @@ Each run is ``critic-r1 demo`` in a folder of its own under ``runs/bench-demo``;
 so the command can be stopped and started again. The control turns over half of the training labels: what it still gains
 is not learned from preferences.
 
-Reported for every seed: each metric before and after with its 95 % interval over pictures. Reported over seeds: the
+Reported for every seed: each metric before and after with its 95 % interval over images. Reported over seeds: the
 mean change with a 95 % t-interval (n is small, so it is wide), and how many seeds rose.
 """
 
@@ -83,7 +83,7 @@ def table(result: dict[str, Any]) -> str:
     """The results as the Markdown table of the README, in percent; the interval is over seeds."""
     runs, control = result["runs"], result["control"]
     lines = [
-        f"| held-out pictures, % | {' | '.join('seed ' + str(run['seed']) for run in runs)} | mean change | control |",
+        f"| held-out images, % | {' | '.join('seed ' + str(run['seed']) for run in runs)} | mean change | control |",
         "|---|" + "---|" * (len(runs) + 2),
     ]
     for metric, title in TABLE.items():

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+import PIL.Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "data_prep"))
 
 CASES = {"640x480": ((640, 480), 48), "2 megapixels": ((1920, 1080), 16)}
-"""Name -> size of the pictures and number of rows."""
+"""Name -> size of the images and number of rows."""
 
 
 def corpus() -> list[str]:
@@ -38,19 +38,19 @@ def corpus() -> list[str]:
 
 
 def make_rows(folder: Path, size: tuple[int, int], rows: int) -> Path:
-    """Critic tasks whose pictures have about this size."""
+    """Critic tasks whose images have about this size."""
     from data_prep.tasks.ordering import preference_tasks
-    from data_prep.tasks.pairwise import Picture, PreferencePair
+    from data_prep.tasks.pairwise import Image, PreferencePair
     from data_prep.writer import write_parquet
 
     rng = np.random.default_rng(1)
     pairs = []
     for i in range(rows):
-        noise = Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8))
+        noise = PIL.Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8))
         stream = io.BytesIO()
-        noise.resize((size[0] - i, size[1] + i), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=85)
+        noise.resize((size[0] - i, size[1] + i), PIL.Image.Resampling.BICUBIC).save(stream, "JPEG", quality=85)
         texts = (f"It shows a quiet street {i}. " * (15 + i % 10), f"It shows a beach {i}. " * 20)
-        pairs.append(PreferencePair("bench", (Picture(stream.getvalue()),), f"What does picture {i} show?", texts, 0))
+        pairs.append(PreferencePair("bench", (Image(stream.getvalue()),), f"What does image {i} show?", texts, 0))
     write_parquet(preference_tasks(pairs), folder)
     return folder / "train-00000.parquet"
 

@@ -3,7 +3,7 @@ r"""`critic-r1 eval-policy` on the demo's models, against the demo's own evaluat
     python -m benchmarks.policy_evaluation --run runs/demo --out benchmarks/results/policy_evaluation.json
 
 Two ways to one number: lmms-eval against a served model, and our own evaluation in the process of an engine. The
-questions, the pictures and greedy decoding are the same, the code on the way is not. Measured of the model before and
+questions, the images and greedy decoding are the same, the code on the way is not. Measured of the model before and
 after training:
 
   - the figure of each way, with its interval;

@@ -21,12 +21,13 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import numpy as np
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
-from PIL import Image, ImageFilter
+from PIL import ImageFilter
 
-from data_prep.tasks.pairwise import SCHEMA, Picture, PreferencePair, PreferenceTask
+from data_prep.tasks.pairwise import SCHEMA, Image, PreferencePair, PreferenceTask
 from recipe.critic_r1 import provenance
 from recipe.critic_r1.launch import submit
 
@@ -46,23 +47,23 @@ def photographs(n: int) -> list[bytes]:
     """``n`` JPEG files of smooth noise, as large as photographs."""
     random, found = np.random.default_rng(0), []
     for _ in range(n):
-        noise = Image.fromarray(random.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8))
+        noise = PIL.Image.fromarray(random.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8))
         buffer = io.BytesIO()
         noise.filter(ImageFilter.GaussianBlur(1.2)).save(buffer, "JPEG", quality=85)
         found.append(buffer.getvalue())
     return found
 
 
-def write_rows(path: Path, rows: int, pictures: list[bytes]) -> None:
+def write_rows(path: Path, rows: int, images: list[bytes]) -> None:
     """Critic tasks with questions and responses of some hundred characters."""
-    with pq.ParquetWriter(path, SCHEMA, use_dictionary=False) as writer:  # each row with its own picture
+    with pq.ParquetWriter(path, SCHEMA, use_dictionary=False) as writer:  # each row with its own image
         for start in range(0, rows, BATCH):
             records = [
                 PreferenceTask(
                     PreferencePair(
                         "benchmark",
-                        (Picture(pictures[i % len(pictures)]),),
-                        f"What is shown in picture {i}, and where? " + "Look at every part of it. " * 4,
+                        (Image(images[i % len(images)]),),
+                        f"What is shown in image {i}, and where? " + "Look at every part of it. " * 4,
                         (f"Response one of row {i}. " * 16, f"Response two of row {i}. " * 16),
                         i % 2,
                     ),
@@ -103,9 +104,9 @@ def main(
         findings[:] = json.loads(text)
 
     with TemporaryDirectory() as scratch:
-        folder, pictures = Path(scratch), photographs(64)
-        write_rows(folder / "train.parquet", rows, pictures)
-        write_rows(folder / "val.parquet", 400, pictures)
+        folder, images = Path(scratch), photographs(64)
+        write_rows(folder / "train.parquet", rows, images)
+        write_rows(folder / "val.parquet", 400, images)
         command = [sys.executable, "-m", "recipe.critic_r1.cli", "preflight", "--config-name", "r1", "--json"]
         command += [f"critic_r1.run_dir={folder}/run", "cluster=4x8", "trainer.max_actor_ckpt_to_keep=1"]
         command += [f"data.train_files={folder}/train.parquet", f"data.val_files={folder}/val.parquet"]

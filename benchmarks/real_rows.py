@@ -1,7 +1,7 @@
-"""The 1,250 published rows of VL-RewardBench through the whole preparation, with pictures made for them.
+"""The 1,250 published rows of VL-RewardBench through the whole preparation, with images made for them.
 
 The rows (jsonl with id, prompt, chosen, rejected, image) are real text by real models, some of it with `\\boxed`
-inside a response; the pictures are not shipped with them and are drawn here.
+inside a response; the images are not shipped with them and are drawn here.
 
     python benchmarks/real_rows.py ROWS.jsonl --out benchmarks/results/real_rows.json
 """
@@ -25,8 +25,8 @@ from data_prep.tasks.prompts import neutralise
 from reward_fns.preference import compute_score
 
 
-def draw_pictures(rows: list[dict[str, Any]], folder: Path) -> None:
-    """A different small picture for every file name."""
+def draw_images(rows: list[dict[str, Any]], folder: Path) -> None:
+    """A different small image for every file name."""
     for number, row in enumerate(rows):
         path = folder / row["image"]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,8 +45,8 @@ def main() -> None:
     rows = [json.loads(line) for line in a.rows.read_text(encoding="utf-8").splitlines()]
     folder = Path(tempfile.mkdtemp())
     try:
-        draw_pictures(rows, folder / "pictures")
-        settings = Settings("generic", image_roots=(str(folder / "pictures"),), unit_rows=500)
+        draw_images(rows, folder / "images")
+        settings = Settings("generic", image_roots=(str(folder / "images"),), unit_rows=500)
         manifest = convert([str(a.rows)], folder / "tasks", settings)
         report = validate([folder / "tasks"])
         tasks = [t for s in manifest["shards"] for t in pq.read_table(folder / "tasks" / s["file"]).to_pylist()]

@@ -1,4 +1,4 @@
-"""Does a report with 5,000 judgements and their pictures stay usable? Its size, its load time, and what a filter takes.
+"""Does a report with 5,000 judgements and their images stay usable? Its size, its load time, and what a filter takes.
 
     python -m benchmarks.report            writes benchmarks/results/report.json
 
@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 from playwright.sync_api import Page
 
-from data_prep.tasks.pairwise import SCHEMA, Picture, PreferencePair, PreferenceTask
+from data_prep.tasks.pairwise import SCHEMA, Image, PreferencePair, PreferenceTask
 from recipe.critic_r1.provenance import machine
 from recipe.critic_r1.report import build_page
 from tests.report.chromium import browser, opened
@@ -77,20 +77,20 @@ def photograph(number: int) -> bytes:
     slope = np.add.outer(np.linspace(0, 130, 480), np.linspace(0, 90, 640))[:, :, None] * draw.uniform(0.3, 1, 3)
     pixels = np.clip(slope + draw.normal(0, 14, (480, 640, 3)), 0, 255).astype(np.uint8)
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, format="JPEG", quality=80)
+    PIL.Image.fromarray(pixels).save(out, format="JPEG", quality=80)
     return out.getvalue()
 
 
-def make_run(folder: Path, pairs: int, pictures: int) -> int:
-    """A judge run and its tasks; returns the bytes of its pictures."""
+def make_run(folder: Path, pairs: int, images: int) -> int:
+    """A judge run and its tasks; returns the bytes of its images."""
     draw = random.Random(1)
-    files = [photograph(number) for number in range(pictures)]
+    files = [photograph(number) for number in range(images)]
     tasks = []
     for number in range(pairs):
         pair = PreferencePair(
             source="made",
-            images=(Picture(data=files[number % pictures]),),
-            question=f"What does picture {number} show?",
+            images=(Image(data=files[number % images]),),
+            question=f"What does image {number} show?",
             responses=(f"Response {number}. " + "It shows this. " * 40, "It shows that. " * 40),
             preferred=number % 2,
             meta={"category": CATEGORIES[number % len(CATEGORIES)]},
@@ -107,7 +107,7 @@ def make_run(folder: Path, pairs: int, pictures: int) -> int:
                 "pair_id": task.pair.pair_id,
                 "order": task.order,
                 "category": task.pair.meta["category"],
-                "picture_blake3": task.pair.images[0].blake3,
+                "image_blake3": task.pair.images[0].blake3,
                 "question": task.pair.question,
                 "response_1": first,
                 "response_2": second,
@@ -165,13 +165,13 @@ def _rounded(value: Any) -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=2500, help="each in both orders")
-    parser.add_argument("--pictures", type=int, default=2500, help="different ones")
+    parser.add_argument("--images", type=int, default=2500, help="different ones")
     parser.add_argument("--rounds", type=int, default=7, help="fresh loads of the page")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "report.json")
     asked = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        pictures = make_run(run, asked.pairs, asked.pictures)
+        images = make_run(run, asked.pairs, asked.images)
         started = time.perf_counter()
         report = build_page([str(run)])
         built = time.perf_counter() - started
@@ -182,8 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "machine": machine(),
         "load_average": os.getloadavg()[0],
         "judgements": 2 * asked.pairs,
-        "pictures": asked.pictures,
-        "pictures_mb": pictures / 1e6,
+        "images": asked.images,
+        "images_mb": images / 1e6,
         "rounds": asked.rounds,
         "build_seconds": built,
         "file_mb": size,

@@ -41,7 +41,7 @@ _WORDS = (
     "a",
     "dog",
     "which",
-    "picture",
+    "image",
     "does",
     "not",
     "show,",

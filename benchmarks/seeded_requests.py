@@ -1,7 +1,7 @@
 """Both rollout paths with random numbers that do not depend on what else is in flight.
 
 vLLM's engine has one generator for all requests, so two runs that send the same requests a little earlier or later draw
-other responses. Here each request has a seed of its own, made of its prompt with its pictures and of how often that was
+other responses. Here each request has a seed of its own, made of its prompt with its images and of how often that was
 asked before: two runs then train on the same responses, and what is left between them is rounding.
 
 A measuring device, named in ``actor_rollout_ref.rollout.agent.agent_loop_manager_class``.
@@ -27,10 +27,10 @@ class SeededClient:
         return getattr(self._client, name)
 
     async def _seeded(self, each: list[dict[str, Any]], prompt_ids: list[int], image_data: Any) -> list[dict[str, Any]]:
-        pictures = await image_data if isinstance(image_data, ray.ObjectRef) else image_data
+        images = await image_data if isinstance(image_data, ray.ObjectRef) else image_data
         prompt = zlib.crc32(np.asarray(prompt_ids, dtype=np.int64).tobytes())
-        for picture in pictures or []:  # many prompts differ in their pictures only
-            prompt = zlib.crc32(picture.tobytes(), prompt)
+        for image in images or []:  # many prompts differ in their images only
+            prompt = zlib.crc32(image.tobytes(), prompt)
         first = self._asked[prompt]
         self._asked[prompt] += len(each)
         return [{**sampling, "seed": prompt + first + i} for i, sampling in enumerate(each)]

@@ -3,7 +3,7 @@ r"""A knock-out among N candidates against the obvious way to play it, on a serv
     python -m benchmarks.self_critique --out benchmarks/results/self_critique.json
 
 The obvious way asks one judgement after another and puts the responses first, where they are at hand. Ours keeps all
-matches of a round, over all questions, in flight together, and puts the picture and the question first, so that a
+matches of a round, over all questions, in flight together, and puts the image and the question first, so that a
 question's matches share what the server has already read. The two differences are measured one by one and together,
 with the same candidates, bracket and rules. Everything else favours the obvious way: it asks nothing twice either, and
 of two equal answers one advances unplayed.
@@ -11,7 +11,7 @@ of two equal answers one advances unplayed.
 The sizes are those of critic data: a photograph of 644 x 476 pixels (391 tokens), a question of a dozen words, 32
 different responses of about 80 words. The model is small and not trained, since what it says does not matter here: a
 grammar makes it say a verdict in the usual form behind THOUGHT characters of thought. Seconds are of a server on this
-machine; tokens are the server's own counters. Each way has a part of the prefix cache of its own, and the pictures are
+machine; tokens are the server's own counters. Each way has a part of the prefix cache of its own, and the images are
 shown once before the clock runs.
 """
 
@@ -56,14 +56,14 @@ IN_FLIGHT = 256
 WAYS = {
     "obvious": (False, False),
     "in flight together": (True, False),
-    "picture and question first": (False, True),
+    "image and question first": (False, True),
     "ours": (True, True),
 }
-"""Name -> whether the matches are in flight together, and whether picture and question stand first."""
+"""Name -> whether the matches are in flight together, and whether image and question stand first."""
 
 
 def responses_first(problem: Problem, first: str, second: str) -> tuple[Message, ...]:
-    """The training wording to the letter, with its parts in another order: responses, question, picture."""
+    """The training wording to the letter, with its parts in another order: responses, question, image."""
     text = get_wording("critic").render(problem.question, first, second, n_images=0)
     head, _, rest = text.partition("Question:\n")
     question, _, rest = rest.partition("\n\nResponse 1:\n")
@@ -92,7 +92,7 @@ def make_model(folder: Path) -> Path:
 
 
 def make_pool(number: int, n: int, distinct: int) -> Pool:
-    """A question about a picture with n responses, `distinct` of them different."""
+    """A question about an image with n responses, `distinct` of them different."""
     drawn = random.Random(number)
     words = sorted({word for text in corpus() for word in text.split() if word.isalpha() and word.islower()})
 
@@ -102,8 +102,8 @@ def make_pool(number: int, n: int, distinct: int) -> Pool:
     noise = np.random.default_rng(number).integers(0, 256, (17, 23, 3), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(noise).resize(SIZE, Image.Resampling.BICUBIC).save(stream, "JPEG", quality=85)
-    picture, question = ImagePart(stream.getvalue()), f"{text(12)}?"
-    problem = Problem(f"{number}", (Message("user", (picture, TextPart(question))),), question, None)
+    image, question = ImagePart(stream.getvalue()), f"{text(12)}?"
+    problem = Problem(f"{number}", (Message("user", (image, TextPart(question))),), question, None)
     answers = [f"{text(80)}." for _ in range(distinct)]
     shown = [answers[i % distinct] for i in range(n)]
     return Pool(problem, tuple(Candidate(i, s, s, s, False) for i, s in enumerate(shown)))

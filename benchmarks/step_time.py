@@ -6,7 +6,7 @@ Takes the model and the data of a finished demo run and trains a few steps from 
 
 - ``stock``: verl's agent loop, and its poll for finished rollouts every two seconds
 - ``stock, polled sooner``: the same, polled every 0.2 s
-- ``shared``: a prompt prepared once for its rollouts, a picture seen once in a micro-batch, polled every 0.2 s (the
+- ``shared``: a prompt prepared once for its rollouts, an image seen once in a micro-batch, polled every 0.2 s (the
   default of our configurations)
 
 Reported are the median and the spread of each part of a step, without the first step (it pays for lazy imports), and
@@ -29,8 +29,8 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.picture_meter import title_of
-from benchmarks.pictures import PATHS
+from benchmarks.image_meter import title_of
+from benchmarks.images import PATHS
 from recipe.critic_r1 import provenance
 from recipe.critic_r1.demo.pipeline import DemoRun, DemoSettings
 from recipe.critic_r1.launch import processes

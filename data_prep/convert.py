@@ -58,7 +58,7 @@ def convert(
         output: folder, made if need be.
         workers: processes; 1 works in this process. The result does not depend on it.
         exclude: prepared benchmark files whose rows are kept out.
-        perceptual: whether the exclusion compares pictures that are almost the same, too.
+        perceptual: whether the exclusion compares images that are almost the same, too.
         overwrite: throw away what an earlier conversion left in `output`, whatever its settings.
         engine: `local`, or `ray` for Ray Data on a running or a new cluster.
         tell: called with what a user should know: that nothing was to be done, or that lengths take long.
@@ -165,7 +165,7 @@ _SHARDS = "*-[0-9][0-9][0-9][0-9][0-9].parquet"
 
 def _written_names(folder: Path) -> Iterator[Path]:
     """What lies where a conversion will write."""
-    names = [folder / name for name in (MANIFEST, REJECTED, CARD_FILE, WORK, "pictures", "card")]
+    names = [folder / name for name in (MANIFEST, REJECTED, CARD_FILE, WORK, "images", "card")]
     yield from (path for path in [*sorted(folder.glob(_SHARDS)), *names] if path.exists())
 
 
@@ -176,7 +176,7 @@ def _empty(folder: Path) -> None:
         path.unlink()
     for path in folder.glob(f"{WORK}/[0-9]*"):
         path.unlink()
-    for name in ("pictures", "card"):
+    for name in ("images", "card"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""The data set's card (README.md with the fields that the Hub reads) and its two pictures."""
+"""The data set's card (README.md with the fields that the Hub reads) and its two images."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ settings and a checksum of every shard.
 
 
 def write_card(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write `README.md` and the pictures in `card/` from a manifest."""
+    """Write `README.md` and the images in `card/` from a manifest."""
     names, by_label = balance(manifest["labels"])
     rows = [f"| {key} | {sum(counts)} | " + " | ".join(map(str, counts)) + " |" for key, counts in by_label.items()]
     rejected = manifest["rejected"]
@@ -131,7 +131,7 @@ HUB_SPLITS = {"val": "validation"}
 
 
 def features(schema: pa.Schema) -> list[dict[str, Any]]:
-    """A schema in the form in which a card lists features; the picture column as pictures."""
+    """A schema in the form in which a card lists features; the image column as images."""
     return [{"name": field.name, **_feature(field.type)} for field in schema]
 
 
@@ -147,7 +147,7 @@ def _feature(kind: pa.DataType) -> dict[str, Any]:
 
 
 def _axes(left: float) -> Any:
-    """The axes of a picture; `left` is the share of its width for their labels."""
+    """The axes of an image; `left` is the share of its width for their labels."""
     # The object interface: no pyplot, so no display and no global state in a library.
     from matplotlib.figure import Figure
 

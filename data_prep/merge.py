@@ -1,6 +1,6 @@
 """The end of a conversion: duplicates out, counts together, card and manifest written.
 
-One process does this, in the order of the units, over the notes they left. Pictures are not read again, but for the
+One process does this, in the order of the units, over the notes they left. Images are not read again, but for the
 shards that hold a duplicate pair.
 """
 

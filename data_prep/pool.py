@@ -1,6 +1,6 @@
 """Units on the cores of one machine, by threads of this process or by several processes.
 
-Units are handed out one at a time, whoever is free; a worker reads its unit and writes its shards itself, so no picture
+Units are handed out one at a time, whoever is free; a worker reads its unit and writes its shards itself, so no image
 ever passes from one to another. This process is one of the workers, so that two start as fast as one.
 
 A second thread makes use of a second core, since Arrow and the hashes leave Python's lock alone; a third would wait for

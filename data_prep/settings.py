@@ -32,7 +32,7 @@ class Settings:
     split: str = "train"
     """Split of all rows when there is no validation share."""
     val_share: float = 0.0
-    """Share of the pictures that go to the split `val`."""
+    """Share of the images that go to the split `val`."""
     model: str | None = None
     """Folder or hub id of the model whose processor measures prompts; None: not measured."""
     min_pixels: int | None = None
@@ -42,9 +42,9 @@ class Settings:
     max_prompt_tokens: int | None = None
     """Longer prompts are rejected."""
     images: Literal["embed", "reference"] = "embed"
-    """Pictures inside the Parquet files, or as files beside them."""
+    """Images inside the Parquet files, or as files beside them."""
     hashes: bool = True
-    """BLAKE3 digest of every picture and checksum of every shard; without, splits and duplicates go by a quick key."""
+    """BLAKE3 digest of every image and checksum of every shard; without, splits and duplicates go by a quick key."""
     flip_labels: float = 0.0
     """Control experiments: share of the pairs with their label turned over."""
     limit: int | None = None

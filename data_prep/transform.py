@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from data_prep.checks.overlap import Exclusion
 from data_prep.lengths.meter import PromptMeter
 from data_prep.reading.inputs import InputError
-from data_prep.reading.records import ItemReader, Items, Pictures, freed, problem_of
+from data_prep.reading.records import Images, ItemReader, Items, freed, problem_of
 from data_prep.settings import Settings
 from data_prep.sources.excerpt import EXCERPT, excerpt
 from data_prep.sources.record import Source
@@ -22,7 +22,7 @@ from data_prep.tasks.prompts import get_wording, valid_text
 from data_prep.tasks.row import Row
 
 PORTION_BYTES = 32 * 2**20
-"""Bytes of pictures, loaded by their names, after which the records so far are made rows before the next are read."""
+"""Bytes of images, loaded by their names, after which the records so far are made rows before the next are read."""
 
 MOST_NWAY = 16
 """Responses of one N-way task; as many as the reward reads (reward_fns.nway)."""
@@ -67,7 +67,7 @@ class Transform:
         source: how to read a record.
         meter: measures prompts; None leaves `prompt_tokens` null.
         exclusion: what to keep out (benchmarks); None keeps everything.
-        picture_folder: where pictures are put when they are referenced, not embedded.
+        image_folder: where images are put when they are referenced, not embedded.
     """
 
     def __init__(
@@ -77,15 +77,15 @@ class Transform:
         *,
         meter: PromptMeter | None = None,
         exclusion: Exclusion | None = None,
-        picture_folder: Path | None = None,
+        image_folder: Path | None = None,
     ) -> None:
         self.settings = settings
         self.source = source
         self.meter = meter
         self.exclusion = exclusion
-        # Pictures of a benchmark are known by their full hashes.
+        # Images of a benchmark are known by their full hashes.
         self._quick_keys = not settings.hashes and exclusion is None
-        self._read = ItemReader(settings, source, quick_keys=self._quick_keys, picture_folder=picture_folder)
+        self._read = ItemReader(settings, source, quick_keys=self._quick_keys, image_folder=image_folder)
 
     def __call__(
         self, records: Iterable[tuple[int, Any]], base: str = ".", file: str = "", turns: Turns | None = None
@@ -104,11 +104,11 @@ class Transform:
         turns: Turns | None = None,
         place: int = 0,
     ) -> Iterator[Outcome]:
-        """The rows of some records, as many at a time as have `PORTION_BYTES` of pictures that had to be loaded.
+        """The rows of some records, as many at a time as have `PORTION_BYTES` of images that had to be loaded.
 
         Args:
             records: (ordinal, record or `Broken`).
-            base: folder of the data file, for pictures named relative to it.
+            base: folder of the data file, for images named relative to it.
             file: name of the data file, for the rejects.
             turns: goes on counting from one batch of a unit to the next.
             place: ordinal less this is the place of a record in its file.
@@ -161,16 +161,16 @@ class Transform:
     def _draft(
         self,
         item: PreferencePair | ScoredResponse | RankedResponses,
-        pictures: Pictures,
+        images: Images,
         ordinal: int,
         turns: Turns,
         seen: set[str],
         drafts: list[_Draft],
     ) -> list[Reject]:
         """Add the rows to be of one item; returns what its pairs that were left out are left out for."""
-        settings, sizes = self.settings, pictures.sizes
-        if pictures.found is not item.images:
-            item = replace(item, images=pictures.found)
+        settings, sizes = self.settings, images.sizes
+        if images.found is not item.images:
+            item = replace(item, images=images.found)
         split = self._split(item)
         if self.exclusion is not None and (hit := self.exclusion.hit(item)):
             raise Reject(*hit, "It stands in a set given with --exclude.")
@@ -231,7 +231,7 @@ class Transform:
         if split is None:
             raise Reject(
                 "split-conflict",
-                "its pictures belong to different splits",
+                "its images belong to different splits",
                 "Use --val-share 0 and another set for validation.",
             )
         return split
@@ -283,7 +283,7 @@ class Transform:
 
 
 def take_digests(read: Iterable[Items]) -> None:
-    """Hash all pictures, which remember their digests.
+    """Hash all images, which remember their digests.
 
     All together, and not each when it is asked for: every digest lets go of Python's lock, and two threads that took
     turns there, record by record, would find the processor's cache full of each other's objects.
@@ -291,5 +291,5 @@ def take_digests(read: Iterable[Items]) -> None:
     for items in read:
         for found in items.found:
             if not isinstance(found, Reject):
-                for picture in found[1].found:
-                    picture.key = picture.blake3
+                for image in found[1].found:
+                    image.key = image.blake3

@@ -85,7 +85,7 @@ class Worker:
             load_source(settings.source),
             meter=meter,
             exclusion=job.exclusion,
-            picture_folder=self.output / "pictures" if settings.images == "reference" else None,
+            image_folder=self.output / "images" if settings.images == "reference" else None,
         )
 
     def __call__(self, unit: Unit) -> int:
@@ -97,7 +97,7 @@ class Worker:
             for batch in read_batches(unit):
                 for outcome in self.transform.portions(batch, base or ".", unit.name, turns, unit.first - unit.before):
                     if outcome.rejected or outcome.dropped_pairs:
-                        gc.collect(0)  # the errors of broken pictures make cycles, and would keep them
+                        gc.collect(0)  # the errors of broken images make cycles, and would keep them
                     by_split: dict[str, list[Row]] = {}
                     for row in outcome.rows:
                         by_split.setdefault(row.split, []).append(row)

@@ -1,10 +1,10 @@
 """Tasks to Parquet shards and a manifest, so that a killed run never looks like a finished one.
 
 A shard is written under a temporary name and renamed when it is whole; `manifest.json` is written last and marks the
-folder as complete. Row groups are cut by bytes, not by rows: a reader holds a row group in memory, and pictures differ
+folder as complete. Row groups are cut by bytes, not by rows: a reader holds a row group in memory, and images differ
 in size by a factor of a thousand.
 
-Text columns are compressed, pictures are not: JPEG and PNG do not shrink further, and trying costs most of the time.
+Text columns are compressed, images are not: JPEG and PNG do not shrink further, and trying costs most of the time.
 """
 
 import io
@@ -44,7 +44,7 @@ class ShardWriter:
     Use as a context manager. Leaving it by an exception removes the temporary file.
 
     Args:
-        embedded: whether pictures stand in the file.
+        embedded: whether images stand in the file.
         group_bytes: target size of a row group.
         checked: whether to take the file's checksum, which is done as it grows.
     """
@@ -102,7 +102,7 @@ class ShardWriter:
     def settle(self) -> None:
         """Turn the rows added since the last call into Arrow columns.
 
-        Called after the rows of one batch that was read: then their pictures lie in one buffer and need not be copied,
+        Called after the rows of one batch that was read: then their images lie in one buffer and need not be copied,
         and a shard that gets few of a batch's rows does not keep the whole batch in memory. A row group ends before
         the batch that would make it too large.
         """
@@ -170,7 +170,7 @@ WRITER_OPTIONS: dict[str, Any] = {
     },
     "use_dictionary": ["data_source", "ability", "prompt.list.element.role", "extra_info.split", "extra_info.wording"],
     "write_statistics": ["data_source", "ability", "extra_info.index", "extra_info.prompt_tokens"],
-    # Rows after which a page may end: with the usual 1,024 a page of pictures would be as large as its row group.
+    # Rows after which a page may end: with the usual 1,024 a page of images would be as large as its row group.
     "write_batch_size": 32,
 }
 """Fixed, so that equal rows give equal bytes."""
@@ -234,7 +234,7 @@ def write_parquet(
         shard_bytes: a new shard begins when this many bytes are reached.
 
     Raises:
-        ValueError: one picture stands in two splits, or there was no task at all.
+        ValueError: one image stands in two splits, or there was no task at all.
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
@@ -254,11 +254,11 @@ def write_parquet(
         for task in tasks:
             row = task.flat()
             split = row.split
-            for digest in row.picture_blake3 or ():
+            for digest in row.image_blake3 or ():
                 if home.setdefault(digest, split) != split:
                     raise ValueError(
-                        f"picture {digest[:12]} stands in the splits {home[digest]} and {split}: rows would leak from"
-                        " one to the other; split by picture, not by row"
+                        f"image {digest[:12]} stands in the splits {home[digest]} and {split}: rows would leak from"
+                        " one to the other; split by image, not by row"
                     )
             if split not in open_shards:
                 path = folder / f"{split}-{numbers[split]:05d}.parquet"

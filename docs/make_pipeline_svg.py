@@ -1,4 +1,4 @@
-"""Writes docs/pipeline.svg, the picture in the README: how a preference pair becomes a critic, and what it is good for.
+"""Writes docs/pipeline.svg, the image in the README: how a preference pair becomes a critic, and what it is good for.
 
     python docs/make_pipeline_svg.py
 
@@ -46,7 +46,7 @@ def box(x: int, y: int, width: int, height: int, title: str, *lines: str, kind: 
 
 
 def lane(x: int, width: int, room: str) -> str:
-    """A column of the picture, with the folder of the code at its foot."""
+    """A column of the image, with the folder of the code at its foot."""
     return (
         f'<rect class="lane" x="{x}" y="1" width="{width}" height="{HEIGHT - 2}" rx="12"/>\n'
         f'<text class="room" x="{x + 16}" y="{HEIGHT - 14}">{escape(room)}</text>'
@@ -65,10 +65,10 @@ def arrow(*points: tuple[int, int]) -> str:
     return f'<path class="arrow" d="{path}"/>\n<polygon class="head" points="{head}"/>'
 
 
-def picture() -> str:
+def image() -> str:
     """The whole SVG."""
     left, middle, right = 17, 343, 701
-    tasks = ("prompt, pictures, label 1, 2 or tie;", "better one first in half of them,", "no picture in two splits")
+    tasks = ("prompt, images, label 1, 2 or tie;", "better one first in half of them,", "no image in two splits")
     grpo = ("responses above their group's mean", "become likelier; the new weights go", "back to the rollouts")
     critique = ("N answers of its own, two at a time,", "the better one goes on: best of N", "without a second model")
     body = [
@@ -78,7 +78,7 @@ def picture() -> str:
         lane(685, 294, "judging/ · self_critique/ · report/"),
         box(left, 18, 262, 88, "Source rows", "rankings, ratings, chosen/rejected:", "each data set in its own way"),
         arrow((148, 106), (148, 132)),
-        box(left, 132, 262, 88, "Preference pairs", "picture, question, two responses,", "which one is better"),
+        box(left, 132, 262, 88, "Preference pairs", "image, question, two responses,", "which one is better"),
         arrow((148, 220), (148, 246)),
         box(left, 246, 262, 107, "Tasks in Parquet", *tasks),
         arrow((279, 300), (311, 300), (311, 62), (343, 62)),
@@ -104,5 +104,5 @@ def picture() -> str:
 
 if __name__ == "__main__":
     target = Path(__file__).with_name("pipeline.svg")
-    target.write_text(picture(), encoding="utf-8")
+    target.write_text(image(), encoding="utf-8")
     print(target)

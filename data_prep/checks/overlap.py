@@ -1,7 +1,7 @@
 """Rows of a training set that also stand in a benchmark.
 
 The critic sets and the critic benchmarks were drawn from the same sources, so a benchmark can be trained on without
-anyone noticing. Three things are compared: the picture's bytes, its perceptual hash (the same picture saved again or
+anyone noticing. Three things are compared: the image's bytes, its perceptual hash (the same image saved again or
 resized), and the normalised texts of question and both responses in any order. One match is enough.
 """
 
@@ -17,18 +17,18 @@ import numpy as np
 import pyarrow.parquet as pq
 from blake3 import blake3
 
-from data_prep.checks.rows import expand, picture_bytes
-from data_prep.reading.images import BadPicture, decode
+from data_prep.checks.rows import expand, image_bytes
+from data_prep.reading.images import BadImage, decode
 from data_prep.reading.inputs import InputError
 from data_prep.tasks.nway import RankedResponses
-from data_prep.tasks.pairwise import Picture, PreferencePair, content_id
+from data_prep.tasks.pairwise import Image, PreferencePair, content_id
 
 NEAR_BITS = 4
-"""Perceptual hashes (64 bits) that differ in at most this many bits count as the same picture."""
+"""Perceptual hashes (64 bits) that differ in at most this many bits count as the same image."""
 
 PLAIN_BITS = 8
-"""A perceptual hash with fewer bits set, or fewer unset, is that of an almost empty picture, which matches every
-other almost empty picture; such hashes are not compared."""
+"""A perceptual hash with fewer bits set, or fewer unset, is that of an almost empty image, which matches every
+other almost empty image; such hashes are not compared."""
 
 _BLANK = re.compile(r"[\W_]+")
 
@@ -44,12 +44,12 @@ def text_key(question: str, responses: Iterable[str]) -> str:
 
 
 def perceptual_hash(data: bytes | memoryview) -> int | None:
-    """The 64-bit DCT hash of a picture (library ImageHash); None for an almost empty or undecodable picture."""
+    """The 64-bit DCT hash of an image (library ImageHash); None for an almost empty or undecodable image."""
     import imagehash
 
     try:
         bits = imagehash.phash(decode(data)).hash.ravel()
-    except BadPicture:
+    except BadImage:
         return None
     if not PLAIN_BITS <= int(bits.sum()) <= 64 - PLAIN_BITS:
         return None
@@ -74,12 +74,12 @@ class Exclusion:
     """
 
     digests: dict[str, str] = field(default_factory=dict)
-    """BLAKE3 digest of a picture -> name of the row."""
+    """BLAKE3 digest of an image -> name of the row."""
     texts: dict[str, str] = field(default_factory=dict)
     hashes: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
     hash_names: list[str] = field(default_factory=list)
     perceptual: bool = True
-    """Whether perceptual hashes are compared; they cost a decoding of every picture."""
+    """Whether perceptual hashes are compared; they cost a decoding of every image."""
     files: list[dict[str, Any]] = field(default_factory=list)
     """Folder and name, rows, and SHA-256 of the rows' keys of each file, for the manifest."""
 
@@ -113,17 +113,17 @@ class Exclusion:
         """What of a pair (or other item) stands in the index, as a short code and in words; None when nothing does."""
         for image in item.images:
             if name := self.digests.get(image.blake3):
-                return "overlap-picture", f"the same picture as {name}"
+                return "overlap-image", f"the same image as {name}"
         if (name := self._same_texts(item)) is not None:
             return "overlap-text", f"the same question and responses as {name}"
         if self.perceptual and len(self.hashes):
             for image in item.images:
                 if (code := self._code(image)) is not None and (near := self.near(code)) is not None:
-                    return "overlap-near-picture", f"almost the same picture as {near}"
+                    return "overlap-near-image", f"almost the same image as {near}"
         return None
 
-    def _code(self, image: Picture) -> int | None:
-        """The perceptual hash of a picture; the last one is kept, since all pairs of a record ask for the same."""
+    def _code(self, image: Image) -> int | None:
+        """The perceptual hash of an image; the last one is kept, since all pairs of a record ask for the same."""
         known, code = self._last  # at once: several threads may ask
         if known != image.blake3:
             data = image.data if image.data is not None else Path(image.path or "").read_bytes()
@@ -140,7 +140,7 @@ class Exclusion:
         return next((name for key in keys if (name := self.texts.get(key))), None)
 
     def near(self, code: int) -> str | None:
-        """The name of a row whose picture has almost this perceptual hash."""
+        """The name of a row whose image has almost this perceptual hash."""
         distances = np.bitwise_count(self.hashes ^ np.uint64(code))
         best = int(distances.argmin()) if len(distances) else -1
         return self.hash_names[best] if best >= 0 and distances[best] <= NEAR_BITS else None
@@ -157,17 +157,17 @@ def _rows(file: Path, perceptual: bool) -> Iterator[_Known]:
         for batch in parquet.iter_batches(64, columns=["data_source", "images", "extra_info"]):
             for row in batch.to_pylist():
                 info = row["extra_info"]
-                pictures = []
+                images = []
                 for image in row["images"] or []:
                     try:
-                        pictures.append(picture_bytes(image, file.parent))
-                    except BadPicture:
+                        images.append(image_bytes(image, file.parent))
+                    except BadImage:
                         continue
-                codes = [c for p in pictures if (c := perceptual_hash(p)) is not None] if perceptual else []
+                codes = [c for p in images if (c := perceptual_hash(p)) is not None] if perceptual else []
                 responses = [info["response_1"], info["response_2"]] if info["response_1"] else info["responses"] or []
                 yield _Known(
                     f"{row['data_source']} {info['source_id'] or info['pair_id']}",
-                    tuple(blake3(p).hexdigest() for p in pictures),
+                    tuple(blake3(p).hexdigest() for p in images),
                     tuple(codes),
                     text_key(info["question"] or "", responses),
                 )
@@ -178,8 +178,8 @@ class OverlapReport:
     """How many rows of A stand in B."""
 
     rows: int = 0
-    same_picture: int = 0
-    near_picture: int = 0
+    same_image: int = 0
+    near_image: int = 0
     same_text: int = 0
     any: int = 0
     examples: list[tuple[str, str, str]] = field(default_factory=list)
@@ -200,14 +200,14 @@ def compare(
         for file in expand(path):
             for known in _rows(file, perceptual):
                 report.rows += 1
-                picture = next((index.digests[d] for d in known.digests if d in index.digests), None)
-                near = None if picture else next((n for c in known.hashes if (n := index.near(c))), None)
+                same_image = next((index.digests[d] for d in known.digests if d in index.digests), None)
+                near = None if same_image else next((n for c in known.hashes if (n := index.near(c))), None)
                 text = index.texts.get(known.text)
-                report.same_picture += picture is not None
-                report.near_picture += near is not None
+                report.same_image += same_image is not None
+                report.near_image += near is not None
                 report.same_text += text is not None
-                report.any += bool(picture or near or text)
-                how = "same picture" if picture else "almost the same picture" if near else "same texts"
-                if (other := picture or near or text) and len(report.examples) < 50:
+                report.any += bool(same_image or near or text)
+                how = "same image" if same_image else "almost the same image" if near else "same texts"
+                if (other := same_image or near or text) and len(report.examples) < 50:
                     report.examples.append((known.name, how, other))
     return report

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.reading.images import BadPicture, decode, read_header
+from data_prep.reading.images import BadImage, decode, read_header
 from data_prep.tasks.pairwise import LABELS
 from data_prep.tasks.prompts import MARKER
 from data_prep.writer import MANIFEST, file_checksum
@@ -25,7 +25,7 @@ from data_prep.writer import MANIFEST, file_checksum
 REQUIRED = ("data_source", "prompt", "images", "ability", "reward_model", "extra_info")
 FOREIGN_MARKERS = ("<video>", "<audio>")
 DECODE_ALL_BELOW = 2_000
-"""Files with at most this many rows have every picture decoded; of larger ones, evenly spread rows are."""
+"""Files with at most this many rows have every image decoded; of larger ones, evenly spread rows are."""
 BATCH_ROWS = 256
 COPY_AGAIN = "Copy the folder again, or prepare it again with --overwrite."
 MAX_FAILURES = 1_000
@@ -55,7 +55,7 @@ class Report:
 
     rows: int = 0
     decoded: int = 0
-    """Rows whose pictures were decoded in full; all others had their headers read."""
+    """Rows whose images were decoded in full; all others had their headers read."""
     failures: list[Failure] = field(default_factory=list)
     n_failures: int = 0
 
@@ -77,13 +77,13 @@ def check_parquet(
     """Check files of tasks; a folder stands for all `*.parquet` in it.
 
     A shard must have the checksum that the manifest beside it names. Looked at in every row: columns, one user turn,
-    `<image>` markers equal in number to the pictures, readable headers, a label whose gold answer earns 1.0 (the
+    `<image>` markers equal in number to the images, readable headers, a label whose gold answer earns 1.0 (the
     judgements; of pairs, "1", "2" or "tie"), a non-empty answer (other abilities). Never raises for what the data
     holds; all of it is in the report.
 
     Args:
         paths: one file or folder, or several.
-        decode_rows: rows of each file whose pictures are decoded in full, spread evenly over the file.
+        decode_rows: rows of each file whose images are decoded in full, spread evenly over the file.
     """
     paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     report = Report()
@@ -203,8 +203,8 @@ def row_problems(row: Mapping[str, Any], *, full: bool, base: Path) -> Iterator[
     """What is wrong with one row, as (reason, detail, remedy); nothing for a good row.
 
     Args:
-        full: decode the pictures instead of reading their headers.
-        base: folder that relative picture paths start from.
+        full: decode the images instead of reading their headers.
+        base: folder that relative image paths start from.
     """
     prompt, images = row["prompt"], row["images"] or []
     if not prompt or any(not isinstance(turn, Mapping) or not isinstance(turn.get("content"), str) for turn in prompt):
@@ -212,7 +212,7 @@ def row_problems(row: Mapping[str, Any], *, full: bool, base: Path) -> Iterator[
         return
     text = "".join(turn["content"] for turn in prompt)
     if (markers := text.count(MARKER)) != len(images):
-        detail = f"{markers} {MARKER} marker(s) in the prompt but {len(images)} picture(s)"
+        detail = f"{markers} {MARKER} marker(s) in the prompt but {len(images)} image(s)"
         yield "markers", detail, "Free text must go through data_prep.tasks.prompts.neutralise."
     for marker in FOREIGN_MARKERS:
         if marker in text:
@@ -220,29 +220,29 @@ def row_problems(row: Mapping[str, Any], *, full: bool, base: Path) -> Iterator[
             yield "markers", detail, "Free text must go through data_prep.tasks.prompts.neutralise."
     for place, image in enumerate(images):
         try:
-            data = picture_bytes(image, base)
+            data = image_bytes(image, base)
             (decode if full else read_header)(data)
-        except BadPicture as error:
-            yield error.reason, f"picture {place}: {error}", "Drop the row or fetch the picture again."
+        except BadImage as error:
+            yield error.reason, f"image {place}: {error}", "Drop the row or fetch the image again."
     yield from _label_problems(row)
 
 
-def picture_bytes(image: Any, base: Path) -> bytes:
+def image_bytes(image: Any, base: Path) -> bytes:
     """The bytes of one entry of the `images` column.
 
     Raises:
-        BadPicture: `picture-missing` when there are none or the file cannot be read.
+        BadImage: `image-missing` when there are none or the file cannot be read.
     """
     if isinstance(image, Mapping):
         if isinstance(image.get("bytes"), bytes):
             return image["bytes"]
-        raise BadPicture("picture-missing", "`bytes` is null, which verl cannot open")
+        raise BadImage("image-missing", "`bytes` is null, which verl cannot open")
     if isinstance(image, str) and image:
         try:
             return (base / image.removeprefix("file://")).read_bytes()
         except OSError as error:
-            raise BadPicture("picture-missing", f"cannot read {image} ({error.strerror})") from error
-    raise BadPicture("picture-missing", "neither bytes nor a path")
+            raise BadImage("image-missing", f"cannot read {image} ({error.strerror})") from error
+    raise BadImage("image-missing", "neither bytes nor a path")
 
 
 def _label_problems(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

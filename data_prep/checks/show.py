@@ -1,4 +1,4 @@
-"""A few tasks to look at: as records for the terminal, and as one HTML page with the pictures inside."""
+"""A few tasks to look at: as records for the terminal, and as one HTML page with the images inside."""
 
 import base64
 import html
@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.checks.rows import expand, picture_bytes
-from data_prep.reading.images import BadPicture, read_header
+from data_prep.checks.rows import expand, image_bytes
+from data_prep.reading.images import BadImage, read_header
 from data_prep.tasks.ordering import seeded_fraction
 
 _PAGE = """<!doctype html>
@@ -67,7 +67,7 @@ def html_sheet(rows: Iterable[tuple[Path, dict[str, Any]]], path: str | os.PathL
     for file, row in rows:
         info, truth = row["extra_info"], row["reward_model"]["ground_truth"]
         parts.append(f"<article><small>{html.escape(file.name)} · {html.escape(row['data_source'])} · ")
-        parts.append(f"{html.escape(info['pair_id'])}</small><p>{_pictures(row, file.parent)}</p>")
+        parts.append(f"{html.escape(info['pair_id'])}</small><p>{_images(row, file.parent)}</p>")
         parts.append(f"<p><b>{html.escape(info['question'] or '')}</b></p>")
         pair = [r for r in (info["response_1"], info["response_2"]) if r is not None]
         if cells := pair or info["responses"]:
@@ -83,13 +83,13 @@ def html_sheet(rows: Iterable[tuple[Path, dict[str, Any]]], path: str | os.PathL
     Path(path).write_text("".join(parts), encoding="utf-8")
 
 
-def _pictures(row: dict[str, Any], base: Path) -> str:
+def _images(row: dict[str, Any], base: Path) -> str:
     tags = []
     for image in row["images"] or []:
         try:
-            data = picture_bytes(image, base)
+            data = image_bytes(image, base)
             kind = read_header(data).format.lower()
-        except BadPicture as problem:
+        except BadImage as problem:
             tags.append(f"<em>{html.escape(str(problem))}</em>")
             continue
         kind = "jpeg" if kind == "mpo" else kind

@@ -1,7 +1,7 @@
 """The same rows through verl's own dataset class: the proof that training will be able to load them.
 
-verl opens every picture and splits every prompt in its own way, so only its own class can say that a row loads. The
-class is used as it is; what it would do next, handing the pictures to a processor, is tried as far as counting them.
+verl opens every image and splits every prompt in its own way, so only its own class can say that a row loads. The
+class is used as it is; what it would do next, handing the images to a processor, is tried as far as counting them.
 Shard by shard, the result is written down, so that a second run goes on where the first one stopped.
 """
 
@@ -131,4 +131,4 @@ def _load(dataset: Any, number: int) -> None:
     expected = len(dataset.dataframe[number]["images"] or [])
     images, _, _ = dataset._process_multi_modal_info(row["raw_prompt"], dataset.image_patch_size, dataset.config)
     if len(images or []) != expected:
-        raise ValueError(f"{len(images or [])} pictures reach the processor, the row has {expected}")
+        raise ValueError(f"{len(images or [])} images reach the processor, the row has {expected}")

@@ -1,10 +1,10 @@
-"""Prompt length in tokens, exactly as training will see it, without decoding a picture.
+"""Prompt length in tokens, exactly as training will see it, without decoding an image.
 
-verl's own filter decodes and resizes every picture to count its tokens. But the number of tokens hangs on the size
-alone, and the size stands in the header. So the text is tokenised in batches with one placeholder for each picture, and
+verl's own filter decodes and resizes every image to count its tokens. But the number of tokens hangs on the size
+alone, and the size stands in the header. So the text is tokenised in batches with one placeholder for each image, and
 each placeholder is replaced by the number that the processor's resize rule gives.
 
-A picture is resized twice on its way: verl hands it through qwen_vl_utils, which rounds it to whole patches within wide
+An image is resized twice on its way: verl hands it through qwen_vl_utils, which rounds it to whole patches within wide
 limits, then the processor rounds again within its own. Both rules are followed here, in this order, since rounding
 twice is not rounding once. Every meter is compared with the real processor before its first use and refuses to start
 if they disagree.
@@ -30,7 +30,7 @@ Size = tuple[int, int]
 
 VERL_MIN_TOKENS = 4
 VERL_MAX_TOKENS = 16_384
-"""Limits of qwen_vl_utils 0.0.14 for a picture, in merged tokens; verl 0.9.1 leaves them as they are."""
+"""Limits of qwen_vl_utils 0.0.14 for an image, in merged tokens; verl 0.9.1 leaves them as they are."""
 
 VERL_MERGE = 2
 """qwen_vl_utils rounds to `patch size x 2`, whatever the model."""
@@ -42,14 +42,14 @@ class MeterError(ValueError):
 
 @dataclass(frozen=True)
 class ResizeRule:
-    """How a picture's size is rounded to whole tokens."""
+    """How an image's size is rounded to whole tokens."""
 
     factor: int
     """Pixels of a token's side."""
     least: int
-    """Fewest pixels of a picture; a smaller one is enlarged."""
+    """Fewest pixels of an image; a smaller one is enlarged."""
     most: int
-    """Most pixels of a picture; a larger one is shrunk."""
+    """Most pixels of an image; a larger one is shrunk."""
     lift_first: bool
     """Whether a side shorter than half a token counts as one token before the area is compared with the limits."""
 
@@ -70,7 +70,7 @@ class ResizeRule:
         return w, h
 
     def tokens(self, size: Size) -> int:
-        """Merged tokens of a picture that has this size after `apply`."""
+        """Merged tokens of an image that has this size after `apply`."""
         w, h = self.apply(size)
         return (w // self.factor) * (h // self.factor)
 
@@ -80,11 +80,11 @@ class ProcessorFacts:
     """All that lengths depend on, read once from a real processor. Can be pickled and sent to workers."""
 
     first: ResizeRule | None
-    """The rule of qwen_vl_utils; None when pictures do not pass it."""
+    """The rule of qwen_vl_utils; None when images do not pass it."""
     rule: ResizeRule | None
-    """The processor's own rule; None for Mllama, where a picture is one token."""
+    """The processor's own rule; None for Mllama, where an image is one token."""
     frames: tuple[tuple[str, str] | None, ...]
-    """For each number of leading pictures: what the chat template puts before and behind a text; None when it does not
+    """For each number of leading images: what the chat template puts before and behind a text; None when it does not
     leave the text as it is."""
     bos: str | None
     image_token: str
@@ -108,16 +108,16 @@ class ProcessorFacts:
 
 
 MOST_FRAMES = 8
-"""Pictures of a prompt up to which the chat template need not be run for every prompt."""
+"""Images of a prompt up to which the chat template need not be run for every prompt."""
 
 
 class PromptMeter:
-    """Counts the tokens of prompts with pictures for one processor.
+    """Counts the tokens of prompts with images for one processor.
 
     Args:
         processor: a Hugging Face processor of the Qwen2-VL, Qwen2.5-VL or Mllama family, with its chat template and a
             tokenizer of the `tokenizers` library.
-        verl_resize: whether pictures pass qwen_vl_utils first, as in verl.
+        verl_resize: whether images pass qwen_vl_utils first, as in verl.
 
     Raises:
         MeterError: the family is not known, there is no chat template, or the self-check fails.
@@ -132,7 +132,7 @@ class PromptMeter:
         """A meter of facts that were read and checked before.
 
         Args:
-            load: makes the processor; called for the first prompt whose template has to be run (pictures between
+            load: makes the processor; called for the first prompt whose template has to be run (images between
                 texts, or more of them than there are frames).
         """
         meter = cls.__new__(cls)
@@ -146,17 +146,17 @@ class PromptMeter:
             self.processor = processor
         self._count = TokenCounter(facts.tokenizer, fast=facts.slow is None)
         # A set has few sizes.
-        self.picture_tokens = lru_cache(maxsize=4096)(self._picture_tokens)
-        """Tokens that a picture of a size takes in the prompt."""
+        self.image_tokens = lru_cache(maxsize=4096)(self._image_tokens)
+        """Tokens that an image of a size takes in the prompt."""
 
     @cached_property
     def processor(self) -> Any:
         """The real processor."""
         return self._load()
 
-    def _picture_tokens(self, size: Size) -> int:
+    def _image_tokens(self, size: Size) -> int:
         if self.facts.rule is None:
-            return 1  # Mllama: one token; the picture itself goes to cross-attention
+            return 1  # Mllama: one token; the image itself goes to cross-attention
         if self.facts.first is not None:
             size = self.facts.first.apply(size)
         return self.facts.rule.tokens(size)
@@ -165,28 +165,28 @@ class PromptMeter:
         """Tokens of each prompt, the generation prompt of the chat template included.
 
         Args:
-            prompts: user turns, each with as many `<image>` markers as it has pictures.
-            sizes: for each prompt, the sizes of its pictures.
+            prompts: user turns, each with as many `<image>` markers as it has images.
+            sizes: for each prompt, the sizes of its images.
         """
         lengths = [0] * len(prompts)
-        for with_pictures in (True, False):
-            chosen = [i for i, s in enumerate(sizes) if bool(s) == with_pictures]
+        for with_images in (True, False):
+            chosen = [i for i, s in enumerate(sizes) if bool(s) == with_images]
             if not chosen:
                 continue
             texts = [self.rendered(prompts[i]) for i in chosen]
-            if with_pictures and self.facts.rule is None:
+            if with_images and self.facts.rule is None:
                 texts = [self._with_bos(t) for t in texts]
             # verl adds special tokens only on the path that goes through the processor.
-            for i, count in zip(chosen, self._count(texts, special=with_pictures), strict=True):
-                # The tokenizer counted each picture's placeholder as one.
-                lengths[i] = count + sum(map(self.picture_tokens, sizes[i])) - len(sizes[i])
+            for i, count in zip(chosen, self._count(texts, special=with_images), strict=True):
+                # The tokenizer counted each image's placeholder as one.
+                lengths[i] = count + sum(map(self.image_tokens, sizes[i])) - len(sizes[i])
         return lengths
 
     def rendered(self, prompt: str) -> str:
-        """The prompt in the chat template, with one placeholder for each picture."""
-        pictures = prompt.count(MARKER)
-        markers = MARKER * pictures
-        frame = self.facts.frames[pictures] if pictures < len(self.facts.frames) else None
+        """The prompt in the chat template, with one placeholder for each image."""
+        images = prompt.count(MARKER)
+        markers = MARKER * images
+        frame = self.facts.frames[images] if images < len(self.facts.frames) else None
         if frame is None or prompt == markers or not prompt.startswith(markers):
             return run_template(self.processor, prompt)
         return f"{frame[0]}{prompt[len(markers) :]}{frame[1]}"
@@ -202,7 +202,7 @@ class PromptMeter:
         return text[: len(text) - len(rest)] + bos + rest
 
     def _self_check(self) -> None:
-        """Compare with the real processor on three small pictures."""
+        """Compare with the real processor on three small images."""
         from PIL import Image
 
         for size in ((64, 64), (300, 97), (33, 410)):
@@ -213,7 +213,7 @@ class PromptMeter:
             ours = self.measure([prompt], [[size]])[0]
             if real != ours:
                 raise MeterError(
-                    f"a {size[0]}x{size[1]} picture takes {real} tokens in the processor but {ours} by its rule: this"
+                    f"a {size[0]}x{size[1]} image takes {real} tokens in the processor but {ours} by its rule: this"
                     " version of the processor is not understood; let verl filter (data.filter_overlong_prompts=true)"
                 )
 
@@ -224,12 +224,12 @@ def read_facts(processor: Any, *, verl_resize: bool = True) -> ProcessorFacts:
     Raises:
         MeterError: the family is not known, or there is no chat template or no fast tokenizer.
     """
-    images = processor.image_processor
-    kind = type(images).__name__
+    image_processor = processor.image_processor
+    kind = type(image_processor).__name__
     rule = None
     if kind.startswith("Qwen2VL"):
-        least, most = images.size["shortest_edge"], images.size["longest_edge"]
-        rule = ResizeRule(images.patch_size * images.merge_size, least, most, False)
+        least, most = image_processor.size["shortest_edge"], image_processor.size["longest_edge"]
+        rule = ResizeRule(image_processor.patch_size * image_processor.merge_size, least, most, False)
     elif not kind.startswith("Mllama"):
         raise MeterError(
             f"{kind} is neither of the Qwen2-VL nor of the Mllama family: its resize rule is not known here; leave the"
@@ -240,12 +240,12 @@ def read_facts(processor: Any, *, verl_resize: bool = True) -> ProcessorFacts:
     backend = getattr(processor.tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise MeterError("the processor's tokenizer has no tokenizer.json; save it again with a fast tokenizer")
-    factor = (getattr(images, "patch_size", None) or 14) * VERL_MERGE
+    factor = (getattr(image_processor, "patch_size", None) or 14) * VERL_MERGE
     first = ResizeRule(factor, VERL_MIN_TOKENS * factor**2, VERL_MAX_TOKENS * factor**2, True)
     probe = "\n  probe: of the frame \n"
     frames = []
-    for pictures in range(MOST_FRAMES + 1):
-        before, found, after = run_template(processor, MARKER * pictures + probe).partition(probe)
+    for images in range(MOST_FRAMES + 1):
+        before, found, after = run_template(processor, MARKER * images + probe).partition(probe)
         frames.append((before, after) if found else None)
     tokenizer = backend.to_str()
     return ProcessorFacts(
@@ -268,7 +268,7 @@ def run_template(processor: Any, prompt: str) -> str:
 
 
 def content_parts(prompt: str) -> Any:
-    """A user turn as verl gives it to the chat template: parts where there are pictures, plain text otherwise."""
+    """A user turn as verl gives it to the chat template: parts where there are images, plain text otherwise."""
     if MARKER not in prompt:
         return prompt
     parts: list[dict[str, str]] = []
@@ -281,7 +281,7 @@ def content_parts(prompt: str) -> Any:
 
 
 def real_length(processor: Any, prompt: str, images: Sequence[Any], *, verl_resize: bool = True) -> int:
-    """The length by the slow road: pictures resized and run through the processor.
+    """The length by the slow road: images resized and run through the processor.
 
     Args:
         images: Pillow images, one for each marker.

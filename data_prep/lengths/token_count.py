@@ -116,7 +116,7 @@ _HOSTILE = (
     "ÉßſKİı²½Ⅷ٣你好。한글हिन्दी👍🏽👩\u0301\u0300\u0345\ufffd"
 )
 _WORDS = (
-    "The", "picture", "shows", "don't", "WE'LL", "it's", "3.14", "2026", "10,000", "\\boxed{1}", "<think>", "naïve",
+    "The", "image", "shows", "don't", "WE'LL", "it's", "3.14", "2026", "10,000", "\\boxed{1}", "<think>", "naïve",
     "e\u0301te\u0301", "Straße", "x=y+z;", "snake_case", "CamelCase", "https://example.org/a?b=c", "##", "**bold**",
     "1.", "–", "…",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Picture bytes for sets that ship file names only: from a folder, a zip archive, or a remote place."""
+"""Image bytes for sets that ship file names only: from a folder, a zip archive, or a remote place."""
 
 import errno
 import os
@@ -7,11 +7,11 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from data_prep.reading.images import BadPicture
+from data_prep.reading.images import BadImage
 from data_prep.reading.inputs import InputError
 
 LARGEST_FILE = 256 * 2**20
-"""Bytes of one picture file; a larger one is refused before it is read (a zip entry may claim any size)."""
+"""Bytes of one image file; a larger one is refused before it is read (a zip entry may claim any size)."""
 
 NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
 NO_SUCH_NAME = (FileNotFoundError, KeyError, UnicodeError)
@@ -21,7 +21,7 @@ PAUSES = (1.0, 2.0)
 """Seconds before a remote root that failed is asked again; after the last attempt the run ends."""
 
 
-class PictureStore:
+class ImageStore:
     """Looks a file name up below the image roots, in their order.
 
     A name may not lead out of its root: data files come from strangers.
@@ -36,17 +36,17 @@ class PictureStore:
         """By root; None for one that cannot be opened."""
 
     def load(self, name: str, base: str) -> bytes:
-        """The bytes of the picture called `name` in a data file that lies in the folder `base`.
+        """The bytes of the image called `name` in a data file that lies in the folder `base`.
 
         Raises:
-            BadPicture: `picture-missing`, `picture-too-large`, `picture-unreadable` for one that may not be read, or
-                `picture-truncated` for a damaged entry of a zip.
+            BadImage: `image-missing`, `image-too-large`, `image-unreadable` for one that may not be read, or
+                `image-truncated` for a damaged entry of a zip.
             InputError: the root itself fails (a network or a disk that is down). Not a matter of one row: the run would
                 go on and lose them all.
         """
         parts = PurePosixPath(name.removeprefix("file://").replace("\\", "/")).parts
         if ".." in parts or "\0" in name or len(name) > 4096:
-            raise BadPicture("picture-missing", f"the file name {name[:80]!r} leads out of the image root")
+            raise BadImage("image-missing", f"the file name {name[:80]!r} leads out of the image root")
         inner = "/".join(p for p in parts if p not in ("/", "."))
         for root in self._roots or [base]:
             data = self._read(root, inner)
@@ -59,7 +59,7 @@ class PictureStore:
         damaged = [root for root in self._roots if self._archives.get(root, ...) is None]
         if damaged:
             remedy = f"{', '.join(damaged)} cannot be opened as a zip: fetch it again"
-        raise BadPicture("picture-missing", f"no file {inner[:200]} in {where}: {remedy}")
+        raise BadImage("image-missing", f"no file {inner[:200]} in {where}: {remedy}")
 
     def _read(self, root: str, inner: str) -> bytes | None:
         if root.endswith(".zip"):
@@ -68,16 +68,16 @@ class PictureStore:
         while True:
             try:
                 return _remote(root, inner) if "://" in root else _local(Path(root, inner))
-            except BadPicture:
+            except BadImage:
                 raise
             except PermissionError as error:
-                raise BadPicture("picture-unreadable", f"{inner[:200]} in {root} may not be read ({error})") from error
+                raise BadImage("image-unreadable", f"{inner[:200]} in {root} may not be read ({error})") from error
             except Exception as error:  # each of fsspec's file systems has its own
                 if _no_such_file(error):
                     return None
                 if not pauses:
                     raise InputError(
-                        f"{root}: cannot be read ({type(error).__name__}: {error}), so pictures may be there and not be"
+                        f"{root}: cannot be read ({type(error).__name__}: {error}), so images may be there and not be"
                         " found; mend it and give the same command again, which goes on from here"
                     ) from error
                 time.sleep(pauses.pop(0))
@@ -91,7 +91,7 @@ class PictureStore:
         try:
             return archive.read(inner)
         except Exception as error:  # every method of compression has its own
-            raise BadPicture("picture-truncated", f"{inner[:200]} is damaged in {root} ({error})") from error
+            raise BadImage("image-truncated", f"{inner[:200]} is damaged in {root} ({error})") from error
 
     def _archive(self, root: str) -> zipfile.ZipFile | None:
         if root not in self._archives:
@@ -110,8 +110,8 @@ def _no_such_file(error: Exception) -> bool:
     return isinstance(error, NO_SUCH_NAME) or getattr(error, "errno", None) in NO_SUCH_FILE
 
 
-def _too_large(inner: str) -> BadPicture:
-    return BadPicture("picture-too-large", f"{inner[:200]} has more than {LARGEST_FILE} bytes")
+def _too_large(inner: str) -> BadImage:
+    return BadImage("image-too-large", f"{inner[:200]} has more than {LARGEST_FILE} bytes")
 
 
 def _remote(root: str, inner: str) -> bytes:

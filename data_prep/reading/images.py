@@ -1,4 +1,4 @@
-"""What can be known about a picture without decoding it: its size, whether it is whole, its hash.
+"""What can be known about an image without decoding it: its size, whether it is whole, its hash.
 
 Decoding is what makes the usual conversion slow, and encoding again changes every byte. Neither is needed: the header
 gives the size, the end of the file tells whether it was cut, and only a file whose end looks odd is decoded to be sure.
@@ -18,17 +18,17 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
 """Formats that are tried. A closed list: some of Pillow's others run foreign interpreters."""
 
 MAX_PIXELS = 178_956_970
-"""Pixels above which a picture is refused: the size at which Pillow calls a file a decompression bomb."""
+"""Pixels above which an image is refused: the size at which Pillow calls a file a decompression bomb."""
 
 MAX_ASPECT = 200
-"""Longest side over shortest above which the Qwen2-VL processors refuse a picture."""
+"""Longest side over shortest above which the Qwen2-VL processors refuse an image."""
 
 TAIL = 1024
 """Bytes at the end of a file in which its end marker is looked for; cameras append a few."""
 
 
-class BadPicture(ValueError):
-    """A picture that cannot be used. `reason` is a short code for counting, the message says what to do."""
+class BadImage(ValueError):
+    """An image that cannot be used. `reason` is a short code for counting, the message says what to do."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -36,7 +36,7 @@ class BadPicture(ValueError):
 
 
 class Header(NamedTuple):
-    """What the first bytes of a picture say."""
+    """What the first bytes of an image say."""
 
     width: int
     """Pixels."""
@@ -52,17 +52,17 @@ def read_header(data: bytes | memoryview) -> Header:
     """Size and format from the header; no pixel is decoded.
 
     Raises:
-        BadPicture: `picture-empty`, `picture-unreadable`, `picture-too-large` or `picture-shape`.
+        BadImage: `image-empty`, `image-unreadable`, `image-too-large` or `image-shape`.
     """
     if not data:
-        raise BadPicture("picture-empty", "the picture has no bytes: fetch the set again or drop the row")
+        raise BadImage("image-empty", "the image has no bytes: fetch the set again or drop the row")
     header = _quick_header(data) or _pillow_header(data)
     width, height = header[:2]
     if width * height > MAX_PIXELS:
         raise _too_large()
     if not (0 < width <= MAX_ASPECT * height and height <= MAX_ASPECT * width):
-        raise BadPicture(
-            "picture-shape",
+        raise BadImage(
+            "image-shape",
             f"{header.width}x{header.height} is more than {MAX_ASPECT} times as long as wide; processors refuse it",
         )
     return header
@@ -88,7 +88,7 @@ def _quick_header(data: bytes | memoryview) -> Header | None:
             # The frame markers; C4, C8 and CC among them are tables.
             if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
                 height, width = _SIDES.unpack_from(data, at + 5)
-                # Behind a few tables begins the scan, without which there is no picture.
+                # Behind a few tables begins the scan, without which there is no image.
                 whole = width and height and _SCAN in bytes(data[at : at + SCAN_BYTES])
                 return Header(width, height, "JPEG") if whole else None
             if marker == 0xFF or marker < 0xC0 or marker == 0xD9:
@@ -132,20 +132,20 @@ def _pillow_header(data: bytes | memoryview) -> Header:
     except Image.DecompressionBombError as error:
         raise _too_large() from error
     except Exception as error:  # Pillow's plug-ins raise whatever the broken bytes lead them to
-        raise BadPicture(
-            "picture-unreadable", f"no picture format fits the bytes ({type(error).__name__}): fetch the file again"
+        raise BadImage(
+            "image-unreadable", f"no image format fits the bytes ({type(error).__name__}): fetch the file again"
         ) from error
 
 
-def _too_large() -> BadPicture:
-    return BadPicture("picture-too-large", f"more than {MAX_PIXELS} pixels: shrink the picture or drop the row")
+def _too_large() -> BadImage:
+    return BadImage("image-too-large", f"more than {MAX_PIXELS} pixels: shrink the image or drop the row")
 
 
 def check_whole(data: bytes | memoryview, header: Header) -> None:
-    """Make sure that the picture was not cut off. Decodes only when the file, or its end, looks odd.
+    """Make sure that the image was not cut off. Decodes only when the file, or its end, looks odd.
 
     Raises:
-        BadPicture: `picture-truncated`.
+        BadImage: `image-truncated`.
     """
     ends = _ENDS.get(header.format)
     if not header.plain or ends is None or not ends(data):
@@ -196,17 +196,17 @@ _ENDS = {"JPEG": _jpeg_ends, "PNG": _png_ends, "WEBP": _webp_ends, "GIF": _gif_e
 
 
 def decode(data: bytes | memoryview) -> Image.Image:
-    """The picture as RGB.
+    """The image as RGB.
 
     Raises:
-        BadPicture: `picture-truncated` when the pixels cannot be read; what `read_header` raises.
+        BadImage: `image-truncated` when the pixels cannot be read; what `read_header` raises.
     """
     read_header(data)
     try:
         with _quiet, Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return image.convert("RGB")
     except Exception as error:  # as above
-        raise BadPicture(
-            "picture-truncated",
-            f"the picture cannot be decoded ({type(error).__name__}: {error}): fetch the file again or drop the row",
+        raise BadImage(
+            "image-truncated",
+            f"the image cannot be decoded ({type(error).__name__}: {error}): fetch the file again or drop the row",
         ) from error

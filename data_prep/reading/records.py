@@ -1,4 +1,4 @@
-"""From a record to the items that its source makes of it, with their pictures: the reading half of the transform."""
+"""From a record to the items that its source makes of it, with their images: the reading half of the transform."""
 
 import os
 from collections.abc import Mapping
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.reading.image_store import PictureStore
-from data_prep.reading.images import BadPicture, Header, check_whole, read_header
+from data_prep.reading.image_store import ImageStore
+from data_prep.reading.images import BadImage, Header, check_whole, read_header
 from data_prep.reading.inputs import InputError
 from data_prep.reading.units import Broken
 from data_prep.settings import Settings
@@ -18,15 +18,15 @@ from data_prep.tasks.nway import RankedResponses
 from data_prep.tasks.pairwise import PreferencePair
 from data_prep.tasks.pointwise import ScoredResponse
 from data_prep.tasks.prompts import valid_text
-from data_prep.tasks.row import Picture, quick_key
+from data_prep.tasks.row import Image, quick_key
 from data_prep.writer import temporary_name
 
 
-class Pictures(NamedTuple):
-    """The pictures of a record, looked up once for all of its items."""
+class Images(NamedTuple):
+    """The images of a record, looked up once for all of its items."""
 
-    given: tuple[Picture, ...]
-    found: tuple[Picture, ...]
+    given: tuple[Image, ...]
+    found: tuple[Image, ...]
     """With their bytes; the very same ones where nothing had to be done."""
     sizes: list[tuple[int, int]]
 
@@ -37,39 +37,37 @@ class Items:
 
     ordinal: int
     record: Any
-    found: list[tuple[PreferencePair | ScoredResponse | RankedResponses, Pictures] | Reject] = field(
-        default_factory=list
-    )
-    """Items with their pictures, and in the place of those that are left out, the reason."""
+    found: list[tuple[PreferencePair | ScoredResponse | RankedResponses, Images] | Reject] = field(default_factory=list)
+    """Items with their images, and in the place of those that are left out, the reason."""
 
 
 class ItemReader:
-    """Reads records by a source, and finds and looks at their pictures.
+    """Reads records by a source, and finds and looks at their images.
 
     Args:
-        quick_keys: give every picture its quick key, so that it is never hashed in full.
-        picture_folder: where pictures are put when they are referenced, not embedded.
+        quick_keys: give every image its quick key, so that it is never hashed in full.
+        image_folder: where images are put when they are referenced, not embedded.
     """
 
     def __init__(
-        self, settings: Settings, source: Source, *, quick_keys: bool = False, picture_folder: Path | None = None
+        self, settings: Settings, source: Source, *, quick_keys: bool = False, image_folder: Path | None = None
     ) -> None:
         self.source = source
         self.loaded = 0
-        """Bytes of pictures that had to be loaded by their names, since this was last set to 0."""
+        """Bytes of images that had to be loaded by their names, since this was last set to 0."""
         self._quick_keys = quick_keys
-        self._picture_folder = picture_folder
+        self._image_folder = image_folder
         self._options = Options(min_gap=settings.min_gap, columns=settings.columns)
-        self._store = PictureStore(settings.image_roots)
+        self._store = ImageStore(settings.image_roots)
 
     def __call__(self, ordinal: int, record: Any, base: str) -> Items:
         """The items of a record.
 
         Args:
-            base: folder of the data file, for pictures named relative to it.
+            base: folder of the data file, for images named relative to it.
         """
         items = Items(ordinal, record)
-        pictures: Pictures | None = None
+        images: Images | None = None
         try:
             if isinstance(record, Broken):
                 raise Reject(record.reason, record.detail, record.remedy)
@@ -82,9 +80,9 @@ class ItemReader:
                 try:
                     if self.source.own:
                         _check(item)
-                    if pictures is None or pictures.given is not item.images:
-                        pictures = self._pictures(item.images, base)
-                    items.found.append((item, pictures))
+                    if images is None or images.given is not item.images:
+                        images = self._images(item.images, base)
+                    items.found.append((item, images))
                 except Reject as problem:
                     items.found.append(freed(problem))
         except (MemoryError, InputError):
@@ -93,9 +91,9 @@ class ItemReader:
             items.found.append(problem_of(error))
         return items
 
-    def _pictures(self, images: tuple[Picture, ...], base: str) -> Pictures:
-        """The pictures with their bytes, and their sizes."""
-        found: list[Picture] = []
+    def _images(self, images: tuple[Image, ...], base: str) -> Images:
+        """The images with their bytes, and their sizes."""
+        found: list[Image] = []
         sizes: list[tuple[int, int]] = []
         same = True
         for image in images:
@@ -106,34 +104,34 @@ class ItemReader:
                     self.loaded += len(data)
                 header = read_header(data)
                 check_whole(data, header)
-            except BadPicture as problem:
-                raise Reject(problem.reason, str(problem), "Fetch the picture again, or leave the row out.") from None
+            except BadImage as problem:
+                raise Reject(problem.reason, str(problem), "Fetch the image again, or leave the row out.") from None
             path = image.path and valid_text(image.path)
-            picture = image if data is image.data and path == image.path else Picture(data, path)
+            kept = image if data is image.data and path == image.path else Image(data, path)
             if self._quick_keys:
-                picture.key = quick_key(data)
-            if self._picture_folder is not None:
-                picture = _as_file(picture, header, self._picture_folder)
-            same = same and picture is image
-            found.append(picture)
+                kept.key = quick_key(data)
+            if self._image_folder is not None:
+                kept = _as_file(kept, header, self._image_folder)
+            same = same and kept is image
+            found.append(kept)
             sizes.append((header.width, header.height))
-        return Pictures(images, images if same else tuple(found), sizes)
+        return Images(images, images if same else tuple(found), sizes)
 
 
-def _as_file(picture: Picture, header: Header, folder: Path) -> Picture:
-    """The same picture as a file named by its content.
+def _as_file(image: Image, header: Header, folder: Path) -> Image:
+    """The same image as a file named by its content.
 
     Raises:
         InputError: the file cannot be written. That is no fault of the record, which must not be rejected for it.
     """
-    assert picture.data is not None
-    name = picture.blake3.lstrip("~")
+    assert image.data is not None
+    name = image.blake3.lstrip("~")
     path = folder / name[:2] / f"{name}.{header.format.lower()}"
     if not path.exists():
         temporary = temporary_name(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(picture.data)
+            temporary.write_bytes(image.data)
             os.replace(temporary, path)
         except OSError as error:
             with suppress(OSError):
@@ -142,7 +140,7 @@ def _as_file(picture: Picture, header: Header, folder: Path) -> Picture:
                 f"{path} cannot be written ({error.strerror}); mend that and run the same command again, which goes on"
                 " from here"
             ) from error
-    return Picture(None, str(path.absolute()), picture.blake3)
+    return Image(None, str(path.absolute()), image.blake3)
 
 
 def _check(item: Any) -> None:
@@ -176,5 +174,5 @@ def problem_of(error: Exception) -> Reject:
 
 
 def freed(problem: Reject) -> Reject:
-    """Without its traceback, whose frames would keep the record and its pictures until the next collection."""
+    """Without its traceback, whose frames would keep the record and its images until the next collection."""
     return problem.with_traceback(None)

@@ -25,13 +25,13 @@ UNIT_ROWS = 2_048
 """Rows of a unit."""
 
 UNIT_BYTES = 256 * 2**20
-"""Uncompressed bytes after which a unit of a Parquet file ends, so that shards are of a size whatever the pictures."""
+"""Uncompressed bytes after which a unit of a Parquet file ends, so that shards are of a size whatever the images."""
 
 BATCH_ROWS = 128
 """Records read and transformed together; their prompts are tokenised in one batch."""
 
 BATCH_BYTES = 32 * 2**20
-"""Uncompressed bytes of a batch of a Parquet file; with large pictures it has fewer rows."""
+"""Uncompressed bytes of a batch of a Parquet file; with large images it has fewer rows."""
 
 READ_BYTES = 2**16
 """Bytes read at a time from a local Parquet file."""

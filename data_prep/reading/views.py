@@ -1,8 +1,8 @@
-"""Pictures as views of Arrow's own memory, from the column that was read to the column that is written.
+"""Images as views of Arrow's own memory, from the column that was read to the column that is written.
 
-A picture takes a hundred times the space of its texts, and a conversion only looks at its first and last bytes. So a
+An image takes a hundred times the space of its texts, and a conversion only looks at its first and last bytes. So a
 record holds a view of the bytes where the Parquet reader put them, every step hands that view on, and when the rows of
-a batch reach the writer in their order, the batch's buffer itself becomes the column: no picture is ever copied into a
+a batch reach the writer in their order, the batch's buffer itself becomes the column: no image is ever copied into a
 Python object.
 """
 
@@ -96,7 +96,7 @@ def _copied(values: Sequence[Any]) -> pa.Array:
     parts = [b"" if v is None else v for v in values]
     offsets = np.cumsum([0, *map(len, parts)])
     if offsets[-1] > np.iinfo(np.int32).max:
-        raise ValueError(f"{offsets[-1]} bytes of pictures in one column; at most 2 GiB fit")
+        raise ValueError(f"{offsets[-1]} bytes of images in one column; at most 2 GiB fit")
     valid = pa.array([v is not None for v in values], pa.bool_()).buffers()[1] if None in values else None
     buffers = [valid, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(b"".join(parts))]
     return pa.Array.from_buffers(pa.binary(), len(parts), buffers)

@@ -20,9 +20,9 @@ from data_prep.sources.record import (
     kept,
     make_pair,
     number,
-    pictures,
     preferred,
     question_text,
+    read_images,
     sequence,
     text,
 )
@@ -58,7 +58,7 @@ def convert(record: Record, options: Options) -> Iterator[Item]:
 
 
 def _items(fields: dict[str, Any]) -> Iterator[Item]:
-    images = pictures(fields, "image")
+    images = read_images(fields, "image")
     question = question_text(get(fields, "question"))
     meta = kept(fields, "id")
     if fields.get("responses") is not None:

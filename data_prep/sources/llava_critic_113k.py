@@ -20,9 +20,9 @@ from data_prep.sources.record import (
     kept,
     make_pair,
     number,
-    pictures,
     preferred,
     question_text,
+    read_images,
     sequence,
 )
 from data_prep.tasks.pointwise import ScoredResponse
@@ -47,7 +47,7 @@ def convert(record: Record, options: Options) -> Iterator[Item]:
     if len(turns) < 2:
         raise Reject("missing-field", "the conversation lacks a human or a gpt turn")
     human, verdict = turns["human"], turns["gpt"]
-    images = pictures(record, "image", "images")
+    images = read_images(record, "image", "images")
     meta = kept(record, "id", "source")
     final = _FINAL.findall(verdict)
     if final and (caption := _CAPTION.search(human)):

@@ -15,9 +15,9 @@ from data_prep.sources.record import (
     get,
     kept,
     make_pair,
-    pictures,
     preferred,
     question_text,
+    read_images,
     text,
 )
 
@@ -30,7 +30,7 @@ def convert(record: Record, options: Options) -> Iterator[Item]:
         answer = answer.replace("\\boxed{", "").replace("}", "")
     yield make_pair(
         "llava_critic_grpo",
-        pictures(record, "image", "images"),
+        read_images(record, "image", "images"),
         question_text(question),
         (first, second),
         preferred(answer, "'answer'"),

@@ -1,6 +1,6 @@
 """zhiqings/LLaVA-Human-Preference-10K: two answers to the last turn of a talk, compared by people.
 
-The file is one JSON list and names COCO pictures, which it does not ship. A talk of several turns becomes one question:
+The file is one JSON list and names COCO images, which it does not ship. A talk of several turns becomes one question:
 the earlier turns are written before the last one, since a judge must know what was already said.
 """
 
@@ -17,8 +17,8 @@ from data_prep.sources.record import (
     get,
     kept,
     make_pair,
-    pictures,
     preferred,
+    read_images,
     sequence,
     without_markers,
 )
@@ -28,7 +28,7 @@ def convert(record: Record, options: Options) -> Iterator[Item]:
     """One pair."""
     yield make_pair(
         "llava_human_preference",
-        pictures(record, "image"),
+        read_images(record, "image"),
         _question(sequence(record, "conversations")),
         (_answer(get(record, "output_1")), _answer(get(record, "output_2"))),
         preferred(get(record, "preference"), "'preference'"),

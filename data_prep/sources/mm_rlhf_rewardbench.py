@@ -1,7 +1,7 @@
 """MM-RLHF-RewardBench: 170 pairs over 46 ids, for evaluation.
 
 Accuracy is counted over pairs (Acc) and over ids with all pairs right (Acc+), so the id must reach the row. The
-category is the first part of the picture's path.
+category is the first part of the image's path.
 """
 
 from collections.abc import Iterator

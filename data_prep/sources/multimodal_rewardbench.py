@@ -13,9 +13,9 @@ from data_prep.sources.record import (
     get,
     kept,
     make_pair,
-    pictures,
     preferred,
     question_text,
+    read_images,
     text,
 )
 
@@ -38,7 +38,7 @@ def convert(record: Record, options: Options) -> Iterator[Item]:
         meta["category"] = category(str(named["Category"]), str(meta.get("id", "")).lower())
     yield make_pair(
         "multimodal_rewardbench",
-        pictures(record, "Image"),
+        read_images(record, "Image"),
         question_text(get(record, "Text"), "'Text'"),
         (text(record, "Output1"), text(record, "Output2")),
         preferred(get(record, "Better"), "'Better'"),
@@ -50,7 +50,7 @@ SOURCE = Source(
     "multimodal_rewardbench",
     "facebookresearch/multimodal_rewardbench",
     convert,
-    licence="CC BY-NC; the pictures have their own",
+    licence="CC BY-NC; the images have their own",
     size="5k pairs",
     label_rule="Better: Output1 or Output2",
     needs_image_root=True,

@@ -1,4 +1,4 @@
-"""Omni-RRM/Omni-Preference, the part about pictures: judge prompts with scores and a verdict as JSON in a text."""
+"""Omni-RRM/Omni-Preference, the part about images: judge prompts with scores and a verdict as JSON in a text."""
 
 from collections.abc import Iterator
 
@@ -14,9 +14,9 @@ from data_prep.sources.record import (
     kept,
     make_pair,
     parsed_json,
-    pictures,
     preferred,
     question_text,
+    read_images,
 )
 
 
@@ -30,7 +30,7 @@ def convert(record: Record, options: Options) -> Iterator[Item]:
     meta = {**kept(record, "id"), **kept(solution, "score_A", "score_B")}
     yield make_pair(
         "omni_preference",
-        pictures(record, "images") if record.get("images") else images or pictures(record, "images"),
+        read_images(record, "images") if record.get("images") else images or read_images(record, "images"),
         question_text(question),
         (first, second),
         preferred(get(solution, "better"), "'better'"),

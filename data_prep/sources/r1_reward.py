@@ -16,10 +16,10 @@ from data_prep.sources.record import (
     kept,
     make_pair,
     parsed_json,
-    picture,
-    pictures,
     preferred,
     question_text,
+    read_image,
+    read_images,
 )
 
 _ANSWER = re.compile(r"<answer>([^<]{1,40})</answer>")
@@ -30,7 +30,7 @@ def convert(record: Record, options: Options) -> Iterator[Item]:
     chat = parsed_json(get(record, "message"), "'message'")
     images, prompt = read_chat(chat)
     if not images:
-        images = pictures(record, "image", "images")
+        images = read_images(record, "image", "images")
     question, first, second = split_judge_prompt(prompt)
     answer = get(record, "answer")
     if isinstance(answer, list | tuple):
@@ -43,7 +43,7 @@ def convert(record: Record, options: Options) -> Iterator[Item]:
 
 
 def read_chat(chat: Any) -> tuple[tuple[Any, ...], str]:
-    """Pictures and text of the last user turn of a chat.
+    """Images and text of the last user turn of a chat.
 
     Raises:
         Reject: the chat has no such turn or another shape.
@@ -68,10 +68,10 @@ def read_chat(chat: Any) -> tuple[tuple[Any, ...], str]:
         elif kind in ("image", "image_url"):
             value = part.get("image", part.get("image_url"))
             images.append(
-                picture(value.get("url") if isinstance(value, dict) and "url" in value else value, "an image part")
+                read_image(value.get("url") if isinstance(value, dict) and "url" in value else value, "an image part")
             )
         elif kind == "video":
-            raise Reject("video", "the record is about a video; only pictures are converted")
+            raise Reject("video", "the record is about a video; only images are converted")
     return tuple(images), checked_text("\n".join(texts), "the user turn")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from data_prep.sources.reject import Reject, same_responses
 from data_prep.tasks.nway import RankedResponses
-from data_prep.tasks.pairwise import Picture, PreferencePair
+from data_prep.tasks.pairwise import Image, PreferencePair
 from data_prep.tasks.pointwise import ScoredResponse
 from data_prep.tasks.prompts import MARKER
 
@@ -134,43 +134,43 @@ def _shown(value: Any) -> str:
     return repr(str(value)[:60]) if plain else f"a {type(value).__name__}"
 
 
-def picture(value: Any, what: str = "'image'") -> Picture:
-    """A picture from any of the shapes that data sets use: `{bytes, path}`, bytes, or a file name."""
+def read_image(value: Any, what: str = "'image'") -> Image:
+    """An image from any of the shapes that data sets use: `{bytes, path}`, bytes, or a file name."""
     if type(value) is dict or isinstance(value, Mapping):
         data, path = value.get("bytes"), value.get("path")
         if isinstance(data, _BYTES):
-            return Picture(data, path if isinstance(path, str) else None)
+            return Image(data, path if isinstance(path, str) else None)
         value = path
     if isinstance(value, _BYTES):
-        return Picture(value)
+        return Image(value)
     if isinstance(value, str) and value.strip():
         if value.startswith(("http://", "https://")):
-            raise Reject("picture-remote", f"{what} is an address", "Fetch the pictures first and give --image-root.")
-        return Picture(path=value.strip())
-    raise Reject("picture-missing", f"{what} holds neither bytes nor a file name")
+            raise Reject("image-remote", f"{what} is an address", "Fetch the images first and give --image-root.")
+        return Image(path=value.strip())
+    raise Reject("image-missing", f"{what} holds neither bytes nor a file name")
 
 
-def pictures(record: Record, *keys: str) -> tuple[Picture, ...]:
-    """The pictures under the first of `keys` that is there; a list or a single one.
+def read_images(record: Record, *keys: str) -> tuple[Image, ...]:
+    """The images under the first of `keys` that is there; a list or a single one.
 
-    Records about a video are rejected with their own reason, since no picture stands for it.
+    Records about a video are rejected with their own reason, since no image stands for it.
     """
     for key in keys:
         value = record.get(key)
         if value is not None:
             what = f"'{key}'"
             if not isinstance(value, _LISTS):
-                return (picture(value, what),)
+                return (read_image(value, what),)
             if not value:
-                raise Reject("picture-missing", f"{what} is an empty list")
-            return tuple([picture(item, what) for item in value])
+                raise Reject("image-missing", f"{what} is an empty list")
+            return tuple([read_image(item, what) for item in value])
     if record.get("video") is not None:
-        raise Reject("video", "the record is about a video; only pictures are converted")
-    raise Reject("picture-missing", f"no {' or '.join(map(repr, keys))} in the record")
+        raise Reject("video", "the record is about a video; only images are converted")
+    raise Reject("image-missing", f"no {' or '.join(map(repr, keys))} in the record")
 
 
 def without_markers(question: str) -> str:
-    """The question without the picture markers that a source puts at its start or end."""
+    """The question without the image markers that a source puts at its start or end."""
     if MARKER not in question:
         return question.strip()
     while True:
@@ -181,7 +181,7 @@ def without_markers(question: str) -> str:
 
 
 def question_text(value: Any, what: str = "'question'") -> str:
-    """A non-empty question without picture markers at its ends."""
+    """A non-empty question without image markers at its ends."""
     found = without_markers(checked_text(value, what))
     if not found:
         raise Reject("empty-text", f"{what} is empty")
@@ -212,7 +212,7 @@ def preferred(value: Any, what: str = "the label") -> Any:
 
 def make_pair(
     source: str,
-    images: tuple[Picture, ...],
+    images: tuple[Image, ...],
     question: str,
     responses: tuple[str, str],
     better: Any,
@@ -245,7 +245,7 @@ def chosen_rejected(
     """The most common shape: a question, a chosen and a rejected response as texts. The chosen one comes first."""
     return make_pair(
         source,
-        pictures(record, *image_keys),
+        read_images(record, *image_keys),
         question_text(get(record, question_key), f"'{question_key}'"),
         (text(record, "chosen"), text(record, "rejected")),
         0,

@@ -24,5 +24,5 @@ def same_responses(detail: str = "both responses are the same text") -> Reject:
 
 def repeated() -> Reject:
     """Of a pair that a record, or one before it, gives already."""
-    detail = "an earlier record has the same pictures, question, responses and label"
+    detail = "an earlier record has the same images, question, responses and label"
     return Reject("duplicate", detail, "Nothing to do; the first one is kept.")

@@ -16,7 +16,7 @@ from data_prep.sources.record import (
     get,
     kept,
     make_pair,
-    pictures,
+    read_images,
     sequence,
 )
 
@@ -26,7 +26,7 @@ def convert(record: Record, options: Options) -> Iterator[Item]:
     turns = [_with_names(turn) for turn in sequence(record, "conversations")]
     yield make_pair(
         "sharegpt_ranking",
-        pictures(record, "images", "image"),
+        read_images(record, "images", "image"),
         _question(turns),
         (_answer(get(record, "chosen"), "'chosen'"), _answer(get(record, "rejected"), "'rejected'")),
         0,

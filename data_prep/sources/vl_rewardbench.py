@@ -18,8 +18,8 @@ from data_prep.sources.record import (
     kept,
     make_pair,
     number,
-    pictures,
     question_text,
+    read_images,
     sequence,
 )
 
@@ -45,7 +45,7 @@ def convert(record: Record, options: Options) -> Iterator[Item]:
         meta["category"] = group(str(meta["id"]))
     yield make_pair(
         "vl_rewardbench",
-        pictures(record, "image"),
+        read_images(record, "image"),
         question_text(get(record, "query"), "'query'"),
         (checked_text(responses[0], "response 1"), checked_text(responses[1], "response 2")),
         _label(sequence(record, "human_ranking")),
@@ -64,7 +64,7 @@ SOURCE = Source(
     "vl_rewardbench",
     "MMInstruction/VL-RewardBench",
     convert,
-    licence="MIT in its first card, later none named; pictures: see card",
+    licence="MIT in its first card, later none named; images: see card",
     size="1,250 pairs",
     label_rule="human_ranking: [0, 1] = the first is better",
 )

@@ -21,15 +21,15 @@ from data_prep.sources.record import (
     make_pair,
     number,
     parsed_json,
-    pictures,
     question_text,
+    read_images,
 )
 from data_prep.sources.reject import Reject, same_responses
 
 
 def convert(record: Record, options: Options) -> Iterator[Item]:
     """All pairs of answers whose scores are equal or more than `min_gap` apart, but for answers without a score."""
-    images = pictures(record, "img_path", "image")
+    images = read_images(record, "img_path", "image")
     question = question_text(get(record, "prompt"), "'prompt'")
     answers: list[tuple[str, str, float]] = []
     for answer in _answers(parsed_json(get(record, "completions"), "'completions'")):

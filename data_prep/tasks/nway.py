@@ -8,7 +8,7 @@ from typing import Any
 
 from data_prep.tasks.pairwise import PreferencePair, Preferred, Split, content_id, known_hashes, meta_texts
 from data_prep.tasks.prompts import MARKER, neutralise, valid_text
-from data_prep.tasks.row import HasRow, Picture, Row
+from data_prep.tasks.row import HasRow, Image, Row
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class RankedResponses:
     """One question and N responses, each with its rank."""
 
     source: str
-    images: tuple[Picture, ...]
+    images: tuple[Image, ...]
     question: str
     responses: tuple[str, ...]
     ranks: tuple[float, ...]
@@ -87,7 +87,7 @@ class RankTask(HasRow):
             question=valid_text(item.question),
             responses=[valid_text(item.responses[i]) for i in self.shown],
             prompt_tokens=prompt_tokens,
-            picture_blake3=known_hashes(item.images),
+            image_blake3=known_hashes(item.images),
             source_id=source_id,
             meta=meta,
         )

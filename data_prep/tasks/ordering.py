@@ -65,17 +65,17 @@ def _coin(seed: int, source: str, couple: int) -> bool:
     return seeded_fraction(seed, "order", source, couple) < 0.5
 
 
-def split_of(picture_keys: Iterable[str], *, seed: int, val_share: float) -> str | None:
-    """The split, `train` or `val`, of a row with these pictures; None when its pictures belong to different splits.
+def split_of(image_keys: Iterable[str], *, seed: int, val_share: float) -> str | None:
+    """The split, `train` or `val`, of a row with these images; None when its images belong to different splits.
 
-    Each picture belongs to one split by its own hash, whatever rows it stands in. A row whose pictures disagree can go
-    nowhere without putting a picture in two splits, so it has to be left out.
+    Each image belongs to one split by its own hash, whatever rows it stands in. A row whose images disagree can go
+    nowhere without putting an image in two splits, so it has to be left out.
 
     Args:
-        picture_keys: the digest of each picture; for a row without pictures, any key of its content.
-        val_share: share of the pictures that go to `val`, from 0 to 1.
+        image_keys: the digest of each image; for a row without images, any key of its content.
+        val_share: share of the images that go to `val`, from 0 to 1.
     """
-    splits = {"val" if seeded_fraction(seed, "split", key) < val_share else "train" for key in picture_keys}
+    splits = {"val" if seeded_fraction(seed, "split", key) < val_share else "train" for key in image_keys}
     return splits.pop() if len(splits) == 1 else None
 
 

@@ -3,8 +3,8 @@
 Every step of data preparation speaks these records: a source yields `PreferencePair`s, an order turns a pair into a
 `PreferenceTask`, a task knows its row (`row.py`).
 
-Pictures are carried as the bytes that the source shipped. They are hashed and measured but never decoded and encoded
-again, so a row's picture is the very picture the annotators saw. They may be views of a buffer (see `views.py`).
+Images are carried as the bytes that the source shipped. They are hashed and measured but never decoded and encoded
+again, so a row's image is the very image the annotators saw. They may be views of a buffer (see `views.py`).
 
 The records of a pair are not to be changed, but they are not frozen either: Python makes a frozen one in four times
 the time, and a conversion makes two for each row.
@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from data_prep.tasks.prompts import MARKER, Wording, get_wording, neutralise, valid_text
-from data_prep.tasks.row import EMBEDDED_IMAGES, SCHEMA, HasRow, Picture, Row, row_schema
+from data_prep.tasks.row import EMBEDDED_IMAGES, SCHEMA, HasRow, Image, Row, row_schema
 
 __all__ = [
     "EMBEDDED_IMAGES",
     "LABELS",
     "SCHEMA",
-    "Picture",
+    "Image",
     "PolicyTask",
     "PreferencePair",
     "PreferenceTask",
@@ -46,14 +46,14 @@ LABELS = ("1", "2", "tie")
 
 @dataclass
 class PreferencePair:
-    """One question about pictures, two responses, and which of them is better."""
+    """One question about images, two responses, and which of them is better."""
 
     source: str
     """Short name of the data set, for example `rlhf_v`."""
-    images: tuple[Picture, ...]
-    """The pictures in the order in which the prompt shows them; may be empty."""
+    images: tuple[Image, ...]
+    """The images in the order in which the prompt shows them; may be empty."""
     question: str
-    """The question without picture markers."""
+    """The question without image markers."""
     responses: tuple[str, str]
     """The two responses in the order of the source."""
     preferred: Preferred
@@ -65,11 +65,11 @@ class PreferencePair:
 
     @property
     def pair_id(self) -> str:
-        """32 hex digits over source, pictures, question, responses and label: equal content, equal id."""
+        """32 hex digits over source, images, question, responses and label: equal content, equal id."""
         # Not a cached_property, which takes a lock in Python 3.11.
         if self._pair_id is None:
-            pictures = [image.blake3 for image in self.images]
-            self._pair_id = content_id(self.source, *pictures, self.question, *self.responses, str(self.preferred))
+            images = [image.blake3 for image in self.images]
+            self._pair_id = content_id(self.source, *images, self.question, *self.responses, str(self.preferred))
         return self._pair_id
 
     def ground_truth(self, order: int) -> str:
@@ -117,7 +117,7 @@ class PreferenceTask(HasRow):
 
     @property
     def prompt(self) -> str:
-        """The user turn, with one `<image>` marker for each picture and all free text neutralised."""
+        """The user turn, with one `<image>` marker for each image and all free text neutralised."""
         if self._prompt is None:
             pair, (first, second) = self.pair, self.shown
             self._prompt = self.wording.render(pair.question, first, second, n_images=len(pair.images), ties=self.ties)
@@ -154,10 +154,10 @@ class PreferenceTask(HasRow):
 
 @dataclass(frozen=True)
 class PolicyTask(HasRow):
-    """A plain question about pictures with a known answer: what the policy, not the judge, is asked."""
+    """A plain question about images with a known answer: what the policy, not the judge, is asked."""
 
     source: str
-    images: tuple[Picture, ...]
+    images: tuple[Image, ...]
     question: str
     answer: str
     split: Split = "train"
@@ -165,7 +165,7 @@ class PolicyTask(HasRow):
 
     @property
     def prompt(self) -> str:
-        """The question behind its picture markers, without any instruction about the form of the answer."""
+        """The question behind its image markers, without any instruction about the form of the answer."""
         return MARKER * len(self.images) + neutralise(self.question)
 
     def flat(self, prompt_tokens: int | None = None) -> Row:
@@ -181,12 +181,12 @@ class PolicyTask(HasRow):
             pair_id=content_id(self.source, *(i.blake3 for i in self.images), self.question, self.answer),
             question=valid_text(self.question),
             prompt_tokens=prompt_tokens,
-            picture_blake3=known_hashes(self.images),
+            image_blake3=known_hashes(self.images),
         )
 
 
-def known_hashes(images: tuple[Picture, ...]) -> list[str]:
-    """The digests of the pictures that have one; a quick key is none."""
+def known_hashes(images: tuple[Image, ...]) -> list[str]:
+    """The digests of the images that have one; a quick key is none."""
     return [digest for i in images if (digest := i.blake3)[0] != "~"]
 
 

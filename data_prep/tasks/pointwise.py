@@ -12,7 +12,7 @@ from typing import Any
 
 from data_prep.tasks.pairwise import Split, content_id, known_hashes, meta_texts
 from data_prep.tasks.prompts import MARKER, neutralise, valid_text
-from data_prep.tasks.row import HasRow, Picture, Row
+from data_prep.tasks.row import HasRow, Image, Row
 from reward_fns.pointwise import SCALE
 
 _INSTRUCTION = (
@@ -27,7 +27,7 @@ class ScoredResponse:
     """One question, one response and the score it was given."""
 
     source: str
-    images: tuple[Picture, ...]
+    images: tuple[Image, ...]
     question: str
     response: str
     score: float
@@ -40,8 +40,8 @@ class ScoredResponse:
     @cached_property
     def pair_id(self) -> str:
         """Content hash, as `PreferencePair.pair_id`."""
-        pictures = (i.blake3 for i in self.images)
-        return content_id(self.source, *pictures, self.question, self.response, f"{self.score:g}")
+        images = (i.blake3 for i in self.images)
+        return content_id(self.source, *images, self.question, self.response, f"{self.score:g}")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class ScoreTask(HasRow):
             question=valid_text(item.question),
             responses=[valid_text(item.response)],
             prompt_tokens=prompt_tokens,
-            picture_blake3=known_hashes(item.images),
+            image_blake3=known_hashes(item.images),
             source_id=source_id,
             meta=meta,
         )

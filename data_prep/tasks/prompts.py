@@ -1,7 +1,7 @@
 """What the judge reads: the wordings, the instruction to think and box, and the neutralising of free text.
 
 Questions and responses are written by strangers and by models. Three readers can be tricked by them: verl splits a
-prompt on the literal markers of pictures, the tokenizer turns the text of a special token into that token, and a judge
+prompt on the literal markers of images, the tokenizer turns the text of a special token into that token, and a judge
 that quotes a response can end up with two boxed verdicts. `neutralise` takes the power from all of these while the
 text stays readable; the row keeps the original in `extra_info`.
 
@@ -16,13 +16,13 @@ from functools import cached_property
 from string import Formatter
 
 MARKER = "<image>"
-"""verl replaces each of these by one picture; a prompt holds exactly as many as the row has pictures."""
+"""verl replaces each of these by one image; a prompt holds exactly as many as the row has images."""
 
 TAG_NAMES = (
     "image", "images", "img", "video", "audio", "think", "thinking", "answer", "tool_call", "tool_response", "s", "bos",
     "eos", "pad", "unk", "mask", "start_of_turn", "end_of_turn", "start_of_image", "end_of_image", "image_soft_token",
 )  # fmt: skip
-"""Names that act as picture markers, as thinking or answer tags, or as special tokens of common tokenizers."""
+"""Names that act as image markers, as thinking or answer tags, or as special tokens of common tokenizers."""
 
 LONGEST_SPECIAL = 64
 """Characters between `<|` and `|>`; longer runs are ordinary text to every tokenizer we know, and the bound keeps the
@@ -152,7 +152,7 @@ _FULL = {
     "pairwise": "Below: a question about the picture, and two candidate responses. State which candidate is preferable"
     " overall, taking accuracy, relevance and helpfulness together.\n\n" + _BLOCKS,
 }
-"""Name -> what stands behind the pictures, in wordings that end with the think-and-box instruction."""
+"""Name -> what stands behind the images, in wordings that end with the think-and-box instruction."""
 
 WORDINGS: dict[str, Wording] = {
     **{name: Wording(name, "{images}\n" + text) for name, text in _FULL.items()},

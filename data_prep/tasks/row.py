@@ -20,10 +20,10 @@ from blake3 import blake3
 from data_prep.reading.views import binary_array
 
 EMBEDDED_IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
-"""Pictures inside the file: the form that verl 0.9.1 opens and that the Hub's viewer shows."""
+"""Images inside the file: the form that verl 0.9.1 opens and that the Hub's viewer shows."""
 
 REFERENCED_IMAGES = pa.list_(pa.string())
-"""Pictures by path. Not a struct with null bytes: verl opens `bytes` whenever the key exists, null or not."""
+"""Images by path. Not a struct with null bytes: verl opens `bytes` whenever the key exists, null or not."""
 
 EXTRA_INFO = pa.struct(
     [
@@ -38,7 +38,7 @@ EXTRA_INFO = pa.struct(
         ("wording", pa.string()),
         ("label_flipped", pa.bool_()),
         ("prompt_tokens", pa.int64()),
-        ("picture_blake3", pa.list_(pa.string())),
+        ("image_blake3", pa.list_(pa.string())),
         ("source_id", pa.string()),
         ("meta", pa.string()),
     ]
@@ -53,7 +53,7 @@ def row_schema(*, embedded: bool = True) -> pa.Schema:
     """The Arrow schema of a row.
 
     Args:
-        embedded: pictures as `{bytes, path}` structs inside the file; otherwise as paths.
+        embedded: images as `{bytes, path}` structs inside the file; otherwise as paths.
     """
     return pa.schema(
         [
@@ -71,13 +71,13 @@ SCHEMA = row_schema()
 
 
 @dataclass
-class Picture:
-    """One picture, as bytes exactly as published, or as a path when pictures are referenced."""
+class Image:
+    """One image, as bytes exactly as published, or as a path when images are referenced."""
 
     data: bytes | memoryview | None = field(default=None, repr=False)
     path: str | None = None
     key: str | None = field(default=None, compare=False)
-    """The digest once it is known, or what stands for it when pictures are not hashed in full; see `quick_key`."""
+    """The digest once it is known, or what stands for it when images are not hashed in full; see `quick_key`."""
 
     @property
     def blake3(self) -> str:
@@ -89,9 +89,9 @@ class Picture:
 
 
 def quick_key(data: bytes | memoryview) -> str:
-    """A key of a picture's length, beginning and end: for runs that do without full hashes.
+    """A key of an image's length, beginning and end: for runs that do without full hashes.
 
-    Two different pictures share it only if someone builds them so; it begins with `~` so that nobody takes it for a
+    Two different images share it only if someone builds them so; it begins with `~` so that nobody takes it for a
     full digest.
     """
     ends = b"%d %b %b" % (len(data), bytes(data[:KEY_BYTES]), bytes(data[-KEY_BYTES:]))
@@ -99,7 +99,7 @@ def quick_key(data: bytes | memoryview) -> str:
 
 
 KEY_BYTES = 512
-"""Bytes at either end of a picture that go into its quick key."""
+"""Bytes at either end of an image that go into its quick key."""
 
 
 class Row(NamedTuple):
@@ -108,7 +108,7 @@ class Row(NamedTuple):
     data_source: str
     prompt: str
     """The only turn, the user's."""
-    images: tuple[Picture, ...]
+    images: tuple[Image, ...]
     ability: str
     ground_truth: str
     index: int  # type: ignore[assignment]
@@ -122,7 +122,7 @@ class Row(NamedTuple):
     wording: str | None = None
     label_flipped: bool | None = None
     prompt_tokens: int | None = None
-    picture_blake3: list[str] | None = None
+    image_blake3: list[str] | None = None
     source_id: str | None = None
     meta: str | None = None
 
@@ -143,9 +143,7 @@ class Row(NamedTuple):
         return cls(
             nested["data_source"],
             nested["prompt"][0]["content"],
-            tuple(
-                Picture(i["bytes"], i["path"]) if isinstance(i, dict) else Picture(None, i) for i in nested["images"]
-            ),
+            tuple(Image(i["bytes"], i["path"]) if isinstance(i, dict) else Image(None, i) for i in nested["images"]),
             nested["ability"],
             nested["reward_model"]["ground_truth"],
             **nested["extra_info"],
@@ -172,7 +170,7 @@ class HasRow(ABC):
 
 
 def row_bytes(row: Row) -> int:
-    """About how many bytes a row takes in memory: pictures, texts, and a constant for the rest."""
+    """About how many bytes a row takes in memory: images, texts, and a constant for the rest."""
     size = 512 + 2 * len(row.prompt)
     for image in row.images:
         size += len(image.path or "" if image.data is None else image.data)
@@ -186,7 +184,7 @@ def rows_batch(rows: Sequence[Row], *, embedded: bool = True) -> pa.RecordBatch:
         rows: at least one.
 
     Raises:
-        ValueError: pictures are to be embedded, and one has no bytes.
+        ValueError: images are to be embedded, and one has no bytes.
     """
     # `zip` gives the columns in the order of the fields, so they can be named like them.
     columns: Any = Row(*zip(*rows, strict=True))  # type: ignore[arg-type]
@@ -219,14 +217,14 @@ def _texts(columns: Row) -> dict[str, pa.Array]:
     return {name: joined.slice(place * n, n) for place, name in enumerate(TEXTS)}
 
 
-def _images(images: Sequence[tuple[Picture, ...]], embedded: bool) -> pa.Array:
+def _images(images: Sequence[tuple[Image, ...]], embedded: bool) -> pa.Array:
     offsets = np.cumsum([0, *map(len, images)], dtype=np.int32)
-    pictures = [picture for row in images for picture in row]
-    inner = pa.array([p.path for p in pictures], pa.string())
+    flat = [image for row in images for image in row]
+    inner = pa.array([p.path for p in flat], pa.string())
     if embedded:
-        data = [p.data for p in pictures]
+        data = [p.data for p in flat]
         if any(d is None for d in data):
-            raise ValueError("a picture has a path and no bytes: load it, or write the rows with referenced pictures")
+            raise ValueError("an image has a path and no bytes: load it, or write the rows with referenced images")
         fields = list(EMBEDDED_IMAGES.value_type)
         inner = pa.StructArray.from_arrays([binary_array(data), inner], fields=fields)
     return pa.ListArray.from_arrays(offsets, inner, type=EMBEDDED_IMAGES if embedded else REFERENCED_IMAGES)

@@ -65,7 +65,7 @@ def largest(first: str, second: str, request: GenerationRequest) -> str:
 def _pool(name: str, answers: Sequence[object], truth: object = None) -> Pool:
     problem = Problem(
         problem_id=name,
-        messages=(Message("user", (ImagePart(f"picture of {name}".encode()), TextPart("How many?"))),),
+        messages=(Message("user", (ImagePart(f"image of {name}".encode()), TextPart("How many?"))),),
         question="How many?",
         ground_truth=None if truth is None else str(truth),
     )

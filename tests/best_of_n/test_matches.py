@@ -28,17 +28,17 @@ def test_a_clear_match_takes_two_judgements_in_both_orders(pool: Any, critic: An
     assert (judge.bill.prompt_tokens, judge.bill.completion_tokens) == (120, 36)
 
 
-def test_pictures_come_first_and_all_of_them(pool: Any, critic: Any, referee: Any, rules: Any) -> None:
+def test_images_come_first_and_all_of_them(pool: Any, critic: Any, referee: Any, rules: Any) -> None:
     generator = critic(rules["largest"])
     referee(generator).play([match(pool)])
     for request in generator.requests:
         assert isinstance(request.messages[0].parts[0], ImagePart)
-        assert request.images[0].data == b"picture of p"
+        assert request.images[0].data == b"image of p"
 
 
 @pytest.mark.parametrize("wording", sorted(WORDINGS))
 def test_matches_of_a_question_share_all_that_comes_before_the_pair(pool: Any, wording: str) -> None:
-    """Pictures, then the question, then the pair: what a server has read once, it need not read again."""
+    """Images, then the question, then the pair: what a server has read once, it need not read again."""
     made = pool("p", [3, 8, 5])
     build = critic_prompt(get_wording(wording))
     prompts = [build(made.problem, a, b)[0] for a, b in (("3", "8"), ("8", "3"), ("5", "8"))]
@@ -118,7 +118,7 @@ def test_the_same_texts_under_another_question_are_another_match(
     assert len(generator.requests) == 4
 
 
-def test_free_text_cannot_add_a_picture(pool: Any, critic: Any, referee: Any, rules: Any) -> None:
+def test_free_text_cannot_add_a_image(pool: Any, critic: Any, referee: Any, rules: Any) -> None:
     generator = critic(lambda a, b, r: Generation((box(1),)))
     referee(generator).play([match(pool, "<image>", 8)])
     assert all(len(request.images) == 1 for request in generator.requests)

@@ -7,19 +7,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.tasks.pairwise import Picture, PolicyTask
+from data_prep.tasks.pairwise import Image, PolicyTask
 from data_prep.writer import write_parquet
 from recipe.critic_r1.best_of_n.candidates import make_pool
 from recipe.critic_r1.best_of_n.problems import read_problems, right_answer
 from recipe.critic_r1.judging.generation import ImagePart, TextPart
-from tests.data_prep.made_images import picture
+from tests.data_prep.made_images import make_image
 
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     lines = []
     for n in range(3):
-        (tmp_path / f"{n}.jpg").write_bytes(picture(n))
+        (tmp_path / f"{n}.jpg").write_bytes(make_image(n))
         lines.append(json.dumps({"question": f"How many <image> {n}?", "image": f"{n}.jpg", "answer": n}))
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join([*lines, lines[0]]))
@@ -39,14 +39,14 @@ def test_rows_of_others_get_the_instruction(rows: Path) -> None:
 
 
 def test_our_rows_are_asked_as_they_stand(tmp_path: Path) -> None:
-    write_parquet([PolicyTask("counts", (Picture(picture(0)),), "How many?", "7", "test", 0)], tmp_path)
+    write_parquet([PolicyTask("counts", (Image(make_image(0)),), "How many?", "7", "test", 0)], tmp_path)
     (problem,) = read_problems([str(tmp_path)])
     assert problem.messages[0].parts[1] == TextPart("How many?")
     assert problem.ground_truth == "7"
 
 
 def test_a_parquet_file_of_others(tmp_path: Path) -> None:
-    row = {"question": "How many?", "image": {"bytes": picture(0), "path": "a.jpg"}, "answer": "7"}
+    row = {"question": "How many?", "image": {"bytes": make_image(0), "path": "a.jpg"}, "answer": "7"}
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "in.parquet")
     assert [p.ground_truth for p in read_problems([str(tmp_path / "in.parquet")])] == ["7"]
 
@@ -56,7 +56,7 @@ def test_what_is_lacking_is_named(rows: Path) -> None:
     with pytest.raises(ValueError, match=r"rows\.jsonl row 0: the row has no answer .*Give the row an 'answer'"):
         read_problems([str(rows)])
     rows.write_text(json.dumps({"question": "How many?", "image": "gone.jpg", "answer": 1}))
-    with pytest.raises(ValueError, match=r"rows\.jsonl row 0: .*picture"):
+    with pytest.raises(ValueError, match=r"rows\.jsonl row 0: .*image"):
         read_problems([str(rows)])
 
 

@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from data_prep.tasks.pairwise import Picture, PolicyTask
+from data_prep.tasks.pairwise import Image, PolicyTask
 from data_prep.writer import write_parquet
 from recipe.critic_r1.cli.best_of_n import FURTHER_SELECTORS, register
 from tests.judging.fake_server import FakeServer, prefers_larger
@@ -21,8 +21,8 @@ QUESTIONS = 6
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    pictures = [Picture(b"\x89PNG" + bytes([i])) for i in range(QUESTIONS)]
-    tasks = [PolicyTask("counts", (p,), "How many?", "7", "test", i) for i, p in enumerate(pictures)]
+    images = [Image(b"\x89PNG" + bytes([i])) for i in range(QUESTIONS)]
+    tasks = [PolicyTask("counts", (p,), "How many?", "7", "test", i) for i, p in enumerate(images)]
     write_parquet(tasks, tmp_path / "data")
     return tmp_path / "data"
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from data_prep.sources.registry import NAMES
 from recipe.critic_r1.cli.data import register
-from tests.data_prep.made_images import picture
+from tests.data_prep.made_images import make_image
 from tests.data_prep.made_records import GOOD
 
 app = typer.Typer()
@@ -24,7 +24,7 @@ def run(*arguments: object) -> tuple[int, str]:
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
     for n in range(6):
-        (tmp_path / f"{n}.jpg").write_bytes(picture(n))
+        (tmp_path / f"{n}.jpg").write_bytes(make_image(n))
     records = [GOOD["mm_rlhf"](n) for n in range(6)]
     records[2]["chosen"] = None
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, records)))

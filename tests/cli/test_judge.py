@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from data_prep.tasks.pairwise import Picture, PolicyTask, PreferencePair, PreferenceTask
+from data_prep.tasks.pairwise import Image, PolicyTask, PreferencePair, PreferenceTask
 from data_prep.tasks.prompts import get_wording
 from data_prep.writer import ShardWriter
 from recipe.critic_r1.cli.judge import register
@@ -27,12 +27,12 @@ def data(tmp_path: Path) -> Path:
     path = tmp_path / "data" / "test.parquet"
     with ShardWriter(path) as writer:
         for i in range(6):
-            picture = Picture(b"\x89PNG" + bytes([i]))
+            image = Image(b"\x89PNG" + bytes([i]))
             category = "reasoning" if i < 2 else "general"
-            pair = PreferencePair("vl_rewardbench", (picture,), "How many?", ("7", "3"), 0, {"category": category})
+            pair = PreferencePair("vl_rewardbench", (image,), "How many?", ("7", "3"), 0, {"category": category})
             for order in (0, 1):
                 writer.write(PreferenceTask(pair, order, "test", i, get_wording("compact")).row())
-            writer.write(PolicyTask("counts", (picture,), "How many?", "3", "test", i).row())
+            writer.write(PolicyTask("counts", (image,), "How many?", "3", "test", i).row())
     return path.parent
 
 

@@ -1,4 +1,4 @@
-"""Pictures for the tests, made on the spot."""
+"""Images for the tests, made on the spot."""
 
 import io
 
@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 
-def picture(seed: int = 0, size: tuple[int, int] = (32, 24), form: str = "JPEG") -> bytes:
-    """A small picture with enough structure that its perceptual hash means something."""
+def make_image(seed: int = 0, size: tuple[int, int] = (32, 24), form: str = "JPEG") -> bytes:
+    """A small image with enough structure that its perceptual hash means something."""
     rng = np.random.default_rng(seed)
     noise = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     stream = io.BytesIO()

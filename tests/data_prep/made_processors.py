@@ -36,7 +36,7 @@ def _tokenizer(special: list[str], bos: str | None, corpus: list[str] | None = N
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    corpus = corpus or ["Which of the two responses is better, given the picture and the question?"]
+    corpus = corpus or ["Which of the two responses is better, given the image and the question?"]
     tokenizer.train_from_iterator(corpus, trainer)
     if bos is not None:
         number = tokenizer.token_to_id(bos)

@@ -4,25 +4,25 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from tests.data_prep.made_images import picture
+from tests.data_prep.made_images import make_image
 
 Record = dict[str, Any]
 
 
 def image(n: int) -> dict[str, Any]:
-    return {"bytes": picture(n), "path": f"{n}.jpg"}
+    return {"bytes": make_image(n), "path": f"{n}.jpg"}
 
 
 def bracketed(n: int, names: tuple[str, str] = ("The first response", "The second response")) -> str:
     return (
-        f"You judge fairly.\nQuestion: [What is in picture {n}?]\n{names[0]}: [A dog [brown], number {n}.]\n"
+        f"You judge fairly.\nQuestion: [What is in image {n}?]\n{names[0]}: [A dog [brown], number {n}.]\n"
         f"{names[1]}: [A cat, number {n}.]\nASSISTANT:\n"
     )
 
 
 def headed(n: int) -> str:
     return (
-        f"Compare.\n###### **Input:**  \n###### [Question]:\nWhat is in picture {n}?  \n\n"
+        f"Compare.\n###### **Input:**  \n###### [Question]:\nWhat is in image {n}?  \n\n"
         f"###### [Response 1]:\nA dog {n}.  \n\n###### [Response 2]:\nA cat {n}.  \n\n"
         "###### **Output Format (strictly follow):**  \n<think>..</think><answer>1/2</answer>"
     )
@@ -34,7 +34,7 @@ def ratings(*values: str) -> str:
 
 
 def chosen(n: int) -> Record:
-    return {"question": f"What is in picture {n}?", "chosen": f"A dog {n}.", "rejected": f"A cat {n}."}
+    return {"question": f"What is in image {n}?", "chosen": f"A dog {n}.", "rejected": f"A cat {n}."}
 
 
 GOOD: dict[str, Callable[[int], Record]] = {
@@ -50,7 +50,7 @@ GOOD: dict[str, Callable[[int], Record]] = {
     },
     "vlfeedback": lambda n: {
         "id": f"v{n}",
-        "prompt": f"What is in picture {n}?",
+        "prompt": f"What is in image {n}?",
         "img_path": f"{n}.jpg",
         "models": ["a", "b"],
         "completions": {
@@ -76,7 +76,7 @@ GOOD: dict[str, Callable[[int], Record]] = {
     },
     "mm_rlhf": lambda n: {
         "image": f"{n}.jpg",
-        "prompt": f"What is in picture {n}?",
+        "prompt": f"What is in image {n}?",
         "chosen": f"A dog {n}.",
         "rejected": f"A cat {n}.",
         "chosen_reason": "right",
@@ -84,20 +84,20 @@ GOOD: dict[str, Callable[[int], Record]] = {
     "mm_rlhf_rewardbench": lambda n: {
         "id": n // 2,
         "image": f"mcq/{n}.jpg",
-        "prompt": f"What is in picture {n}?",
+        "prompt": f"What is in image {n}?",
         "chosen": f"A dog {n}.",
         "rejected": f"A cat {n}.",
     },
     "vl_rewardbench": lambda n: {
         "id": f"RLAIF-V-{n}",
-        "query": f"What is in picture {n}?",
+        "query": f"What is in image {n}?",
         "response": [f"A dog {n}.", f"A cat {n}."],
         "image": image(n),
         "human_ranking": [1, 0],
     },
     "multimodal_rewardbench": lambda n: {
         "ID": f"math_{n}",
-        "Text": f"What is in picture {n}?",
+        "Text": f"What is in image {n}?",
         "Image": f"{n}.jpg",
         "Output1": f"A dog {n}.",
         "Output2": f"A cat {n}.",
@@ -118,19 +118,19 @@ GOOD: dict[str, Callable[[int], Record]] = {
     },
     "spa_vl": lambda n: {**chosen(n), "image": image(n)},
     "sharegpt_ranking": lambda n: {
-        "conversations": [{"from": "human", "value": f"<image>What is in picture {n}?"}],
+        "conversations": [{"from": "human", "value": f"<image>What is in image {n}?"}],
         "chosen": {"from": "gpt", "value": f"A dog {n}."},
         "rejected": {"from": "gpt", "value": f"A cat {n}."},
         "images": [f"{n}.jpg"],
     },
     "generic": lambda n: {
-        "prompt": f"What is in picture {n}?",
+        "prompt": f"What is in image {n}?",
         "responses": [f"A dog {n}.", f"A cat {n}.", f"A cow {n}."],
         "rankings": [1, 2, 2],
         "image": f"{n}.jpg",
     },
 }
-"""Source -> a good record number n. File names lie in the folder that `write_pictures` fills."""
+"""Source -> a good record number n. File names lie in the folder that `write_images` fills."""
 
 EXPECTED = {
     "llava_critic_grpo": [1],
@@ -152,4 +152,4 @@ EXPECTED = {
 """Which response of each pair is the better one."""
 
 EMBEDDED = ("llava_critic_grpo", "llava_critic_113k", "rlhf_v", "rlaif_v", "vl_rewardbench", "spa_vl")
-"""Sources that are Parquet files with the pictures inside."""
+"""Sources that are Parquet files with the images inside."""

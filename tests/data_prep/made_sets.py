@@ -28,5 +28,5 @@ def digest(folder: Path) -> dict[str, str]:
 
 
 def settings(**changes: Any) -> Settings:
-    """Small units, and a split of its own for some of the pictures."""
+    """Small units, and a split of its own for some of the images."""
     return Settings("rlaif_v", **{"unit_rows": 10, "val_share": 0.2, **changes})

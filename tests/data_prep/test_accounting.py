@@ -12,16 +12,16 @@ from data_prep.settings import Settings
 from data_prep.sources.excerpt import EXCERPT
 from data_prep.sources.record import Reject, Source
 from data_prep.tasks.nway import RankedResponses
-from data_prep.tasks.pairwise import Picture, PreferencePair
+from data_prep.tasks.pairwise import Image, PreferencePair
 from data_prep.transform import Transform
-from tests.data_prep.made_images import picture
+from tests.data_prep.made_images import make_image
 from tests.data_prep.made_records import GOOD
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for n in range(8):
-        (tmp_path / f"{n}.jpg").write_bytes(picture(n))
+        (tmp_path / f"{n}.jpg").write_bytes(make_image(n))
     return tmp_path
 
 
@@ -123,7 +123,7 @@ def test_a_reject_leads_to_its_record(folder: Path) -> None:
     good = json.dumps(GOOD["mm_rlhf"](0))
     for name in ("a", "b"):
         (folder / "set" / name).mkdir(parents=True)
-        (folder / "set" / name / "0.jpg").write_bytes(picture(0))
+        (folder / "set" / name / "0.jpg").write_bytes(make_image(0))
         lines = [good, "", good, json.dumps({"question": "x" * 900, "marker": name})]
         (folder / "set" / name / "train.jsonl").write_text("\n".join(lines))
     convert([str(folder / "set")], folder / "out", Settings("mm_rlhf", unit_rows=2))
@@ -155,7 +155,7 @@ def of_items(*items: Any) -> Any:
 
 
 def pair(**changes: Any) -> PreferencePair:
-    fields = {"source": "own", "images": (Picture(picture(1)),), "question": "q?", "responses": ("a", "b")}
+    fields = {"source": "own", "images": (Image(make_image(1)),), "question": "q?", "responses": ("a", "b")}
     return PreferencePair(**{**fields, "preferred": 0, **changes})
 
 
@@ -204,8 +204,8 @@ def test_a_source_may_leave_a_pair_out_and_say_why() -> None:
     assert [r["reason"] for r in of_items(Reject("too-old", "x")).rejected] == ["too-old"]
 
 
-def test_pictures_of_many_records_are_not_held_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_prep.transform.PORTION_BYTES", 2 * len(picture(0)))
+def test_images_of_many_records_are_not_held_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_prep.transform.PORTION_BYTES", 2 * len(make_image(0)))
     transform = Transform(Settings("mm_rlhf"), Source("mm_rlhf", "", _source("mm_rlhf"), "", "", ""))
     records = [(n, GOOD["mm_rlhf"](n)) for n in range(7)]
     parts = list(transform.portions(records, str(folder)))

@@ -19,12 +19,12 @@ from data_prep.reading.inputs import InputError, expand_inputs
 from data_prep.reading.units import Broken, plan_units, read_unit
 from data_prep.settings import Settings
 from data_prep.transform import Transform
-from tests.data_prep.made_images import picture
+from tests.data_prep.made_images import make_image
 from tests.data_prep.made_records import GOOD
 from tests.data_prep.made_sets import ROWS, digest, settings, source_file
 
 
-def test_two_workers_write_the_same_bytes_and_keep_every_picture(tmp_path: Path) -> None:
+def test_two_workers_write_the_same_bytes_and_keep_every_image(tmp_path: Path) -> None:
     source = source_file(tmp_path)
     convert([str(source)], tmp_path / "one", settings())
     manifest = convert([str(source)], tmp_path / "two", settings(), workers=2)
@@ -32,7 +32,7 @@ def test_two_workers_write_the_same_bytes_and_keep_every_picture(tmp_path: Path)
     assert manifest["records"] == {"in": ROWS, "used": ROWS, "rejected": 0}
     assert set(manifest["rows"]) == {"train", "val"}
     written = [r for s in manifest["shards"] for r in pq.read_table(tmp_path / "two" / s["file"]).to_pylist()]
-    assert sorted(r["images"][0]["bytes"] for r in written) == sorted(picture(n) for n in range(ROWS))
+    assert sorted(r["images"][0]["bytes"] for r in written) == sorted(make_image(n) for n in range(ROWS))
     for shard in manifest["shards"]:
         assert xxhash.xxh3_128_hexdigest((tmp_path / "two" / shard["file"]).read_bytes()) == shard["xxh3_128"]
 
@@ -59,7 +59,7 @@ def test_equal_ids_with_other_content_both_stay(tmp_path: Path) -> None:
 
 
 def test_a_record_in_part_duplicate_stays(tmp_path: Path) -> None:
-    (tmp_path / "1.jpg").write_bytes(picture(1))
+    (tmp_path / "1.jpg").write_bytes(make_image(1))
     first = {"prompt": "q?", "responses": ["a", "b"], "rankings": [1, 2], "image": "1.jpg"}
     second = {**first, "responses": ["a", "b", "c"], "rankings": [1, 2, 2]}
     # Ranks are kept in meta, not in the pair's identity.
@@ -89,7 +89,7 @@ def test_labels_stay_balanced_whatever_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hashes", [True, False])
-def test_no_picture_in_two_splits(hashes: bool, tmp_path: Path) -> None:
+def test_no_image_in_two_splits(hashes: bool, tmp_path: Path) -> None:
     rows = [{**GOOD["rlaif_v"](n), "image": GOOD["rlaif_v"](n % 20)["image"]} for n in range(ROWS)]
     manifest = convert([str(source_file(tmp_path, rows))], tmp_path / "out", settings(hashes=hashes))
     seen: dict[str, set[bytes]] = {"train": set(), "val": set()}
@@ -101,29 +101,29 @@ def test_no_picture_in_two_splits(hashes: bool, tmp_path: Path) -> None:
     assert not seen["train"] & seen["val"]
 
 
-def test_a_record_with_pictures_of_both_splits_is_rejected(tmp_path: Path) -> None:
+def test_a_record_with_images_of_both_splits_is_rejected(tmp_path: Path) -> None:
     for n in range(30):
-        (tmp_path / f"{n}.jpg").write_bytes(picture(n))
+        (tmp_path / f"{n}.jpg").write_bytes(make_image(n))
     row = {**GOOD["sharegpt_ranking"](1), "images": [f"{n}.jpg" for n in range(30)]}
     (tmp_path / "in.json").write_text(json.dumps([row]))
     manifest = convert([str(tmp_path / "in.json")], tmp_path / "out", Settings("sharegpt_ranking", val_share=0.5))
     assert manifest["rejected"] == {"split-conflict": 1}
 
 
-def test_referenced_pictures(tmp_path: Path) -> None:
+def test_referenced_images(tmp_path: Path) -> None:
     manifest = convert([str(source_file(tmp_path))], tmp_path / "out", settings(images="reference"))
     row = pq.read_table(tmp_path / "out" / manifest["shards"][0]["file"]).to_pylist()[0]
     path = Path(row["images"][0])
-    assert blake3(path.read_bytes()).hexdigest() == path.stem == row["extra_info"]["picture_blake3"][0]
+    assert blake3(path.read_bytes()).hexdigest() == path.stem == row["extra_info"]["image_blake3"][0]
 
 
-def test_pictures_from_a_zip(tmp_path: Path) -> None:
+def test_images_from_a_zip(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
-        archive.writestr("3.jpg", picture(3))
+        archive.writestr("3.jpg", make_image(3))
     (tmp_path / "in.jsonl").write_text("\n".join(json.dumps(GOOD["mm_rlhf"](n)) for n in (3, 4)))
     options = Settings("mm_rlhf", image_roots=(str(tmp_path / "p.zip"),))
     manifest = convert([str(tmp_path / "in.jsonl")], tmp_path / "out", options)
-    assert manifest["rejected"] == {"picture-missing": 1}
+    assert manifest["rejected"] == {"image-missing": 1}
     assert manifest["records"]["used"] == 1
 
 
@@ -135,7 +135,7 @@ def test_file_cut_in_the_middle(tmp_path: Path) -> None:
     (tmp_path / "c.parquet").write_bytes(parquet.read_bytes()[:-50])
     parquet.unlink()
     for n in range(4):
-        (tmp_path / f"{n}.jpg").write_bytes(picture(n))
+        (tmp_path / f"{n}.jpg").write_bytes(make_image(n))
     manifest = convert([str(tmp_path)], tmp_path / "out", Settings("mm_rlhf"))
     # The last record of each text file is broken; the second file repeats the first.
     assert manifest["records"]["in"] == 9

@@ -16,7 +16,7 @@ from data_prep.convert import convert
 from data_prep.reading.inputs import InputError, expand_inputs
 from data_prep.settings import Settings
 from data_prep.writer import FORMAT_VERSION
-from tests.data_prep.made_images import picture
+from tests.data_prep.made_images import make_image
 from tests.data_prep.made_records import GOOD
 
 
@@ -28,11 +28,11 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> str:
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> str:
+    folder = tmp_path / "images"
     folder.mkdir()
     for n in range(4):
-        (folder / f"{n}.jpg").write_bytes(picture(n))
+        (folder / f"{n}.jpg").write_bytes(make_image(n))
     return str(folder)
 
 
@@ -44,33 +44,33 @@ def made(source: Path, output: Path, root: str, **options: Any) -> tuple[dict[st
     return manifest, any("made already" in text for text in told)
 
 
-def test_overwrite_makes_it_again_whatever_is_there(source: Path, pictures: str, tmp_path: Path) -> None:
+def test_overwrite_makes_it_again_whatever_is_there(source: Path, images: str, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    assert made(source, output, str(tmp_path / "nowhere"))[0]["rejected"] == {"picture-missing": 4}
-    assert made(source, output, pictures) == ({**made(source, output, pictures)[0]}, True)
-    manifest, reused = made(source, output, pictures, overwrite=True)
+    assert made(source, output, str(tmp_path / "nowhere"))[0]["rejected"] == {"image-missing": 4}
+    assert made(source, output, images) == ({**made(source, output, images)[0]}, True)
+    manifest, reused = made(source, output, images, overwrite=True)
     assert manifest["records"]["used"] == 4
     assert not reused
 
 
-def test_input_that_changed_since_is_refused_until_told_otherwise(source: Path, pictures: str, tmp_path: Path) -> None:
-    made(source, tmp_path / "out", pictures)
+def test_input_that_changed_since_is_refused_until_told_otherwise(source: Path, images: str, tmp_path: Path) -> None:
+    made(source, tmp_path / "out", images)
     text = source.read_text()
     source.write_text(text.replace("dog", "cow"))  # of the same length
     os.utime(source, (time.time() + 5, time.time() + 5))
     with pytest.raises(InputError, match=r"in\.jsonl has changed since .*--overwrite"):
-        made(source, tmp_path / "out", pictures)
-    assert not made(source, tmp_path / "out", pictures, overwrite=True)[1]
+        made(source, tmp_path / "out", images)
+    assert not made(source, tmp_path / "out", images, overwrite=True)[1]
 
 
 def test_what_an_older_version_began_is_not_finished(
-    tmp_path: Path, source: Path, pictures: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, source: Path, images: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made(source, tmp_path / "out", pictures)
+    made(source, tmp_path / "out", images)
     monkeypatch.setattr(engine, "FORMAT_VERSION", FORMAT_VERSION + 1)
     with pytest.raises(InputError, match="another version"):
-        made(source, tmp_path / "out", pictures)
-    assert not made(source, tmp_path / "out", pictures, overwrite=True)[1]
+        made(source, tmp_path / "out", images)
+    assert not made(source, tmp_path / "out", images, overwrite=True)[1]
 
 
 def test_a_source_of_ones_own_that_changed_is_another_setting(tmp_path: Path, source: Path) -> None:
@@ -88,28 +88,28 @@ def test_a_source_of_ones_own_that_changed_is_another_setting(tmp_path: Path, so
         convert([str(source)], tmp_path / "out", settings)
 
 
-def test_near_is_a_setting_of_an_exclusion(source: Path, pictures: str, tmp_path: Path) -> None:
-    made(source, tmp_path / "bench", pictures)
+def test_near_is_a_setting_of_an_exclusion(source: Path, images: str, tmp_path: Path) -> None:
+    made(source, tmp_path / "bench", images)
     bench = [str(tmp_path / "bench" / "*.parquet")]  # patterns are taken here, too
-    assert made(source, tmp_path / "out", pictures, exclude=bench)[0]["near"] is True
+    assert made(source, tmp_path / "out", images, exclude=bench)[0]["near"] is True
     with pytest.raises(InputError, match="other settings"):
-        made(source, tmp_path / "out", pictures, exclude=bench, perceptual=False)
+        made(source, tmp_path / "out", images, exclude=bench, perceptual=False)
 
 
 @pytest.mark.parametrize("name", ["README.md", "train-00007.parquet", "rejected.jsonl", "card/mine.png"])
-def test_files_of_others_are_not_overwritten(name: str, source: Path, pictures: str, tmp_path: Path) -> None:
+def test_files_of_others_are_not_overwritten(name: str, source: Path, images: str, tmp_path: Path) -> None:
     mine = tmp_path / "out" / name
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
     with pytest.raises(InputError, match="no conversion made it"):
-        made(source, tmp_path / "out", pictures)
+        made(source, tmp_path / "out", images)
     assert mine.read_text() == "mine"
 
 
-def test_an_output_inside_of_the_input_is_not_read(source: Path, pictures: str, tmp_path: Path) -> None:
+def test_an_output_inside_of_the_input_is_not_read(source: Path, images: str, tmp_path: Path) -> None:
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / "hidden.jsonl").write_text("{}")
-    settings = Settings("mm_rlhf", image_roots=(pictures,))
+    settings = Settings("mm_rlhf", image_roots=(images,))
     first = convert([str(tmp_path)], tmp_path / "out", settings)
     assert convert([str(tmp_path)], tmp_path / "out", settings) == first
     assert first["records"]["in"] == 4
@@ -118,30 +118,30 @@ def test_an_output_inside_of_the_input_is_not_read(source: Path, pictures: str, 
 
 @pytest.mark.parametrize(("text", "message"), [("{cut", "not JSON"), ("[]", "other settings")])
 def test_a_broken_manifest_is_named_and_can_be_overwritten(
-    text: str, message: str, source: Path, pictures: str, tmp_path: Path
+    text: str, message: str, source: Path, images: str, tmp_path: Path
 ) -> None:
-    made(source, tmp_path / "out", pictures)
+    made(source, tmp_path / "out", images)
     (tmp_path / "out" / "manifest.json").write_text(text)
     with pytest.raises(InputError, match=message):
-        made(source, tmp_path / "out", pictures)
-    assert not made(source, tmp_path / "out", pictures, overwrite=True)[1]
+        made(source, tmp_path / "out", images)
+    assert not made(source, tmp_path / "out", images, overwrite=True)[1]
 
 
 def test_a_kill_while_the_old_result_is_removed_can_be_mended(
-    source: Path, pictures: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(path: Path, ignore_errors: bool = False) -> None:
         raise KeyboardInterrupt
 
-    first = made(source, tmp_path / "out", pictures)[0]
+    first = made(source, tmp_path / "out", images)[0]
     with monkeypatch.context() as patch:
         patch.setattr("data_prep.convert.shutil.rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
-            made(source, tmp_path / "out", pictures, overwrite=True)
+            made(source, tmp_path / "out", images, overwrite=True)
     assert not (tmp_path / "out" / "manifest.json").exists()
     with pytest.raises(InputError, match="--overwrite"):
-        made(source, tmp_path / "out", pictures)
-    assert made(source, tmp_path / "out", pictures, overwrite=True)[0] == first
+        made(source, tmp_path / "out", images)
+    assert made(source, tmp_path / "out", images, overwrite=True)[0] == first
     assert not (tmp_path / "out" / ".work").exists()
 
 
@@ -164,10 +164,10 @@ if __name__ == "__main__":
 """
 
 
-def test_the_workers_of_a_killed_conversion_end(source: Path, pictures: str, tmp_path: Path) -> None:
+def test_the_workers_of_a_killed_conversion_end(source: Path, images: str, tmp_path: Path) -> None:
     script = tmp_path / "slow.py"
     script.write_text(SLOW)
-    command = [sys.executable, str(script), str(source), str(tmp_path / "out"), pictures]
+    command = [sys.executable, str(script), str(source), str(tmp_path / "out"), images]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
         assert process.stdout is not None

@@ -17,7 +17,7 @@ from tests.data_prep.made_sets import ROWS, digest, settings, source_file
 
 @pytest.mark.parametrize("images", ["embed", "reference"])
 def test_a_second_thread_changes_no_byte(images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Each picture stands in several units, so that both threads may write the same file.
+    # Each image stands in several units, so that both threads may write the same file.
     rows = [GOOD["rlaif_v"](n) | {"image": GOOD["rlaif_v"](n % 3)["image"]} for n in range(ROWS)]
     source = source_file(tmp_path, rows)
     folders = []
@@ -26,9 +26,9 @@ def test_a_second_thread_changes_no_byte(images: str, tmp_path: Path, monkeypatc
         output = tmp_path / str(cores) / "out"
         manifest = convert([str(source)], output, settings(images=images, unit_rows=2))
         assert manifest["records"]["used"] == ROWS
-        pictures = {p.name: p.read_bytes() for p in output.rglob("*") if p.parent.parent.name == "pictures"}
+        files = {p.name: p.read_bytes() for p in output.rglob("*") if p.parent.parent.name == "images"}
         tables = [pq.read_table(output / s["file"], columns=["extra_info"]) for s in manifest["shards"]]
-        folders.append((pictures, pa.concat_tables(tables), digest(output) if images == "embed" else {}))
+        folders.append((files, pa.concat_tables(tables), digest(output) if images == "embed" else {}))
     assert folders[0] == folders[1]
     assert len(folders[0][0]) == (3 if images == "reference" else 0)
 

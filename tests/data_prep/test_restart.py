@@ -112,8 +112,8 @@ def test_an_output_that_is_no_folder_is_named(below: str, tmp_path: Path) -> Non
     assert file.read_text() == "mine"
 
 
-def test_a_picture_that_cannot_be_written_ends_the_run_and_rejects_no_record(tmp_path: Path) -> None:
-    (tmp_path / "pictures").write_text("a file where the folder should be")
-    read = ItemReader(Settings("rlaif_v"), load_source("rlaif_v"), picture_folder=tmp_path / "pictures")
+def test_a_image_that_cannot_be_written_ends_the_run_and_rejects_no_record(tmp_path: Path) -> None:
+    (tmp_path / "images").write_text("a file where the folder should be")
+    read = ItemReader(Settings("rlaif_v"), load_source("rlaif_v"), image_folder=tmp_path / "images")
     with pytest.raises(InputError, match=r"cannot be written .*; mend that and run the same command again"):
         read(0, GOOD["rlaif_v"](0), ".")

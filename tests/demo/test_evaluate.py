@@ -1,4 +1,4 @@
-"""The demo's evaluation on a handful of made-up pictures, with a scripted engine in the place of vLLM."""
+"""The demo's evaluation on a handful of made-up images, with a scripted engine in the place of vLLM."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from data_prep.tasks.pairwise import Picture, PolicyTask, PreferencePair, PreferenceTask
+from data_prep.tasks.pairwise import Image, PolicyTask, PreferencePair, PreferenceTask
 from data_prep.tasks.prompts import get_wording
 from data_prep.writer import ShardWriter
 from recipe.critic_r1.best_of_n.candidates import load_pools
@@ -19,7 +19,7 @@ DIGITS = (3, 5, 8, 0, 4, 4, 9, 1)
 
 
 class Engine:
-    """A critic that sees the digit in the picture's bytes; a policy that is right in the first 3 of its 8 samples and
+    """A critic that sees the digit in the image's bytes; a policy that is right in the first 3 of its 8 samples and
     when it is greedy for even digits."""
 
     def __init__(self, *, fails_at: int = -1, sees: bool = True) -> None:
@@ -52,11 +52,11 @@ def write_data(folder: Path, split: str = "test", wording: str = "compact") -> P
     folder.mkdir(parents=True, exist_ok=True)
     with ShardWriter(folder / f"{split}-{wording}.parquet") as writer:
         for index, digit in enumerate(DIGITS):
-            picture = Picture(f"PNG {index} {digit}".encode())
-            pair = PreferencePair("digits", (picture,), "What digit is shown?", (str(digit), str((digit + 3) % 10)), 0)
+            image = Image(f"PNG {index} {digit}".encode())
+            pair = PreferencePair("digits", (image,), "What digit is shown?", (str(digit), str((digit + 3) % 10)), 0)
             for order in (0, 1):
                 writer.write(PreferenceTask(pair, order, split, index, get_wording(wording)).row())
-            writer.write(PolicyTask("digits", (picture,), "What digit is shown?", str(digit), split, index).row())
+            writer.write(PolicyTask("digits", (image,), "What digit is shown?", str(digit), split, index).row())
     return folder
 
 
@@ -140,7 +140,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert set(result["curves"]) == {f"best_of_8/{s}" for s in ("knock_out", "one_sample", "majority", "oracle")}
     judgements = [json.loads(line) for line in (out.parent / "judgements.jsonl").read_text().splitlines()]
     assert len(judgements) == 2 * len(DIGITS)
-    wanted = {"pair_id", "order", "picture_blake3", "question", "response_1", "response_2", "response", "thinking",
+    wanted = {"pair_id", "order", "image_blake3", "question", "response_1", "response_2", "response", "thinking",
               "pred", "ground_truth", "correct", "reason"}  # fmt: skip
     assert wanted <= set(judgements[0])
     assert [p.name for p in sorted(out.parent.iterdir())] == ["before.json", "candidates.jsonl", "judgements.jsonl"]
@@ -181,7 +181,7 @@ def test_input_is_checked_before_an_engine_starts(tmp_path: Path) -> None:
 def test_a_broken_row_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
-    row: dict[str, Any] = PolicyTask("digits", (Picture(b"x"),), "What?", "1", "test").row()
+    row: dict[str, Any] = PolicyTask("digits", (Image(b"x"),), "What?", "1", "test").row()
     row["prompt"][0]["content"] = "no marker"
     with ShardWriter(folder / "test.parquet") as writer:
         writer.write(row)

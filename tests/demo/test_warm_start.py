@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import PIL.Image
 import pytest
 import torch
-from PIL import Image
 from transformers import AutoProcessor
 
-from data_prep.sources.digits import DigitPicture, digit_pairs, load_digit_pictures
+from data_prep.sources.digits import DigitImage, digit_pairs, load_digit_images
 from recipe.critic_r1.demo import phrases
 from recipe.critic_r1.demo.model import build_model
 from recipe.critic_r1.demo.warm_start import (
@@ -20,8 +20,8 @@ from recipe.critic_r1.demo.warm_start import (
     WarmStartSettings,
     coherence,
     hard_negatives,
+    image_patches,
     load,
-    picture_patches,
     warm_start,
 )
 
@@ -31,8 +31,8 @@ SHORT = WarmStartSettings(
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[DigitPicture]:
-    return load_digit_pictures()[:10]  # one of each digit
+def rows() -> list[DigitImage]:
+    return load_digit_images()[:10]  # one of each digit
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +40,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_model(tmp_path_factory.mktemp("model"), seed=0)
 
 
-def test_batched_forward_equals_the_stock_forward(folder: Path, rows: list[DigitPicture]) -> None:
+def test_batched_forward_equals_the_stock_forward(folder: Path, rows: list[DigitImage]) -> None:
     forward = load(folder)
     prompts = [phrases.critic_prompt(1, 7), phrases.critic_prompt(0, 9), phrases.critic_prompt(4, 4)]
     answers = [phrases.critic_response(d, 1 + d % 2) for d in range(6)]
     pixels, ids, responses = (
-        picture_patches(forward, rows[:3]),
+        image_patches(forward, rows[:3]),
         forward.prompt_ids(prompts),
         forward.response_ids(answers),
     )
@@ -62,25 +62,25 @@ def test_batched_forward_equals_the_stock_forward(folder: Path, rows: list[Digit
         vision = forward.model.model.visual(pixels.flatten(0, 1), grid_thw=torch.tensor([[1, 4, 4]] * 3)).pooler_output
     torch.testing.assert_close(forward.vision(pixels).flatten(0, 1), vision, atol=1e-5, rtol=0)
     torch.testing.assert_close(logits, stock, atol=1e-5, rtol=0)
-    # The pictures count: the same text over another picture gives other logits.
+    # The images count: the same text over another image gives other logits.
     assert (stock[0] - stock[2]).abs().max() > 1e-4
 
 
-def test_greedy_sample_is_the_argmax_of_the_response_logits(folder: Path, rows: list[DigitPicture]) -> None:
+def test_greedy_sample_is_the_argmax_of_the_response_logits(folder: Path, rows: list[DigitImage]) -> None:
     forward = load(folder)
     ids = forward.prompt_ids([phrases.policy_prompt()] * 4)
     with torch.no_grad():
-        images = forward.vision(picture_patches(forward, rows[:4]))
+        images = forward.vision(image_patches(forward, rows[:4]))
         tokens = forward.sample(ids, images, max_new_tokens=5)
         logits = forward.response_logits(ids, images, tokens)
     assert torch.equal(logits.argmax(-1), tokens)
 
 
-def test_samples_follow_the_generator_and_never_hold_a_picture_token(folder: Path, rows: list[DigitPicture]) -> None:
+def test_samples_follow_the_generator_and_never_hold_a_image_token(folder: Path, rows: list[DigitImage]) -> None:
     forward = load(folder)
     ids = forward.prompt_ids([phrases.policy_prompt()] * 2)
     with torch.no_grad():
-        images = forward.vision(picture_patches(forward, rows[:2]))
+        images = forward.vision(image_patches(forward, rows[:2]))
 
     def draw(seed: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
@@ -92,12 +92,12 @@ def test_samples_follow_the_generator_and_never_hold_a_picture_token(folder: Pat
     assert not (draw(1) == forward.image_id).any()
 
 
-def test_samples_have_the_distribution_of_the_logits(folder: Path, rows: list[DigitPicture]) -> None:
+def test_samples_have_the_distribution_of_the_logits(folder: Path, rows: list[DigitImage]) -> None:
     forward = load(folder)
     ids = forward.prompt_ids([phrases.policy_prompt()])
     count = 4000
     with torch.no_grad():
-        images = forward.vision(picture_patches(forward, rows[:1]))
+        images = forward.vision(image_patches(forward, rows[:1]))
         generator = torch.Generator().manual_seed(0)
         # A low temperature, so that few continuations share most of the probability.
         drawn = forward.sample(ids, images, copies=count, temperature=0.2, generator=generator, max_new_tokens=2)
@@ -118,7 +118,7 @@ def test_prompts_equal_what_the_processor_makes(folder: Path) -> None:
     chat = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
-    expected = processor(text=[chat], images=[Image.new("RGB", (56, 56))], return_tensors="pt")["input_ids"]
+    expected = processor(text=[chat], images=[PIL.Image.new("RGB", (56, 56))], return_tensors="pt")["input_ids"]
     assert torch.equal(forward.prompt_ids([prompt]), expected)
 
 
@@ -159,7 +159,7 @@ def test_coherence_compares_the_verdict_with_the_named_digit(
     assert shown == [(1, 2), (3, 4), (2, 1), (4, 3)]
 
 
-def test_same_seed_same_weights_and_the_folder_loads(folder: Path, rows: list[DigitPicture], tmp_path: Path) -> None:
+def test_same_seed_same_weights_and_the_folder_loads(folder: Path, rows: list[DigitImage], tmp_path: Path) -> None:
     calls: list[tuple[int, int, str]] = []
     result = warm_start(folder, rows, tmp_path / "a", seed=3, settings=SHORT, progress=lambda *call: calls.append(call))
     warm_start(folder, rows, tmp_path / "b", seed=3, settings=SHORT)
@@ -171,7 +171,7 @@ def test_same_seed_same_weights_and_the_folder_loads(folder: Path, rows: list[Di
     assert [call[:2] for call in calls] == [(step, 6) for step in range(1, 7)]
 
 
-def test_loss_falls(folder: Path, rows: list[DigitPicture], tmp_path: Path) -> None:
+def test_loss_falls(folder: Path, rows: list[DigitImage], tmp_path: Path) -> None:
     losses: list[float] = []
     settings = replace(SHORT, max_steps=30, ramp_steps=5)
     warm_start(
@@ -181,29 +181,29 @@ def test_loss_falls(folder: Path, rows: list[DigitPicture], tmp_path: Path) -> N
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_stop_rule_starts_the_cool_down_early(folder: Path, rows: list[DigitPicture], tmp_path: Path) -> None:
+def test_stop_rule_starts_the_cool_down_early(folder: Path, rows: list[DigitImage], tmp_path: Path) -> None:
     result = warm_start(folder, rows, tmp_path, seed=0, settings=replace(SHORT, max_steps=50, stop_at=0.0))
     assert result.steps == SHORT.check_every + SHORT.cooldown_steps
 
 
-def test_incoherent_model_is_refused_and_not_written(folder: Path, rows: list[DigitPicture], tmp_path: Path) -> None:
+def test_incoherent_model_is_refused_and_not_written(folder: Path, rows: list[DigitImage], tmp_path: Path) -> None:
     with pytest.raises(IncoherentModelError, match=r"0\.0% .*95% are needed.*another seed, or raise max_steps"):
         warm_start(folder, rows, tmp_path / "out", seed=0, settings=replace(SHORT, gate=0.95))
     assert not (tmp_path / "out").exists()
 
 
-def test_bad_pictures_are_named(folder: Path, rows: list[DigitPicture], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no pictures"):
+def test_bad_images_are_named(folder: Path, rows: list[DigitImage], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no images"):
         warm_start(folder, [], tmp_path, seed=0)
     stream = io.BytesIO()
-    Image.new("RGB", (84, 84)).save(stream, "PNG")
+    PIL.Image.new("RGB", (84, 84)).save(stream, "PNG")
     large = replace(rows[1], png=stream.getvalue())
-    with pytest.raises(ValueError, match="picture 1 is 84x84 pixels"):
+    with pytest.raises(ValueError, match="image 1 is 84x84 pixels"):
         warm_start(folder, [rows[0], large], tmp_path, seed=0, settings=SHORT)
 
 
 def test_hard_negatives_come_from_the_policys_own_errors(
-    folder: Path, rows: list[DigitPicture], monkeypatch: pytest.MonkeyPatch
+    folder: Path, rows: list[DigitImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from recipe.critic_r1.demo.batched_model import FastForward
 
@@ -213,7 +213,7 @@ def test_hard_negatives_come_from_the_policys_own_errors(
 
     monkeypatch.setattr(FastForward, "sample", fixed)
     found = [hard_negatives(folder, rows[:3], seed=seed, samples=2) for seed in range(8)]
-    # Picture 0 was misread as 6 once; pictures 1 and 2 gave no usable error, so theirs are random but never right.
+    # Image 0 was misread as 6 once; images 1 and 2 gave no usable error, so theirs are random but never right.
     assert {negatives[0] for negatives in found} == {6}
     assert len({negatives[1] for negatives in found}) > 1
     for negatives in found:

@@ -75,7 +75,7 @@ def test_the_run_is_started_again_and_ends_at_the_same_step(recovered: Recovered
 def test_no_row_is_lost_or_seen_twice(recovered: Recovered) -> None:
     """The order of rows goes on where the checkpoint was: 4 steps of 8 different rows."""
     samples = read_lines(recovered.folder / "train" / "samples.jsonl")
-    rows = Counter((s["kind"], s["picture"][0], s["pair_id"], s["order"]) for s in samples)
+    rows = Counter((s["kind"], s["image"][0], s["pair_id"], s["order"]) for s in samples)
     assert rows == dict.fromkeys(rows, 4)
     assert len(rows) == STEPS * 8
 
@@ -87,7 +87,7 @@ def test_the_sample_log_is_neither_cut_nor_doubled(recovered: Recovered) -> None
     assert len({(sample["step"], sample["uid"], sample["sample"]) for sample in samples}) == len(samples)
     for sample in samples:
         assert sample["ground_truth"] in (("1", "2") if sample["kind"] == "critic" else "0123456789")
-        assert len(sample["picture"][0]) == 64
+        assert len(sample["image"][0]) == 64
         assert {"score", "acc", "format", "pred", "reason", "response", "prompt"} <= sample.keys()
 
 
@@ -95,7 +95,7 @@ def test_rollout_and_actor_agree(recovered: Recovered) -> None:
     folder = recovered.folder
     for record in read_lines(folder / "train" / "metrics.jsonl"):
         assert record["data"]["training/rollout_actor_probs_pearson_corr"] > 0.9999
-        # Probably because verl bans the two picture placeholders in vLLM's sampler and not in the actor: at random
+        # Probably because verl bans the two image placeholders in vLLM's sampler and not in the actor: at random
         # weights they hold about one part in 200 of the probability. Up to 1.1e-3 was seen; the cause is not isolated.
         assert record["data"]["training/rollout_probs_diff_max"] < 1e-2
         assert record["data"]["actor/grad_norm"] >= 0

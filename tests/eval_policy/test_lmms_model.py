@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion
 
-PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 
 
 class Server:
@@ -39,7 +39,7 @@ class Server:
 
 
 def ask(answers: Any, question: str) -> str:
-    messages = [{"role": "user", "content": [PICTURE, {"type": "text", "text": question}]}]
+    messages = [{"role": "user", "content": [IMAGE, {"type": "text", "text": question}]}]
     response = asyncio.run(answers.create(model="m", messages=messages, temperature=0))
     content: str = response.choices[0].message.content
     return content
@@ -49,7 +49,7 @@ def test_the_tool_gets_the_answer_and_the_journal_the_response(lmms_model: Modul
     server = Server("<think>Round.</think>\\boxed{6}")
     journal = lmms_model.Journal(tmp_path / "answers.jsonl")
     assert ask(lmms_model.FinalAnswers(server, journal, suffix="Think."), "Which digit?") == "6"
-    assert server.payloads[0]["messages"][0]["content"] == [PICTURE, {"type": "text", "text": "Which digit?\n\nThink."}]
+    assert server.payloads[0]["messages"][0]["content"] == [IMAGE, {"type": "text", "text": "Which digit?\n\nThink."}]
     assert "<think>Round.</think>" in (tmp_path / "answers.jsonl").read_text()
 
 
@@ -86,11 +86,11 @@ def test_another_instruction_is_another_question(lmms_model: ModuleType, tmp_pat
     ("content", "expected"),
     [
         ("Q", "Q\n\nS"),
-        ([PICTURE], [PICTURE, {"type": "text", "text": "S"}]),
-        # A picture last: the instruction still comes last.
+        ([IMAGE], [IMAGE, {"type": "text", "text": "S"}]),
+        # An image last: the instruction still comes last.
         (
-            [{"type": "text", "text": "Q"}, PICTURE],
-            [{"type": "text", "text": "Q"}, PICTURE, {"type": "text", "text": "S"}],
+            [{"type": "text", "text": "Q"}, IMAGE],
+            [{"type": "text", "text": "Q"}, IMAGE, {"type": "text", "text": "S"}],
         ),
     ],
 )

@@ -5,7 +5,7 @@
 ``BATCHES`` is a pickle of the configuration and of the records of each path, as they come out of TransferQueue.
 ``RESULT`` gets, for each path and for micro-batches of a fixed and of a changing size, what the passes of a step give:
 log-probabilities and entropies (forward only, as for the old log-probabilities and the reference), loss and gradients
-(update); and the order in which pictures were announced and asked for.
+(update); and the order in which images were announced and asked for.
 """
 
 import os
@@ -24,7 +24,7 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.utils.losses import ppo_loss
 
 from recipe.critic_r1.cpu import fsdp_engine as _registers_cpu_engine  # noqa: F401
-from recipe.critic_r1.images.encoded import PictureInputs, pixel_cache
+from recipe.critic_r1.images.encoded import ImageInputs, pixel_cache
 from recipe.critic_r1.training.trainer import SCORED_FIELDS
 
 SPLITS = {
@@ -75,7 +75,7 @@ def passes(engine: Any, actor: Any, records: list[dict[str, Any]], split: dict[s
 
     def expecting(inputs: Iterable[Any], **how: bool) -> None:
         inputs = list(inputs)
-        announced.append([item.key for item in inputs if isinstance(item, PictureInputs)])
+        announced.append([item.key for item in inputs if isinstance(item, ImageInputs)])
         expect(inputs, **how)
 
     def getting(inputs: Any) -> torch.Tensor:

@@ -9,8 +9,8 @@ from recipe.critic_r1.images.balance import by_prompt
 def made(prompts: int, n: int, seed: int = 0) -> tuple[list[str], list[int]]:
     """Rollouts in verl's order after its own balancing: mixed."""
     draw = np.random.default_rng(seed)
-    pictures = draw.integers(200, 5000, prompts)
-    rows = [(f"u_{p}_{i}_0", int(pictures[p] + draw.integers(50, 2000))) for p in range(prompts) for i in range(n)]
+    images = draw.integers(200, 5000, prompts)
+    rows = [(f"u_{p}_{i}_0", int(images[p] + draw.integers(50, 2000))) for p in range(prompts) for i in range(n)]
     rows = [rows[i] for i in draw.permutation(len(rows))]
     return [key for key, _ in rows], [length for _, length in rows]
 
@@ -24,7 +24,7 @@ def test_every_rank_gets_whole_prompts(prompts: int, n: int, ranks: int) -> None
     share = len(order) // ranks
     shares = [[keys[i].rsplit("_", 2)[0] for i in order[r * share : (r + 1) * share]] for r in range(ranks)]
     assert sum(len(set(found)) for found in shares) == prompts
-    # Side by side, so that a micro-batch shows few different pictures.
+    # Side by side, so that a micro-batch shows few different images.
     assert all(len(set(found[at : at + n])) == 1 for found in shares for at in range(0, share, n))
 
 

@@ -16,15 +16,15 @@ from PIL import Image
 from verl.utils.model import extract_multi_modal_inputs
 
 from recipe.critic_r1.demo.model import build_model
-from recipe.critic_r1.images import encoded as pictures_inputs
-from recipe.critic_r1.images.dataset import EncodedPictureDataset, bare, picture_items, with_pictures
-from recipe.critic_r1.images.encoded import PictureInputs, PixelCache, PixelSettings, travels_encoded
+from recipe.critic_r1.images import encoded as images_inputs
+from recipe.critic_r1.images.dataset import EncodedImageDataset, bare, image_items, with_images
+from recipe.critic_r1.images.encoded import ImageInputs, PixelCache, PixelSettings, travels_encoded
 from recipe.critic_r1.images.token_grid import measuring
 from tests.data_prep.made_processors import make_processor
 
 
 def photo(width: int, height: int, seed: int = 0, form: str = "JPEG", mode: str = "RGB", noise: float = 6) -> bytes:
-    """A smooth picture with some noise, as a file."""
+    """A smooth image with some noise, as a file."""
     draw = np.random.default_rng(seed)
     across, down = np.linspace(0, 3, width), np.linspace(0, 2, height)[:, None]
     waves = [128 + 100 * np.sin(across * (k + 1) + down * draw.uniform(1, 4)) for k in range(3)]
@@ -41,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def fresh_cache():
-    pictures_inputs.pixel_cache.cache_clear()
+    images_inputs.pixel_cache.cache_clear()
 
 
 def item(data: bytes) -> dict:
@@ -68,12 +68,12 @@ def test_pixels_are_those_of_the_processor(model: Path, shapes, form: str, mode:
     items = [item(photo(*shape, seed, form, mode)) for seed, shape in enumerate(shapes)]
     chat = [{"role": "user", "content": [*items, {"type": "text", "text": "Which digit is shown?"}]}]
     images, _, _ = asyncio.run(
-        EncodedPictureDataset.process_multi_modal_info(chat, image_patch_size=14, config=OmegaConf.create({}))
+        EncodedImageDataset.process_multi_modal_info(chat, image_patch_size=14, config=OmegaConf.create({}))
     )
     text = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     whole = processor(text=[text], images=images, return_tensors="pt")
     small = {"image_grid_thw": whole["image_grid_thw"]}
-    made = PictureInputs(small, items, PixelSettings(str(model)))
+    made = ImageInputs(small, items, PixelSettings(str(model)))
     arrived = pickle.loads(pickle.dumps(made))
     assert torch.equal(arrived["pixel_values"], whole["pixel_values"])
     assert arrived["pixel_values"].dtype == whole["pixel_values"].dtype
@@ -89,13 +89,13 @@ def test_every_family_of_processors_gives_its_own_pixels(family: str, monkeypatc
         processor = t.Qwen3VLProcessor(base.image_processor, base.tokenizer, t.Qwen3VLVideoProcessor())
     else:
         processor = make_processor(family)
-    monkeypatch.setattr(pictures_inputs, "_processor", lambda *where: processor)
+    monkeypatch.setattr(images_inputs, "_processor", lambda *where: processor)
     items = [item(photo(300, 200, 1)), item(photo(90, 400, 2, "PNG"))]
     patch = getattr(processor.image_processor, "patch_size", 14)
-    images, _, _ = EncodedPictureDataset._process_multi_modal_info([{"role": "user", "content": items}], patch, None)
+    images, _, _ = EncodedImageDataset._process_multi_modal_info([{"role": "user", "content": items}], patch, None)
     text = f"see {processor.image_token} and {processor.image_token}: which?"
     whole = processor(text=[text], images=images, return_tensors="pt")
-    made = PictureInputs({}, items, PixelSettings("any"))
+    made = ImageInputs({}, items, PixelSettings("any"))
     assert torch.equal(made["pixel_values"], whole["pixel_values"])
 
     # What the prompt's tokens need can be had without the pixels.
@@ -109,30 +109,30 @@ def test_every_family_of_processors_gives_its_own_pixels(family: str, monkeypatc
 
 
 def test_verl_reads_a_mixed_micro_batch(model: Path) -> None:
-    first, second = (PictureInputs({}, [item(photo(64, 64, i))], PixelSettings(str(model))) for i in range(2))
+    first, second = (ImageInputs({}, [item(photo(64, 64, i))], PixelSettings(str(model))) for i in range(2))
     found = extract_multi_modal_inputs([first, {}, first, second])
     assert torch.equal(found["pixel_values"], torch.cat([first["pixel_values"]] * 2 + [second["pixel_values"]]))
-    assert pictures_inputs.pixel_cache().take_counts().made == 2
+    assert images_inputs.pixel_cache().take_counts().made == 2
 
 
 def test_what_travels_is_the_file(model: Path) -> None:
     data = photo(1024, 768)
     small = {"image_grid_thw": torch.tensor([[1, 54, 74]])}
     as_large = {"min_pixels": 3136, "max_pixels": 1 << 22}
-    inputs = PictureInputs(small, [item(data)], PixelSettings(str(model)), as_large)
+    inputs = ImageInputs(small, [item(data)], PixelSettings(str(model)), as_large)
     assert len(pickle.dumps(inputs)) < len(data) + 2000
     assert inputs["pixel_values"].shape == (54 * 74, 1176)
     assert inputs["pixel_values"].numel() * 4 > 100 * len(pickle.dumps(inputs))
 
 
-class Made(PictureInputs):
-    """Pictures whose pixels are a number, and which say when they were made."""
+class Made(ImageInputs):
+    """Images whose pixels are a number, and which say when they were made."""
 
     log: list[int]
     fails = False
 
     def make_pixels(self) -> torch.Tensor:
-        number = int(self.pictures[0]["bytes"])
+        number = int(self.images[0]["bytes"])
         self.log.append(number)
         if self.fails:
             raise ValueError("cut in the middle")
@@ -152,7 +152,7 @@ def test_the_cache_keeps_what_was_used_last_within_its_bound() -> None:
     assert log == [1, 2, 3, 2]
 
 
-def test_pictures_that_a_step_no_longer_shows_are_dropped() -> None:
+def test_images_that_a_step_no_longer_shows_are_dropped() -> None:
     cache, log = PixelCache(), list[int]()
     one, two = made(1, log), made(2, log)
     for inputs in (one, two):
@@ -173,14 +173,14 @@ def test_a_process_that_only_stores_rollouts_imports_neither_verl_nor_transforme
     assert done.stdout.strip() == "set()"
 
 
-def test_a_picture_larger_than_the_bound_is_made_and_not_kept() -> None:
+def test_a_image_larger_than_the_bound_is_made_and_not_kept() -> None:
     cache, log = PixelCache(), list[int]()
     for _ in range(2):
         assert cache.get(made(7, log, cache_bytes=10))[0] == 7
     assert log == [7, 7]
 
 
-def test_the_next_pictures_are_made_while_the_first_is_used() -> None:
+def test_the_next_images_are_made_while_the_first_is_used() -> None:
     cache, log = PixelCache(), list[int]()
     batch = [made(number, log) for number in (1, 1, 2, 2, 3, 4, 5)]
     cache.expect([{}, *batch])
@@ -193,7 +193,7 @@ def test_the_next_pictures_are_made_while_the_first_is_used() -> None:
     assert sorted(log) == [1, 2, 3, 4, 5]
 
 
-def test_a_picture_that_cannot_be_read_fails_where_it_is_used_and_may_be_tried_again() -> None:
+def test_a_image_that_cannot_be_read_fails_where_it_is_used_and_may_be_tried_again() -> None:
     cache, log = PixelCache(), list[int]()
     broken = made(1, log)
     broken.fails = True
@@ -203,39 +203,39 @@ def test_a_picture_that_cannot_be_read_fails_where_it_is_used_and_may_be_tried_a
     assert log == [1, 1]
 
 
-def test_different_content_or_settings_are_different_pictures() -> None:
-    one = PictureInputs({}, [item(b"a")], PixelSettings("m"))
-    assert one.key == PictureInputs({}, [item(b"a")], PixelSettings("m", cache_bytes=5)).key
+def test_different_content_or_settings_are_different_images() -> None:
+    one = ImageInputs({}, [item(b"a")], PixelSettings("m"))
+    assert one.key == ImageInputs({}, [item(b"a")], PixelSettings("m", cache_bytes=5)).key
     others = [
-        PictureInputs({}, [item(b"b")], PixelSettings("m")),
-        PictureInputs({}, [item(b"a"), item(b"a")], PixelSettings("m")),
-        PictureInputs({}, [item(b"a") | {"max_pixels": 100}], PixelSettings("m")),
-        PictureInputs({}, [item(b"a")], PixelSettings("m"), {"max_pixels": 100}),
-        PictureInputs({}, [item(b"a")], PixelSettings("other")),
+        ImageInputs({}, [item(b"b")], PixelSettings("m")),
+        ImageInputs({}, [item(b"a"), item(b"a")], PixelSettings("m")),
+        ImageInputs({}, [item(b"a") | {"max_pixels": 100}], PixelSettings("m")),
+        ImageInputs({}, [item(b"a")], PixelSettings("m"), {"max_pixels": 100}),
+        ImageInputs({}, [item(b"a")], PixelSettings("other")),
     ]
     assert len({inputs.key for inputs in [one, *others]}) == 6
 
 
-def test_messages_hold_bytes_and_no_decoded_picture(tmp_path: Path) -> None:
+def test_messages_hold_bytes_and_no_decoded_image(tmp_path: Path) -> None:
     """A row as verl reads it from Parquet: embedded, and referenced by path."""
     data, path = photo(64, 48), tmp_path / "b.jpg"
     path.write_bytes(photo(32, 32))
-    dataset = object.__new__(EncodedPictureDataset)
+    dataset = object.__new__(EncodedImageDataset)
     dataset.image_key, dataset.video_key, dataset.audio_key, dataset.processor = "images", "videos", "audios", object()
     row = {
         "prompt": [{"role": "user", "content": "<image>\nand <image> show?"}],
         "images": [{"bytes": data, "path": "a.jpg"}, {"bytes": None, "path": str(path)}],
     }
     messages = dataset._build_messages(row, "prompt")
-    embedded, referenced = picture_items(messages)
+    embedded, referenced = image_items(messages)
     assert embedded == {"type": "image", "bytes": data, "path": "a.jpg"}
     assert referenced == {"type": "image", "image": str(path)}
     assert travels_encoded([embedded, referenced], torch.zeros(len(data)))
     assert not travels_encoded([embedded, referenced], torch.zeros(len(data) // 8))
     assert not travels_encoded([{"type": "image", "image": Image.new("RGB", (4, 4))}], torch.zeros(100))
-    images, _, _ = EncodedPictureDataset._process_multi_modal_info(messages, 14, None)
+    images, _, _ = EncodedImageDataset._process_multi_modal_info(messages, 14, None)
     assert len(images) == 2
     assert "image" not in embedded  # still not, after it was read
     assert row["prompt"] == [{"role": "user", "content": "<image>\nand <image> show?"}]
-    assert len(pickle.dumps(with_pictures(messages, bare))) < 400
-    assert with_pictures(messages, bare)[0]["content"][1]["text"] == "\nand "
+    assert len(pickle.dumps(with_images(messages, bare))) < 400
+    assert with_images(messages, bare)[0]["content"][1]["text"] == "\nand "

@@ -1,7 +1,7 @@
-"""Mllama on the shared path: its mask over the pictures is as long as prompt and response together.
+"""Mllama on the shared path: its mask over the images is as long as prompt and response together.
 
-verl 0.9.1 builds that mask from the decoded text, from which it has taken the picture tokens, and so gets one that sees
-no picture at all; what is compared here is the processor's own output for the whole text.
+verl 0.9.1 builds that mask from the decoded text, from which it has taken the image tokens, and so gets one that sees
+no image at all; what is compared here is the processor's own output for the whole text.
 """
 
 import pickle
@@ -11,15 +11,15 @@ import pytest
 import torch
 from verl.workers.engine.fsdp import transformer_impl
 
-from recipe.critic_r1.images import encoded as pictures_inputs
+from recipe.critic_r1.images import encoded as images_inputs
 from recipe.critic_r1.images import engine as _pads_masks  # noqa: F401
-from recipe.critic_r1.images.dataset import EncodedPictureDataset
-from recipe.critic_r1.images.encoded import CROSS_ATTENTION, PIXELS, PictureInputs, PixelSettings, followed_by
+from recipe.critic_r1.images.dataset import EncodedImageDataset
+from recipe.critic_r1.images.encoded import CROSS_ATTENTION, PIXELS, ImageInputs, PixelSettings, followed_by
 from tests.data_prep.made_processors import make_processor
 from tests.images.test_encoded import item, photo
 
-RESPONSES = ("", " better", " which response is better, given the picture?")
-PICTURES = [(300, 200), (90, 400)]
+RESPONSES = ("", " better", " which response is better, given the image?")
+IMAGES = [(300, 200), (90, 400)]
 
 
 @pytest.fixture(scope="module")
@@ -31,29 +31,29 @@ def processed(processor: Any, files: list[bytes], response: str) -> dict[str, to
     content = [{"type": "image"} for _ in files] + [{"type": "text", "text": "which is better?"}]
     chat = [{"role": "user", "content": content}]
     text = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) + response
-    pictures = [{"role": "user", "content": [item(data) for data in files]}]
-    images, _, _ = EncodedPictureDataset._process_multi_modal_info(pictures, 14, None)
+    images = [{"role": "user", "content": [item(data) for data in files]}]
+    images, _, _ = EncodedImageDataset._process_multi_modal_info(images, 14, None)
     return {name: torch.as_tensor(value) for name, value in processor(text=[text], images=images).items()}
 
 
-def shared(processor: Any, files: list[bytes], response: str) -> PictureInputs:
+def shared(processor: Any, files: list[bytes], response: str) -> ImageInputs:
     """What our agent loop stores for a prompt and its response."""
     prompt, whole = processed(processor, files, ""), processed(processor, files, response)
     small = {name: value for name, value in prompt.items() if name not in (PIXELS, "input_ids", "attention_mask")}
-    stored = PictureInputs(small, [item(data) for data in files], PixelSettings("mllama"))
+    stored = ImageInputs(small, [item(data) for data in files], PixelSettings("mllama"))
     found = followed_by(stored, whole["input_ids"].shape[1] - prompt["input_ids"].shape[1])
-    assert isinstance(found, PictureInputs)
+    assert isinstance(found, ImageInputs)
     assert found.key == stored.key  # the rollouts of a prompt share their pixels
     return pickle.loads(pickle.dumps(found))
 
 
 @pytest.mark.parametrize("response", RESPONSES)
-@pytest.mark.parametrize("shapes", [PICTURES[:1], PICTURES])
+@pytest.mark.parametrize("shapes", [IMAGES[:1], IMAGES])
 def test_a_rollout_has_what_the_processor_gives_for_the_whole_text(
     processor: Any, shapes: list, response: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pictures_inputs, "_processor", lambda *where: processor)
-    pictures_inputs.pixel_cache.cache_clear()
+    monkeypatch.setattr(images_inputs, "_processor", lambda *where: processor)
+    images_inputs.pixel_cache.cache_clear()
     files = [photo(*shape, seed) for seed, shape in enumerate(shapes)]
     whole = processed(processor, files, response)
     found = dict(shared(processor, files, response).items())
@@ -63,7 +63,7 @@ def test_a_rollout_has_what_the_processor_gives_for_the_whole_text(
 
 
 def test_rollouts_of_different_lengths_share_a_micro_batch(processor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures_inputs, "_processor", lambda *where: processor)
+    monkeypatch.setattr(images_inputs, "_processor", lambda *where: processor)
     files = [photo(300, 200)]
     rollouts = [shared(processor, files, response) for response in RESPONSES]
     joined = transformer_impl.extract_multi_modal_inputs(rollouts)
@@ -81,7 +81,7 @@ def test_a_model_gives_each_rollout_of_a_micro_batch_its_own_log_probabilities(
 ) -> None:
     from transformers import MllamaConfig, MllamaForConditionalGeneration
 
-    monkeypatch.setattr(pictures_inputs, "_processor", lambda *where: processor)
+    monkeypatch.setattr(images_inputs, "_processor", lambda *where: processor)
     torch.manual_seed(0)
     vision = {
         "hidden_size": 16,
@@ -106,7 +106,7 @@ def test_a_model_gives_each_rollout_of_a_micro_batch_its_own_log_probabilities(
         "eos_token_id": 1,
     }
     model = MllamaForConditionalGeneration(MllamaConfig(vision_config=vision, text_config=text)).eval()
-    with torch.no_grad():  # a new model's gates are closed: it would not look at the pictures
+    with torch.no_grad():  # a new model's gates are closed: it would not look at the images
         for name, parameter in model.named_parameters():
             if "gate" in name and parameter.numel() == 1:
                 parameter.fill_(1.0)

@@ -1,7 +1,7 @@
-"""The release's limits for a picture reach verl's prompts and vLLM alike: both count the tokens that the rule gives.
+"""The release's limits for an image reach verl's prompts and vLLM alike: both count the tokens that the rule gives.
 
 On the real processor class of Qwen2.5-VL with the demo's tiny model, whose own limits are far lower. If one place did
-not get the limits, rollout engine and actor would see different pictures, and each would be consistent in itself.
+not get the limits, rollout engine and actor would see different images, and each would be consistent in itself.
 """
 
 import json
@@ -20,9 +20,9 @@ from recipe.critic_r1.demo.model import IMAGE_PAD, build_model
 
 ROOT = Path(__file__).parents[2]
 
-# Width, height, and tokens of 28x28 pixels: a small picture is enlarged to 262,144 pixels or more, a usual one is only
+# Width, height, and tokens of 28x28 pixels: a small image is enlarged to 262,144 pixels or more, a usual one is only
 # rounded to whole tokens, a large one is shrunk to 4,194,304 pixels or fewer.
-PICTURES = [((100, 100), 19 * 19), ((640, 480), 23 * 17), ((4000, 3000), 84 * 63)]
+IMAGES = [((100, 100), 19 * 19), ((640, 480), 23 * 17), ((4000, 3000), 84 * 63)]
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +53,11 @@ def test_verl_builds_prompts_with_them(model: Path, settings: dict[str, Any]) ->
         processor=processor,
     )
     token = processor.tokenizer.convert_tokens_to_ids(IMAGE_PAD)
-    for size, tokens in PICTURES:
-        picture = Image.new("RGB", size)
-        turn = {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "Which?"}]}
+    for size, tokens in IMAGES:
+        image = Image.new("RGB", size)
+        turn = {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "Which?"}]}
         inputs: dict[str, Any] = {}
-        ids = builder.build_initial_tokens([turn], images=[picture], mm_inputs_out=inputs)
+        ids = builder.build_initial_tokens([turn], images=[image], mm_inputs_out=inputs)
         # The training inputs come out of the same call.
         assert (list(ids).count(token), inputs["image_grid_thw"].prod().item() // 4) == (tokens, tokens), size
         assert 262_144 <= tokens * 28 * 28 <= 4_194_304
@@ -67,7 +67,7 @@ def test_vllm_counts_the_same(model: Path, settings: dict[str, Any]) -> None:
     asked = {
         **settings,
         "model": str(model),
-        "sizes": [size for size, _ in PICTURES],
+        "sizes": [size for size, _ in IMAGES],
         "image_token_id": json.loads((model / "config.json").read_text())["image_token_id"],
     }
     done = subprocess.run(
@@ -79,5 +79,5 @@ def test_vllm_counts_the_same(model: Path, settings: dict[str, Any]) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    expected = [tokens for _, tokens in PICTURES for _ in range(2)]
+    expected = [tokens for _, tokens in IMAGES for _ in range(2)]
     assert json.loads(done.stdout.splitlines()[-1]) == expected

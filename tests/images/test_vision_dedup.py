@@ -1,4 +1,4 @@
-"""The vision towers of the Qwen-VL family see each picture once; what comes out, and its gradients, stay the same."""
+"""The vision towers of the Qwen-VL family see each image once; what comes out, and its gradients, stay the same."""
 
 from typing import Any
 
@@ -6,25 +6,25 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from recipe.critic_r1.images.encoded import PictureInputs, PixelSettings
+from recipe.critic_r1.images.encoded import ImageInputs, PixelSettings
 from recipe.critic_r1.images.vision_dedup import GRID, only_pixels_apart, see_once, without_repeats
 
 GRIDS = {"a": [[1, 4, 4]], "b": [[1, 8, 4], [1, 4, 4]], "c": [[1, 4, 12]]}
-"""Pictures of three prompts, in patches."""
+"""Images of three prompts, in patches."""
 
 
-def shown(name: str) -> PictureInputs:
-    return PictureInputs({GRID: torch.tensor(GRIDS[name])}, [{"type": "image", "bytes": name.encode()}], SETTINGS)
+def shown(name: str) -> ImageInputs:
+    return ImageInputs({GRID: torch.tensor(GRIDS[name])}, [{"type": "image", "bytes": name.encode()}], SETTINGS)
 
 
 SETTINGS = PixelSettings("nowhere")
 TRAVELLED = {"pixel_values": 0, GRID: torch.ones(2, 3)}
 
 CASES: dict[str, tuple[list[Any], list[bool], list[int] | None]] = {
-    # rollouts; which of them bring pixels; the place of each of their pictures
+    # rollouts; which of them bring pixels; the place of each of their images
     "all different": (["a", "b", "c"], [True, True, True], None),
     "one prompt": (["a", "a", "a"], [True, False, False], [0, 0, 0]),
-    "two pictures a prompt": (["b", "b"], [True, False], [0, 1, 0, 1]),
+    "two images a prompt": (["b", "b"], [True, False], [0, 1, 0, 1]),
     "not side by side": (["a", "b", "a", "c", "b"], [True, True, False, True, False], [0, 1, 2, 0, 3, 1, 2]),
     "text between": (["a", None, {}, "a"], [True, False, False, False], [0, 0]),
     "text only": ([None, {}], [False, False], None),
@@ -38,12 +38,12 @@ CASES: dict[str, tuple[list[Any], list[bool], list[int] | None]] = {
 
 
 @pytest.mark.parametrize(("rollouts", "pixels", "places"), CASES.values(), ids=CASES.keys())
-def test_a_repeated_picture_comes_without_pixels(rollouts, pixels, places) -> None:
+def test_a_repeated_image_comes_without_pixels(rollouts, pixels, places) -> None:
     inputs = [shown(item) if isinstance(item, str) else item for item in rollouts]
     kept, found = without_repeats(inputs)
     assert found == places
     assert ["pixel_values" in set((item or {}).keys()) for item in kept] == pixels
-    # The language model's side is told of all pictures.
+    # The language model's side is told of all images.
     for before, after in zip(inputs, kept, strict=True):
         assert (before is None) == (after is None)
         assert not before or torch.equal(before[GRID], after[GRID])
@@ -62,7 +62,7 @@ def test_the_only_pixels_of_a_micro_batch_are_not_copied(
     rollouts, alone: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = torch.zeros(4, 2)
-    monkeypatch.setattr(PictureInputs, "__getitem__", lambda self, name: made if name == "pixel_values" else self.small)
+    monkeypatch.setattr(ImageInputs, "__getitem__", lambda self, name: made if name == "pixel_values" else self.small)
     inputs = [shown(item) if isinstance(item, str) else item for item in rollouts]
     rest, pixels = only_pixels_apart(inputs)
     if alone is None:
@@ -110,7 +110,7 @@ def test_features_and_gradients_are_those_of_the_repeated_pixels(family: str) ->
     def outcome(pixels: torch.Tensor) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
         whole.zero_grad()
         found = features(whole, pixels, grid)
-        # Each rollout looks at its picture in its own way.
+        # Each rollout looks at its image in its own way.
         sum((part * torch.linspace(-1, 2, part.numel()).view_as(part)).sum() for part in found).backward()
         return found, {name: p.grad.clone() for name, p in whole.model.visual.named_parameters() if p.grad is not None}
 
@@ -125,8 +125,8 @@ def test_features_and_gradients_are_those_of_the_repeated_pixels(family: str) ->
         torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
 
 
-def test_a_tower_that_is_shown_other_pictures_says_so() -> None:
+def test_a_tower_that_is_shown_other_images_says_so() -> None:
     whole = model("qwen2_vl")
     see_once(whole, lambda: [0, 0, 1])
-    with pytest.raises(RuntimeError, match="shown 1 pictures; this micro-batch has 3"):
+    with pytest.raises(RuntimeError, match="shown 1 images; this micro-batch has 3"):
         features(whole, torch.randn(16, 1176), torch.tensor([[1, 4, 4]]))

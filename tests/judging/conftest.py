@@ -33,19 +33,19 @@ def scripted() -> type[ScriptedGenerator]:
     return ScriptedGenerator
 
 
-def _task(pair_id: str, order: int, *, better: int = 0, picture: str | None = None) -> JudgeTask:
-    """A pair of responses A and B about one picture; `better` is the place of the better one in order 0."""
+def _task(pair_id: str, order: int, *, better: int = 0, image: str | None = None) -> JudgeTask:
+    """A pair of responses A and B about one image; `better` is the place of the better one in order 0."""
     shown = ("A", "B") if order == 0 else ("B", "A")
     text = f"Response 1: {shown[0]} Response 2: {shown[1]}"
     return JudgeTask(
         pair_id=pair_id,
         order=order,
-        messages=(Message("user", (ImagePart((picture or pair_id).encode()), TextPart(text))),),
+        messages=(Message("user", (ImagePart((image or pair_id).encode()), TextPart(text))),),
         question="which?",
         response_1=shown[0],
         response_2=shown[1],
         ground_truth="1" if better == order else "2",
-        picture_blake3=picture or pair_id,
+        image_blake3=image or pair_id,
         category="made",
     )
 

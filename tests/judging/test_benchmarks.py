@@ -21,7 +21,7 @@ from recipe.critic_r1.judging.generation import Sampling
 from recipe.critic_r1.judging.metrics import pairwise_metrics
 from recipe.critic_r1.judging.official_metrics import official_metrics
 from recipe.critic_r1.judging.pairwise import judge, task_from_row
-from tests.data_prep.made_images import picture
+from tests.data_prep.made_images import make_image
 from tests.data_prep.made_records import GOOD
 from tests.judging.fake_server import FakeServer, answer
 
@@ -44,11 +44,11 @@ def records(name: str) -> list[dict[str, Any]]:
 
 
 def publish(name: str, folder: Path) -> Path:
-    """The benchmark's file, and its pictures where they are not in it."""
+    """The benchmark's file, and its images where they are not in it."""
     (folder / "mcq").mkdir()
     for n in range(PAIRS):
         for path in (folder / f"{n}.jpg", folder / "mcq" / f"{n}.jpg"):
-            path.write_bytes(picture(n))
+            path.write_bytes(make_image(n))
     if name == "vl_rewardbench":
         pq.write_table(pa.Table.from_pylist(records(name)), folder / "in.parquet")
         return folder / "in.parquet"
@@ -105,15 +105,15 @@ def test_records_that_give_no_task_are_said(tmp_path: Path) -> None:
         result = run("mm_rlhf_rewardbench", "--input", file, "--image-root", tmp_path, "--model", "m", "--base-url",
                      server.url, "--out", tmp_path / "out")  # fmt: skip
     assert result.exit_code == 0
-    assert f"of {PAIRS} records some gave no task (1 picture-missing)" in " ".join(result.output.split())
-    assert json.loads((tmp_path / "out" / "judge.json").read_text())["records_lost"] == {"picture-missing": 1}
+    assert f"of {PAIRS} records some gave no task (1 image-missing)" in " ".join(result.output.split())
+    assert json.loads((tmp_path / "out" / "judge.json").read_text())["records_lost"] == {"image-missing": 1}
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("vl_rewardbench",), "give those of MMInstruction/VL-RewardBench with --input"),
-        (("mm_rlhf_rewardbench",), "and its pictures with --image-root"),
+        (("mm_rlhf_rewardbench",), "and its images with --image-root"),
         (("some/folder", "--limit", 3), "go with the name of a benchmark"),
     ],
 )

@@ -20,12 +20,12 @@ import typer
 from typer.testing import CliRunner
 
 from data_prep.tasks.ordering import preference_tasks
-from data_prep.tasks.pairwise import Picture, PolicyTask, PreferencePair
+from data_prep.tasks.pairwise import Image, PolicyTask, PreferencePair
 from data_prep.writer import write_parquet
 from recipe.critic_r1.cli import best_of_n, judge, label
 from recipe.critic_r1.judging.intervals import ClusterBootstrap
 from recipe.critic_r1.judging.openai_client import OpenAIGenerator
-from tests.data_prep.made_images import picture
+from tests.data_prep.made_images import make_image
 from tests.judging.fake_server import Behaviour, FakeServer, answer
 from tests.judging.test_openai_client import PASSING, full_disk
 
@@ -65,13 +65,13 @@ def serve(attempt: int, body: dict[str, Any]) -> dict[str, Any]:
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """Arguments of each command: 30 pairs to judge, 3 questions to answer, 6 prompts with 3 responses to label."""
     tmp_path = tmp_path_factory.mktemp("data")
-    pictures = [Picture(picture(i, form="PNG")) for i in range(30)]
-    pairs = [PreferencePair("made", (p,), f"How many {i}?", ("7", "3"), 0) for i, p in enumerate(pictures)]
+    images = [Image(make_image(i, form="PNG")) for i in range(30)]
+    pairs = [PreferencePair("made", (p,), f"How many {i}?", ("7", "3"), 0) for i, p in enumerate(images)]
     write_parquet(preference_tasks(pairs, split="test", orders="both", wording="compact"), tmp_path / "pairs")
-    policy = [PolicyTask("counts", (p,), f"How many {i}?", "7", "test", i) for i, p in enumerate(pictures[:3])]
+    policy = [PolicyTask("counts", (p,), f"How many {i}?", "7", "test", i) for i, p in enumerate(images[:3])]
     write_parquet(policy, tmp_path / "policy")
     lines = []
-    for i, p in enumerate(pictures[:6]):
+    for i, p in enumerate(images[:6]):
         assert p.data is not None
         (tmp_path / f"{i}.png").write_bytes(p.data)
         lines.append(json.dumps({"question": f"How many {i}?", "image": f"{i}.png", "responses": ["1", "4", "6"]}))

@@ -108,7 +108,7 @@ def test_the_same_seed_gives_the_same_interval_whatever_the_block_size(monkeypat
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
-    """300 worlds of 60 pictures with 4 correlated samples each: a 95 % interval covers in 90 to 99 % of them."""
+    """300 worlds of 60 images with 4 correlated samples each: a 95 % interval covers in 90 to 99 % of them."""
     rng = np.random.default_rng(6)
     clusters = [str(i // 4) for i in range(240)]
     hits = 0

@@ -20,7 +20,7 @@ def said(task: Callable[..., JudgeTask]) -> Said:
     """A judgement of a pair with given texts; `takes` is better, worse, longer, first, tie, None or error."""
 
     def build(name: str, order: int, takes: str | None, texts: dict[str, str], **changes: Any) -> Judgement:
-        made = task(name, order, picture=changes.pop("picture", None))
+        made = task(name, order, image=changes.pop("image", None))
         shown = [texts["better"], texts["worse"]] if made.ground_truth == "1" else [texts["worse"], texts["better"]]
         made = replace(made, response_1=shown[0], response_2=shown[1], **changes)
         wrong = "2" if made.ground_truth == "1" else "1"
@@ -77,12 +77,12 @@ def test_equal_lengths_and_labelled_ties_say_nothing_about_length(said: Said) ->
     assert values(counted + others) == values(counted)
 
 
-def test_pairs_of_one_picture_widen_the_interval(said: Said) -> None:
-    """The same verdicts, once over 40 pictures and once over 5, each of which is judged one way throughout."""
+def test_pairs_of_one_image_widen_the_interval(said: Said) -> None:
+    """The same verdicts, once over 40 images and once over 5, each of which is judged one way throughout."""
 
-    def width(pictures: int) -> float:
+    def width(images: int) -> float:
         judgements = [
-            said(f"p{i}", o, "longer" if i % 5 < 2 else "better", ME_SHORT, picture=f"{i % pictures}")
+            said(f"p{i}", o, "longer" if i % 5 < 2 else "better", ME_SHORT, image=f"{i % images}")
             for i in range(40)
             for o in (0, 1)
         ]

@@ -57,7 +57,7 @@ def test_the_wording_is_read_from_the_file_and_filled_in(
     text: str,
     expected: str,
 ) -> None:
-    """Free text goes in as it is, the picture follows it, and the file is not run."""
+    """Free text goes in as it is, the image follows it, and the file is not run."""
     monkeypatch.delenv("CRITIC_R1_TEST_RAN", raising=False)
     path = written(tmp_path, source, text)
     known(monkeypatch, source, official._pieces(path, PROTOCOLS[source]))

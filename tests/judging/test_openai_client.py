@@ -16,7 +16,7 @@ from recipe.critic_r1.judging.journal import Journal, JournalBusyError, JournalF
 from recipe.critic_r1.judging.openai_client import OpenAIGenerator, ServerRefusedError
 from tests.judging.fake_server import FakeServer, answer
 
-PNG = b"\x89PNG\r\n\x1a\n picture"
+PNG = b"\x89PNG\r\n\x1a\n image"
 
 PASSING = [
     "408", "409", "429", "500", "502", "503", "cut", "hang up", "broken json", "html", "bytes", "other json", "list",
@@ -108,8 +108,8 @@ def test_a_server_that_refuses_everything_stops_the_run(status: str) -> None:
         assert len(server.bodies) <= 4
 
 
-def test_an_unknown_picture_format_is_a_failure_before_anything_is_sent() -> None:
-    odd = GenerationRequest((Message("user", (ImagePart(b"not a picture"),)),))
+def test_an_unknown_image_format_is_a_failure_before_anything_is_sent() -> None:
+    odd = GenerationRequest((Message("user", (ImagePart(b"not an image"),)),))
     with FakeServer(good) as server, client(server) as generator:
         (generation,) = generator.generate([odd])
     assert "is no PNG" in str(generation.error)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.tasks.pairwise import Picture, PreferencePair, PreferenceTask
+from data_prep.tasks.pairwise import Image, PreferencePair, PreferenceTask
 from data_prep.tasks.prompts import get_wording
 from data_prep.writer import ShardWriter
 from recipe.critic_r1.judging.generation import (
@@ -164,7 +164,7 @@ def test_a_record_names_everything_a_reader_needs(scripted: Any, task: Any) -> N
         "pair_id": "p",
         "order": 1,
         "category": "made",
-        "picture_blake3": "p",
+        "image_blake3": "p",
         "question": "which?",
         "response_1": "B",
         "response_2": "A",
@@ -194,7 +194,7 @@ def test_thinking(text: str, thoughts: str) -> None:
 
 
 def rows(preferred: Any = 0) -> list[dict[str, Any]]:
-    pair = PreferencePair("made", (Picture(b"\x89PNG 1"),), "What <image> is it?", ("cat", "dog"), preferred)
+    pair = PreferencePair("made", (Image(b"\x89PNG 1"),), "What <image> is it?", ("cat", "dog"), preferred)
     return [PreferenceTask(pair, order, split="test", wording=get_wording("compact")).row() for order in (0, 1)]
 
 
@@ -212,17 +212,17 @@ def test_rows_of_the_writer_become_tasks(tmp_path: Path) -> None:
     image, text = first.messages[0].parts
     assert isinstance(image, ImagePart)
     assert image.data == b"\x89PNG 1"
-    assert first.picture_blake3 == image.blake3
+    assert first.image_blake3 == image.blake3
     assert isinstance(text, TextPart)
     assert "Response 1: cat" in text.text
 
 
 def test_broken_rows_are_named() -> None:
-    label, picture, marker = (rows()[0] for _ in range(3))
+    label, image, marker = (rows()[0] for _ in range(3))
     label["reward_model"]["ground_truth"] = "3"
-    picture["images"] = [{"bytes": None, "path": "gone.png"}]
+    image["images"] = [{"bytes": None, "path": "gone.png"}]
     marker["images"] = marker["images"] * 2
-    for row, message in ((label, "none of 1, 2, tie"), (picture, "picture 1 .* no bytes"), (marker, r"has 2 picture")):
+    for row, message in ((label, "none of 1, 2, tie"), (image, "image 1 .* no bytes"), (marker, r"has 2 image")):
         with pytest.raises(ValueError, match=message):
             task_from_row(row)
 

@@ -15,15 +15,15 @@ pytestmark = pytest.mark.e2e
 ROW = [{"role": "user", "content": "<image>What digit is shown?"}]
 
 
-def png(picture: int) -> bytes:
+def png(image: int) -> bytes:
     stream = io.BytesIO()
-    pixels = np.random.default_rng(picture).integers(0, 255, (56, 56, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(image).integers(0, 255, (56, 56, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(stream, "PNG")
     return stream.getvalue()
 
 
-def request(picture: int, **sampling: Any) -> GenerationRequest:
-    return GenerationRequest(messages_from_row(ROW, [{"bytes": png(picture)}]), Sampling(max_tokens=12, **sampling))
+def request(image: int, **sampling: Any) -> GenerationRequest:
+    return GenerationRequest(messages_from_row(ROW, [{"bytes": png(image)}]), Sampling(max_tokens=12, **sampling))
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ def test_the_prompt_is_the_one_of_training(engine: Any) -> None:
     from verl.workers.rollout.utils import qwen2_5_vl_dedup_image_tokens
 
     processor = AutoProcessor.from_pretrained(engine.model_dir)
-    picture = {"type": "image", "image": Image.open(io.BytesIO(png(0)))}
-    chat = [{"role": "user", "content": [picture, {"type": "text", "text": "What digit is shown?"}]}]
+    image = {"type": "image", "image": Image.open(io.BytesIO(png(0)))}
+    chat = [{"role": "user", "content": [image, {"type": "text", "text": "What digit is shown?"}]}]
     images, _ = asyncio.run(RLHFDataset.process_vision_info(chat, image_patch_size=14, config=None))
     text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     trained = list(processor(text=[text], images=images)["input_ids"][0])

@@ -11,15 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
-from PIL import Image
 from typer.testing import CliRunner
 
 from data_prep.checks.rows import check_parquet
-from data_prep.tasks.pairwise import Picture, PolicyTask, PreferencePair, PreferenceTask
+from data_prep.tasks.pairwise import Image, PolicyTask, PreferencePair, PreferenceTask
 from data_prep.writer import write_parquet
 from recipe.critic_r1.cli.label import register
 from recipe.critic_r1.judging.generation import Generation, Sampling
@@ -39,7 +39,7 @@ def _group() -> None:
 
 def png(shade: int) -> bytes:
     stream = io.BytesIO()
-    Image.new("L", (8, 8), shade).save(stream, "PNG")
+    PIL.Image.new("L", (8, 8), shade).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -48,7 +48,7 @@ def box(choice: object) -> str:
 
 
 def prompt(*responses: str, shade: int = 0) -> LabelPrompt:
-    return LabelPrompt("f.jsonl", 0, "", (Picture(png(shade)),), "How many?", responses)
+    return LabelPrompt("f.jsonl", 0, "", (Image(png(shade)),), "How many?", responses)
 
 
 def larger(first: int, second: int) -> int:
@@ -82,13 +82,13 @@ def label(url: str, out: Path, *further: object) -> Any:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Six prompts with three numbers each, as JSONL with pictures beside it."""
+    """Six prompts with three numbers each, as JSONL with images beside it."""
     folder = tmp_path / "data"
-    (folder / "pictures").mkdir(parents=True)
+    (folder / "images").mkdir(parents=True)
     lines = []
     for i in range(6):
-        (folder / "pictures" / f"{i}.png").write_bytes(png(i))
-        row = {"id": f"row-{i}", "image": f"pictures/{i}.png", "question": "How many?", "responses": ["1", "5", "3"]}
+        (folder / "images" / f"{i}.png").write_bytes(png(i))
+        row = {"id": f"row-{i}", "image": f"images/{i}.png", "question": "How many?", "responses": ["1", "5", "3"]}
         lines.append(json.dumps(row))
     (folder / "prompts.jsonl").write_text("\n".join(lines) + "\n")
     return folder / "prompts.jsonl"
@@ -187,7 +187,7 @@ def test_equal_responses_never_meet_and_equal_pairs_are_asked_once() -> None:
     critic = Recorder()
     labeller = Labeller(critic, LabelSettings(wording="compact"))
     labeller([prompt("a", "a", "b"), prompt("b", "a"), prompt("a", "b", shade=1), prompt("c", "c")])
-    assert critic.pairs() == [("a", "b"), ("b", "a")] * 2, "another picture is another pair"
+    assert critic.pairs() == [("a", "b"), ("b", "a")] * 2, "another image is another pair"
     tally = labeller.tally.as_dict()
     assert tally["pairs"] == {"duplicate": 1, "inconsistent": 2}
     assert tally["prompts"] == {"read": 4, "used": 3, "too-few-responses": 1}
@@ -219,9 +219,9 @@ def test_rows_from_jsonl_parquet_and_prepare(tmp_path: Path) -> None:
     )
     table = pa.table({"image": [{"bytes": png(2), "path": "p"}], "question": ["R?"]})
     pq.write_table(table, tmp_path / "2.parquet")
-    picture = Picture(png(3))
-    pair = PreferencePair("s", (picture,), "S?", ("one", "two"), 0)
-    write_parquet([PreferenceTask(pair, 1), PolicyTask("s", (picture,), "T?", "3")], tmp_path / "own")
+    image = Image(png(3))
+    pair = PreferencePair("s", (image,), "S?", ("one", "two"), 0)
+    write_parquet([PreferenceTask(pair, 1), PolicyTask("s", (image,), "T?", "3")], tmp_path / "own")
     files = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.parquet"), str(tmp_path / "own" / "train-00000.parquet")]
     found = [item for item in read_prompts(files) if isinstance(item, LabelPrompt)]
     assert [(p.row, p.question, p.responses) for p in found] == [
@@ -244,11 +244,11 @@ GOOD = {"image": "a.png", "question": "Q?", "responses": ["x", "y"]}
         ('["x"]', "wrong-type", "Write one object a row"),
         ({**GOOD, "question": None}, "missing-field", "Give the row a 'question'"),
         ({**GOOD, "question": " "}, "empty-text", "is empty"),
-        ({**GOOD, "image": None}, "picture-missing", "Give the row an 'image'"),
-        ({**GOOD, "image": "gone.png"}, "picture-missing", "--image-root"),
-        ({**GOOD, "image": "../a.png"}, "picture-missing", "leads out"),
-        ({**GOOD, "image": "text.png"}, "picture-unreadable", "drop the row"),
-        ({**GOOD, "image": "cut.png"}, "picture-truncated", "drop the row"),
+        ({**GOOD, "image": None}, "image-missing", "Give the row an 'image'"),
+        ({**GOOD, "image": "gone.png"}, "image-missing", "--image-root"),
+        ({**GOOD, "image": "../a.png"}, "image-missing", "leads out"),
+        ({**GOOD, "image": "text.png"}, "image-unreadable", "drop the row"),
+        ({**GOOD, "image": "cut.png"}, "image-truncated", "drop the row"),
         ({**GOOD, "responses": "x"}, "wrong-type", "not a list"),
         ({**GOOD, "responses": ["x", 3]}, "wrong-type", "not text"),
         ({"image": "a.png", "question": "Q?", "response_1": "x"}, "missing-field", "both 'response_1' and"),
@@ -257,7 +257,7 @@ GOOD = {"image": "a.png", "question": "Q?", "responses": ["x", "y"]}
 def test_a_bad_row_is_named_before_anything_is_paid(tmp_path: Path, row: object, reason: str, said: str) -> None:
     (tmp_path / "a.png").write_bytes(png(1))
     (tmp_path / "cut.png").write_bytes(png(1)[: len(png(1)) // 2])
-    (tmp_path / "text.png").write_bytes(b"no picture at all")
+    (tmp_path / "text.png").write_bytes(b"no image at all")
     good, bad = json.dumps(GOOD), row if isinstance(row, str) else json.dumps(row)
     file = tmp_path / "in.jsonl"
     file.write_text(f"{good}\n{bad}\n")
@@ -331,7 +331,7 @@ def test_the_tasks_pass_validate(data: Path, tmp_path: Path) -> None:
     assert (report.ok, report.rows) == (True, 36)
 
 
-def test_datasets_opens_the_pictures(data: Path, tmp_path: Path) -> None:
+def test_datasets_opens_the_images(data: Path, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     with FakeServer(served()) as server:
         assert label(server.url, tmp_path / "out", data).exit_code == 0
@@ -520,18 +520,18 @@ def test_bad_rows_can_be_skipped_and_are_counted(data: Path, tmp_path: Path) -> 
         assert label(server.url, out, data, "--skip-bad-rows").exit_code == 0
     counts = json.loads((out / "label.json").read_text())["counts"]
     assert counts["prompts"] == {"read": 7, "used": 6, "rejected": 1}
-    assert [(line["row"], line["reason"]) for line in lines_of(out / "rejected.jsonl")] == [(6, "picture-missing")]
+    assert [(line["row"], line["reason"]) for line in lines_of(out / "rejected.jsonl")] == [(6, "image-missing")]
 
 
-def test_a_share_goes_to_val_by_picture(data: Path, tmp_path: Path) -> None:
+def test_a_share_goes_to_val_by_image(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with FakeServer(served()) as server:
         assert label(server.url, out, data, "--val-share", 0.5).exit_code == 0
     rows = json.loads((out / "label.json").read_text())["rows"]
     assert rows["tasks"] == rows["dpo"]
     assert set(rows["dpo"]) == {"train", "val"}
-    pictures = {name: {line["images"][0] for line in lines_of(out / "dpo" / f"{name}.jsonl")} for name in rows["dpo"]}
-    assert not pictures["train"] & pictures["val"]
+    images = {name: {line["images"][0] for line in lines_of(out / "dpo" / f"{name}.jsonl")} for name in rows["dpo"]}
+    assert not images["train"] & images["val"]
     assert sum(rows["dpo"].values()) == 18
 
 

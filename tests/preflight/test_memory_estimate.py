@@ -73,18 +73,18 @@ def test_a_line_is_its_formula_by_hand() -> None:
     assert lines["checkpointed inputs"] == 4 * 8190 * 3584 * 28 * 2
     pixels = 640 * 480
     stock = named(estimate.host_lines(shape(), config("r1", "critic_r1.image_path=stock"), pixels, 50_000))
-    assert stock["pictures"] == 256 * 8 * (estimate.STOCK_COPIES * 24 * pixels + 2 * (3 * pixels + 50_000))
+    assert stock["images"] == 256 * 8 * (estimate.STOCK_COPIES * 24 * pixels + 2 * (3 * pixels + 50_000))
     host = named(estimate.host_lines(shape(), config(), pixels, 50_000))
-    assert host["pictures"] == 256 * (8 * 50_000 + 3 * pixels)
-    assert host["pictures in preparation"] == 8 * 4 * 24 * pixels
+    assert host["images"] == 256 * (8 * 50_000 + 3 * pixels)
+    assert host["images in preparation"] == 8 * 4 * 24 * pixels
     # Less than the bound: 256 prompts over 4 engines and 8 training workers.
     assert host["pixels of the training workers"] == (256 + 8 * 4) * 24 * pixels
-    assert host["picture cache of the rollout engines"] == 2 * 256 * 24 * pixels
+    assert host["image cache of the rollout engines"] == 2 * 256 * 24 * pixels
     assert host["reference model"] == 4 * p
 
 
 def test_measured_constants_are_those_of_the_benchmark() -> None:
-    path = Path(__file__).parents[2] / "benchmarks" / "results" / "pictures.json"
+    path = Path(__file__).parents[2] / "benchmarks" / "results" / "images.json"
     measured = json.loads(path.read_text(encoding="utf-8"))
     (largest,) = (point for point in measured["points"] if point["size"] == "4 MP")
     held = [largest[name]["step_memory_bytes_by_process"] for name in ("stock", "shared")]
@@ -95,7 +95,7 @@ def test_measured_constants_are_those_of_the_benchmark() -> None:
     assert estimate.STOCK_COPIES <= copies < estimate.STOCK_COPIES + 1
     assert float(f"{measured['processor_seconds_per_megapixel']['4 MP']:.1g}") == estimate.PROCESSOR_SECONDS
     for point in (point for point in measured["points"] if point["file_bytes"]):
-        stock, shared = (point[name]["processor_pictures_per_prompt"] for name in ("stock", "shared"))
+        stock, shared = (point[name]["processor_images_per_prompt"] for name in ("stock", "shared"))
         assert stock["agent loop"] == pytest.approx(estimate.PROCESSOR_PASSES["stock"] * point["n"])
         assert shared["agent loop"] + shared["training worker"] == pytest.approx(estimate.PROCESSOR_PASSES["shared"])
 
@@ -103,13 +103,13 @@ def test_measured_constants_are_those_of_the_benchmark() -> None:
 def test_processor_time_by_hand() -> None:
     each = estimate.PROCESSOR_SECONDS * 2 / 4  # two million pixels, four machines
     stock, shared = (config("r1", "cluster=4x8", f"critic_r1.image_path={path}") for path in ("stock", "shared"))
-    assert estimate.picture_cpu_seconds(stock, 2e6)[0] == pytest.approx(256 * (3 * 8 + 1) * each)
-    assert estimate.picture_cpu_seconds(shared, 2e6)[0] == pytest.approx(256 * (2 + 1) * each)
+    assert estimate.image_cpu_seconds(stock, 2e6)[0] == pytest.approx(256 * (3 * 8 + 1) * each)
+    assert estimate.image_cpu_seconds(shared, 2e6)[0] == pytest.approx(256 * (2 + 1) * each)
 
 
 def test_caches_are_bounded() -> None:
     host = named(estimate.host_lines(shape(), config(), 4_194_304))
-    assert host["picture cache of the rollout engines"] == 2 * 4 * 4 * GIB
+    assert host["image cache of the rollout engines"] == 2 * 4 * 4 * GIB
     assert host["pixels of the training workers"] == 8 * (2 * GIB + 4 * 24 * 4_194_304)
 
 
@@ -152,10 +152,10 @@ def test_the_tables_of_scaling_are_what_the_formulas_say() -> None:
         expected, spent, size = [], [], float(pixels.replace(",", ""))
         for path in ("stock", "shared"):
             run = config("r1", f"critic_r1.image_path={path}")
-            lines = named(estimate.picture_lines(run, size, size / 4))
-            engines = lines.pop("picture cache of the rollout engines") / GIB
+            lines = named(estimate.image_lines(run, size, size / 4))
+            engines = lines.pop("image cache of the rollout engines") / GIB
             expected.append(sum(lines.values()) / GIB)
-            spent.append(estimate.picture_cpu_seconds(run, size)[0])
+            spent.append(estimate.image_cpu_seconds(run, size)[0])
         assert [float(number) for number in numbers] == [round(value, 1) for value in (*expected, engines)], pixels
         assert [int(number) for number in seconds] == [round(value) for value in spent], pixels
 
@@ -179,7 +179,7 @@ def test_published_footprints() -> None:
 def test_the_table_of_the_documentation_is_what_the_formulas_say() -> None:
     text = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
     found = re.findall(
-        r"^\| `(cluster=[^`]+)` \| (\d+) GiB \| (\d+) GiB \| (\d+) GiB and the pictures", text, re.MULTILINE
+        r"^\| `(cluster=[^`]+)` \| (\d+) GiB \| (\d+) GiB \| (\d+) GiB and the images", text, re.MULTILINE
     )
     assert len(found) == 4
     for changed, *numbers in found:

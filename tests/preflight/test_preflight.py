@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 from typer.testing import CliRunner
 
-from data_prep.tasks.pairwise import SCHEMA, Picture, PolicyTask, PreferencePair, PreferenceTask
+from data_prep.tasks.pairwise import SCHEMA, Image, PolicyTask, PreferencePair, PreferenceTask
 from recipe.critic_r1 import preflight, provenance
 from recipe.critic_r1.preflight import data_files, memory, model_folder, ray_cluster, reward_function, sizes, storage
 from recipe.critic_r1.train import prepare_config
@@ -29,7 +29,7 @@ PNG = bytes.fromhex(
 def rows(n: int) -> list[dict]:
     return [
         PreferenceTask(
-            PreferencePair("digits", (Picture(PNG),), f"Question {i}?", ("7", "3"), 0), order=i % 2, index=i
+            PreferencePair("digits", (Image(PNG),), f"Question {i}?", ("7", "3"), 0), order=i % 2, index=i
         ).row()
         for i in range(n)
     ]
@@ -129,13 +129,13 @@ def all_labels_bad(folder: Path) -> str:
     return str(write(folder / "labels.parquet", records))
 
 
-def bad_picture(folder: Path) -> str:
+def bad_image(folder: Path) -> str:
     records = rows(32)
     records[9]["images"] = [{"bytes": PNG[:40], "path": None}]
-    return str(write(folder / "picture.parquet", records))
+    return str(write(folder / "image.parquet", records))
 
 
-def missing_picture(folder: Path) -> str:
+def missing_image(folder: Path) -> str:
     records = rows(32)
     records[3]["images"] = []
     return str(write(folder / "markers.parquet", records))
@@ -146,7 +146,7 @@ def too_few(folder: Path) -> str:
 
 
 def no_answer(folder: Path) -> str:
-    records = [*rows(31), PolicyTask("digits", (Picture(PNG),), "Which?", "").row()]
+    records = [*rows(31), PolicyTask("digits", (Image(PNG),), "Which?", "").row()]
     return str(write(folder / "answer.parquet", records))
 
 
@@ -158,8 +158,8 @@ def no_answer(folder: Path) -> str:
         (empty, [r"empty\.parquet", "row"]),
         (bad_label, [r"label\.parquet, row 7", "first"]),
         (all_labels_bad, [r"labels\.parquet, row 9", "22 more failures of this kind"]),
-        (bad_picture, [r"picture\.parquet, row 9"]),
-        (missing_picture, [r"markers\.parquet, row 3"]),
+        (bad_image, [r"image\.parquet, row 9"]),
+        (missing_image, [r"markers\.parquet, row 3"]),
         (too_few, ["3 training rows", "train_batch_size"]),
         (no_answer, [r"answer\.parquet, row 31"]),
     ],
@@ -343,7 +343,7 @@ def text_only_template(folder: Path) -> None:
 
 
 def broken_template(folder: Path) -> None:
-    (folder / "chat_template.jinja").write_text("{{ raise_exception('no pictures here') }}")
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('no images here') }}")
 
 
 def thinking_template(folder: Path) -> None:
@@ -367,8 +367,8 @@ def unknown_architecture(folder: Path) -> None:
     ("spoil", "said"),
     [
         (no_template, "chat template: .* has none"),
-        (text_only_template, r"writes <\|image_pad\|> 0 times for one picture"),
-        (broken_template, "cannot be rendered .*no pictures here"),
+        (text_only_template, r"writes <\|image_pad\|> 0 times for one image"),
+        (broken_template, "cannot be rendered .*no images here"),
         (thinking_template, "writes <think> itself"),
         (foreign_image_token, "no token of config.json's image_token_id"),
         (half_a_folder, "lacks tokenizer_config.json"),
@@ -386,13 +386,13 @@ def test_a_prefilled_think_is_fine_when_the_reward_knows(good: dict[str, str]) -
     preflight.check(config(good | {f"{KWARGS}.prefilled": "true"}))
 
 
-def test_too_many_pictures_are_named(good: dict[str, str], tmp_path: Path) -> None:
+def test_too_many_images_are_named(good: dict[str, str], tmp_path: Path) -> None:
     records = rows(32)
     records[4]["images"] = records[4]["images"] * 3
     records[4]["prompt"] = [{"role": "user", "content": "<image><image><image> Which?"}]
     good["data.train_files"] = str(write(tmp_path / "three.parquet", records))
     with pytest.raises(
-        preflight.PreflightError, match=r"three\.parquet: a row has 3 pictures, the rollout engine takes 1"
+        preflight.PreflightError, match=r"three\.parquet: a row has 3 images, the rollout engine takes 1"
     ):
         preflight.check(config(good))
 

@@ -56,7 +56,7 @@ def judge_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def large_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A judge run with 5,000 judgements of 1,250 pictures."""
+    """A judge run with 5,000 judgements of 1,250 images."""
     run = tmp_path_factory.mktemp("report") / "large"
     listed = benchmark(2500)
     write_benchmark(run / "tasks", listed)

@@ -17,20 +17,20 @@ from recipe.critic_r1.judging.intervals import Estimate
 from recipe.critic_r1.judging.metrics import category_metrics, length_metrics, pairwise_metrics
 from recipe.critic_r1.judging.official_metrics import official_metrics
 from recipe.critic_r1.judging.pairwise import Judgement, JudgeTask
-from tests.report.made_run import HOSTILE, picture
+from tests.report.made_run import HOSTILE, make_image
 
 CATEGORIES = {"hallucination": 0.1, "reasoning": -0.15, "general/chat <b>": 0.0}
 """category -> how much easier than the mean"""
 
 
-def benchmark(pairs: int, *, per_picture: int = 2) -> list[PreferenceTask]:
+def benchmark(pairs: int, *, per_image: int = 2) -> list[PreferenceTask]:
     """Both orders of made benchmark pairs in three categories; every ninth carries hostile text."""
     made = []
     for number in range(pairs):
         bad = HOSTILE[number // 9 % len(HOSTILE)] if number % 9 == 0 else ""
         pair = PreferencePair(
             source="made_bench",
-            images=(picture(number // per_picture),),
+            images=(make_image(number // per_image),),
             question=f"Which is more faithful, case {number}? {bad}".strip(),
             responses=(f"A short one. {bad}".strip(), f"A longer response that goes on about case {number}."),
             preferred=number % 2,
@@ -64,7 +64,7 @@ def judgements(listed: list[PreferenceTask], skill: float, seed: int) -> list[Ju
             response_1=first,
             response_2=second,
             ground_truth=task.ground_truth,
-            picture_blake3=task.pair.images[0].blake3,
+            image_blake3=task.pair.images[0].blake3,
             category=category,
             group=task.pair.pair_id,
         )
@@ -75,7 +75,7 @@ def judgements(listed: list[PreferenceTask], skill: float, seed: int) -> list[Ju
 
 
 def write_benchmark(folder: Path, listed: list[PreferenceTask]) -> Path:
-    """The benchmark as Parquet, for the pictures."""
+    """The benchmark as Parquet, for the images."""
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist([task.row() for task in listed], schema=SCHEMA), folder / "test-00000.parquet")
     return folder

@@ -9,12 +9,12 @@ import json
 import random
 from pathlib import Path
 
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 from blake3 import blake3
-from PIL import Image
 
-from data_prep.tasks.pairwise import SCHEMA, Picture, PreferencePair, PreferenceTask
+from data_prep.tasks.pairwise import SCHEMA, Image, PreferencePair, PreferenceTask
 
 HOSTILE = (
     "</script><script>window.stolen = 1</script>",
@@ -27,15 +27,15 @@ HOSTILE = (
 )
 
 
-def picture(number: int) -> Picture:
-    """An 8 x 8 grey picture, each number its own."""
+def make_image(number: int) -> Image:
+    """An 8 x 8 grey image, each number its own."""
     draw = random.Random(number)
     out = io.BytesIO()
-    Image.frombytes("L", (8, 8), draw.randbytes(64)).save(out, format="PNG")
-    return Picture(data=out.getvalue())
+    PIL.Image.frombytes("L", (8, 8), draw.randbytes(64)).save(out, format="PNG")
+    return Image(data=out.getvalue())
 
 
-def tasks(pairs: int, per_picture: int = 4) -> list[PreferenceTask]:
+def tasks(pairs: int, per_image: int = 4) -> list[PreferenceTask]:
     """Both orders of each pair; every seventh pair carries hostile text."""
     made = []
     for number in range(pairs):
@@ -43,7 +43,7 @@ def tasks(pairs: int, per_picture: int = 4) -> list[PreferenceTask]:
         digit = number % 10
         pair = PreferencePair(
             source="made",
-            images=(picture(number // per_picture),),
+            images=(make_image(number // per_image),),
             question=f"What digit is shown? {bad}".strip(),
             responses=(f"It is a {digit}. {bad}".strip(), f"It is a {(digit + 3) % 10}, pair {number}."),
             preferred=0,
@@ -73,7 +73,7 @@ def judgement_lines(listed: list[PreferenceTask], skill: float, seed: int) -> li
                 "pair_id": task.pair.pair_id,
                 "order": task.order,
                 "category": "made",
-                "picture_blake3": task.pair.images[0].blake3,
+                "image_blake3": task.pair.images[0].blake3,
                 "question": task.pair.question,
                 "response_1": first,
                 "response_2": second,
@@ -173,7 +173,7 @@ def sample_lines(step: int, seed: int) -> list[dict]:
                     "uid": f"{step}-{task.pair.pair_id}",
                     "sample": sample,
                     "data_source": "critic/made",
-                    "picture": [task.pair.images[0].blake3],
+                    "image": [task.pair.images[0].blake3],
                     "prompt": task.prompt,
                     "response_tokens": 17,
                     "pred": line["pred"] or "",
@@ -229,5 +229,5 @@ def make_run(root: Path, *, pairs: int = 60, steps: int = 30, name: str = "made 
 def _rows(listed: list[PreferenceTask]) -> list[dict]:
     rows = [task.row() for task in listed]
     for row, task in zip(rows, listed, strict=True):
-        assert row["extra_info"]["picture_blake3"] == [blake3(task.pair.images[0].data or b"").hexdigest()]
+        assert row["extra_info"]["image_blake3"] == [blake3(task.pair.images[0].data or b"").hexdigest()]
     return rows

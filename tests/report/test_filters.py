@@ -166,20 +166,20 @@ def test_every_stop_of_the_tab_key_is_seen_and_filters_work_by_keys(page: Page, 
     assert shown(page) == 180
 
 
-def test_a_picture_gets_larger_by_key(page: Page) -> None:
-    picture = page.locator(".card .picture").first
-    image = picture.locator("img")
+def test_a_image_gets_larger_by_key(page: Page) -> None:
+    button = page.locator(".card .image").first
+    image = button.locator("img")
     page.wait_for_function("document.querySelector('.card img').complete")
     small = image.bounding_box()
-    picture.focus()
+    button.focus()
     page.keyboard.press("Enter")
-    expect(picture).to_have_attribute("aria-expanded", "true")
+    expect(button).to_have_attribute("aria-expanded", "true")
     large = image.bounding_box()
     assert small is not None
     assert large is not None
     assert large["width"] > 2 * small["width"]
     page.keyboard.press("Enter")
-    expect(picture).to_have_attribute("aria-expanded", "false")
+    expect(button).to_have_attribute("aria-expanded", "false")
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 390), ("light", 1280), ("dark", 1280)])
@@ -231,7 +231,7 @@ def test_five_thousand_judgements_keep_the_document_small(chromium: Browser, lar
     judged = lines(large_run)
     with opened(chromium, large_run / "report.html") as (page, complaints):
         expect(page.locator("#shown")).to_have_text(f"1 to {CARDS_AT_A_TIME} of 5000")
-        # One block a picture waits in the file; what is drawn is one page of cards.
+        # One block an image waits in the file; what is drawn is one page of cards.
         assert page.evaluate("document.querySelectorAll('*:not(script)').length") < 2500
         assert page.evaluate("document.images.length") == CARDS_AT_A_TIME
         page.click("#filters button[data-filter=wrong]")

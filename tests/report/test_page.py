@@ -61,12 +61,12 @@ def test_page_names_no_address(page: str) -> None:
 def test_hostile_text_adds_no_tag_and_no_script(page: str) -> None:
     tags = Tags(page)
     kinds = [attributes.get("type") for tag, attributes in tags.tags if tag == "script"]
-    pictures = ["text/plain"] * (len(kinds) - 3)
-    assert kinds == ["application/json", "application/json", *pictures, None], "data, pictures and our script"
+    images = ["text/plain"] * (len(kinds) - 3)
+    assert kinds == ["application/json", "application/json", *images, None], "data, images and our script"
     assert all(re.fullmatch(r"data:image/png;base64,[\w+/=]+", text) for text in tags.scripts[2:-1])
     handlers = [(tag, name) for tag, attributes in tags.tags for name in attributes if name.startswith("on")]
     assert handlers == []
-    assert not [tag for tag, _ in tags.tags if tag == "img"], "pictures are put in place by the script"
+    assert not [tag for tag, _ in tags.tags if tag == "img"], "images are put in place by the script"
 
 
 def test_what_was_written_reaches_the_page_unchanged(page: str) -> None:
@@ -131,7 +131,7 @@ def test_curves_that_were_not_logged_are_named(tmp_path: Path) -> None:
     assert "Gradient norm (" not in page
 
 
-def test_picture_that_is_nowhere_is_said_on_its_card(tmp_path: Path) -> None:
+def test_image_that_is_nowhere_is_said_on_its_card(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", pairs=1, steps=1)
     next((run / "data").rglob("*.parquet")).unlink()
     cards = json.loads(Tags(build_report(run).read_text(encoding="utf-8")).scripts[1])["cards"]

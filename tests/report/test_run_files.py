@@ -134,7 +134,7 @@ def test_nan_is_no_number(tmp_path: Path) -> None:
 
 
 def test_null_and_numbers_read_as_text(tmp_path: Path) -> None:
-    line = {"pair_id": 7, "order": 0, "pred": None, "response": None, "picture_blake3": None, "error": None}
+    line = {"pair_id": 7, "order": 0, "pred": None, "response": None, "image_blake3": None, "error": None}
     run = read_run(bare_run(tmp_path, {"eval/after_judgements.jsonl": json.dumps(line) + "\n"}))
     judged = run.of_kind("held-out")["after"].judgements[0]
     assert (judged.pair_id, judged.order, judged.pred, judged.response) == ("7", "0", "", "")
@@ -145,7 +145,7 @@ def test_only_the_last_rollouts_are_read_and_their_lines_keep_their_numbers(
 ) -> None:
     monkeypatch.setattr(run_files, "LAST_ROLLOUTS", 3)
     shared = {"data_source": "critic/made", "response": "<think>so</think>\\boxed{1}", "pred": "1", "reason": "ok"}
-    lines = [json.dumps(shared | {"step": step, "acc": step % 2, "picture": ["a", "b"]}) for step in range(1, 7)]
+    lines = [json.dumps(shared | {"step": step, "acc": step % 2, "image": ["a", "b"]}) for step in range(1, 7)]
     text = "not even parsed\n" + "".join(f"{line}\n" for line in lines)
     run = read_run(bare_run(tmp_path, {"train/samples.jsonl": text}))
     assert [(judged.category, judged.correct) for judged in run.rollouts] == [
@@ -153,7 +153,7 @@ def test_only_the_last_rollouts_are_read_and_their_lines_keep_their_numbers(
         ("critic/made, step 5", True),
         ("critic/made, step 6", False),
     ]
-    assert run.rollouts[0].picture_blake3 == blake3(b"a\nb").hexdigest(), "as judging names a row's pictures"
+    assert run.rollouts[0].image_blake3 == blake3(b"a\nb").hexdigest(), "as judging names a row's images"
 
     bare_run(tmp_path, {"train/samples.jsonl": text + '{"step": "seven"}\n'})
     with pytest.raises(ReportError, match=r"^train/samples\.jsonl, line 8: step: "):

@@ -118,7 +118,7 @@ def test_command_says_what_is_wrong(tmp_path: Path, arguments: list[str], messag
 
 def test_one_judge_run_writes_into_its_folder_and_finds_its_tasks(tmp_path: Path, large_run: Path) -> None:
     page = (large_run / "report.html").read_text(encoding="utf-8")
-    assert page.count('id="picture-') == 1250, "each picture once"
+    assert page.count('id="image-') == 1250, "each image once"
     make_judge_run(tmp_path / "a", benchmark(2), 0.5, 1)
     result = CliRunner().invoke(app, ["report", str(tmp_path / "a")])
     assert Path(result.stdout.strip()) == tmp_path / "a" / "report.html"
@@ -129,4 +129,4 @@ def test_one_judge_run_writes_into_its_folder_and_finds_its_tasks(tmp_path: Path
     record = json.loads((tmp_path / "a" / "judge.json").read_text(encoding="utf-8"))
     (tmp_path / "a" / "judge.json").write_text(json.dumps(record | {"data": [str(bench)]}), encoding="utf-8")
     page = build_page([str(tmp_path / "a")]).read_text(encoding="utf-8")
-    assert 'id="picture-0"' in page, "where its record says"
+    assert 'id="image-0"' in page, "where its record says"

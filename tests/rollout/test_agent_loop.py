@@ -23,13 +23,13 @@ def model(tmp_path_factory: pytest.TempPathFactory):
     "grids",
     [
         [],  # text only
-        [(1, 4, 4)],  # the demo's picture
+        [(1, 4, 4)],  # the demo's image
         [(1, 4, 20)],  # wide: the vision rows end at different positions
         [(1, 20, 4)],  # high
         [(1, 4, 4), (1, 8, 6), (1, 4, 4)],  # several
     ],
 )
-@pytest.mark.parametrize("tail", [0, 5])  # text after the last picture: none, some
+@pytest.mark.parametrize("tail", [0, 5])  # text after the last image: none, some
 @pytest.mark.parametrize("response", [0, 1, 17])
 def test_extension_equals_the_rule_on_the_whole_sequence(model, grids, tail: int, response: int) -> None:
     image = model.config.image_token_id

@@ -1,11 +1,11 @@
-"""The hit rate of the engine's picture cache, from the text that a vLLM server publishes."""
+"""The hit rate of the engine's image cache, from the text that a vLLM server publishes."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from recipe.critic_r1.rollout.cache_metrics import PictureCacheRate, counters
+from recipe.critic_r1.rollout.cache_metrics import ImageCacheRate, counters
 
 TEXT = """# HELP vllm:mm_cache_queries_total Multi-modal cache queries, in terms of number of queried items.
 # TYPE vllm:mm_cache_queries_total counter
@@ -46,11 +46,11 @@ def server():
 
 def test_the_rate_is_that_of_the_last_step(server) -> None:
     address, said = server
-    rate = PictureCacheRate([address])
+    rate = ImageCacheRate([address])
     for queries, hits, expected in ((14.0, 13.0, 14 / 16), (14.0, 13.0, None), (24.0, 18.0, 0.5)):
         said["text"] = TEXT.format(queries=queries, hits=hits)
         assert rate.since_last() == expected
 
 
 def test_a_server_that_is_gone_gives_no_rate() -> None:
-    assert PictureCacheRate(["127.0.0.1:1"]).since_last() is None
+    assert ImageCacheRate(["127.0.0.1:1"]).since_last() is None

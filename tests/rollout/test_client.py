@@ -105,7 +105,7 @@ def test_a_prompt_costs_three_calls() -> None:
 def test_what_the_server_gets_and_gives(kind: type[OtherServer]) -> None:
     server = kind()
     client, _, _ = made([server])
-    request = {"image_data": ["picture"], "mm_processor_kwargs": {"a": 1}, "priority": 3}
+    request = {"image_data": ["image"], "mm_processor_kwargs": {"a": 1}, "priority": 3}
     each = [{"token": 7}, {"token": 8, "broken": True}, {"token": 9}]
     found: list[TimedOutput] = asyncio.run(
         client.generate_group("p", prompt_ids=[5], sampling_params=each, **request)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A picture for all rollouts of a prompt: the same pixels, found by vLLM without reading them."""
+"""An image for all rollouts of a prompt: the same pixels, found by vLLM without reading them."""
 
 import copy
 import io
@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 
 from recipe.critic_r1.demo.model import build_model
-from recipe.critic_r1.rollout.shared_image import SharedPicture
+from recipe.critic_r1.rollout.shared_image import SharedImage
 
 
-def picture(seed: int, mode: str = "RGB", size: tuple[int, int] = (37, 21)) -> Image.Image:
+def make_image(seed: int, mode: str = "RGB", size: tuple[int, int] = (37, 21)) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(noise).convert(mode)
 
 
-def travelled(shared: SharedPicture) -> tuple[SharedPicture, list[pickle.PickleBuffer]]:
+def travelled(shared: SharedImage) -> tuple[SharedImage, list[pickle.PickleBuffer]]:
     """As Ray sends it: pixels beside the pickle."""
     buffers: list[pickle.PickleBuffer] = []
     text = pickle.dumps(shared, protocol=5, buffer_callback=buffers.append)
@@ -27,15 +27,15 @@ def travelled(shared: SharedPicture) -> tuple[SharedPicture, list[pickle.PickleB
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
-def test_it_is_the_picture_wherever_it_went(mode: str) -> None:
-    original = picture(0, mode)
-    shared = SharedPicture.of(original)
+def test_it_is_the_image_wherever_it_went(mode: str) -> None:
+    original = make_image(0, mode)
+    shared = SharedImage.of(original)
     for found in (
         shared,
         travelled(shared)[0],
         travelled(travelled(shared)[0])[0],
         pickle.loads(pickle.dumps(shared, protocol=4)),
-        copy.deepcopy(SharedPicture.of(original)),
+        copy.deepcopy(SharedImage.of(original)),
     ):
         assert (found.mode, found.size) == (original.mode, original.size)
         assert np.array_equal(np.asarray(found), np.asarray(original))
@@ -45,7 +45,7 @@ def test_it_is_the_picture_wherever_it_went(mode: str) -> None:
 
 
 def test_pixels_are_not_copied_before_they_are_read() -> None:
-    found, (buffer,) = travelled(SharedPicture.of(picture(0)))
+    found, (buffer,) = travelled(SharedImage.of(make_image(0)))
     assert np.shares_memory(np.frombuffer(found._pixels, np.uint8), np.frombuffer(buffer, np.uint8))
     assert found._im is None
     found.load()
@@ -54,15 +54,15 @@ def test_pixels_are_not_copied_before_they_are_read() -> None:
 
 def test_a_palette_is_refused() -> None:
     with pytest.raises(ValueError, match=r"mode P: .*convert it to RGB"):
-        SharedPicture.of(picture(0).convert("P"))
+        SharedImage.of(make_image(0).convert("P"))
 
 
 def test_the_processor_makes_the_same_of_it(tmp_path: Path) -> None:
     from verl.utils import hf_processor
 
     processor = hf_processor(str(build_model(tmp_path, seed=0))).image_processor
-    original = picture(0, size=(84, 56))
-    ours = processor(images=[travelled(SharedPicture.of(original))[0]], return_tensors="pt")
+    original = make_image(0, size=(84, 56))
+    ours = processor(images=[travelled(SharedImage.of(original))[0]], return_tensors="pt")
     theirs = processor(images=[original], return_tensors="pt")
     assert (ours["pixel_values"] == theirs["pixel_values"]).all()
     assert (ours["image_grid_thw"] == theirs["image_grid_thw"]).all()
@@ -71,15 +71,15 @@ def test_the_processor_makes_the_same_of_it(tmp_path: Path) -> None:
 def test_vllm_knows_it_by_its_content_and_leaves_the_pixels_alone() -> None:
     from vllm.multimodal.hasher import MultiModalHasher
 
-    def hashed(found: SharedPicture) -> str:
+    def hashed(found: SharedImage) -> str:
         value = MultiModalHasher.hash_kwargs(image=found)
         assert found._im is None
         return value
 
     stream = io.BytesIO()
-    picture(0).save(stream, "PNG")
-    same = [SharedPicture.of(picture(0)), travelled(SharedPicture.of(picture(0)))[0]]
-    same.append(SharedPicture.of(Image.open(stream)))
-    others = [picture(1), picture(0, "L"), picture(0).transpose(Image.Transpose.ROTATE_90)]
+    make_image(0).save(stream, "PNG")
+    same = [SharedImage.of(make_image(0)), travelled(SharedImage.of(make_image(0)))[0]]
+    same.append(SharedImage.of(Image.open(stream)))
+    others = [make_image(1), make_image(0, "L"), make_image(0).transpose(Image.Transpose.ROTATE_90)]
     assert len({hashed(found) for found in same}) == 1
-    assert len({hashed(found) for found in [same[0], *map(SharedPicture.of, others)]}) == 4
+    assert len({hashed(found) for found in [same[0], *map(SharedImage.of, others)]}) == 4

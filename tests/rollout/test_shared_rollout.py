@@ -2,7 +2,7 @@
 
 Both workers are real, with the demo's model, its processor and verl's configuration; the rollout engine is a function
 that returns fixed tokens, TransferQueue a list, and Ray's object store nothing at all. What is stored then goes through
-verl's training engine, in a process of its own (`picture_losses`).
+verl's training engine, in a process of its own (`image_losses`).
 """
 
 import asyncio
@@ -24,19 +24,19 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
-from data_prep.tasks.pairwise import Picture, PolicyTask
+from data_prep.tasks.pairwise import Image, PolicyTask
 from data_prep.writer import write_parquet
 from recipe.critic_r1.demo.model import build_model
-from recipe.critic_r1.images.dataset import EncodedPictureDataset
-from recipe.critic_r1.images.encoded import PictureInputs
+from recipe.critic_r1.images.dataset import EncodedImageDataset
+from recipe.critic_r1.images.encoded import ImageInputs
 from recipe.critic_r1.rollout import agent_loop
 from tests.images.test_encoded import photo
 
 ROOT = Path(__file__).parents[2]
 RESPONSES = ([5, 6, 7, 8, 9, 10], [11], [12, 13, 14])
-ROWS = {"one picture": 0, "three pictures": 1, "two pictures": 2, "text only": 3}
+ROWS = {"one image": 0, "three images": 1, "two images": 2, "text only": 3}
 LARGE_FILE = 4
-"""A row whose picture is a larger file than the pixels that the processor makes of it."""
+"""A row whose image is a larger file than the pixels that the processor makes of it."""
 SPLITS = ["single", "fixed", "dynamic"]
 TRAJECTORY = {"step": 1, "sample_index": 0, "rollout_n": 0, "validate": False}
 
@@ -44,13 +44,11 @@ TRAJECTORY = {"step": 1, "sample_index": 0, "rollout_n": 0, "validate": False}
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("shared")
-    pictures = [
-        Picture(photo(*shape, seed), f"{seed}.jpg") for seed, shape in enumerate([(60, 60), (200, 90), (70, 300)])
-    ]
-    noise = Picture(photo(400, 400, 9, "PNG", noise=200), "noise.png")
+    images = [Image(photo(*shape, seed), f"{seed}.jpg") for seed, shape in enumerate([(60, 60), (200, 90), (70, 300)])]
+    noise = Image(photo(400, 400, 9, "PNG", noise=200), "noise.png")
     tasks = [
         PolicyTask("photos", tuple(chosen), "What is shown?", "3", "train", i)
-        for i, chosen in enumerate([pictures[:1], pictures, pictures[1:], [], [noise]])
+        for i, chosen in enumerate([images[:1], images, images[1:], [], [noise]])
     ]
     write_parquet(tasks, folder / "data")
     overrides = {
@@ -121,7 +119,7 @@ def rolled_out(
     model = config.actor_rollout_ref.model.path
     if path == "stock":
         config.data.custom_cls.path = None
-    dataset_cls = RLHFDataset if path == "stock" else EncodedPictureDataset
+    dataset_cls = RLHFDataset if path == "stock" else EncodedImageDataset
     data = dataset_cls(config.data.train_files, hf_tokenizer(model), config.data, hf_processor(model))
     prompt = data[row] | {"uid": "u", "agent_name": "single_turn_agent", "global_steps": 1}
     worker_cls = agent_loop._StockWorker if path == "stock" else agent_loop.SharedPromptWorker
@@ -147,13 +145,13 @@ def test_both_paths_store_the_same(config, row: int, stored) -> None:
             assert torch.equal(mine[name], theirs[name]), name
             assert mine[name].dtype == theirs[name].dtype, name
         assert torch.equal(mine["rollout_log_probs"], theirs["rollout_log_probs"])
-        pictures, tensors = mine["multi_modal_inputs"], theirs["multi_modal_inputs"]
-        assert isinstance(pictures, PictureInputs) == (row != ROWS["text only"])
-        assert set(pictures.keys()) == set(tensors)
-        assert all(torch.equal(pictures[name], tensors[name]) for name in tensors)
+        images, tensors = mine["multi_modal_inputs"], theirs["multi_modal_inputs"]
+        assert isinstance(images, ImageInputs) == (row != ROWS["text only"])
+        assert set(images.keys()) == set(tensors)
+        assert all(torch.equal(images[name], tensors[name]) for name in tensors)
         assert mine["reward_model"] == theirs["reward_model"]
         assert mine["extra_info"] == theirs["extra_info"]
-    # All rollouts of the prompt show the engine one and the same list of pictures.
+    # All rollouts of the prompt show the engine one and the same list of images.
     assert len({id(request["image_data"]) for request in engine.asked}) == 1
 
 
@@ -209,7 +207,7 @@ def test_the_asynchronous_trainers_interrupted_rollouts_are_the_same(config, sto
 
     requests: list[str] = []
     monkeypatch.setattr(LLMServerClient, "generate", generate)
-    row = ROWS["three pictures"]
+    row = ROWS["three images"]
     stock, _ = rolled_out(config, "stock", row, stored, Interrupted)
     requests.clear()
     ours, engine = rolled_out(config, "shared", row, stored, Interrupted)
@@ -218,19 +216,19 @@ def test_the_asynchronous_trainers_interrupted_rollouts_are_the_same(config, sto
         assert tag == their_tag
         for name in ("input_ids", "position_ids", "response_mask", "rollout_log_probs"):
             assert torch.equal(mine[name], theirs[name]), name
-        assert isinstance(mine["multi_modal_inputs"], PictureInputs)
-    # Whoever goes on with a rollout is shown the same pictures again.
+        assert isinstance(mine["multi_modal_inputs"], ImageInputs)
+    # Whoever goes on with a rollout is shown the same images again.
     assert len(engine.asked) == len(RESPONSES) + 2
     assert len({id(request["image_data"]) for request in engine.asked}) == 1
     # One id, by which verl's load balancer gives all of them the same server.
     assert len(set(requests)) == 1
 
 
-def test_what_is_stored_holds_the_pictures_once_and_encoded(config, stored) -> None:
+def test_what_is_stored_holds_the_images_once_and_encoded(config, stored) -> None:
     ours, _ = rolled_out(config, "shared", 1, stored)
     for _, record, _ in ours:
-        pictures = record["multi_modal_inputs"]
-        files = sum(len(item["bytes"]) for item in pictures.pictures)
+        images = record["multi_modal_inputs"]
+        files = sum(len(item["bytes"]) for item in images.images)
         # A row of a packed tensor would be pickled with the whole.
         alone = {name: value.clone() if torch.is_tensor(value) else value for name, value in record.items()}
         sizes = {name: len(pickle.dumps(value)) for name, value in alone.items()}
@@ -238,9 +236,9 @@ def test_what_is_stored_holds_the_pictures_once_and_encoded(config, stored) -> N
         assert "bytes" not in str(record["raw_prompt"])
 
 
-def test_balance_between_workers_counts_picture_tokens(config, stored) -> None:
-    """verl balances by the tag's length; a picture's tokens are in it, one for each 28x28 pixels."""
-    ours, _ = rolled_out(config, "shared", ROWS["three pictures"], stored)
+def test_balance_between_workers_counts_image_tokens(config, stored) -> None:
+    """verl balances by the tag's length; an image's tokens are in it, one for each 28x28 pixels."""
+    ours, _ = rolled_out(config, "shared", ROWS["three images"], stored)
     for _, record, tag in ours:
         assert tag["seq_len"] == len(record["input_ids"]) == tag["prompt_len"] + len(record["responses"])
         tokens = int(record["multi_modal_inputs"]["image_grid_thw"].prod(-1).sum()) // 4
@@ -273,9 +271,9 @@ def close(ours: torch.Tensor, stock: torch.Tensor) -> bool:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_log_probabilities_losses_and_gradients_are_the_same(both_paths, split: str) -> None:
-    """Twelve rollouts, pictures of all shapes and none, in micro-batches of one rollout and in some that mix them.
+    """Twelve rollouts, images of all shapes and none, in micro-batches of one rollout and in some that mix them.
 
-    To the bit where a micro-batch shows no picture twice.
+    To the bit where a micro-batch shows no image twice.
     """
     same = torch.equal if split == "single" else close
     stock, ours = both_paths["stock", split], both_paths["shared", split]
@@ -290,11 +288,11 @@ def test_log_probabilities_losses_and_gradients_are_the_same(both_paths, split: 
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_pictures_are_announced_in_the_order_in_which_they_are_asked_for(both_paths, split: str) -> None:
+def test_images_are_announced_in_the_order_in_which_they_are_asked_for(both_paths, split: str) -> None:
     ours = both_paths["shared", split]
     first, second = ours["announced"]
     assert first + second == ours["asked"]
-    # Three prompts with pictures, three rollouts each, one pass without and one with gradients; made once, and asked
+    # Three prompts with images, three rollouts each, one pass without and one with gradients; made once, and asked
     # for once a micro-batch.
     asked = {"single": 3 * 3, "fixed": 5}.get(split, len(first))
     assert (len(ours["asked"]), ours["made"]) == (2 * asked, 3)

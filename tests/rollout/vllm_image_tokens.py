@@ -1,4 +1,4 @@
-"""Prints how many tokens vLLM gives pictures of the sizes on standard input, by the limits of a configuration.
+"""Prints how many tokens vLLM gives images of the sizes on standard input, by the limits of a configuration.
 
 Run as a process of its own, because vLLM on this platform wants the plug-in before it is imported.
 """

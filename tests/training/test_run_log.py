@@ -19,7 +19,7 @@ def rollout(sample: int = 0) -> Rollout:
         response="<think>I see a 7.</think>\\boxed{1}",
         response_tokens=14,
         ground_truth="1",
-        extra_info={"pair_id": "p", "order": 0, "picture_blake3": ["ab"]},
+        extra_info={"pair_id": "p", "order": 0, "image_blake3": ["ab"]},
         reward={"score": 1.0, "acc": 1.0, "format": 1.0, "pred": "1", "reason": "ok"},
     )
 
@@ -34,7 +34,7 @@ def test_a_line_a_step_and_a_line_a_rollout(tmp_path: Path) -> None:
     assert list(read_lines(tmp_path / METRICS)) == [{"step": 1, "data": {"critic_r1/score": 0.5}}]
     first, second = read_lines(tmp_path / SAMPLES)
     assert (first["sample"], second["sample"]) == (0, 1)
-    assert first["picture"] == ["ab"]
+    assert first["image"] == ["ab"]
     assert first["reason"] == "ok"
 
 

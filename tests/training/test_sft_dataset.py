@@ -1,4 +1,4 @@
-"""The supervised ablation reads the Parquet files of GRPO: only the verdict is learnt, pictures keep their limits."""
+"""The supervised ablation reads the Parquet files of GRPO: only the verdict is learnt, images keep their limits."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
-from data_prep.tasks.pairwise import SCHEMA, Picture, PreferencePair, PreferenceTask
-from recipe.critic_r1.demo.model import IMAGE_PAD, PICTURE_SIDE, build_model
+from data_prep.tasks.pairwise import SCHEMA, Image, PreferencePair, PreferenceTask
+from recipe.critic_r1.demo.model import IMAGE_PAD, IMAGE_SIDE, build_model
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +26,11 @@ def data_config(*overrides: str) -> DictConfig:
 def rows(tmp_path: Path) -> Path:
     from io import BytesIO
 
-    from PIL import Image
+    import PIL.Image
 
     file = BytesIO()
-    Image.new("RGB", (PICTURE_SIDE, PICTURE_SIDE)).save(file, "PNG")
-    pair = PreferencePair("digits", (Picture(file.getvalue()),), "Which digit?", ("7", "3"), 0)
+    PIL.Image.new("RGB", (IMAGE_SIDE, IMAGE_SIDE)).save(file, "PNG")
+    pair = PreferencePair("digits", (Image(file.getvalue()),), "Which digit?", ("7", "3"), 0)
     records = [PreferenceTask(pair, order=order, index=order).row() for order in (0, 1)]
     pq.write_table(pa.Table.from_pylist(records, schema=SCHEMA), tmp_path / "train.parquet")
     return tmp_path / "train.parquet"
@@ -52,7 +52,7 @@ def test_verls_class_finds_it_and_learns_the_verdict_alone(model: Path, rows: Pa
 
 
 @pytest.mark.parametrize(("limit", "tokens"), [(3136, 4), (12544, 16)])
-def test_a_picture_keeps_the_limits_of_the_configuration(model: Path, rows: Path, limit: int, tokens: int) -> None:
+def test_a_image_keeps_the_limits_of_the_configuration(model: Path, rows: Path, limit: int, tokens: int) -> None:
     from transformers import AutoProcessor
     from verl.trainer.sft_trainer import create_sft_dataset
 

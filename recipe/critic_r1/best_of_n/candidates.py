@@ -22,7 +22,7 @@ from recipe.critic_r1.judging.generation import (
     Sampling,
     messages_from_row,
 )
-from recipe.critic_r1.judging.pairwise import pictures_blake3
+from recipe.critic_r1.judging.pairwise import images_blake3
 from reward_fns.policy import normalise
 from reward_fns.verdict import find_box, unwrap
 
@@ -35,7 +35,7 @@ class Problem:
     """A question to the policy.
 
     problem_id: unique within a run.
-    messages: the policy's prompt, pictures included.
+    messages: the policy's prompt, images included.
     question: the bare question, as a critic is told it.
     ground_truth: the right answer, for measuring only; None when it is not known.
     """
@@ -47,13 +47,13 @@ class Problem:
 
     @property
     def images(self) -> tuple[ImagePart, ...]:
-        """The pictures, in reading order."""
+        """The images, in reading order."""
         return tuple(image for message in self.messages for image in message.images)
 
     @property
-    def picture_blake3(self) -> str:
-        """Name of the pictures: questions about the same ones form a cluster."""
-        return pictures_blake3([image.blake3 for image in self.images]) if self.images else self.problem_id
+    def image_blake3(self) -> str:
+        """Name of the images: questions about the same ones form a cluster."""
+        return images_blake3([image.blake3 for image in self.images]) if self.images else self.problem_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ class BestOfN:
         return self.bootstrap.rate(self.shares[selector][size])
 
     def gain(self, selector: str, other: str, size: int, other_size: int | None = None) -> Estimate:
-        """Right answers of one selector at `size` minus those of another, paired by picture."""
+        """Right answers of one selector at `size` minus those of another, paired by image."""
         return self.bootstrap.difference(
             self.shares[selector][size], self.shares[other][size if other_size is None else other_size]
         )
@@ -124,5 +124,5 @@ def measure(
                 costs[name][size] = tournament_cost(pools, played[name], level, judge)
             elif judge is not None:
                 costs[name][size] = sampling_cost(pools, 1 if name == "one_sample" else size)
-    clusters = [pool.problem.picture_blake3 for pool in pools]
+    clusters = [pool.problem.image_blake3 for pool in pools]
     return BestOfN(shares, ClusterBootstrap(clusters, seed=seed), costs if judge is not None else {})

@@ -37,7 +37,7 @@ CriticPrompt = Callable[[Problem, str, str], tuple[Message, ...]]
 
 
 def critic_prompt(wording: Wording) -> CriticPrompt:
-    """The prompt of a training wording: pictures, then the question, then the pair, in one user turn."""
+    """The prompt of a training wording: images, then the question, then the pair, in one user turn."""
 
     def build(problem: Problem, first: str, second: str) -> tuple[Message, ...]:
         images = problem.images

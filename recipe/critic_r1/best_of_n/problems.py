@@ -28,7 +28,7 @@ def read_problems(inputs: Sequence[str], image_roots: Sequence[str] = (), *, ins
     """All questions of files and folders, each once.
 
     Args:
-        image_roots: folders or zips with the pictures of rows that name files.
+        image_roots: folders or zips with the images of rows that name files.
         instruct: whether rows that are not ours get the instruction to think and box.
 
     Raises:

@@ -62,7 +62,7 @@ def best_of_n_command(
     critic_url: Annotated[str, typer.Option(help="Its server; the policy's when empty.")] = "",
     shown: Annotated[str, typer.Option(help="What the critic sees: answer or response.")] = "response",
     wording: Annotated[str, typer.Option(help="Wording of the critic's prompt.")] = "critic",
-    image_root: Annotated[list[str] | None, typer.Option(help="Folder or zip of the pictures. Repeatable.")] = None,
+    image_root: Annotated[list[str] | None, typer.Option(help="Folder or zip of the images. Repeatable.")] = None,
     instruct: Annotated[
         bool, typer.Option(help="Rows that are not ours get the instruction to think, then to box the answer.")
     ] = True,

@@ -42,7 +42,7 @@ def _list_sources(listing: bool) -> None:
         s = load_source(name)
         console.print(Text.assemble((s.name, "bold"), f"  {s.title}"))
         facts = {"size": s.size, "licence": s.licence, "label": s.label_rule}
-        facts["pictures"] = "named only; give --image-root" if s.needs_image_root else "included"
+        facts["images"] = "named only; give --image-root" if s.needs_image_root else "included"
         for what, fact in facts.items():
             console.print(Text(f"    {what:<9} {fact}"))
     console.print("Or a function of your own: FILE.py:FUNCTION (docs/data.md).")
@@ -53,20 +53,20 @@ def prepare(
     source: Annotated[str, typer.Argument(help="Name of a source (see --list), or FILE.py:FUNCTION.")],
     input: Annotated[list[str], typer.Option(help="Files, globs, folders, addresses that fsspec knows, or a hub id.")],
     output: Annotated[Path, typer.Option(help="Folder for the Parquet files.")],
-    image_root: Annotated[list[str] | None, typer.Option(help="Folder or zip with the pictures.")] = None,
+    image_root: Annotated[list[str] | None, typer.Option(help="Folder or zip with the images.")] = None,
     ties: Annotated[str, typer.Option(help="keep or drop.")] = "keep",
     orders: Annotated[str, typer.Option(help="balanced, both or as_is.")] = "balanced",
     min_gap: Annotated[float, typer.Option(help="VLFeedback: least difference of ratings.")] = 0.6,
     wording: Annotated[str, typer.Option(help="Name of a wording, or drawn.")] = "critic",
     nway: Annotated[str, typer.Option(help="Ranked responses as pairs or as tasks.")] = "pairs",
     split: Annotated[str, typer.Option(help="Split of all rows when there is no --val-share.")] = "train",
-    val_share: Annotated[float, typer.Option(help="Share of the pictures for validation.")] = 0.0,
+    val_share: Annotated[float, typer.Option(help="Share of the images for validation.")] = 0.0,
     model: Annotated[str | None, typer.Option(help="Model whose processor measures the prompts.")] = None,
     max_prompt_tokens: Annotated[int | None, typer.Option(help="Reject longer prompts.")] = None,
     min_pixels: Annotated[int | None, typer.Option(help="Pixel limit of the processor.")] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Pixel limit of the processor.")] = None,
     images: Annotated[str, typer.Option(help="embed or reference.")] = "embed",
-    hashes: Annotated[bool, typer.Option(help="BLAKE3 digest of every picture, checksum of every shard.")] = True,
+    hashes: Annotated[bool, typer.Option(help="BLAKE3 digest of every image, checksum of every shard.")] = True,
     map: Annotated[list[str] | None, typer.Option(help="generic: FIELD=COLUMN, repeated.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Prepared benchmark whose rows are kept out.")] = None,
     near: Annotated[bool, typer.Option(help="--exclude also compares perceptual hashes.")] = True,
@@ -211,8 +211,8 @@ def overlap(
     table = Table("What", "Rows of A", title=f"{a} in {b}")
     for what, count in (
         ("all", report.rows),
-        ("same picture", report.same_picture),
-        ("almost the same picture", report.near_picture),
+        ("same image", report.same_image),
+        ("almost the same image", report.near_image),
         ("same question and responses", report.same_text),
         ("any of these", report.any),
     ):
@@ -226,16 +226,16 @@ def show(
     directory: Annotated[Path, typer.Argument(help="Folder of tasks.")],
     n: Annotated[int, typer.Option("-n", help="How many.")] = 3,
     seed: Annotated[int, typer.Option()] = 0,
-    sheet: Annotated[Path | None, typer.Option("--html", help="Write a page with the pictures.")] = None,
+    sheet: Annotated[Path | None, typer.Option("--html", help="Write a page with the images.")] = None,
 ) -> None:
-    """Print a few tasks, and write a page that shows them with their pictures."""
+    """Print a few tasks, and write a page that shows them with their images."""
     from data_prep.checks.show import html_sheet, printable, sample_rows
 
     with _plain_errors():
         rows = list(sample_rows([directory], n, seed))
     for file, row in rows:
         truth = row["reward_model"]["ground_truth"]
-        console.rule(Text(f"{file.name}  {row['data_source']}  label {truth}  {len(row['images'])} picture(s)"))
+        console.rule(Text(f"{file.name}  {row['data_source']}  label {truth}  {len(row['images'])} image(s)"))
         console.print(Text(printable(row["prompt"][0]["content"])))
     if sheet is not None:
         html_sheet(rows, sheet)

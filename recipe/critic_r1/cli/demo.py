@@ -85,7 +85,7 @@ def show_results(out: Path) -> None:
     """Print the before/after table of a finished run; intervals are 95 %."""
     from recipe.critic_r1.demo.pipeline import results
 
-    table = Table(title="Held-out pictures, before and after critic training", title_justify="left")
+    table = Table(title="Held-out images, before and after critic training", title_justify="left")
     for heading in ("", "before", "after", "change"):
         table.add_column(heading, justify="left" if not heading else "right")
     found = {name: (before, after) for name, before, after in results(out)}

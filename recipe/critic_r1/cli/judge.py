@@ -70,7 +70,7 @@ def judge_command(
     out: Out,
     api_key: ApiKey = "EMPTY",
     input: Annotated[list[str] | None, typer.Option(help="The benchmark's own files, or a hub id. Repeatable.")] = None,
-    image_root: Annotated[list[str] | None, typer.Option(help="Folder or zip of its pictures. Repeatable.")] = None,
+    image_root: Annotated[list[str] | None, typer.Option(help="Folder or zip of its images. Repeatable.")] = None,
     limit: Annotated[int | None, typer.Option(help="Judge so many records of the benchmark.")] = None,
     prompt: Annotated[
         str, typer.Option(help="r1: as prepared; official: the benchmark's own wording, settings and form of verdict.")
@@ -133,7 +133,7 @@ def judge_command(
         if prepared:
             settings |= {"records": prepared.records, "records_lost": prepared.lost}
         else:
-            settings["data"] = [str(Path(path).resolve()) for path in data]  # where a report finds the pictures
+            settings["data"] = [str(Path(path).resolve()) for path in data]  # where a report finds the images
         lines = [json.dumps(j.record(), ensure_ascii=False) for j in judgements]
         (out / "judgements.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         write(out / "judge.json", figures, {**settings, "traffic": asdict(generator.traffic)})
@@ -153,7 +153,7 @@ def compare_command(
     out: Annotated[Path | None, typer.Option(help="File for the figures as JSON.")] = None,
     seed: Seed = 0,
 ) -> None:
-    """Compare two judge runs on the same items: second minus first, paired by picture, and McNemar's exact test."""
+    """Compare two judge runs on the same items: second minus first, paired by image, and McNemar's exact test."""
     try:
         result = compare(load_judgements(first), load_judgements(second), seed=seed)
         settings = [_settings(run) for run in (first, second)]

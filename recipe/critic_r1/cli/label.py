@@ -43,7 +43,7 @@ from recipe.critic_r1.labeling.questions import LabelPrompt, LostRow, read_promp
 from reward_fns.verdict import Policy
 
 PROMPTS_AT_A_TIME = 256
-"""Prompts whose pictures are in memory and whose judgements are in flight together."""
+"""Prompts whose images are in memory and whose judgements are in flight together."""
 
 
 def register(app: typer.Typer) -> None:
@@ -78,9 +78,9 @@ def label_command(
     verdicts: Verdicts = "strict",
     orders: Annotated[str, typer.Option(help="Of the tasks: balanced, both or as_is.")] = "balanced",
     split: Annotated[str, typer.Option(help="Split of all pairs when there is no share of val.")] = "train",
-    val_share: Annotated[float, typer.Option(help="Share of the pictures whose pairs go to val.")] = 0.0,
+    val_share: Annotated[float, typer.Option(help="Share of the images whose pairs go to val.")] = 0.0,
     source: Annotated[str, typer.Option(help="Name of the data: data_source becomes critic/NAME.")] = "labelled",
-    image_root: Annotated[list[str] | None, typer.Option(help="Folder or zip of the pictures. Repeatable.")] = None,
+    image_root: Annotated[list[str] | None, typer.Option(help="Folder or zip of the images. Repeatable.")] = None,
     skip_bad_rows: Annotated[bool, typer.Option(help="Count unreadable rows and go on, instead of stopping.")] = False,
     max_tokens: MaxTokens = 2048,
     concurrency: Concurrency = 64,

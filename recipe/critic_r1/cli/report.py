@@ -18,7 +18,7 @@ Out = Annotated[
 ]
 Data = Annotated[
     list[Path] | None,
-    typer.Option(help="Parquet files or folders that hold the pictures of judge runs. Repeatable."),
+    typer.Option(help="Parquet files or folders that hold the images of judge runs. Repeatable."),
 ]
 
 
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 
 def report_command(runs: Runs, out: Out = None, data: Data = None) -> None:
-    """Write one self-contained HTML page: tables, curves, best of N, and the judgements with their pictures.
+    """Write one self-contained HTML page: tables, curves, best of N, and the judgements with their images.
 
     Several runs stand side by side, each compared with the first on the same items.
     """

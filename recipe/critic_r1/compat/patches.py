@@ -45,7 +45,7 @@ def _position_ids_of_equal_length() -> None:
 def pad_cross_attention_masks() -> None:
     """Let rollouts of different lengths share a micro-batch of a model with cross-attention (Mllama)."""
     # verl joins the inputs of a micro-batch with torch.cat, which refuses masks of different lengths; tokens are padded
-    # on the right to the longest rollout, and so are the masks here: padding sees no picture.
+    # on the right to the longest rollout, and so are the masks here: padding sees no image.
     check_version(VERL, "verl")
     import torch
     from verl.workers.engine.fsdp import transformer_impl
@@ -74,8 +74,8 @@ def pad_cross_attention_masks() -> None:
 
 
 def text_only_micro_batches() -> None:
-    """Let a micro-batch of a Qwen2-VL or Qwen2.5-VL hold rows without pictures only."""
-    # verl shows the vision tower an empty picture then, so that all workers take part in its collectives, and takes the
+    """Let a micro-batch of a Qwen2-VL or Qwen2.5-VL hold rows without images only."""
+    # verl shows the vision tower an empty image then, so that all workers take part in its collectives, and takes the
     # mean of what it returns. With transformers 5 that is no tensor but an output object, and the step fails.
     check_version(VERL, "verl")
     import torch

@@ -1,7 +1,7 @@
-"""The functions that the shared picture path replaces, calls in verl's stead or reads the results of.
+"""The functions that the shared image path replaces, calls in verl's stead or reads the results of.
 
 Each with the digest of its source in verl 0.9.1. When one is changed, what both paths store may no longer be the same
-without any error: a field is missing, a picture is processed another way. So the run is refused instead
+without any error: a field is missing, an image is processed another way. So the run is refused instead
 (`compat.check_sources`). For another release: compare each function with ours, run
 ``tests/rollout/test_shared_rollout.py``, and take over what `compat.source_digest` gives.
 """

@@ -15,7 +15,7 @@ from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
 from recipe.critic_r1.cpu import attention  # noqa: F401  (registers causal_sdpa)
-from recipe.critic_r1.images.engine import PreparesPictures
+from recipe.critic_r1.images.engine import PreparesImages
 
 
 @contextmanager
@@ -45,7 +45,7 @@ class _OnCPU:
 
 
 @EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")
-class CPUEngineWithLMHead(_OnCPU, PreparesPictures, FSDPEngineWithLMHead):
+class CPUEngineWithLMHead(_OnCPU, PreparesImages, FSDPEngineWithLMHead):
     """Actor and reference."""
 
 

@@ -1,7 +1,7 @@
-"""The demo model on many pictures at once.
+"""The demo model on many images at once.
 
-The stock forward of Qwen2.5-VL walks through the pictures of a batch in a Python loop and knows nothing of prompts that
-are shared by several responses. For a model this small that bookkeeping is most of the time. Here every picture is one
+The stock forward of Qwen2.5-VL walks through the images of a batch in a Python loop and knows nothing of prompts that
+are shared by several responses. For a model this small that bookkeeping is most of the time. Here every image is one
 56x56 square and all prompts of a batch have one length, so the vision tower runs as one batched tensor program, a
 prompt is computed once for all its responses, and no attention mask is needed. The modules and weights are those of the
 model itself; a test compares the logits with the stock forward.
@@ -22,9 +22,9 @@ from transformers.cache_utils import DynamicCache
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import get_vision_position_ids, rotate_half
 
 from data_prep.tasks.prompts import MARKER
-from recipe.critic_r1.demo.model import IMAGE_PAD, MERGE, PATCH, PICTURE_SIDE, TURN_END, VIDEO_PAD
+from recipe.critic_r1.demo.model import IMAGE_PAD, IMAGE_SIDE, MERGE, PATCH, TURN_END, VIDEO_PAD
 
-GRID = PICTURE_SIDE // PATCH
+GRID = IMAGE_SIDE // PATCH
 PATCHES = GRID**2
 IMAGE_TOKENS = (GRID // MERGE) ** 2
 
@@ -53,23 +53,23 @@ class FastForward:
         self._positions: dict[int, tuple[Tensor, int]] = {}
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        """Patches of 56x56 pictures: (N, 16, 1176).
+        """Patches of 56x56 images: (N, 16, 1176).
 
         Raises:
-            ValueError: a picture has another size.
+            ValueError: an image has another size.
         """
         out = self.processor.image_processor(images=list(images), return_tensors="pt")
         expected = torch.tensor([1, GRID, GRID])
         for row, grid in enumerate(out["image_grid_thw"]):
             if not torch.equal(grid, expected):
                 raise ValueError(
-                    f"picture {row} is {images[row].size[0]}x{images[row].size[1]} pixels; "
-                    f"the demo's pictures are {PICTURE_SIDE}x{PICTURE_SIDE}"
+                    f"image {row} is {images[row].size[0]}x{images[row].size[1]} pixels; "
+                    f"the demo's images are {IMAGE_SIDE}x{IMAGE_SIDE}"
                 )
         return out["pixel_values"].view(len(images), PATCHES, -1).float()
 
     def prompt_ids(self, prompts: Sequence[str]) -> Tensor:
-        """Chat-formatted token ids of prompts with one picture marker in front: (N, P).
+        """Chat-formatted token ids of prompts with one image marker in front: (N, P).
 
         Raises:
             ValueError: the prompts differ in length.
@@ -110,7 +110,7 @@ class FastForward:
     def vision(self, pixels: Tensor) -> Tensor:
         """Image token embeddings: (N, 16, 1176) -> (N, 4, hidden).
 
-        One picture is exactly one attention window, so windowed and full layers are the same and no reordering happens.
+        One image is exactly one attention window, so windowed and full layers are the same and no reordering happens.
         """
         tower = self.model.model.visual
         count = pixels.shape[0]
@@ -128,7 +128,7 @@ class FastForward:
         return tower.merger(hidden).reshape(count, IMAGE_TOKENS, -1)
 
     def _prompt_positions(self, ids: Tensor) -> tuple[Tensor, int]:
-        """Rotary positions of a prompt, (3, P), and the position that follows it. The picture stands in one place."""
+        """Rotary positions of a prompt, (3, P), and the position that follows it. The image stands in one place."""
         length = ids.shape[1]
         if length not in self._positions:
             one = ids[:1]

@@ -1,6 +1,6 @@
 """The demo's held-out evaluation: the model as a critic, as a policy, and as its own critic.
 
-One process, one vLLM engine, one pass over the test pictures. Run before and after training with the same data and the
+One process, one vLLM engine, one pass over the test images. Run before and after training with the same data and the
 same seed, so that a difference between two result files is a difference between two models. It is a process of its own
 because an engine is easiest to be rid of by letting its process end.
 
@@ -140,7 +140,7 @@ def evaluate(
         [GenerationRequest(problem.messages, Sampling(max_tokens=MAX_TOKENS)) for problem in data.problems]
     )
     _refuse_failures([g.error for g in greedy], "greedy answers")
-    clusters = ClusterBootstrap([problem.picture_blake3 for problem in data.problems], seed=seed)
+    clusters = ClusterBootstrap([problem.image_blake3 for problem in data.problems], seed=seed)
     right = _right(data.problems, greedy)
     found.metrics["policy/greedy"] = clusters.rate(right)
     found.metrics["policy/greedy_format_rate"] = clusters.rate([find_box(g.text).well_formed for g in greedy])
@@ -148,8 +148,8 @@ def evaluate(
 
     sampling = Sampling(temperature=1.0, max_tokens=MAX_TOKENS, n=N_CANDIDATES, seed=seed)
     found.pools = sample_pools(generator, data.problems, sampling)
-    texts = [(pool.problem.picture_blake3, c) for pool in found.pools for c in pool.candidates]
-    samples = ClusterBootstrap([picture for picture, _ in texts], seed=seed)
+    texts = [(pool.problem.image_blake3, c) for pool in found.pools for c in pool.candidates]
+    samples = ClusterBootstrap([image for image, _ in texts], seed=seed)
     found.metrics["policy/sampled"] = samples.rate([c.correct for _, c in texts])
     found.metrics["policy/sampled_format_rate"] = samples.rate([find_box(c.text).well_formed for _, c in texts])
     clock.lap("policy, sampled", f"{len(texts)} answers, accuracy {found.metrics['policy/sampled']}")
@@ -278,7 +278,7 @@ def main(
         Path | None, typer.Option(help="candidates.jsonl of another model, to choose among with this one's critic.")
     ] = None,
 ) -> None:
-    """Evaluate a model of the demo on its held-out pictures."""
+    """Evaluate a model of the demo on its held-out images."""
     try:
         run(model, data, out, seed=seed, tag=tag, candidates=candidates, progress=lambda line: print(line, flush=True))
     except (ValueError, OSError) as error:

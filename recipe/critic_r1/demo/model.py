@@ -3,7 +3,7 @@
 No network is needed and nothing is downloaded: the architecture is the real one (vision tower with windows, merger,
 multi-axis rotary positions, gated feed-forward), only the sizes are small, so that Transformers, vLLM and verl take the
 folder for any other Qwen2.5-VL checkpoint. Three sizes are not free. A head of the language model has 32 channels,
-because vLLM's CPU attention has no smaller kernel. A picture of 56x56 pixels is the smallest that the image processor
+because vLLM's CPU attention has no smaller kernel. An image of 56x56 pixels is the smallest that the image processor
 leaves alone (4 tokens). The embedding has exactly as many rows as the tokenizer has entries: rollout engines mask rows
 beyond it and the training engine does not, so padding would make the two disagree on every probability.
 """
@@ -41,11 +41,11 @@ SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END, VISION_START, VISION_END, V
 
 PATCH = 14
 MERGE = 2
-PICTURE_SIDE = 56
+IMAGE_SIDE = 56
 """Pixels. Two merged patches a side, 4 image tokens."""
 
 MAX_SIDE = 112
-"""Pixels. A larger picture is scaled down to this."""
+"""Pixels. A larger image is scaled down to this."""
 
 MAX_POSITIONS = 2048
 
@@ -115,7 +115,7 @@ def build_processor() -> Qwen2_5_VLProcessor:
         "patch_size": PATCH,
         "merge_size": MERGE,
         "temporal_patch_size": 2,
-        "size": {"shortest_edge": PICTURE_SIDE**2, "longest_edge": MAX_SIDE**2},
+        "size": {"shortest_edge": IMAGE_SIDE**2, "longest_edge": MAX_SIDE**2},
     }
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**sizes),
@@ -157,7 +157,7 @@ def model_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
             "patch_size": PATCH,
             "spatial_merge_size": MERGE,
             "temporal_patch_size": 2,
-            "window_size": PICTURE_SIDE,
+            "window_size": IMAGE_SIDE,
             "fullatt_block_indexes": [1],
             "tokens_per_second": 2,
             "initializer_range": INITIAL_SPREAD,

@@ -20,10 +20,10 @@ import typer
 from recipe.critic_r1.demo.console import progress_line
 
 if TYPE_CHECKING:
-    from data_prep.sources.digits import DigitPicture
+    from data_prep.sources.digits import DigitImage
 
 SPLIT_SIZES = {"n_warm_start": 20, "n_rl": 1000, "n_test": 400}
-"""Pictures. Two of each digit for the warm start: with four the base judged 83 % of the hard pairs rightly."""
+"""Images. Two of each digit for the warm start: with four the base judged 83 % of the hard pairs rightly."""
 
 
 def prepare(
@@ -39,11 +39,11 @@ def prepare(
     from data_prep.writer import write_parquet
     from recipe.critic_r1.demo.warm_start import hard_negatives
 
-    pictures = digits.load_digit_pictures()
+    images = digits.load_digit_images()
     split = digits.digit_split(seed, **SPLIT_SIZES)
 
-    def chosen(name: str) -> list[digits.DigitPicture]:
-        return [pictures[i] for i in split[name]]
+    def chosen(name: str) -> list[digits.DigitImage]:
+        return [images[i] for i in split[name]]
 
     warm = run_dir / "model" / "warm"
     if not warm.exists():  # it is renamed into place when it is whole
@@ -67,9 +67,7 @@ def prepare(
     write_parquet(digits.policy_rows(split["test"]), run_dir / "data" / "policy", settings=drawn)
 
 
-def _warm_up(
-    folder: Path, warm: Path, pictures: Sequence[DigitPicture], seed: int, coherence_gate: float | None
-) -> None:
+def _warm_up(folder: Path, warm: Path, images: Sequence[DigitImage], seed: int, coherence_gate: float | None) -> None:
     from recipe.critic_r1.demo.model import build_model
     from recipe.critic_r1.demo.warm_start import WarmStartSettings, warm_start
 
@@ -82,7 +80,7 @@ def _warm_up(
         settings = replace(settings, gate=coherence_gate)
     base, scratch = build_model(folder / "base", seed), folder / ".warm"
     shutil.rmtree(scratch, ignore_errors=True)
-    result = warm_start(base, pictures, scratch, seed=seed, settings=settings, progress=show)
+    result = warm_start(base, images, scratch, seed=seed, settings=settings, progress=show)
     facts = {"coherence": result.coherence, "steps": result.steps, "settings": asdict(settings)}
     (scratch / "warm_start.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     scratch.rename(warm)

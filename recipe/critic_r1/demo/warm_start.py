@@ -1,12 +1,12 @@
 """The short supervised training that stands for the pre-trained base of the paper.
 
 Reinforcement learning needs a base that already answers in form, names what it sees and draws its verdict from what it
-named. Some dozens of labelled pictures teach that to the tiny model. Three things decide whether critic training helps
+named. Some dozens of labelled images teach that to the tiny model. Three things decide whether critic training helps
 it afterwards, so they are measured here and not assumed. The base must not be sure of itself, or no second opinion is
 ever sampled: with probability `noise` the digit of an example is replaced by a random one. Its text must stay coherent
 all the same: pair and verdict follow the digit that is named, also when that digit is wrong. And the verdict, one token
 of fourteen, must be learnt in time: it weighs `box_weight` times another token. Training ends by a rule on the training
-pictures, never by a look at held-out ones, and a model whose verdict does not follow its own words is refused.
+images, never by a look at held-out ones, and a model whose verdict does not follow its own words is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from data_prep.sources.digits import DigitPicture
+from data_prep.sources.digits import DigitImage
 from recipe.critic_r1.demo import phrases
 from recipe.critic_r1.demo.batched_model import FastForward
 
@@ -45,7 +45,7 @@ class WarmStartSettings:
     """Sizes of the warm start; the defaults were chosen by a search over seeds."""
 
     noise: float = 0.4
-    """Probability that an example shows another digit than its picture."""
+    """Probability that an example shows another digit than its image."""
 
     learning_rate: float = 2e-3
 
@@ -65,7 +65,7 @@ class WarmStartSettings:
     """Steps between two looks at coherence."""
 
     stop_at: float = 0.9
-    """Coherence on the training pictures that starts the cool-down."""
+    """Coherence on the training images that starts the cool-down."""
 
     cooldown_steps: int = 150
     """Steps in which the learning rate falls linearly; coherence usually rises another few points."""
@@ -86,7 +86,7 @@ class WarmStartResult:
     steps: int
 
     coherence: float
-    """Share of critic responses, on training pictures and in both orders, whose verdict follows the named digit."""
+    """Share of critic responses, on training images and in both orders, whose verdict follows the named digit."""
 
 
 @contextmanager
@@ -108,9 +108,9 @@ def load(model_dir: str | Path) -> FastForward:
     return FastForward(model, AutoProcessor.from_pretrained(model_dir))
 
 
-def picture_patches(forward: FastForward, pictures: Sequence[DigitPicture]) -> Tensor:
-    """Patches of the pictures, (N, 16, 1176), as `FastForward.vision` takes them."""
-    return forward.pixels([Image.open(io.BytesIO(picture.png)) for picture in pictures])
+def image_patches(forward: FastForward, images: Sequence[DigitImage]) -> Tensor:
+    """Patches of the images, (N, 16, 1176), as `FastForward.vision` takes them."""
+    return forward.pixels([Image.open(io.BytesIO(image.png)) for image in images])
 
 
 def other_digit(rng: random.Random, digit: int) -> int:
@@ -177,42 +177,42 @@ def _batch_loss(
 
 def warm_start(
     model_dir: str | Path,
-    train_rows: Sequence[DigitPicture],
+    train_rows: Sequence[DigitImage],
     out_dir: str | Path,
     *,
     seed: int,
     settings: WarmStartSettings | None = None,
     progress: Progress | None = None,
 ) -> WarmStartResult:
-    """Train the model of `model_dir` on a few labelled pictures and write it, with its processor, to `out_dir`.
+    """Train the model of `model_dir` on a few labelled images and write it, with its processor, to `out_dir`.
 
-    The same seed, model and pictures give the same weights.
+    The same seed, model and images give the same weights.
 
     Args:
-        train_rows: the pictures of the warm-start split.
+        train_rows: the images of the warm-start split.
         seed: decides the order of examples, the noise and the wrong responses.
         progress: called after every step.
 
     Raises:
-        ValueError: no pictures, or one of another size.
+        ValueError: no images, or one of another size.
         IncoherentModelError: coherence after the cool-down is below `settings.gate`; nothing is written.
     """
     settings = settings or WarmStartSettings()
     if not train_rows:
-        raise ValueError("the warm start got no pictures: give it at least a few per digit (the demo takes 60)")
+        raise ValueError("the warm start got no images: give it at least a few per digit (the demo takes 60)")
     with _one_thread():
         return _warm_start(load(model_dir), train_rows, Path(out_dir), random.Random(seed), settings, progress)
 
 
 def _warm_start(
     forward: FastForward,
-    train_rows: Sequence[DigitPicture],
+    train_rows: Sequence[DigitImage],
     out_dir: Path,
     rng: random.Random,
     settings: WarmStartSettings,
     progress: Progress | None,
 ) -> WarmStartResult:
-    pixels = picture_patches(forward, train_rows)
+    pixels = image_patches(forward, train_rows)
     digits = [row.label for row in train_rows]
     pairs = [(digit, other_digit(rng, digit)) for digit in digits]
     model = forward.model
@@ -247,7 +247,7 @@ def _warm_start(
     seen = look()
     if seen < settings.gate:
         raise IncoherentModelError(
-            f"after {step} steps on {len(digits)} pictures only {seen:.1%} of the critic's verdicts follow the digit "
+            f"after {step} steps on {len(digits)} images only {seen:.1%} of the critic's verdicts follow the digit "
             f"it names ({settings.gate:.0%} are needed; from such a base the policy does not learn). "
             f"Choose another seed, or raise max_steps (now {settings.max_steps})."
         )
@@ -259,37 +259,37 @@ def _warm_start(
 
 def hard_negatives(
     model_dir: str | Path,
-    pictures: Sequence[DigitPicture],
+    images: Sequence[DigitImage],
     *,
     seed: int,
     samples: int = 16,
     temperature: float = 1.0,
 ) -> dict[int, int]:
-    """One wrong digit per picture, drawn from what the policy itself answers wrongly.
+    """One wrong digit per image, drawn from what the policy itself answers wrongly.
 
-    Such a pair is hard because the model believed the wrong response itself. A picture that the policy never misread in
+    Such a pair is hard because the model believed the wrong response itself. An image that the policy never misread in
     `samples` tries gets a random wrong digit.
 
     Args:
-        pictures: what to sample on.
+        images: what to sample on.
         seed: decides the samples and the choice among the wrong ones.
 
     Returns:
-        `DigitPicture.index` -> wrong digit, as `digit_pairs` takes it.
+        `DigitImage.index` -> wrong digit, as `digit_pairs` takes it.
     """
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
     with _one_thread(), torch.no_grad():
         forward = load(model_dir)
-        images = forward.vision(picture_patches(forward, pictures))
-        ids = forward.prompt_ids([phrases.policy_prompt()] * len(pictures))
+        features = forward.vision(image_patches(forward, images))
+        ids = forward.prompt_ids([phrases.policy_prompt()] * len(images))
         responses = forward.texts(
-            forward.sample(ids, images, copies=samples, temperature=temperature, generator=generator)
+            forward.sample(ids, features, copies=samples, temperature=temperature, generator=generator)
         )
     negatives = {}
-    for row, picture in enumerate(pictures):
+    for row, image in enumerate(images):
         answers = [_BOXED.search(text) for text in responses[row * samples : (row + 1) * samples]]
         digits = [int(answer[1]) for answer in answers if answer and len(answer[1]) == 1]
-        wrong = [digit for digit in digits if digit != picture.label]
-        negatives[picture.index] = rng.choice(wrong) if wrong else other_digit(rng, picture.label)
+        wrong = [digit for digit in digits if digit != image.label]
+        negatives[image.index] = rng.choice(wrong) if wrong else other_digit(rng, image.label)
     return negatives

@@ -1,8 +1,8 @@
-"""Which rollouts go to which data-parallel rank: all of a prompt to one, so that one rank makes its pictures' pixels.
+"""Which rollouts go to which data-parallel rank: all of a prompt to one, so that one rank makes its images' pixels.
 
 verl shares rollouts out one by one, by their lengths. The eight rollouts of a prompt then lie on five of eight ranks on
 average, and each of these makes the same pixels and shows them to its vision tower. Shared out by prompts, the lengths
-(picture tokens are in them) come out nearly as even, since a prompt's rollouts are of similar length.
+(image tokens are in them) come out nearly as even, since a prompt's rollouts are of similar length.
 """
 
 from collections.abc import Sequence

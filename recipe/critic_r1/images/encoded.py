@@ -1,13 +1,13 @@
-"""What a rollout carries of its pictures, and how a training worker makes pixels of it.
+"""What a rollout carries of its images, and how a training worker makes pixels of it.
 
-verl stores the image processor's output with every rollout: 100 MB of ``pixel_values`` for a picture of 4 megapixels,
-eight times for eight rollouts, fetched again for the old log-probabilities, the reference and the update. A
-`PictureInputs` takes the place of that dictionary. It travels as the encoded picture and the processor's small tensors
+verl stores the image processor's output with every rollout: 100 MB of ``pixel_values`` for an image of 4 megapixels,
+eight times for eight rollouts, fetched again for the old log-probabilities, the reference and the update. An
+`ImageInputs` takes the place of that dictionary. It travels as the encoded image and the processor's small tensors
 (the grid), and becomes the full dictionary where verl reads it, in `extract_multi_modal_inputs`, one micro-batch at a
 time, by the same call of the processor.
 
 Pixels are kept in a cache of bounded size in each training process, so that the rollouts of a prompt share one tensor,
-and so do the three passes of a step as far as the bound allows. `PixelCache.expect` names the pictures of the
+and so do the three passes of a step as far as the bound allows. `PixelCache.expect` names the images of the
 micro-batches to come; a thread makes them while the model computes.
 """
 
@@ -24,10 +24,10 @@ from typing import Any
 import torch
 
 PIXELS = "pixel_values"
-"""The one output of the image processors (Qwen2/2.5/3-VL, Mllama) whose size is that of the decoded picture."""
+"""The one output of the image processors (Qwen2/2.5/3-VL, Mllama) whose size is that of the decoded image."""
 
 CROSS_ATTENTION = "cross_attention_mask"
-"""Mllama's: which tokens look at which tiles of which picture, (1, tokens, pictures, tiles)."""
+"""Mllama's: which tokens look at which tiles of which image, (1, tokens, images, tiles)."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class PixelSettings:
     cache_bytes: int = 2 << 30
     """Bound of the cache in one process."""
     ahead: int = 4
-    """Pictures made in advance."""
+    """Images made in advance."""
 
 
 @lru_cache(maxsize=1)
@@ -51,11 +51,11 @@ def _processor(path: str, trust_remote_code: bool, use_shm: bool) -> Any:
 
     processor = hf_processor(copy_to_local(path, use_shm=use_shm), trust_remote_code=trust_remote_code)
     if processor is None:
-        raise RuntimeError(f"no image processor in {path}, and the rollouts have pictures: complete the model's folder")
+        raise RuntimeError(f"no image processor in {path}, and the rollouts have images: complete the model's folder")
     return processor
 
 
-class PictureInputs:
+class ImageInputs:
     """``multi_modal_inputs`` of a rollout: a mapping from name to tensor whose pixels are made when it is read.
 
     Only what verl asks of it is offered: ``in``, ``[]``, ``get``, ``keys`` and ``items``. It is no `dict`, because
@@ -65,20 +65,20 @@ class PictureInputs:
     def __init__(
         self,
         small: dict[str, torch.Tensor],
-        pictures: Sequence[dict[str, Any]],
+        images: Sequence[dict[str, Any]],
         settings: PixelSettings,
         processor_kwargs: dict[str, Any] | None = None,
     ) -> None:
         """
         Args:
-            small: the processor's output without its pixels: ``image_grid_thw`` (pictures, 3) and the like.
-            pictures: the prompt's picture items, ``{"type": "image", "bytes": ...}`` or with a path in ``image``.
+            small: the processor's output without its pixels: ``image_grid_thw`` (images, 3) and the like.
+            images: the prompt's image items, ``{"type": "image", "bytes": ...}`` or with a path in ``image``.
             settings: where to make pixels of them, and how many to keep.
             processor_kwargs: ``data.mm_processor_kwargs``.
         """
-        self.small, self.pictures = small, list(pictures)
+        self.small, self.images = small, list(images)
         self.settings, self.processor_kwargs = settings, dict(processor_kwargs or {})
-        self.key = _key(self.pictures, self.processor_kwargs, settings.processor_path)
+        self.key = _key(self.images, self.processor_kwargs, settings.processor_path)
 
     def __contains__(self, name: object) -> bool:
         return name == PIXELS or name in self.small
@@ -99,70 +99,70 @@ class PictureInputs:
         """Names and tensors; this is where verl gets its pixels."""
         return ((name, self[name]) for name in self.keys())
 
-    def replaced(self, name: str, tensor: torch.Tensor) -> "PictureInputs":
-        """The same pictures with another small tensor of this name."""
+    def replaced(self, name: str, tensor: torch.Tensor) -> "ImageInputs":
+        """The same images with another small tensor of this name."""
         other = copy.copy(self)
         other.small = {**self.small, name: tensor}
         return other
 
     def make_pixels(self) -> torch.Tensor:
-        """The processor's ``pixel_values`` for these pictures, as verl's call for a rollout makes them."""
+        """The processor's ``pixel_values`` for these images, as verl's call for a rollout makes them."""
         # Imported here: TransferQueue's storage holds these objects too, and needs neither verl nor a data set for it.
         from verl.utils.tokenizer.tokenizer import build_multimodal_processor_inputs
 
-        from recipe.critic_r1.images.dataset import EncodedPictureDataset
+        from recipe.critic_r1.images.dataset import EncodedImageDataset
 
         settings = self.settings
         processor = _processor(settings.processor_path, settings.trust_remote_code, settings.use_shm)
         patch = getattr(getattr(processor, "image_processor", None), "patch_size", 14)
-        chat = [{"role": "user", "content": self.pictures}]
-        images, _, _ = EncodedPictureDataset._process_multi_modal_info(chat, image_patch_size=patch, config=None)
-        if not self.processor_kwargs:  # without the text, a third of the time for a small picture
+        chat = [{"role": "user", "content": self.images}]
+        images, _, _ = EncodedImageDataset._process_multi_modal_info(chat, image_patch_size=patch, config=None)
+        if not self.processor_kwargs:  # without the text, a third of the time for a small image
             return torch.as_tensor(processor.image_processor(images=images, return_tensors="pt")[PIXELS])
         output = build_multimodal_processor_inputs(
             processor,
-            # The processor wants a text with as many placeholders as pictures; its tokens are not used.
-            text=[processor.image_token * len(self.pictures)],
+            # The processor wants a text with as many placeholders as images; its tokens are not used.
+            text=[processor.image_token * len(self.images)],
             images=images,
             mm_processor_kwargs=self.processor_kwargs,
         )
         return torch.as_tensor(output[PIXELS])
 
 
-def _key(pictures: list[dict[str, Any]], processor_kwargs: dict[str, Any], path: str) -> str:
+def _key(images: list[dict[str, Any]], processor_kwargs: dict[str, Any], path: str) -> str:
     digest = hashlib.sha256(repr((path, sorted(processor_kwargs.items()))).encode())
-    for picture in pictures:
-        rest = sorted((name, repr(value)) for name, value in picture.items() if name != "bytes")
+    for image in images:
+        rest = sorted((name, repr(value)) for name, value in image.items() if name != "bytes")
         digest.update(repr(rest).encode())
-        digest.update(picture.get("bytes") or b"")
+        digest.update(image.get("bytes") or b"")
     return digest.hexdigest()
 
 
-def followed_by(inputs: "dict[str, Any] | PictureInputs", tokens: int) -> "dict[str, Any] | PictureInputs":
-    """The inputs of a prompt and of ``tokens`` more: a response sees the pictures that the prompt's last token sees."""
+def followed_by(inputs: "dict[str, Any] | ImageInputs", tokens: int) -> "dict[str, Any] | ImageInputs":
+    """The inputs of a prompt and of ``tokens`` more: a response sees the images that the prompt's last token sees."""
     mask = inputs.get(CROSS_ATTENTION)
     if mask is None:
         return inputs
     longer = torch.cat([mask, mask[:, -1:].expand(-1, tokens, -1, -1)], dim=1)
-    if isinstance(inputs, PictureInputs):
+    if isinstance(inputs, ImageInputs):
         return inputs.replaced(CROSS_ATTENTION, longer)
     return {**inputs, CROSS_ATTENTION: longer}
 
 
-def travels_encoded(pictures: Sequence[dict[str, Any]], pixels: torch.Tensor) -> bool:
-    """Whether these pictures are better sent as they were stored than as the processor's ``pixels``.
+def travels_encoded(images: Sequence[dict[str, Any]], pixels: torch.Tensor) -> bool:
+    """Whether these images are better sent as they were stored than as the processor's ``pixels``.
 
     They must have their bytes, or a path or address that a worker can open; and take less than the pixels, which a
     large file of which the processor keeps little does not.
     """
-    if not all(isinstance(item.get("bytes"), bytes) or isinstance(item.get("image"), str) for item in pictures):
+    if not all(isinstance(item.get("bytes"), bytes) or isinstance(item.get("image"), str) for item in images):
         return False
-    return sum(len(item.get("bytes") or b"") for item in pictures) < pixels.numel() * pixels.element_size()
+    return sum(len(item.get("bytes") or b"") for item in images) < pixels.numel() * pixels.element_size()
 
 
 @dataclass
 class PixelCounts:
-    """What a process did with pictures since the last `PixelCache.take_counts`."""
+    """What a process did with images since the last `PixelCache.take_counts`."""
 
     asked: int = 0
     made: int = 0
@@ -179,18 +179,18 @@ class _Kept:
 class PixelCache:
     """Pixels by content, at most ``settings.cache_bytes`` of them, least recently used out first.
 
-    Thread-safe. A picture larger than the bound is made and handed out, and not kept.
+    Thread-safe. An image larger than the bound is made and handed out, and not kept.
     """
 
     _kept: "OrderedDict[str, _Kept]" = field(default_factory=OrderedDict)
-    _expected: "deque[PictureInputs]" = field(default_factory=deque)
+    _expected: "deque[ImageInputs]" = field(default_factory=deque)
     _lock: Any = field(default_factory=threading.RLock)
-    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "pictures"))
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "images"))
     _bytes: int = 0
     counts: PixelCounts = field(default_factory=PixelCounts)
 
-    def get(self, inputs: PictureInputs) -> torch.Tensor:
-        """The pixels of these pictures, made here if nobody has begun to."""
+    def get(self, inputs: ImageInputs) -> torch.Tensor:
+        """The pixels of these images, made here if nobody has begun to."""
         with self._lock:
             self.counts.asked += 1
             if self._expected and any(inputs.key == expected.key for expected in self._expected):
@@ -207,13 +207,13 @@ class PixelCache:
         """Name the rollouts to come, in the order in which their pixels will be asked for; others are passed over.
 
         Args:
-            only: whether no other picture will be asked for in this step; those that are kept are dropped.
+            only: whether no other image will be asked for in this step; those that are kept are dropped.
         """
         with self._lock:
             self._expected = deque()
             last = None
             for item in inputs:
-                if isinstance(item, PictureInputs) and item.key != last:
+                if isinstance(item, ImageInputs) and item.key != last:
                     self._expected.append(item)
                     last = item.key
             if only:
@@ -227,8 +227,8 @@ class PixelCache:
             counts, self.counts = self.counts, PixelCounts()
         return counts
 
-    def _begin(self, inputs: PictureInputs) -> tuple[_Kept, bool]:
-        """The entry for these pictures, and whether the caller has to make them."""
+    def _begin(self, inputs: ImageInputs) -> tuple[_Kept, bool]:
+        """The entry for these images, and whether the caller has to make them."""
         kept = self._kept.get(inputs.key)
         if kept is not None:
             self._kept.move_to_end(inputs.key)
@@ -236,7 +236,7 @@ class PixelCache:
         kept = self._kept[inputs.key] = _Kept(Future())
         return kept, True
 
-    def _make(self, inputs: PictureInputs, kept: _Kept) -> None:
+    def _make(self, inputs: ImageInputs, kept: _Kept) -> None:
         try:
             pixels = inputs.make_pixels()
         except BaseException as error:

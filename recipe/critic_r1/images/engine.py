@@ -1,4 +1,4 @@
-"""verl's FSDP engine that makes the pictures of the next micro-batches while it computes the present one.
+"""verl's FSDP engine that makes the images of the next micro-batches while it computes the present one.
 
 Imported through ``actor_rollout_ref.model.external_lib``. verl's registry takes an engine for a vendor before the one
 for its device, which leaves verl's own engine in place for everybody else.
@@ -24,8 +24,8 @@ compat.pad_cross_attention_masks()
 compat.text_only_micro_batches()
 
 
-class PreparesPictures:
-    """Mixin of an engine: names the pictures of a batch before computing it, and sees each once a micro-batch."""
+class PreparesImages:
+    """Mixin of an engine: names the images of a batch before computing it, and sees each once a micro-batch."""
 
     ulysses_sequence_parallel_size: int
     get_data_parallel_group: Callable[[], Any]
@@ -39,7 +39,7 @@ class PreparesPictures:
 
     def forward_backward_batch(self, data: TensorDict, loss_function: Any, forward_only: bool = False) -> Any:
         if INPUTS in data.keys():  # noqa: SIM118  (a TensorDict)
-            # Every rank takes part, pictures or not: to agree on the number of micro-batches is a collective call.
+            # Every rank takes part, images or not: to agree on the number of micro-batches is a collective call.
             # A pass for log-probabilities shows all that the step will show; the update comes a mini-batch at a time.
             pixel_cache().expect(self._to_come(data), only=forward_only)
         return super().forward_backward_batch(data, loss_function, forward_only)  # type: ignore[misc]
@@ -50,7 +50,7 @@ class PreparesPictures:
             return super().prepare_model_inputs(micro_batch)  # type: ignore[misc]
         inputs, self._places = self._shown(micro_batch)
         inputs, pixels = only_pixels_apart(inputs)
-        # verl reads the pictures' tensors under this name; ours are joined here, in the same way.
+        # verl reads the images' tensors under this name; ours are joined here, in the same way.
         stored = micro_batch.pop(INPUTS)
         try:
             model_inputs, output_args = super().prepare_model_inputs(micro_batch)  # type: ignore[misc]
@@ -76,5 +76,5 @@ class PreparesPictures:
 
 
 @EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cuda", vendor="nvidia")
-class PicturePreparingEngine(PreparesPictures, transformer_impl.FSDPEngineWithLMHead):
+class ImagePreparingEngine(PreparesImages, transformer_impl.FSDPEngineWithLMHead):
     """Actor and reference on NVIDIA GPUs."""

@@ -1,6 +1,6 @@
-"""A processor that says how many tokens a picture takes, and makes no pixels of it.
+"""A processor that says how many tokens an image takes, and makes no pixels of it.
 
-A prompt's tokens and position ids need the grid of each picture: its size in patches, after the processor's own resize
+A prompt's tokens and position ids need the grid of each image: its size in patches, after the processor's own resize
 rule. The pixels are made where they are computed on (`inputs`). So the image processor of the Qwen-VL family runs here
 as it is, with all its rules, on tensors of torch's ``meta`` device from the resize on, which have a shape and no data.
 """

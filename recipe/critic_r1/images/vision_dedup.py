@@ -1,9 +1,9 @@
-"""A picture that several rollouts of a micro-batch show goes through the vision tower once.
+"""An image that several rollouts of a micro-batch show goes through the vision tower once.
 
-verl joins the pixels of a micro-batch one rollout after the other: four rollouts of a prompt are the same picture four
+verl joins the pixels of a micro-batch one rollout after the other: four rollouts of a prompt are the same image four
 times over, in memory and in the vision tower. Here the pixels come once, the grid of every rollout stays as it is (the
 language model's side is not touched), and the tower's features are repeated where they come out of it. The tower's
-gradient is the sum over the rollouts that look at a picture, as before, but added before the tower's backward pass
+gradient is the sum over the rollouts that look at an image, as before, but added before the tower's backward pass
 instead of inside of it: the same numbers up to the order of additions.
 """
 
@@ -12,63 +12,61 @@ from typing import Any
 
 import torch
 
-from recipe.critic_r1.images.encoded import PIXELS, PictureInputs
+from recipe.critic_r1.images.encoded import PIXELS, ImageInputs
 
 GRID = "image_grid_thw"
-"""(pictures, 3): time, height and width of each picture in patches; what the vision towers of Qwen-VL ask for."""
+"""(images, 3): time, height and width of each image in patches; what the vision towers of Qwen-VL ask for."""
 
 TOWER = "visual"
 """Name of the vision tower in the models of Qwen-VL."""
 
 Places = list[int] | None
-"""For each picture of a micro-batch its place among the different ones; None when no picture comes twice."""
+"""For each image of a micro-batch its place among the different ones; None when no image comes twice."""
 
 
 def without_repeats(inputs: Sequence[Any]) -> tuple[list[Any], Places]:
-    """The inputs of a micro-batch's rollouts with the pixels of each picture once.
+    """The inputs of a micro-batch's rollouts with the pixels of each image once.
 
     Args:
         inputs: ``multi_modal_inputs`` of each rollout; None or empty for text.
 
     Returns:
-        The same in the same order, a repeated `PictureInputs` without its pixels; and the places.
+        The same in the same order, a repeated `ImageInputs` without its pixels; and the places.
     """
     kept: list[Any] = []
     places: list[int] = []
     first: dict[str, int] = {}
     different = 0
     for item in inputs:
-        pictures = len(item[GRID]) if item is not None and GRID in item else 0
+        images = len(item[GRID]) if item is not None and GRID in item else 0
         begin = different
-        if isinstance(item, PictureInputs) and pictures:
+        if isinstance(item, ImageInputs) and images:
             begin = first.setdefault(item.key, different)
             if begin < different:
                 item = item.small
         if begin == different:
-            different += pictures
+            different += images
         kept.append(item)
-        places += range(begin, begin + pictures)
+        places += range(begin, begin + images)
     return kept, None if different == len(places) else places
 
 
 def only_pixels_apart(inputs: Sequence[Any]) -> tuple[list[Any], torch.Tensor | None]:
     """Where one rollout alone brings pixels: the inputs without them, and the pixels as they are; else None for them.
 
-    verl joins what the rollouts bring with `torch.cat`, which copies a single tensor too: 100 MB for a large picture.
+    verl joins what the rollouts bring with `torch.cat`, which copies a single tensor too: 100 MB for a large image.
     """
     bringing = [place for place, item in enumerate(inputs) if item is not None and PIXELS in item]
     if len(bringing) != 1:
         return list(inputs), None
     rest, (place,) = list(inputs), bringing
     item = rest[place]
-    rest[place] = (
-        item.small if isinstance(item, PictureInputs) else {name: item[name] for name in item if name != PIXELS}
-    )
+    rest[place] = item.small if isinstance(item, ImageInputs) else {name: item[name] for name in item if name != PIXELS}
     return rest, item[PIXELS]
 
 
 class _Repeated(torch.autograd.Function):
-    """Rows of the different pictures, repeated; gradients of the repetitions are added in float32."""
+    """Rows of the different images, repeated; gradients of the repetitions are added in float32."""
 
     @staticmethod
     def forward(ctx: Any, features: torch.Tensor, sizes: list[int], places: list[int]) -> torch.Tensor:
@@ -87,7 +85,7 @@ class _Repeated(torch.autograd.Function):
 
 
 def see_once(model: torch.nn.Module, places: Callable[[], Places]) -> bool:
-    """Let the vision towers of a model take different pictures and give the features of all.
+    """Let the vision towers of a model take different images and give the features of all.
 
     Args:
         places: asked at each call of a tower.
@@ -101,7 +99,7 @@ def see_once(model: torch.nn.Module, places: Callable[[], Places]) -> bool:
         if where is None:
             return None
         if len(where) != len(grid):
-            raise RuntimeError(f"the vision tower is shown {len(grid)} pictures; this micro-batch has {len(where)}")
+            raise RuntimeError(f"the vision tower is shown {len(grid)} images; this micro-batch has {len(where)}")
         firsts = [where.index(place) for place in range(max(where) + 1)]
         return args, {**kwargs, "grid_thw": grid[firsts]}
 

@@ -47,7 +47,7 @@ def prepare_benchmark(
 
     Args:
         inputs: the benchmark's files as published, a folder of them, or a hub id.
-        image_roots: folders or zips with the pictures, where they are not in the files.
+        image_roots: folders or zips with the images, where they are not in the files.
         limit: of records.
 
     Raises:
@@ -55,8 +55,8 @@ def prepare_benchmark(
     """
     source = load_source(name)
     if not inputs:
-        pictures = " and its pictures with --image-root" if source.needs_image_root else ""
-        raise ValueError(f"{name} is judged on its own files: give those of {source.title} with --input{pictures}")
+        images = " and its images with --image-root" if source.needs_image_root else ""
+        raise ValueError(f"{name} is judged on its own files: give those of {source.title} with --input{images}")
     settings = Settings(name, orders="both", ties="keep", split="test", image_roots=tuple(image_roots), limit=limit)
     manifest = convert(list(inputs), folder, settings)
     lost = {**manifest["rejected"], **manifest["dropped_pairs"]}

@@ -1,7 +1,7 @@
 """Two judges on the same items: what changed, and whether that is more than chance.
 
 A comparison of two accuracies with an interval each wastes what both runs share: most items are easy or hard for
-either judge. So every difference is taken picture by picture, on the same bootstrap draws for both runs, and McNemar's
+either judge. So every difference is taken image by image, on the same bootstrap draws for both runs, and McNemar's
 test looks only at the pairs where the two disagree.
 
 It holds only if the items are the same. A pair's id is a hash of its content, so runs on other data, another share of
@@ -40,7 +40,7 @@ Item = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A figure in both runs, and the second minus the first, paired by picture."""
+    """A figure in both runs, and the second minus the first, paired by image."""
 
     first: Estimate
     second: Estimate
@@ -60,7 +60,7 @@ class Comparison:
         request there.
     only_first, only_second: pairs that just one run judges right in every order that was shown.
     p_value: McNemar's exact test, two-sided, on these: how likely so uneven a split is between equal judges. It takes
-        pairs as independent, as the intervals do not; with many pairs to a picture, trust the intervals.
+        pairs as independent, as the intervals do not; with many pairs to an image, trust the intervals.
     """
 
     figures: dict[str, Change]
@@ -145,7 +145,7 @@ def _judgement(record: dict[str, Any]) -> Judgement:
         response_1=str(record["response_1"]),
         response_2=str(record["response_2"]),
         ground_truth=str(record["ground_truth"]),
-        picture_blake3=str(record["picture_blake3"]),
+        image_blake3=str(record["image_blake3"]),
         category=str(record["category"]),
     )
     return Judgement(

@@ -1,6 +1,6 @@
 """What is asked of a model and what comes back, without a word about which engine answers.
 
-A judge, a policy evaluation and a tournament all need the same thing: many prompts with pictures, answered together.
+A judge, a policy evaluation and a tournament all need the same thing: many prompts with images, answered together.
 So there is one record for a question, one for its answer, and one protocol with a single batch method. The batch is
 the point: an engine in this process schedules the whole list itself, a client of a server keeps many requests in
 flight, and neither caller nor test knows which one it has.
@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from blake3 import blake3
 
 IMAGE_MARKER = "<image>"
-"""The string that stands for a picture in a row of the training Parquet (verl's convention)."""
+"""The string that stands for an image in a row of the training Parquet (verl's convention)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,13 @@ class TextPart:
 
 @dataclass(frozen=True)
 class ImagePart:
-    """A picture of a message: the bytes of its file (PNG, JPEG, WebP or GIF), never re-encoded."""
+    """An image of a message: the bytes of its file (PNG, JPEG, WebP or GIF), never re-encoded."""
 
     data: bytes
 
     @cached_property
     def blake3(self) -> str:
-        """BLAKE3 digest of the file's bytes, in hex: the name under which a picture is counted and cached."""
+        """BLAKE3 digest of the file's bytes, in hex: the name under which an image is counted and cached."""
         return blake3(self.data).hexdigest()
 
 
@@ -53,7 +53,7 @@ class Message:
 
     @property
     def images(self) -> tuple[ImagePart, ...]:
-        """The pictures of this turn, in order."""
+        """The images of this turn, in order."""
         return tuple(part for part in self.parts if isinstance(part, ImagePart))
 
 
@@ -101,12 +101,12 @@ class GenerationRequest:
 
     @property
     def images(self) -> tuple[ImagePart, ...]:
-        """All pictures of the prompt, in reading order."""
+        """All images of the prompt, in reading order."""
         return tuple(image for message in self.messages for image in message.images)
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 over everything that can change the answer except the model: texts, pictures, sampling."""
+        """SHA-256 over everything that can change the answer except the model: texts, images, sampling."""
         turns = [
             [message.role, [["t", p.text] if isinstance(p, TextPart) else ["i", p.blake3] for p in message.parts]]
             for message in self.messages
@@ -155,21 +155,21 @@ def messages_from_row(prompt: Sequence[Mapping[str, Any]], images: Sequence[Mapp
     prompt when it is judged as when it was trained.
 
     Args:
-        prompt: turns with `role` and `content`; `content` is text with one marker per picture.
-        images: one mapping per picture with its file's `bytes`.
+        prompt: turns with `role` and `content`; `content` is text with one marker per image.
+        images: one mapping per image with its file's `bytes`.
 
     Raises:
-        ValueError: the markers and the pictures differ in number, or a picture has no bytes.
+        ValueError: the markers and the images differ in number, or an image has no bytes.
     """
     files = []
     for number, image in enumerate(images, start=1):
         data = image.get("bytes")
         if not data:
-            raise ValueError(f"picture {number} of the row has no bytes: write the data again with images embedded")
+            raise ValueError(f"image {number} of the row has no bytes: write the data again with images embedded")
         files.append(bytes(data))
     markers = sum(str(turn["content"]).count(IMAGE_MARKER) for turn in prompt)
     if markers != len(files):
-        raise ValueError(f"the prompt has {markers} {IMAGE_MARKER} marker(s) but the row has {len(files)} picture(s)")
+        raise ValueError(f"the prompt has {markers} {IMAGE_MARKER} marker(s) but the row has {len(files)} image(s)")
     remaining = iter(files)
     messages = []
     for turn in prompt:

@@ -1,7 +1,7 @@
 """Every figure with its interval.
 
-Judgements of one picture hang together: both orders of a pair, eight samples of one question. Treating them as
-independent makes intervals too narrow. So a figure is a ratio of sums over *clusters* (pictures), and its interval
+Judgements of one image hang together: both orders of a pair, eight samples of one question. Treating them as
+independent makes intervals too narrow. So a figure is a ratio of sums over *clusters* (images), and its interval
 comes from drawing whole clusters anew. All figures of one report share the same draws, which makes the difference of
 two of them a paired comparison.
 
@@ -68,7 +68,7 @@ class ClusterBootstrap:
     """Intervals over observations that come in clusters.
 
     Args:
-        clusters: for each observation the name of its cluster (for us: the picture's hash).
+        clusters: for each observation the name of its cluster (for us: the image's hash).
         seed: of the draws; the same seed gives the same draws for every figure of this object.
     """
 

@@ -29,7 +29,7 @@ Observed = tuple[NDArray[np.float64], NDArray[np.bool_]]
 
 
 def pairwise_metrics(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[str, Estimate]:
-    """All figures of a judge, each with its interval over pictures: see `per_judgement` and `per_pair`.
+    """All figures of a judge, each with its interval over images: see `per_judgement` and `per_pair`.
 
     Raises:
         ValueError: no judgements, or one order of a pair twice.
@@ -70,7 +70,7 @@ def category_metrics(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[
 
 
 def length_metrics(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[str, Estimate]:
-    """Whether length sways a judge, each figure with its interval over pictures: see `per_length`."""
+    """Whether length sways a judge, each figure with its interval over images: see `per_length`."""
     return _means(per_length(judgements), clusters(judgements, seed=seed))
 
 
@@ -148,8 +148,8 @@ def per_length(judgements: Sequence[Judgement]) -> dict[str, Observed]:
 
 
 def clusters(judgements: Sequence[Judgement], *, seed: int = 0) -> ClusterBootstrap:
-    """Bootstrap draws over the pictures of judgements."""
-    return ClusterBootstrap([j.task.picture_blake3 for j in judgements], seed=seed)
+    """Bootstrap draws over the images of judgements."""
+    return ClusterBootstrap([j.task.image_blake3 for j in judgements], seed=seed)
 
 
 def mean(name: str, observed: Observed, bootstrap: ClusterBootstrap) -> Estimate:

@@ -5,7 +5,7 @@ from the benchmark's own code, which the user has cloned: `--official-code FOLDE
 is kept here is the SHA-256 of the wording that we read, so that what is called official is official; another version of
 the file is refused, and nothing is made up in its place.
 
-Kept of a protocol: wording, picture behind the text, free text as it is, sampling settings. Not kept: each vote in an
+Kept of a protocol: wording, image behind the text, free text as it is, sampling settings. Not kept: each vote in an
 order of its own draw (here every pair is judged in both orders, with all votes), and a tossed coin or a dropped row
 where no verdict can be read (here that is a failure, counted as not right).
 
@@ -103,11 +103,11 @@ class OfficialPrompt:
     pieces: tuple[tuple[str, str | None], ...]
 
     def task(self, task: JudgeTask) -> JudgeTask:
-        """The same pair in the same order, put in the official words; the pictures follow the text."""
+        """The same pair in the same order, put in the official words; the images follow the text."""
         values = {"question": task.question, "response_1": task.response_1, "response_2": task.response_2}
         text = "".join(literal + (values[name] if name else "") for literal, name in self.pieces)
-        pictures = [picture for message in task.messages for picture in message.images]
-        return replace(task, messages=(Message("user", (TextPart(text), *pictures)),))
+        images = [image for message in task.messages for image in message.images]
+        return replace(task, messages=(Message("user", (TextPart(text), *images)),))
 
     def read(self, text: str) -> Verdict:
         """The verdict of a reply: in the form that was asked for, else a box, else by the lenient parser.

@@ -10,7 +10,7 @@ a number at the end can be trusted although things went wrong on the way:
   - an answer is written down when it arrives (`Journal`), so that it is never asked for twice;
   - whatever ends a run early (Ctrl-C, a full disk), what is under way is paid for and therefore waited for.
 
-At most `concurrency` requests exist at a time: a request's pictures are encoded when it is its turn, not before.
+At most `concurrency` requests exist at a time: a request's images are encoded when it is its turn, not before.
 """
 
 from __future__ import annotations
@@ -279,7 +279,7 @@ def _format(data: bytes) -> str:
     for magic, name in _MAGIC:
         if data.startswith(magic):
             return name
-    raise ValueError(f"a picture of {len(data)} bytes is no PNG, JPEG, GIF, BMP or WebP file: convert it first")
+    raise ValueError(f"an image of {len(data)} bytes is no PNG, JPEG, GIF, BMP or WebP file: convert it first")
 
 
 def _read(completion: Any, n: int) -> Generation:

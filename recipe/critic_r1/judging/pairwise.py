@@ -50,7 +50,7 @@ class JudgeTask:
     messages: the prompt.
     response_1, response_2: as shown.
     ground_truth: `"1"`, `"2"` or `"tie"`, as shown.
-    picture_blake3: hash over the pictures; judgements of the same pictures form a cluster.
+    image_blake3: hash over the images; judgements of the same images form a cluster.
     category: group for reports: what the source says (`meta.category`), else the data source.
     group: pairs that a benchmark counts together, such as one prompt's; the pair itself when the source names none.
     """
@@ -62,7 +62,7 @@ class JudgeTask:
     response_1: str
     response_2: str
     ground_truth: str
-    picture_blake3: str
+    image_blake3: str
     category: str = ""
     group: str = ""
 
@@ -110,7 +110,7 @@ class Judgement:
             "pair_id": task.pair_id,
             "order": task.order,
             "category": task.category,
-            "picture_blake3": task.picture_blake3,
+            "image_blake3": task.image_blake3,
             "question": task.question,
             "response_1": task.response_1,
             "response_2": task.response_2,
@@ -202,8 +202,8 @@ def thinking(text: str) -> str:
     return rest.partition(THINK_CLOSE)[0].strip()
 
 
-def pictures_blake3(hashes: Sequence[str]) -> str:
-    """One name for the pictures of a row: the hash itself when there is one picture."""
+def images_blake3(hashes: Sequence[str]) -> str:
+    """One name for the images of a row: the hash itself when there is one image."""
     if len(hashes) == 1:
         return hashes[0]
     return blake3("\n".join(hashes).encode()).hexdigest()
@@ -213,7 +213,7 @@ def task_from_row(row: Mapping[str, Any]) -> JudgeTask:
     """A critic row of the task Parquet (see `data_prep.tasks.pairwise`) as a judge's task.
 
     Raises:
-        ValueError: the label is not `1`, `2` or `tie`, or pictures and markers do not match.
+        ValueError: the label is not `1`, `2` or `tie`, or images and markers do not match.
     """
     info, label = row["extra_info"], row["reward_model"]["ground_truth"]
     if label not in ("1", "2", "tie"):
@@ -229,7 +229,7 @@ def task_from_row(row: Mapping[str, Any]) -> JudgeTask:
         response_1=str(info["response_1"]),
         response_2=str(info["response_2"]),
         ground_truth=str(label),
-        picture_blake3=pictures_blake3(hashes),
+        image_blake3=images_blake3(hashes),
         category=str(meta.get("category") or str(row["data_source"]).removeprefix("critic/")),
         group=str(info["pair_id"] if meta.get("group") is None else meta["group"]),
     )

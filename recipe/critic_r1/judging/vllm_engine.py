@@ -1,7 +1,7 @@
 """A vLLM engine inside this process, on a CPU or a GPU: no server to start, no port, nothing left behind.
 
 For the demo and for tests a whole evaluation is one short process, so the cheapest engine is one that lives in it.
-The prompt is rendered by the model's own processor and handed over as token ids with one placeholder per picture,
+The prompt is rendered by the model's own processor and handed over as token ids with one placeholder per image,
 which is what verl's rollout does: a model must be judged on the very tokens that it was trained on.
 
 vLLM reads its environment once, at import. `VllmEngine` therefore imports it late and sets what a CPU needs first;
@@ -44,7 +44,7 @@ class VllmEngine:
         max_model_len: longest prompt plus answer, in tokens.
         max_num_seqs: answers that are decoded together.
         kv_cache_bytes: size of the key-value cache, in bytes (CPU only).
-        max_images: most pictures in one prompt.
+        max_images: most images in one prompt.
         seed: of the engine; a request's own seed goes before it.
         **engine_kwargs: handed to `vllm.LLM` as they are, over everything above.
     """
@@ -93,7 +93,7 @@ class VllmEngine:
         self._processor = AutoProcessor.from_pretrained(str(self.model_dir))
         self._llm = LLM(str(self.model_dir), **{**settings, **engine_kwargs})
         self._token_ids: dict[tuple[Any, ...], list[int]] = {}
-        self._pictures: dict[str, Image.Image] = {}
+        self._images: dict[str, Image.Image] = {}
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """Answer all requests in one scheduling pass. See `Generator.generate`.
@@ -110,7 +110,7 @@ class VllmEngine:
                 continue
             prompt: dict[str, Any] = {"prompt_token_ids": ids}
             if request.images:
-                prompt["multi_modal_data"] = {"image": [self._picture(image) for image in request.images]}
+                prompt["multi_modal_data"] = {"image": [self._image(image) for image in request.images]}
             prompts.append(prompt)
             params.append(_sampling_params(request.sampling))
             places.append(place)
@@ -125,8 +125,8 @@ class VllmEngine:
         return [results[place] for place in range(len(requests))]
 
     def token_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a prompt with the generation prefix, one placeholder per picture (vLLM expands it)."""
-        # Pictures do not change the ids, so all questions of one wording share an entry.
+        """Token ids of a prompt with the generation prefix, one placeholder per image (vLLM expands it)."""
+        # Images do not change the ids, so all questions of one wording share an entry.
         shape = tuple(
             (m.role, tuple("<image>" if isinstance(p, ImagePart) else (p.text,) for p in m.parts)) for m in messages
         )
@@ -137,11 +137,11 @@ class VllmEngine:
             ids = self._token_ids[shape] = list(self._processor.tokenizer(text)["input_ids"])
         return list(ids)
 
-    def _picture(self, image: ImagePart) -> Image.Image:
-        picture = self._pictures.get(image.blake3)
-        if picture is None:
-            picture = self._pictures[image.blake3] = Image.open(io.BytesIO(image.data)).convert("RGB")
-        return picture
+    def _image(self, image: ImagePart) -> Image.Image:
+        opened = self._images.get(image.blake3)
+        if opened is None:
+            opened = self._images[image.blake3] = Image.open(io.BytesIO(image.data)).convert("RGB")
+        return opened
 
 
 def _chat_part(part: Any) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """Labelled pairs as data for direct preference optimisation, in the form that TRL's DPOTrainer reads.
 
 TRL's conversational preference form (docs of TRL 0.26, "Dataset formats"): `prompt`, `chosen` and `rejected` are lists
-of turns with plain text, `images` a list; the trainer puts the pictures before the first user turn itself. The same
-rows are written twice: as Parquet with the pictures inside, which `datasets` opens as pictures, and as JSONL with paths
-to pictures beside it.
+of turns with plain text, `images` a list; the trainer puts the images before the first user turn itself. The same
+rows are written twice: as Parquet with the images inside, which `datasets` opens as images, and as JSONL with paths
+to images beside it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.reading.images import read_header
-from data_prep.tasks.pairwise import EMBEDDED_IMAGES, Picture
+from data_prep.tasks.pairwise import EMBEDDED_IMAGES, Image
 from data_prep.tasks.prompts import valid_text
 from data_prep.writer import GROUP_BYTES
 from recipe.critic_r1.labeling.labeler import Decision
@@ -45,13 +45,13 @@ SCHEMA = pa.schema(
         ("rejected", _TURNS_TYPE),
         ("confidence", pa.float64()),
     ],
-    # By this `datasets` knows that the structs are pictures.
+    # By this `datasets` knows that the structs are images.
     metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})},
 )
 
 
 class DpoWriter:
-    """Writes `SPLIT.jsonl`, `SPLIT.parquet` and `pictures/` into a folder.
+    """Writes `SPLIT.jsonl`, `SPLIT.parquet` and `images/` into a folder.
 
     Use as a context manager: files get their names when it ends well, and what an earlier run left is taken away when
     it begins.
@@ -106,9 +106,9 @@ class DpoWriter:
             "confidence": decision.confidence,
         }
         self._lines[split].write(json.dumps(row, ensure_ascii=False) + "\n")
-        pictures = [bytes(image.data or b"") for image in prompt.images]
-        self._pending[split].append({**row, "images": [{"bytes": data, "path": None} for data in pictures]})
-        self._pending_bytes[split] += sum(map(len, pictures)) + 2 * (len(chosen) + len(rejected))
+        images = [bytes(image.data or b"") for image in prompt.images]
+        self._pending[split].append({**row, "images": [{"bytes": data, "path": None} for data in images]})
+        self._pending_bytes[split] += sum(map(len, images)) + 2 * (len(chosen) + len(rejected))
         self.rows[split] += 1
         if self._pending_bytes[split] >= GROUP_BYTES:
             self._flush(split)
@@ -121,11 +121,11 @@ class DpoWriter:
     def _temporary(self, split: str, kind: str) -> Path:
         return self.folder / f".{split}.{kind}.tmp"
 
-    def _file(self, image: Picture) -> str:
-        """The picture as a file named by its content; its path from the folder."""
+    def _file(self, image: Image) -> str:
+        """The image as a file named by its content; its path from the folder."""
         assert image.data is not None
         name = f"{image.blake3}.{read_header(image.data).format.lower()}"
-        path = self.folder / "pictures" / name[:2] / name
+        path = self.folder / "images" / name[:2] / name
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{name}.{os.getpid()}.tmp")

@@ -20,7 +20,7 @@ from data_prep.tasks.pairwise import PreferencePair, content_id
 from data_prep.tasks.prompts import MARKER, neutralise
 from recipe.critic_r1.best_of_n.candidates import Shown, final_answer
 from recipe.critic_r1.judging.generation import GenerationRequest, Generator, Sampling
-from recipe.critic_r1.judging.pairwise import SPLIT_VOTES, Judgement, JudgeTask, judge, pictures_blake3
+from recipe.critic_r1.judging.pairwise import SPLIT_VOTES, Judgement, JudgeTask, images_blake3, judge
 from recipe.critic_r1.labeling.questions import LabelPrompt, LostRow
 from reward_fns.verdict import Policy
 
@@ -42,7 +42,7 @@ inconsistent: each order prefers another response.
 tie: a tie in both orders.
 undecided: a tie in one order, or votes without a majority.
 unreadable, request_failed: an order has no readable verdict, or no answer.
-split_conflict: its pictures belong to different splits.
+split_conflict: its images belong to different splits.
 """
 
 
@@ -74,7 +74,7 @@ class LabelSettings:
     verdicts: how they are read.
     min_confidence: least share of all votes, over both orders, for the chosen response.
     max_pairs: most pairs of a prompt; of more, those of the responses given most often, then a seeded draw.
-    val_share: share of the pictures whose pairs go to the split `val`.
+    val_share: share of the images whose pairs go to the split `val`.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
@@ -124,7 +124,7 @@ class Decision:
             "row": prompt.row,
             "id": prompt.name,
             "pair_id": pair.pair_id,
-            "picture_blake3": [image.blake3 for image in prompt.images],
+            "image_blake3": [image.blake3 for image in prompt.images],
             "question": prompt.question,
             "response_1": pair.responses[0],
             "response_2": pair.responses[1],
@@ -185,7 +185,7 @@ def judge_task(pair: ResponsePair, order: int, settings: LabelSettings) -> Judge
         response_1=first,
         response_2=second,
         ground_truth="",
-        picture_blake3=pictures_blake3([image.blake3 for image in prompt.images]),
+        image_blake3=images_blake3([image.blake3 for image in prompt.images]),
     )
 
 

@@ -1,4 +1,4 @@
-"""The questions that `critic-r1 label` and `best-of-n` read: anybody's rows, with their pictures loaded and looked at.
+"""The questions that `critic-r1 label` and `best-of-n` read: anybody's rows, with their images loaded and looked at.
 
 A row that cannot be used comes back as one that is lost, with its place, the reason and a remedy.
 """
@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from data_prep.reading.image_store import PictureStore
-from data_prep.reading.images import BadPicture, check_whole, read_header
+from data_prep.reading.image_store import ImageStore
+from data_prep.reading.images import BadImage, check_whole, read_header
 from data_prep.reading.units import Broken, plan_units, read_unit
 from data_prep.sources.generic import ALIASES
-from data_prep.sources.record import MOST_RESPONSES, Reject, checked_text, pictures, question_text, sequence
-from data_prep.tasks.pairwise import Picture, content_id
+from data_prep.sources.record import MOST_RESPONSES, Reject, checked_text, question_text, read_images, sequence
+from data_prep.tasks.pairwise import Image, content_id
 from recipe.critic_r1.judging.generation import Message, messages_from_row
 
 
@@ -35,7 +35,7 @@ class LostRow:
 
 @dataclass(frozen=True)
 class LabelPrompt:
-    """A question about pictures, with the responses to compare.
+    """A question about images, with the responses to compare.
 
     file, row: where it stands, as in `LostRow`.
     name: the source's own id; empty when it has none.
@@ -48,7 +48,7 @@ class LabelPrompt:
     file: str
     row: int
     name: str
-    images: tuple[Picture, ...]
+    images: tuple[Image, ...]
     question: str
     responses: tuple[str, ...] = ()
     written: Mapping[str, str] = field(default_factory=dict)
@@ -56,11 +56,11 @@ class LabelPrompt:
 
     @cached_property
     def content_id(self) -> str:
-        """Equal pictures and question, equal id."""
+        """Equal images and question, equal id."""
         return content_id("prompt", *(image.blake3 for image in self.images), self.question)
 
     def messages(self, text: str) -> tuple[Message, ...]:
-        """A user turn; `text` holds one marker per picture."""
+        """A user turn; `text` holds one marker per image."""
         return messages_from_row([{"role": "user", "content": text}], [{"bytes": image.data} for image in self.images])
 
     def lost(self, reason: str, detail: str, remedy: str) -> LostRow:
@@ -69,12 +69,12 @@ class LabelPrompt:
 
 
 def read_prompts(files: Sequence[str], image_roots: Sequence[str] = ()) -> Iterator[LabelPrompt | LostRow]:
-    """All rows of JSONL, JSON or Parquet files, with their pictures loaded and looked at.
+    """All rows of JSONL, JSON or Parquet files, with their images loaded and looked at.
 
     Fields: `question`, `image` (path, bytes, or a list of them), optionally `responses` or `response_1` and
     `response_2`, and `id`; the other names that `prepare generic` tries serve too, and so do rows that `prepare` wrote.
     """
-    store = PictureStore(image_roots)
+    store = ImageStore(image_roots)
     start: dict[str, int] = {}
     for unit in plan_units(files):
         start.setdefault(unit.file, unit.first)
@@ -85,11 +85,11 @@ def read_prompts(files: Sequence[str], image_roots: Sequence[str] = ()) -> Itera
                 yield _prompt(record, unit.file, row, base or ".", store)
             except Reject as problem:
                 yield LostRow(unit.file, row, problem.reason, str(problem), problem.remedy)
-            except BadPicture as problem:
-                yield LostRow(unit.file, row, problem.reason, str(problem), "Fetch the picture again, or drop the row.")
+            except BadImage as problem:
+                yield LostRow(unit.file, row, problem.reason, str(problem), "Fetch the image again, or drop the row.")
 
 
-def _prompt(record: Any, file: str, row: int, base: str, store: PictureStore) -> LabelPrompt:
+def _prompt(record: Any, file: str, row: int, base: str, store: ImageStore) -> LabelPrompt:
     if isinstance(record, Broken):
         raise Reject(record.reason, record.detail, record.remedy)
     if not isinstance(record, Mapping):
@@ -106,18 +106,18 @@ def _prompt(record: Any, file: str, row: int, base: str, store: PictureStore) ->
         raise Reject("missing-field", f"no question among {have}", "Give the row a 'question' and an 'image'.")
     if found["image"] is None:
         have = ", ".join(sorted(map(str, record))[:20])
-        raise Reject("picture-missing", f"no picture among {have}", "Give the row an 'image': a path or bytes.")
-    images = tuple(_loaded(image, base, store) for image in pictures(found, "image"))
+        raise Reject("image-missing", f"no image among {have}", "Give the row an 'image': a path or bytes.")
+    images = tuple(_loaded(image, base, store) for image in read_images(found, "image"))
     name = "" if found["id"] is None else str(found["id"])
     question, responses = question_text(found["question"]), _responses(found)
     answer = None if record.get("answer") is None else str(record["answer"])
     return LabelPrompt(file, row, name, images, question, responses, answer=answer)
 
 
-def _loaded(image: Picture, base: str, store: PictureStore) -> Picture:
+def _loaded(image: Image, base: str, store: ImageStore) -> Image:
     data = image.data if image.data is not None else store.load(image.path or "", base)
     check_whole(data, read_header(data))
-    return Picture(data, image.path)
+    return Image(data, image.path)
 
 
 def _responses(found: Mapping[str, Any]) -> tuple[str, ...]:

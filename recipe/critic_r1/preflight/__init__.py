@@ -28,7 +28,7 @@ CHECKS: tuple[Check, ...] = (
     reward_function.options,
     data_files.rows,
     data_files.prompt_length,
-    data_files.pictures,
+    data_files.images,
     reward_function.gold,
     storage.checkpoints,
     memory.estimate,

@@ -30,7 +30,7 @@ def files(value: Any) -> list[Path]:
 
 
 def rows(config: DictConfig) -> Iterator[Finding]:
-    """Columns, markers, pictures, labels and gold answers of every row; enough rows for a batch."""
+    """Columns, markers, images, labels and gold answers of every row; enough rows for a batch."""
     from data_prep.checks.rows import check_parquet
 
     for key in ("train_files", "val_files"):
@@ -87,32 +87,32 @@ def prompt_length(config: DictConfig) -> Iterator[Finding]:
         )
 
 
-def pictures(config: DictConfig) -> Iterator[Finding]:
-    """The most pictures of a row, against what the rollout engine is told to expect."""
+def images(config: DictConfig) -> Iterator[Finding]:
+    """The most images of a row, against what the rollout engine is told to expect."""
     limits = OmegaConf.select(config, "actor_rollout_ref.rollout.engine_kwargs.vllm.limit_mm_per_prompt") or {}
     limit = limits.get("image")
     if limit is None:
         return
     for path in files(config.data.train_files) + files(config.data.val_files):
-        most = most_pictures(path)
+        most = most_images(path)
         if most is not None and most > limit:
             yield Finding(
                 "limit_mm_per_prompt",
                 "fail",
-                f"{path}: a row has {most} pictures, the rollout engine takes {limit}",
+                f"{path}: a row has {most} images, the rollout engine takes {limit}",
                 f"actor_rollout_ref.rollout.engine_kwargs.vllm.limit_mm_per_prompt.image={most}",
             )
 
 
-def most_pictures(path: Path) -> int | None:
-    """The largest number of pictures in a row; None for a file without readable ``images``. No picture is read."""
+def most_images(path: Path) -> int | None:
+    """The largest number of images in a row; None for a file without readable ``images``. No image is read."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            # Of embedded pictures only the `path` beside the bytes is read; it tells the number as well.
+            # Of embedded images only the `path` beside the bytes is read; it tells the number as well.
             leaves = [name for name in _leaves(file) if name.startswith("images.") and not name.endswith(".bytes")]
             lengths = [pc.max(pc.list_value_length(file.read(columns=leaves[:1])["images"])).as_py()] if leaves else []
     except (OSError, KeyError, pa.ArrowException):
@@ -125,13 +125,13 @@ def _leaves(file: Any) -> list[str]:
     return [schema.column(i).path for i in range(len(schema))]
 
 
-def mean_picture(paths: list[Path], sample: int = 256) -> tuple[float, float] | None:
-    """Mean number of pixels and of bytes a row (all its pictures), from the first rows; None when there are none."""
+def mean_image(paths: list[Path], sample: int = 256) -> tuple[float, float] | None:
+    """Mean number of pixels and of bytes a row (all its images), from the first rows; None when there are none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from data_prep.checks.rows import picture_bytes
-    from data_prep.reading.images import BadPicture, read_header
+    from data_prep.checks.rows import image_bytes
+    from data_prep.reading.images import BadImage, read_header
 
     for path in paths:
         try:
@@ -140,10 +140,10 @@ def mean_picture(paths: list[Path], sample: int = 256) -> tuple[float, float] | 
                 records = batch.to_pylist() if batch is not None else []
             found = []
             for record in records:
-                encoded = [picture_bytes(image, path.parent) for image in record["images"] or []]
+                encoded = [image_bytes(image, path.parent) for image in record["images"] or []]
                 headers = [read_header(data) for data in encoded]
                 found.append((sum(h.width * h.height for h in headers), sum(len(data) for data in encoded)))
-        except (OSError, KeyError, pa.ArrowException, BadPicture):
+        except (OSError, KeyError, pa.ArrowException, BadImage):
             continue  # reported by the data check
         if found:
             pixels, sizes = zip(*found, strict=True)

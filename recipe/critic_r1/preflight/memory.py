@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
-from recipe.critic_r1.preflight.data_files import files, mean_picture
+from recipe.critic_r1.preflight.data_files import files, mean_image
 from recipe.critic_r1.preflight.finding import Finding
 from recipe.critic_r1.preflight.memory_estimate import (
     CUDA_GIB,
@@ -13,7 +13,7 @@ from recipe.critic_r1.preflight.memory_estimate import (
     ModelShape,
     cache_tokens,
     host_lines,
-    picture_cpu_seconds,
+    image_cpu_seconds,
     rollout_lines,
     total,
     training_lines,
@@ -44,13 +44,13 @@ def estimate(config: DictConfig) -> Iterator[Finding]:
         lines = rollout_lines(shape, config, gpu)
         yield _compare("GPU memory, rollout", lines, gpu, CUDA_GIB, "Lower rollout.gpu_memory_utilization.")
         yield _cache(shape, config, gpu)
-    pixels, file_bytes = mean_picture(files(config.data.train_files)) or (None, None)
+    pixels, file_bytes = mean_image(files(config.data.train_files)) or (None, None)
     shown = _limited(pixels, config)
     lines = host_lines(shape, config, shown, file_bytes)
     yield _compare("host memory", lines, host, 0.0, "Lower data.train_batch_size or the pixel limits, or take more.")
     if shown:
-        seconds, formula = picture_cpu_seconds(config, shown)
-        yield Finding("host CPU for pictures", "pass", f"about {seconds:.0f} CPU seconds a step [{formula}]")
+        seconds, formula = image_cpu_seconds(config, shown)
+        yield Finding("host CPU for images", "pass", f"about {seconds:.0f} CPU seconds a step [{formula}]")
 
 
 def _compare(name: str, lines: list[Line], have: float | None, beside: float, remedy: str) -> Finding:

@@ -32,7 +32,7 @@ ACTIVATIONS_PER_LAYER = 8
 four of intermediate size come on top (gate, up, their product, its gradient). Inferred from the layer's code."""
 
 BYTES_PER_PIXEL = 24
-"""A picture as the model's input: three channels of fp32, twice over for the temporal patch of two frames."""
+"""An image as the model's input: three channels of fp32, twice over for the temporal patch of two frames."""
 
 BYTES_PER_DECODED_PIXEL = 3
 
@@ -41,18 +41,18 @@ ENCODED_BYTES_PER_PIXEL = 0.25
 
 STOCK_COPIES = 3
 """Times that verl's own path holds a rollout's pixels: in the agent-loop worker that made them, in TransferQueue and in
-the training worker. The last two were measured together (benchmarks/results/pictures.json): with what micro-batches
+the training worker. The last two were measured together (benchmarks/results/images.json): with what micro-batches
 and messages add, 2.9."""
 
 PROCESSOR_SECONDS = 0.05
-"""CPU seconds of one pass of a picture through the image processor, for each million pixels; measured there too."""
+"""CPU seconds of one pass of an image through the image processor, for each million pixels; measured there too."""
 
 PROCESSOR_PASSES = {"stock": 3, "shared": 2}
 """Passes in a step: of each rollout on verl's path (prompt tokens, reward, training inputs), of each prompt on ours
 (prompt tokens, of which for the Qwen-VL family only the decoding is left; pixels in the training worker). The rollout
 engine's own, one a prompt, comes on top of both."""
 
-ENGINE_PICTURE_CACHE = 4 * GIB
+ENGINE_IMAGE_CACHE = 4 * GIB
 """vLLM's ``mm_processor_cache_gb``; its API process and its engine core hold one each."""
 
 PROCESS_GIB = 12.0
@@ -65,7 +65,7 @@ CUDA_GIB = 2.5
 SHAPES = "model_shapes.yaml"
 
 PREPARED_AT_ONCE = 4
-"""Prompts whose pictures one agent-loop worker holds at a time (`recipe.critic_r1.rollout.agent_loop`): decoded for the
+"""Prompts whose images one agent-loop worker holds at a time (`recipe.critic_r1.rollout.agent_loop`): decoded for the
 Qwen-VL family, as pixels for others."""
 
 
@@ -269,11 +269,11 @@ def cache_tokens(shape: ModelShape, config: DictConfig, gpu_gib: float) -> float
     return tensor * room / shape.kv_bytes_per_token
 
 
-def picture_lines(config: DictConfig, pixels: float, file_bytes: float) -> list[Line]:
-    """What pictures take in host memory during a step; docs/scaling.md has the reasons and measurements.
+def image_lines(config: DictConfig, pixels: float, file_bytes: float) -> list[Line]:
+    """What images take in host memory during a step; docs/scaling.md has the reasons and measurements.
 
     Args:
-        pixels: mean number of pixels of a prompt's pictures, as the processor sizes them.
+        pixels: mean number of pixels of a prompt's images, as the processor sizes them.
         file_bytes: mean size of their files.
     """
     rollout, prompts = config.actor_rollout_ref.rollout, config.data.train_batch_size
@@ -281,19 +281,19 @@ def picture_lines(config: DictConfig, pixels: float, file_bytes: float) -> list[
     engines = max(1, gpus // rollout.tensor_model_parallel_size)
     seen = prompts / (engines * nodes) * pixels * BYTES_PER_PIXEL
     cache = Line(
-        "picture cache of the rollout engines",
+        "image cache of the rollout engines",
         "2 x engines of a machine x at most 4 GiB",
-        2 * engines * min(ENGINE_PICTURE_CACHE, seen),
+        2 * engines * min(ENGINE_IMAGE_CACHE, seen),
     )
     decoded = BYTES_PER_DECODED_PIXEL * pixels
     if config.critic_r1.image_path == "stock":
         stored = prompts * rollout.n * (STOCK_COPIES * BYTES_PER_PIXEL * pixels + 2 * (decoded + file_bytes))
-        return [Line("pictures", f"batch x n x ({STOCK_COPIES} x 24 pixels + 2 (3 pixels + file))", stored), cache]
+        return [Line("images", f"batch x n x ({STOCK_COPIES} x 24 pixels + 2 (3 pixels + file))", stored), cache]
     ours, micro = config.critic_r1.pixels, config.actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu or 1
     preparing = rollout.agent.num_workers * PREPARED_AT_ONCE
     return [
-        Line("pictures", "batch x n x file + batch x 3 pixels", prompts * (rollout.n * file_bytes + decoded)),
-        Line("pictures in preparation", "agent-loop workers x 4 x 24 pixels", preparing * BYTES_PER_PIXEL * pixels),
+        Line("images", "batch x n x file + batch x 3 pixels", prompts * (rollout.n * file_bytes + decoded)),
+        Line("images in preparation", "agent-loop workers x 4 x 24 pixels", preparing * BYTES_PER_PIXEL * pixels),
         Line(
             "pixels of the training workers",
             "GPUs of a machine x (cache + micro-batch x 24 pixels)",
@@ -303,11 +303,11 @@ def picture_lines(config: DictConfig, pixels: float, file_bytes: float) -> list[
     ]
 
 
-def picture_cpu_seconds(config: DictConfig, pixels: float) -> tuple[float, str]:
+def image_cpu_seconds(config: DictConfig, pixels: float) -> tuple[float, str]:
     """CPU seconds that the image processor takes on each machine in a step, and the formula.
 
     Args:
-        pixels: mean number of pixels of a prompt's pictures, as the processor sizes them.
+        pixels: mean number of pixels of a prompt's images, as the processor sizes them.
     """
     path, prompts = config.critic_r1.image_path, config.data.train_batch_size
     times, shown = (config.actor_rollout_ref.rollout.n, "batch x n") if path == "stock" else (1, "batch")
@@ -323,7 +323,7 @@ def host_lines(
     """What the most loaded machine holds in host memory: the one that also runs the trainer.
 
     Args:
-        mean_pixels: mean number of pixels of a prompt's pictures; None: no pictures.
+        mean_pixels: mean number of pixels of a prompt's images; None: no images.
         file_bytes: mean size of their files; None: that of photographs.
     """
     part, p, trained = config.actor_rollout_ref, shape.parameters, _trained(shape, config)
@@ -347,7 +347,7 @@ def host_lines(
     lines.append(Line("loading and saving", "4 P on one machine (whole weights)", FP32 * p))
     prompts, n = config.data.train_batch_size, part.rollout.n
     if mean_pixels:
-        lines += picture_lines(config, mean_pixels, file_bytes or ENCODED_BYTES_PER_PIXEL * mean_pixels)
+        lines += image_lines(config, mean_pixels, file_bytes or ENCODED_BYTES_PER_PIXEL * mean_pixels)
     # Object store of Ray for batches on their way; its own default is 30 % of the machine, used as needed.
     longest = config.data.max_prompt_length + config.data.max_response_length
     lines.append(Line("rollouts", "batch x n x longest x 64", prompts * n * longest * 64.0))

@@ -89,7 +89,7 @@ def vllm_tables() -> dict[str, dict[str, Any]]:
 
 
 def chat_template(config: DictConfig) -> Iterator[Finding]:
-    """The template writes the model's image token once for a picture, and does not write `<think>` unnoticed."""
+    """The template writes the model's image token once for an image, and does not write `<think>` unnoticed."""
     path = config.actor_rollout_ref.model.path
     place = Path(os.path.expanduser(str(path))) if path is not None else None
     if place is None or not (place / "tokenizer_config.json").is_file():
@@ -107,7 +107,7 @@ def chat_template(config: DictConfig) -> Iterator[Finding]:
         yield Finding(
             "chat template",
             "fail",
-            f"it cannot be rendered for a prompt with a picture ({type(error).__name__}: {error})",
+            f"it cannot be rendered for a prompt with an image ({type(error).__name__}: {error})",
             "Check the template and data.apply_chat_template_kwargs.",
         )
         return
@@ -123,11 +123,11 @@ def chat_template(config: DictConfig) -> Iterator[Finding]:
         yield Finding(
             "image token",
             "fail",
-            f"the chat template writes {token} {text.count(token)} times for one picture",
-            "The picture's features would have no place: use the template that came with the model.",
+            f"the chat template writes {token} {text.count(token)} times for one image",
+            "The image's features would have no place: use the template that came with the model.",
         )
     else:
-        yield Finding("chat template", "pass", f"{token} once for a picture")
+        yield Finding("chat template", "pass", f"{token} once for an image")
     prefilled = bool(OmegaConf.select(config, "reward.custom_reward_function.reward_kwargs.prefilled"))
     if text.rstrip().endswith("<think>") and not prefilled:
         yield Finding(
@@ -153,7 +153,7 @@ def read_template(place: Path) -> str | None:
 
 
 def render(template: str, options: dict[str, Any]) -> str:
-    """A user turn with one picture, and the start of the answer."""
+    """A user turn with one image, and the start of the answer."""
     from datetime import datetime
 
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -171,7 +171,7 @@ def render(template: str, options: dict[str, Any]) -> str:
 
 
 def image_token(place: Path) -> str | None:
-    """The text of the token that stands for a picture; None when tokenizer and config.json do not agree on one."""
+    """The text of the token that stands for an image; None when tokenizer and config.json do not agree on one."""
     try:
         config = json.loads((place / "config.json").read_text(encoding="utf-8"))
         number = config.get("image_token_id", config.get("image_token_index"))

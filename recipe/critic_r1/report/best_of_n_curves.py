@@ -90,7 +90,7 @@ def best_of_n_charts(boards: list[Board]) -> list[Chart]:
         order = [name for name in SELECTORS if name in curves] + sorted(set(curves) - set(SELECTORS))
         lines = [_line(SELECTORS.get(name, name), curves[name], ns) for name in order]
         note = ("The candidates are another policy's. " if _is_other(pool) else "") + "Bands: 95 % intervals."
-        # A label may come from a file: it goes where the page escapes it, not into the picture.
+        # A label may come from a file: it goes where the page escapes it, not into the image.
         chart = line_chart(f"bestof{index}", "Best of N", ns, lines, note=note, **options)
         if several:
             chart.title = f"Best of N: {label}"

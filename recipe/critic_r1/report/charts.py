@@ -1,9 +1,9 @@
 """Charts as inline SVG that follows the page's light or dark colours.
 
-Matplotlib draws them with stand-in colours, and each stand-in becomes a CSS variable afterwards: one picture serves
+Matplotlib draws them with stand-in colours, and each stand-in becomes a CSS variable afterwards: one image serves
 both schemes. Text stays text (`svg.fonttype: none`), so it takes the page's font and can be searched. Legends and
 titles are left to the page, where they wrap on a narrow screen and pass through its escaping. For reading exact values
-each chart carries `readout`: the place of every x value in the picture and the line to print for it.
+each chart carries `readout`: the place of every x value in the image and the line to print for it.
 """
 
 import io

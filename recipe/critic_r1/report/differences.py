@@ -4,7 +4,7 @@ Where both judged the same pairs, the change is taken pair by pair on the same b
 so that what is hard for either of them does not widen the interval. Figures that came without their answers (a greedy
 accuracy, a suite of another tool) have only two intervals; these are put together by Newcombe's method (R. G. Newcombe,
 1998, method 10; for means in general Zou and Donner, 2008), which takes the two as independent. Two models on the same
-pictures mostly agree on what is hard; the interval is then wider than it had to be.
+images mostly agree on what is hard; the interval is then wider than it had to be.
 """
 
 import math
@@ -83,7 +83,7 @@ def _judged(one: Judgement) -> Judged:
         response_1=one.response_1,
         response_2=one.response_2,
         ground_truth=one.ground_truth,
-        picture_blake3=one.picture_blake3,
+        image_blake3=one.image_blake3,
         category=one.category,
     )
     return Judged(task, one.pred or None, one.reason, one.well_formed or 0.0, (), one.response, error=one.error or None)

@@ -39,8 +39,8 @@ class Card:
     response_1: str
     response_2: str
     ground_truth: str
-    picture: str
-    """`picture_blake3`; empty when none is named"""
+    image: str
+    """`image_blake3`; empty when none is named"""
     category: str
     sides: dict[str, Side] = field(default_factory=dict)
 
@@ -114,7 +114,7 @@ def make_cards(judgements: dict[str, list[Judgement]]) -> list[Card]:
                     judgement.response_1,
                     judgement.response_2,
                     judgement.ground_truth.strip().lower(),
-                    judgement.picture_blake3,
+                    judgement.image_blake3,
                     judgement.category,
                 ),
             )

@@ -69,7 +69,7 @@ BASELINES = {"one_sample": "one sample", "majority": "majority", "greedy": "gree
 BEST_OF = SELECTORS | {
     f"{selector}_minus_{base}": Meaning(
         f"{SELECTORS[selector].label.removeprefix('Picked by ').capitalize()} less {text}",
-        "paired by picture",
+        "paired by image",
         # Its fall may be the rise of the other one.
         better=0,
         unit="points",

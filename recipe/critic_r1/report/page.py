@@ -1,7 +1,7 @@
 """The page itself: what was read, handed to the template, and written in one piece.
 
 Jinja escapes every text; judgements and chart read-outs travel as JSON blocks in which `<` is written as an escape, so
-that a response holding `</script>` ends nothing. Pictures stand in blocks of their own, which the script opens when it
+that a response holding `</script>` ends nothing. Images stand in blocks of their own, which the script opens when it
 shows one: a browser then has no megabytes of base64 to parse before the first line is seen. The content policy names
 our script by its hash and allows no address: the browser itself then refuses anything else, an `onerror` in a model's
 answer included.
@@ -22,7 +22,7 @@ from markupsafe import Markup
 from recipe.critic_r1.report.best_of_n_curves import best_of_n_charts, bills, cost_tables
 from recipe.critic_r1.report.charts import Chart
 from recipe.critic_r1.report.comparisons import Board, make_boards
-from recipe.critic_r1.report.embedded_images import Album, find_pictures
+from recipe.critic_r1.report.embedded_images import Album, find_images
 from recipe.critic_r1.report.failure_breakdown import failures
 from recipe.critic_r1.report.judgements import Card, make_cards
 from recipe.critic_r1.report.records import Judgement, ReportError
@@ -94,16 +94,16 @@ def _card_data(cards: list[Card], peers: list[list[str]], album: Album) -> tuple
             found[part] = texts.place(found[part])
         for side in found["sides"].values():
             side["response"] = texts.place(side["response"])
-        why = album.why_not.get(card.picture)
-        gone = f"Picture {card.picture[:12]}: {why}." if why else ""
-        return found | {"pictures": album.of.get(card.picture, []), "gone": gone}
+        why = album.why_not.get(card.image)
+        gone = f"Image {card.image[:12]}: {why}." if why else ""
+        return found | {"images": album.of.get(card.image, []), "gone": gone}
 
     listed = [data(card) for card in cards]
     whole, cut = texts.listed()
     return {"at_a_time": CARDS_AT_A_TIME, "peers": peers, "texts": whole, "cards": listed}, cut
 
 
-def _picture_places(runs: list[Run], data: Sequence[Path]) -> list[Path]:
+def _image_places(runs: list[Run], data: Sequence[Path]) -> list[Path]:
     recorded = [
         Path(str(path)) for run in runs for one in run.measured for path in one.settings.get("data") or () if path
     ]
@@ -124,7 +124,7 @@ def _page(runs: list[Run], title: str, data: Sequence[Path]) -> str:
     best_of = best_of_n_charts(boards)
     judges, peers = _judges(runs, boards)
     cards = _cards(judges, peers)
-    album = find_pictures(_picture_places(runs, data), {card.picture for card in cards if card.picture})
+    album = find_images(_image_places(runs, data), {card.image for card in cards if card.image})
     card_data, cut = _card_data(cards, peers, album)
     tables = [(board, metric_groups(board)) for board in boards]
 
@@ -164,7 +164,7 @@ def _page(runs: list[Run], title: str, data: Sequence[Path]) -> str:
         differs=what_differs(runs),
         setups=setups(runs),
         card_data=card_data,
-        pictures=album.uris,
+        images=album.uris,
         at_a_time=CARDS_AT_A_TIME,
     )
 
@@ -181,12 +181,12 @@ def build_page(given: Sequence[str], out: Path | None = None, *, data: Sequence[
 
     Args:
         out: the page; by default `report.html` in the folder of the run, or of several runs in the working directory.
-        data: Parquet files or folders to look for pictures in, before the runs' own `data/` and what they name.
+        data: Parquet files or folders to look for images in, before the runs' own `data/` and what they name.
 
     Raises ReportError, which names file and line, when a folder is of no run or a file that is there cannot be read.
     """
     if lost := [str(path) for path in data if not path.exists()]:
-        raise ReportError(f"{lost[0]} does not exist; give Parquet files or folders that hold the pictures")
+        raise ReportError(f"{lost[0]} does not exist; give Parquet files or folders that hold the images")
     runs = read_runs(given)
     alone = runs[0] if len(runs) == 1 else None
     title = f"{len(runs)} runs side by side" if alone is None else alone.info.name if alone.info else alone.label

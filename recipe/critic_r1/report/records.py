@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from recipe.critic_r1.judging.pairwise import pictures_blake3
+from recipe.critic_r1.judging.pairwise import images_blake3
 
 
 class ReportError(ValueError):
@@ -105,8 +105,8 @@ class Judgement(Record):
 
     pair_id: Text
     order: Text = ""
-    picture_blake3: Text = ""
-    """Hash of the picture; of all its hashes where the pair has several (`judging.pairwise.pictures_blake3`)"""
+    image_blake3: Text = ""
+    """Hash of the image; of all its hashes where the pair has several (`judging.pairwise.images_blake3`)"""
     category: Text = ""
     question: Text = ""
     response_1: Text = ""
@@ -128,7 +128,7 @@ class Sample(Record):
     pair_id: Text = ""
     order: Text = ""
     data_source: Text = ""
-    picture: list[str] | None = None
+    image: list[str] | None = None
     prompt: Text = ""
     response: Text = ""
     pred: Text = ""
@@ -141,7 +141,7 @@ class Sample(Record):
         return Judgement(
             pair_id=self.pair_id,
             order=self.order,
-            picture_blake3=pictures_blake3(self.picture or []) if self.picture else "",
+            image_blake3=images_blake3(self.image or []) if self.image else "",
             category=f"{self.data_source}, step {self.step}",
             question=self.prompt,
             response=self.response,

@@ -1,17 +1,17 @@
 """verl's agent loop with the work of a prompt done once for its n rollouts.
 
 verl 0.9.1 runs a whole agent loop for each of the n rollouts of a prompt: it instantiates the loop through Hydra,
-decodes the pictures, runs the image processor three times (prompt tokens, reward, training inputs), computes the
-position ids of the whole sequence, and calls the reward worker. For a prompt with a picture that is most of the host's
-work, and it is the same n times over. Here a prompt is prepared once: pictures, prompt tokens and position ids, for
-which the sizes of the pictures are enough (`recipe.critic_r1.images.token_grid`). A rollout adds its tokens; a group
-is scored in one call and stored in one put. The rollout engine gets the pictures of a group as one object. A rollout is
-stored with its pictures as they came, encoded; the training worker makes pixels of them (`recipe.critic_r1.images`).
+decodes the images, runs the image processor three times (prompt tokens, reward, training inputs), computes the
+position ids of the whole sequence, and calls the reward worker. For a prompt with an image that is most of the host's
+work, and it is the same n times over. Here a prompt is prepared once: images, prompt tokens and position ids, for
+which the sizes of the images are enough (`recipe.critic_r1.images.token_grid`). A rollout adds its tokens; a group
+is scored in one call and stored in one put. The rollout engine gets the images of a group as one object. A rollout is
+stored with its images as they came, encoded; the training worker makes pixels of them (`recipe.critic_r1.images`).
 
 What is stored for the model is the same, field by field and bit by bit, as on verl's path, which
 ``critic_r1.image_path=stock`` selects; tests hold the two against each other. Prompts that name an agent loop of their
 own (tools, several turns), or that come with videos, audio or a distillation teacher, take verl's path too. Reward
-managers that look at the pictures of ``raw_prompt`` need verl's path as well: here it holds the text only.
+managers that look at the images of ``raw_prompt`` need verl's path as well: here it holds the text only.
 """
 
 import asyncio
@@ -34,12 +34,12 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from recipe.critic_r1 import compat
 from recipe.critic_r1.compat.pinned_sources import FUNCTIONS, REMEDY
-from recipe.critic_r1.images.dataset import bare, picture_items, with_pictures
-from recipe.critic_r1.images.encoded import PIXELS, PictureInputs, PixelSettings, followed_by, travels_encoded
+from recipe.critic_r1.images.dataset import bare, image_items, with_images
+from recipe.critic_r1.images.encoded import PIXELS, ImageInputs, PixelSettings, followed_by, travels_encoded
 from recipe.critic_r1.images.token_grid import measuring
 from recipe.critic_r1.preflight.memory_estimate import PREPARED_AT_ONCE
 from recipe.critic_r1.rollout.client import OneRequestPerPrompt, TimedOutput, rolled_out
-from recipe.critic_r1.rollout.shared_image import SharedPicture
+from recipe.critic_r1.rollout.shared_image import SharedImage
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +54,12 @@ class PreparedPrompt:
     """What the n rollouts of a prompt have in common."""
 
     prompt_ids: list[int]
-    """Token ids with the picture placeholders expanded, (P,)."""
+    """Token ids with the image placeholders expanded, (P,)."""
 
-    images: "ray.ObjectRef[list[SharedPicture]] | None"
-    """Decoded pictures in Ray's object store: one copy for the group; None for text."""
+    images: "ray.ObjectRef[list[SharedImage]] | None"
+    """Decoded images in Ray's object store: one copy for the group; None for text."""
 
-    multi_modal_inputs: dict[str, Any] | PictureInputs
+    multi_modal_inputs: dict[str, Any] | ImageInputs
     """The processor's output without token ids: ``pixel_values``, ``image_grid_thw``, ... ; empty for text."""
 
     position_ids: torch.Tensor
@@ -72,7 +72,7 @@ def extend_position_ids(position_ids: torch.Tensor, tokens: int) -> torch.Tensor
     """Position ids of a prompt followed by ``tokens`` text tokens.
 
     (P,) -> (P + tokens,), or (4, P) -> (4, P + tokens): the text row counts on; the vision rows go on together from
-    one past the largest of them, as `get_rope_index` of the Qwen-VL family does for text after a picture.
+    one past the largest of them, as `get_rope_index` of the Qwen-VL family does for text after an image.
     """
     steps = torch.arange(tokens, dtype=position_ids.dtype)
     if position_ids.dim() == 1:
@@ -98,7 +98,7 @@ class SharedPromptWorker(_StockWorker):
             data_config=DictConfigWrap(self.config.data),
         )
         model, ours = self.model_config, self.config.critic_r1.pixels
-        # A prompt in preparation holds its pictures decoded for a moment (Mllama's as pixels, 100 MB for a large one);
+        # A prompt in preparation holds its images decoded for a moment (Mllama's as pixels, 100 MB for a large one);
         # all at once would not fit.
         self._preparing = asyncio.Semaphore(PREPARED_AT_ONCE)
         self._pixel_settings = PixelSettings(
@@ -124,7 +124,7 @@ class SharedPromptWorker(_StockWorker):
         await self._run_group(prompt, prepared, sampling_params, bool(trajectory["validate"]))
 
     async def _prepare(self, prompt: dict) -> PreparedPrompt | None:
-        """None when the prompt has media other than pictures."""
+        """None when the prompt has media other than images."""
         messages = list(prompt["raw_prompt"])
         data = await self._loop.process_multi_modal_info(messages)
         self._loop._assert_mm_supported(bool(data))
@@ -132,11 +132,11 @@ class SharedPromptWorker(_StockWorker):
             return None
         inputs: dict[str, Any] = {}
         prompt_ids = await self._loop.ct_build_initial_tokens(messages, images=data.get("images"), mm_inputs_out=inputs)
-        pictures = picture_items(messages)
-        return await asyncio.get_running_loop().run_in_executor(None, self._finish, prompt_ids, data, inputs, pictures)
+        items = image_items(messages)
+        return await asyncio.get_running_loop().run_in_executor(None, self._finish, prompt_ids, data, inputs, items)
 
     def _finish(
-        self, prompt_ids: list[int], data: dict[str, Any], inputs: dict[str, Any], pictures: list[dict[str, Any]]
+        self, prompt_ids: list[int], data: dict[str, Any], inputs: dict[str, Any], items: list[dict[str, Any]]
     ) -> PreparedPrompt:
         kwargs = self._loop._get_mm_processor_kwargs(None)
         inputs = {name: value for name, value in inputs.items() if name != "attention_mask"}
@@ -146,12 +146,12 @@ class SharedPromptWorker(_StockWorker):
         ids = torch.tensor(prompt_ids, dtype=torch.int64).unsqueeze(0)
         # Takes mm_token_type_ids out of `inputs`, as it does on verl's path.
         position_ids = self._compute_position_ids(ids, torch.ones_like(ids), inputs).squeeze(0)
-        images = ray.put([SharedPicture.of(image) for image in data["images"]]) if data else None
+        images = ray.put([SharedImage.of(image) for image in data["images"]]) if data else None
         if PIXELS not in inputs:
             return PreparedPrompt(prompt_ids, images, inputs, position_ids, kwargs)
         pixels = inputs.pop(PIXELS)
-        encoded = PictureInputs(inputs, pictures, self._pixel_settings, kwargs)
-        if travels_encoded(pictures, pixels):
+        encoded = ImageInputs(inputs, items, self._pixel_settings, kwargs)
+        if travels_encoded(items, pixels):
             return PreparedPrompt(prompt_ids, images, encoded, position_ids, kwargs)
         made = encoded.make_pixels() if pixels.is_meta else pixels
         return PreparedPrompt(prompt_ids, images, {PIXELS: made, **inputs}, position_ids, kwargs)
@@ -162,7 +162,7 @@ class SharedPromptWorker(_StockWorker):
         status = "failure"
         try:
             row = {name: value for name, value in prompt.items() if name != "agent_name"}
-            row["raw_prompt"] = with_pictures(list(row["raw_prompt"]), bare)
+            row["raw_prompt"] = with_images(list(row["raw_prompt"]), bare)
             rollout = self.config.actor_rollout_ref.rollout
             n = row.pop("__rollout_n__", rollout.val_kwargs.n if validate else rollout.n)
             sampling = dict(sampling_params)

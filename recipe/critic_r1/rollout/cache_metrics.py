@@ -1,8 +1,8 @@
-"""How often the rollout engine found a picture in its cache, from the counters that vLLM publishes.
+"""How often the rollout engine found an image in its cache, from the counters that vLLM publishes.
 
-vLLM puts a picture through its processor once and keeps the result by the picture's hash, so of n rollouts of a prompt
+vLLM puts an image through its processor once and keeps the result by the image's hash, so of n rollouts of a prompt
 n - 1 should be hits: they go to one server (`recipe.critic_r1.rollout.client`). A lower rate says that the cache
-(``mm_processor_cache_gb`` of vLLM) is smaller than the pictures in flight.
+(``mm_processor_cache_gb`` of vLLM) is smaller than the images in flight.
 """
 
 import urllib.request
@@ -12,7 +12,7 @@ QUERIES, HITS = "vllm:mm_cache_queries_total", "vllm:mm_cache_hits_total"
 SECONDS = 5.0
 
 
-class PictureCacheRate:
+class ImageCacheRate:
     """Hit rate over all servers since the last call."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
@@ -25,7 +25,7 @@ class PictureCacheRate:
         self._before = (0.0, 0.0)
 
     def since_last(self) -> float | None:
-        """Hits by queries, 0 to 1; None when no picture was asked for, or a server does not answer in time."""
+        """Hits by queries, 0 to 1; None when no image was asked for, or a server does not answer in time."""
         if not self._addresses:
             return None
         try:

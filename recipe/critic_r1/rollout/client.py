@@ -1,8 +1,8 @@
 """All rollouts of a prompt as one request to one rollout server.
 
 verl asks its load balancer for a server for each rollout, and so spreads the rollouts of a prompt over all servers:
-each of them then puts the prompt's picture through its processor and its vision tower, and prefills the prompt, anew.
-With one server for a prompt its caches of pictures and prefixes do what they are for; prompts are spread as rollouts
+each of them then puts the prompt's image through its processor and its vision tower, and prefills the prompt, anew.
+With one server for a prompt its caches of images and prefixes do what they are for; prompts are spread as rollouts
 were, to the server with the fewest under way. And of the 3 n calls between actors that n rollouts take 3 are left.
 """
 

@@ -1,7 +1,7 @@
-"""A picture as all rollouts of a prompt show it to the rollout engine: decoded once, copied and hashed never again.
+"""An image as all rollouts of a prompt show it to the rollout engine: decoded once, copied and hashed never again.
 
-vLLM looks up each picture of each request by a hash of its pixels: 12 MB to be copied out of Ray's object store, copied
-again and hashed, for every rollout of a prompt with a picture of 4 megapixels, to find what it has. Here the pixels
+vLLM looks up each image of each request by a hash of its pixels: 12 MB to be copied out of Ray's object store, copied
+again and hashed, for every rollout of a prompt with an image of 4 megapixels, to find what it has. Here the pixels
 stay in the object store until somebody asks for them, which vLLM does for the first rollout, and the hash comes along
 where vLLM looks first: in the Exif tag ``ImageID``.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from PIL import ExifTags, Image
 
 
-class SharedPicture(Image.Image):
+class SharedImage(Image.Image):
     """A Pillow image whose pixels are read when they are first used.
 
     Pickled with protocol 5 its pixels travel out of band, which Ray hands out without a copy.
@@ -34,7 +34,7 @@ class SharedPicture(Image.Image):
         self.getexif()[ExifTags.Base.ImageID] = content
 
     @classmethod
-    def of(cls, image: Image.Image) -> "SharedPicture":
+    def of(cls, image: Image.Image) -> "SharedImage":
         """A copy of an image that has no palette."""
         if image.palette is not None:
             raise ValueError(f"mode {image.mode}: an image with a palette cannot be shared; convert it to RGB")
@@ -53,4 +53,4 @@ class SharedPicture(Image.Image):
     def __reduce_ex__(self, protocol: Any) -> Any:
         pixels = self.tobytes() if self._pixels is None else self._pixels
         carried = PickleBuffer(pixels) if protocol >= 5 else bytes(pixels)
-        return SharedPicture, (self._mode, self._size, carried, self._content)
+        return SharedImage, (self._mode, self._size, carried, self._content)

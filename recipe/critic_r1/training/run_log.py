@@ -55,7 +55,7 @@ def _sample(step: int, rollout: Rollout) -> dict[str, Any]:
         "pair_id": info.get("pair_id"),
         "order": info.get("order"),
         "data_source": rollout.data_source,
-        "picture": info.get("picture_blake3"),
+        "image": info.get("image_blake3"),
         "prompt": rollout.prompt,
         "response": rollout.response,
         "response_tokens": rollout.response_tokens,

@@ -1,8 +1,8 @@
 """Critic tasks as conversations to imitate, for the paper's ablation by verl's SFT trainer.
 
 GRPO's rows hold a prompt and a label, and no rationale: the paper removes the ones that came with the data. So the
-response to imitate is the bare verdict. verl's data set class reads pictures, masks the prompt and packs sequences;
-only the last turn and the limits of a picture are added here, so that one set of Parquet files serves both trainings.
+response to imitate is the bare verdict. verl's data set class reads images, masks the prompt and packs sequences;
+only the last turn and the limits of an image are added here, so that one set of Parquet files serves both trainings.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ class CriticSFTDataset(MultiTurnSFTDataset):
     """verl's `MultiTurnSFTDataset` on rows of `critic-r1 prepare`.
 
     ``data.messages_key`` is ``prompt``. ``min_pixels`` and ``max_pixels`` of ``data.mm_processor_kwargs`` go to
-    qwen_vl_utils with each picture: verl's SFT data set does not hand anything to the processor.
+    qwen_vl_utils with each image: verl's SFT data set does not hand anything to the processor.
     """
 
     def __init__(self, parquet_files: Any, tokenizer: Any, config: Any, *args: Any, **kwargs: Any) -> None:

@@ -35,7 +35,7 @@ class Rollout:
     ground_truth: str
 
     extra_info: Mapping[str, Any] = field(default_factory=dict)
-    """The row's ``extra_info`` (pair_id, order, question, responses, picture hashes)."""
+    """The row's ``extra_info`` (pair_id, order, question, responses, image hashes)."""
 
     reward: Mapping[str, Any] = field(default_factory=dict)
     """What the reward function returned: score, acc, format, pred, reason."""

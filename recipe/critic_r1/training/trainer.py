@@ -24,7 +24,7 @@ from recipe.critic_r1 import compat
 from recipe.critic_r1.images.balance import by_prompt
 from recipe.critic_r1.launch.watchdog import ActorWatchdog
 from recipe.critic_r1.rollout.agent_loop import SHARED
-from recipe.critic_r1.rollout.cache_metrics import PictureCacheRate
+from recipe.critic_r1.rollout.cache_metrics import ImageCacheRate
 from recipe.critic_r1.training import checkpoints
 from recipe.critic_r1.training.run_log import RunLog
 from recipe.critic_r1.training.sampler import PairedSampler
@@ -95,7 +95,7 @@ class CriticTrainerSync(PPOTrainerSync):
             }
         )
         counted = not self.config.actor_rollout_ref.rollout.disable_log_stats
-        self._picture_cache = PictureCacheRate(self.llm_server_manager.get_addresses() if counted else [])
+        self._image_cache = ImageCacheRate(self.llm_server_manager.get_addresses() if counted else [])
         super().fit(agent_loop_manager)
 
     def _init_dataloader(self) -> None:
@@ -192,8 +192,8 @@ class CriticTrainerSync(PPOTrainerSync):
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
         rollouts = self._read_rollouts(batch)
         metrics.update(critic_metrics(rollouts))
-        if (rate := self._picture_cache.since_last()) is not None:
-            metrics["critic_r1/rollout/picture_cache_hit_rate"] = rate
+        if (rate := self._image_cache.since_last()) is not None:
+            metrics["critic_r1/rollout/image_cache_hit_rate"] = rate
         self._log.write(global_steps, metrics, rollouts)
         self._check_agreement(metrics, global_steps)
         if self._checkpoint_due:
@@ -234,7 +234,7 @@ class CriticTrainerSync(PPOTrainerSync):
         raise RolloutDisagreement(
             f"step {step}: the probabilities of the sampled tokens in the rollout engine and in the actor correlate "
             f"with {pearson:.6f}, less than critic_r1.rollout_agreement.min_pearson={least}. The rollout engine does "
-            "not run the actor's weights, or not on the same picture. Check that vLLM, torch and transformers are the "
+            "not run the actor's weights, or not on the same image. Check that vLLM, torch and transformers are the "
             "versions of requirements/, and that rollout and actor use the same dtype, before training on."
         )
 
@@ -245,7 +245,7 @@ def _plain(value: Any) -> Any:
 
 
 def _prompt_text(messages: Any) -> str:
-    """The chat messages as text, a picture as ``<image>``."""
+    """The chat messages as text, an image as ``<image>``."""
     parts = []
     for message in messages:
         content = message["content"]

@@ -1,12 +1,13 @@
-"""Rows that also stand in a benchmark are found by picture, by almost the same picture, and by text."""
+"""Rows that also stand in a benchmark are found by image, by almost the same image, and by text."""
 
 import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
-from PIL import Image, ImageDraw
+from PIL import ImageDraw
 
 from data_prep.checks.overlap import Exclusion, compare, perceptual_hash, text_key
 from data_prep.convert import convert
@@ -14,15 +15,15 @@ from data_prep.reading.inputs import InputError
 from data_prep.settings import Settings
 from data_prep.tasks.nway import RankedResponses
 from data_prep.tasks.ordering import preference_tasks
-from data_prep.tasks.pairwise import Picture, PreferencePair
+from data_prep.tasks.pairwise import Image, PreferencePair
 from data_prep.writer import write_parquet
-from tests.data_prep.made_images import picture
+from tests.data_prep.made_images import make_image
 
 
 def scene(seed: int, size: tuple[int, int] = (320, 240), quality: int = 90) -> bytes:
     """A drawn scene; the same seed at another size or quality is the same scene saved again."""
     rng = np.random.default_rng(seed)
-    image = Image.new("RGB", (320, 240), tuple(int(v) for v in rng.integers(0, 256, 3)))
+    image = PIL.Image.new("RGB", (320, 240), tuple(int(v) for v in rng.integers(0, 256, 3)))
     draw = ImageDraw.Draw(image)
     for _ in range(12):
         x, y = int(rng.integers(0, 280)), int(rng.integers(0, 200))
@@ -34,12 +35,12 @@ def scene(seed: int, size: tuple[int, int] = (320, 240), quality: int = 90) -> b
 
 
 def pair(data: bytes, question: str = "What?", responses: tuple[str, str] = ("one", "two")) -> PreferencePair:
-    return PreferencePair("t", (Picture(data),), question, responses, 0, {"id": question})
+    return PreferencePair("t", (Image(data),), question, responses, 0, {"id": question})
 
 
 def ranked(question: str, *responses: str) -> RankedResponses:
     ranks = tuple(range(1, len(responses) + 1))
-    return RankedResponses("t", (Picture(scene(97)),), question, responses, ranks)
+    return RankedResponses("t", (Image(scene(97)),), question, responses, ranks)
 
 
 @pytest.fixture
@@ -52,8 +53,8 @@ def benchmark_file(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("item", "expected"),
     [
-        (pair(scene(3)), "overlap-picture"),
-        (pair(scene(3, (200, 150), 60)), "overlap-near-picture"),
+        (pair(scene(3)), "overlap-image"),
+        (pair(scene(3, (200, 150), 60)), "overlap-near-image"),
         (pair(scene(99), "question 7", ("not 7", "it is 7")), "overlap-text"),
         (pair(scene(99), "question 7", ("not 8", "it is 7")), None),
         (ranked("question 7", "not 8", "not 7", "it is 7"), "overlap-text"),
@@ -73,9 +74,9 @@ def test_different_scenes_are_not_near() -> None:
     assert min(distances) > 4
 
 
-def test_empty_pictures_are_not_compared() -> None:
+def test_empty_images_are_not_compared() -> None:
     stream = io.BytesIO()
-    Image.new("RGB", (100, 100), "white").save(stream, "PNG")
+    PIL.Image.new("RGB", (100, 100), "white").save(stream, "PNG")
     assert perceptual_hash(stream.getvalue()) is None
 
 
@@ -88,7 +89,7 @@ def test_excluded_rows_are_counted_and_named(tmp_path: Path, benchmark_file: Pat
     import json
 
     for n in range(6):
-        (tmp_path / f"{n}.jpg").write_bytes(scene(n) if n < 2 else picture(n, (90, 70)))
+        (tmp_path / f"{n}.jpg").write_bytes(scene(n) if n < 2 else make_image(n, (90, 70)))
     rows = [{"question": f"q{n}", "chosen": "a", "rejected": "b", "image": f"{n}.jpg"} for n in range(6)]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
     other = [pair(scene(n), f"Question {n}?", ("yes", "no")) for n in range(50, 53)]
@@ -101,13 +102,13 @@ def test_excluded_rows_are_counted_and_named(tmp_path: Path, benchmark_file: Pat
         exclude=[str(benchmark_file), str(tmp_path / "other")],
         perceptual=False,
     )
-    assert manifest["rejected"] == {"overlap-picture": 2}
+    assert manifest["rejected"] == {"overlap-image": 2}
     named = [(e["file"], e["rows"]) for e in manifest["exclude"]]
     assert named == [("bench/train-00000.parquet", 20), ("other/train-00000.parquet", 3)]
     details = [json.loads(line)["detail"] for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
-    assert details == [f"the same picture as critic/t Question {n}?" for n in range(2)]
+    assert details == [f"the same image as critic/t Question {n}?" for n in range(2)]
     report = compare([benchmark_file], [benchmark_file])
-    assert (report.rows, report.same_picture, report.same_text, report.any) == (20, 20, 20, 20)
+    assert (report.rows, report.same_image, report.same_text, report.any) == (20, 20, 20, 20)
     report = compare([tmp_path / "out"], [benchmark_file])
     assert (report.rows, report.any) == (4, 0)
 

@@ -10,13 +10,13 @@ import pytest
 
 from data_prep.checks.rows import check_parquet, explain
 from data_prep.checks.verl import LOG, check_with_verl, validate
-from data_prep.tasks.pairwise import Picture, PreferencePair, PreferenceTask, row_schema
+from data_prep.tasks.pairwise import Image, PreferencePair, PreferenceTask, row_schema
 from data_prep.writer import write_parquet
-from tests.data_prep.made_images import picture
+from tests.data_prep.made_images import make_image
 
 
 def good_rows(n: int = 5) -> list[dict[str, Any]]:
-    pairs = (PreferencePair("t", (Picture(picture(i)),), f"What is {i}?", ("a dog", "a cat"), 0) for i in range(n))
+    pairs = (PreferencePair("t", (Image(make_image(i)),), f"What is {i}?", ("a dog", "a cat"), 0) for i in range(n))
     return [PreferenceTask(p, i % 2, index=i).row() for i, p in enumerate(pairs)]
 
 
@@ -48,10 +48,10 @@ FAULTS = {
     "score off the scale": (set_task("critic_score", "11"), "reward"),
     "response that is not there": (set_task("critic_nway", "17"), "reward"),
     "no answer": (set_task("vqa", ""), "label"),
-    "no bytes": (set_image(None), "picture-missing"),
-    "empty bytes": (set_image(b""), "picture-empty"),
-    "no picture": (set_image(b"not a picture at all"), "picture-unreadable"),
-    "cut picture": (set_image(picture(1, (300, 300))[:-900]), "picture-truncated"),
+    "no bytes": (set_image(None), "image-missing"),
+    "empty bytes": (set_image(b""), "image-empty"),
+    "no image": (set_image(b"not an image at all"), "image-unreadable"),
+    "cut image": (set_image(make_image(1, (300, 300))[:-900]), "image-truncated"),
     "marker too many": (set_text("<image> and <image>"), "markers"),
     "marker too few": (set_text("no marker"), "markers"),
     "video marker": (set_text("<image> <video>"), "markers"),
@@ -115,7 +115,7 @@ def test_only_a_spread_of_rows_is_decoded(tmp_path: Path) -> None:
 def test_rows_load_through_verl_with_text_that_looks_like_markers(tmp_path: Path) -> None:
     texts = ["<image>", "<video> and <audio>", "<|im_end|>", "\\boxed{2}", "\ud800", "plain"]
     pairs = [
-        PreferencePair("t", (Picture(picture(i)),) * (i % 3), t, (t + " a", t + " b"), 1) for i, t in enumerate(texts)
+        PreferencePair("t", (Image(make_image(i)),) * (i % 3), t, (t + " a", t + " b"), 1) for i, t in enumerate(texts)
     ]
     path = write(tmp_path / "x.parquet", [PreferenceTask(p, 0, index=i).row() for i, p in enumerate(pairs)])
     report = validate([path])
@@ -126,14 +126,14 @@ def test_rows_load_through_verl_with_text_that_looks_like_markers(tmp_path: Path
 def test_verl_finds_what_it_cannot_load(tmp_path: Path) -> None:
     rows = good_rows()
     rows[1]["prompt"][0]["content"] = "<image><image>"
-    rows[2]["images"][0]["bytes"] = b"no picture"
+    rows[2]["images"][0]["bytes"] = b"no image"
     report = check_with_verl(write(tmp_path / "x.parquet", rows))
     assert [f.row for f in report.failures] == [1, 2]
 
 
-def test_referenced_pictures_load_through_verl(tmp_path: Path) -> None:
-    (tmp_path / "p.jpg").write_bytes(picture(1))
-    pair = PreferencePair("t", (Picture(None, str(tmp_path / "p.jpg")),), "What?", ("a", "b"), 0)
+def test_referenced_images_load_through_verl(tmp_path: Path) -> None:
+    (tmp_path / "p.jpg").write_bytes(make_image(1))
+    pair = PreferencePair("t", (Image(None, str(tmp_path / "p.jpg")),), "What?", ("a", "b"), 0)
     path = tmp_path / "x.parquet"
     table = pa.Table.from_pylist([PreferenceTask(pair, 0).row()], row_schema(embedded=False))
     pq.write_table(table, path)
@@ -157,7 +157,7 @@ def test_second_run_skips_what_was_good_and_repeats_what_was_not(tmp_path: Path)
 
 
 def folder_of_shards(path: Path) -> Path:
-    pairs = [PreferencePair("t", (Picture(picture(i)),), f"What is {i}?", ("a dog", "a cat"), 0) for i in range(6)]
+    pairs = [PreferencePair("t", (Image(make_image(i)),), f"What is {i}?", ("a dog", "a cat"), 0) for i in range(6)]
     write_parquet((PreferenceTask(p, i % 2, index=i) for i, p in enumerate(pairs)), path, shard_bytes=3_000)
     assert len(list(path.glob("*.parquet"))) > 2
     return path
@@ -181,7 +181,7 @@ def test_the_folder_must_be_as_its_manifest_says(fault: str, verl: bool, tmp_pat
 
 
 @pytest.mark.parametrize("whole_folder", [True, False])
-def test_a_changed_byte_of_a_picture_is_found(whole_folder: bool, tmp_path: Path) -> None:
+def test_a_changed_byte_of_a_image_is_found(whole_folder: bool, tmp_path: Path) -> None:
     folder = folder_of_shards(tmp_path)
     first = folder / "train-00000.parquet"
     data = bytearray(first.read_bytes())

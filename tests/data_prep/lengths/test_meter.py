@@ -1,4 +1,4 @@
-"""Token counts without decoding must equal those of the real processors, whatever the shape of the picture."""
+"""Token counts without decoding must equal those of the real processors, whatever the shape of the image."""
 
 import subprocess
 import sys
@@ -19,11 +19,11 @@ from data_prep.lengths.processor import meter_of_model
 from data_prep.settings import Settings
 from data_prep.sources.registry import load_source
 from data_prep.transform import Transform
-from tests.data_prep.made_images import picture
+from tests.data_prep.made_images import make_image
 from tests.data_prep.made_processors import make_processor
 from tests.data_prep.made_records import GOOD
 
-# The paper's pixel limits for Qwen2.5-VL, the processor's own, and narrow ones that make every picture change size.
+# The paper's pixel limits for Qwen2.5-VL, the processor's own, and narrow ones that make every image change size.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2_vl": ("qwen2_vl", {}),
     "qwen2_5_vl paper": ("qwen2_5_vl", {"min_pixels": 262_144, "max_pixels": 4_194_304}),
@@ -64,10 +64,10 @@ def shapes(n: int) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_exact_on_pictures_of_all_shapes(name: str) -> None:
+def test_exact_on_images_of_all_shapes(name: str) -> None:
     found = meter(name)
     sizes = shapes(500)
-    prompts = [f"<image>\nPicture {i}: which of the two responses is better?" for i in range(len(sizes))]
+    prompts = [f"<image>\nImage {i}: which of the two responses is better?" for i in range(len(sizes))]
     ours = found.measure(prompts, [[s] for s in sizes])
     real = [real_length(found.processor, p, [Image.new("RGB", s)]) for p, s in zip(prompts, sizes, strict=True)]
     assert ours == real
@@ -77,10 +77,10 @@ def test_exact_on_pictures_of_all_shapes(name: str) -> None:
 @pytest.mark.parametrize(
     ("prompt", "sizes"),
     [
-        ("no picture at all", []),
+        ("no image at all", []),
         ("<image>", [(50, 60)]),
         ("<image> \n leading and trailing blanks \n ", [(50, 60)]),
-        ("<image><image>two pictures", [(50, 60), (300, 20)]),
+        ("<image><image>two images", [(50, 60), (300, 20)]),
         ("one <image> inside, one at the end<image>", [(50, 60), (300, 20)]),
         ("<image>é 漢字 \U0001f600 \x00 {{ braces }} {% raw %}", [(50, 60)]),
     ],
@@ -93,7 +93,7 @@ def test_exact_on_texts(name: str, prompt: str, sizes: list[tuple[int, int]]) ->
 
 def test_lengths_reach_the_rows_and_the_limit_counts(tmp_path) -> None:
     for n in range(4):
-        (tmp_path / f"{n}.jpg").write_bytes(picture(n, (100 * (n + 1), 90)))
+        (tmp_path / f"{n}.jpg").write_bytes(make_image(n, (100 * (n + 1), 90)))
     records = list(enumerate(GOOD["mm_rlhf"](n) for n in range(4)))
     found = meter("qwen2_5_vl narrow")
     roots = (str(tmp_path),)
@@ -117,7 +117,7 @@ def test_a_rule_that_does_not_fit_is_noticed() -> None:
     processor.image_processor.merge_size = 1  # tokens are merged by the processor, not by this
     processor.image_processor.patch_size = 28
     PromptMeter(processor)
-    processor.apply_chat_template = lambda *a, **k: "the template lost the picture"
+    processor.apply_chat_template = lambda *a, **k: "the template lost the image"
     with pytest.raises((MeterError, ValueError)):
         PromptMeter(processor)
 
@@ -134,10 +134,10 @@ def test_unknown_family_is_refused() -> None:
 
 
 PROMPTS = [
-    ("<image>one picture", [(50, 60)]),
-    ("no picture", []),
+    ("<image>one image", [(50, 60)]),
+    ("no image", []),
     ("one <image> inside", [(50, 60)]),  # no frame fits: the template is run by the real processor
-    ("<image>" * 10 + "more pictures than there are frames", [(50, 60)] * 10),
+    ("<image>" * 10 + "more images than there are frames", [(50, 60)] * 10),
 ]
 
 
@@ -158,13 +158,13 @@ def test_measuring_loads_no_model_library() -> None:
         "import sys\nimport data_prep.lengths.processor\n"
         "from data_prep.lengths.meter import ProcessorFacts, PromptMeter\n"
         "meter = PromptMeter.from_facts(ProcessorFacts.from_json(sys.stdin.read()))\n"
-        "print(meter.measure(['<image>one picture'], [[(50, 60)]]))\n"
+        "print(meter.measure(['<image>one image'], [[(50, 60)]]))\n"
         "assert not {'transformers', 'torch'} & set(sys.modules)\n"
     )
     command = [sys.executable, "-c", code]
     root, facts = Path(__file__).parents[3], found.facts.to_json()
     done = subprocess.run(command, cwd=root, input=facts, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(found.measure(["<image>one picture"], [[(50, 60)]]))
+    assert done.stdout.strip() == str(found.measure(["<image>one image"], [[(50, 60)]]))
 
 
 def test_a_model_that_is_none_is_named(tmp_path: Path) -> None:

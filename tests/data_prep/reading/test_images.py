@@ -1,4 +1,4 @@
-"""Pictures that a header alone makes look good."""
+"""Images that a header alone makes look good."""
 
 import io
 import struct
@@ -16,11 +16,11 @@ from PIL import Image, PngImagePlugin
 
 from data_prep.convert import convert
 from data_prep.reading import image_store, images
-from data_prep.reading.image_store import PictureStore
-from data_prep.reading.images import BadPicture, check_whole, read_header
+from data_prep.reading.image_store import ImageStore
+from data_prep.reading.images import BadImage, check_whole, read_header
 from data_prep.reading.inputs import InputError
 from data_prep.settings import Settings
-from tests.data_prep.made_images import picture
+from tests.data_prep.made_images import make_image
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
@@ -34,7 +34,7 @@ def png(depth: int = 8, colour: int = 2, pixels: bytes | None = None, before: by
 
 
 def jpeg_without_scan() -> bytes:
-    whole = picture(0, form="JPEG")
+    whole = make_image(0, form="JPEG")
     return whole[: whole.index(b"\xff\xda")] + b"\xff\xd9"
 
 
@@ -48,27 +48,27 @@ HOLLOW = {
 
 
 @pytest.mark.parametrize("data", HOLLOW.values(), ids=HOLLOW.keys())
-def test_a_hollow_picture_is_found(data: bytes) -> None:
-    with pytest.raises(BadPicture) as found:
+def test_a_hollow_image_is_found(data: bytes) -> None:
+    with pytest.raises(BadImage) as found:
         check_whole(data, read_header(data))
-    assert found.value.reason in ("picture-truncated", "picture-unreadable")
+    assert found.value.reason in ("image-truncated", "image-unreadable")
 
 
 def with_text(compressed: bool) -> bytes:
     info, stream = PngImagePlugin.PngInfo(), io.BytesIO()
-    info.add_text("comment", "a picture", zip=compressed)
+    info.add_text("comment", "an image", zip=compressed)
     Image.new("RGB", (4, 4), "red").save(stream, "PNG", pnginfo=info)
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("data", [png(), picture(0), picture(0, form="PNG"), with_text(False), with_text(True)])
+@pytest.mark.parametrize("data", [png(), make_image(0), make_image(0, form="PNG"), with_text(False), with_text(True)])
 def test_a_good_one_passes(data: bytes) -> None:
     check_whole(data, read_header(data))
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_plain_files_are_known_without_pillow(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = [picture(seed, (8 + 13 * seed, 9 + 7 * seed), form) for form in ("JPEG", "PNG")]
+    files = [make_image(seed, (8 + 13 * seed, 9 + 7 * seed), form) for form in ("JPEG", "PNG")]
 
     def never(*args: object, **kwargs: object) -> None:
         raise AssertionError("decoded")
@@ -81,18 +81,18 @@ def test_plain_files_are_known_without_pillow(seed: int, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_damaged_entry_of_a_zip_is_a_bad_picture(method: int, tmp_path) -> None:
+def test_a_damaged_entry_of_a_zip_is_a_bad_image(method: int, tmp_path) -> None:
     path = tmp_path / "p.zip"
     with zipfile.ZipFile(path, "w", method) as archive:
-        archive.writestr("1.png", picture(1, (64, 64), "PNG"))
-        archive.writestr("2.jpg", picture(2))
+        archive.writestr("1.png", make_image(1, (64, 64), "PNG"))
+        archive.writestr("2.jpg", make_image(2))
     raw = bytearray(path.read_bytes())
     raw[60:900] = b"\x55" * 840
     path.write_bytes(raw)
-    store = PictureStore([str(path)])
-    with pytest.raises(BadPicture, match=r"1\.png is damaged in .*p\.zip") as found:
+    store = ImageStore([str(path)])
+    with pytest.raises(BadImage, match=r"1\.png is damaged in .*p\.zip") as found:
         store.load("1.png", ".")
-    assert found.value.reason == "picture-truncated"
+    assert found.value.reason == "image-truncated"
 
 
 def test_a_cut_zip_is_named_as_such_and_opened_once(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,16 +101,16 @@ def test_a_cut_zip_is_named_as_such_and_opened_once(tmp_path, monkeypatch: pytes
     opened = []
     original = zipfile.ZipFile
     monkeypatch.setattr(zipfile, "ZipFile", lambda name: opened.append(name) or original(name))
-    store = PictureStore([str(path)])
+    store = ImageStore([str(path)])
     for _ in range(3):
-        with pytest.raises(BadPicture, match=r"cut\.zip cannot be opened as a zip: fetch it again"):
+        with pytest.raises(BadImage, match=r"cut\.zip cannot be opened as a zip: fetch it again"):
             store.load("1.jpg", ".")
     assert len(opened) == 1
 
 
 def test_a_name_from_the_root_says_how_it_is_read() -> None:
-    with pytest.raises(BadPicture, match="--image-root / for names"):
-        PictureStore().load("/data/1.jpg", ".")
+    with pytest.raises(BadImage, match="--image-root / for names"):
+        ImageStore().load("/data/1.jpg", ".")
 
 
 class Failing(MemoryFileSystem):
@@ -134,14 +134,14 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> type[Failing]:
     monkeypatch.setattr(image_store, "PAUSES", (0.0, 0.0))
     monkeypatch.setattr(Failing, "failures", 0)
     monkeypatch.setattr(Failing, "error", ConnectionResetError)
-    with fsspec.open("failing://pictures/a.png", "wb") as stream:
-        stream.write(picture(0))
+    with fsspec.open("failing://images/a.png", "wb") as stream:
+        stream.write(make_image(0))
     return Failing
 
 
 def test_a_remote_place_is_asked_again(failing: type[Failing]) -> None:
     failing.failures = len(image_store.PAUSES)
-    assert PictureStore(["failing://pictures"]).load("a.png", ".") == picture(0)
+    assert ImageStore(["failing://images"]).load("a.png", ".") == make_image(0)
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError, TimeoutError, RuntimeError])
@@ -149,14 +149,14 @@ def test_one_that_stays_down_ends_the_run(failing: type[Failing], error: type[Ex
     failing.failures, failing.error = 1000, error
     source = tmp_path / "in.jsonl"
     source.write_text('{"question": "q", "chosen": "a", "rejected": "b", "image": "a.png"}\n')
-    settings = Settings("generic", image_roots=("failing://pictures",))
-    with pytest.raises(InputError, match="failing://pictures: cannot be read"):
+    settings = Settings("generic", image_roots=("failing://images",))
+    with pytest.raises(InputError, match="failing://images: cannot be read"):
         convert([str(source)], tmp_path / "out", settings)
     failing.failures = 0
     assert convert([str(source)], tmp_path / "out", settings)["records"]["used"] == 1
 
 
-@pytest.mark.parametrize(("status", "reason"), [(404, "picture-missing"), (410, "picture-missing"), (500, None)])
+@pytest.mark.parametrize(("status", "reason"), [(404, "image-missing"), (410, "image-missing"), (500, None)])
 def test_what_a_web_server_answers(status: int, reason: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     class Answers(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -170,8 +170,8 @@ def test_what_a_web_server_answers(status: int, reason: str | None, monkeypatch:
     monkeypatch.setattr(image_store, "PAUSES", (0.0, 0.0))
     with HTTPServer(("127.0.0.1", 0), Answers) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        store = PictureStore([f"http://127.0.0.1:{server.server_port}"])
-        with pytest.raises(BadPicture if reason else InputError) as found:
+        store = ImageStore([f"http://127.0.0.1:{server.server_port}"])
+        with pytest.raises(BadImage if reason else InputError) as found:
             store.load("a.png", ".")
         server.shutdown()
     assert getattr(found.value, "reason", None) == reason
@@ -182,14 +182,14 @@ def test_a_web_server_that_is_not_there_ends_the_run(monkeypatch: pytest.MonkeyP
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         address = f"http://127.0.0.1:{server.server_port}"
     with pytest.raises(InputError, match="cannot be read"):
-        PictureStore([address]).load("a.png", ".")
+        ImageStore([address]).load("a.png", ".")
 
 
-def test_a_picture_that_is_not_there_or_not_ours_to_read_costs_its_row(failing: type[Failing]) -> None:
-    store = PictureStore(["failing://pictures"])
-    for error, name, reason in ((None, "b.png", "picture-missing"), (PermissionError, "a.png", "picture-unreadable")):
+def test_a_image_that_is_not_there_or_not_ours_to_read_costs_its_row(failing: type[Failing]) -> None:
+    store = ImageStore(["failing://images"])
+    for error, name, reason in ((None, "b.png", "image-missing"), (PermissionError, "a.png", "image-unreadable")):
         failing.failures, failing.error = (1, error) if error else (0, ConnectionResetError)
-        with pytest.raises(BadPicture) as found:
+        with pytest.raises(BadImage) as found:
             store.load(name, ".")
         assert found.value.reason == reason
 
@@ -197,14 +197,14 @@ def test_a_picture_that_is_not_there_or_not_ours_to_read_costs_its_row(failing: 
 @pytest.mark.parametrize("name", ["none.png", "folder", "a.png/b.png", "x" * 300, "loop"])
 def test_names_that_no_file_has(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    (tmp_path / "a.png").write_bytes(picture(0))
+    (tmp_path / "a.png").write_bytes(make_image(0))
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(BadPicture) as found:
-        PictureStore([str(tmp_path)]).load(name, ".")
-    assert found.value.reason == "picture-missing"
+    with pytest.raises(BadImage) as found:
+        ImageStore([str(tmp_path)]).load(name, ".")
+    assert found.value.reason == "image-missing"
 
 
-def test_threads_that_read_pictures_at_once_leave_the_warnings_as_they_were() -> None:
+def test_threads_that_read_images_at_once_leave_the_warnings_as_they_were() -> None:
     filters = list(warnings.filters)
     both = Barrier(2, timeout=60)
 
@@ -213,7 +213,7 @@ def test_threads_that_read_pictures_at_once_leave_the_warnings_as_they_were() ->
             both.wait()  # both are inside
             if last:
                 first.join()  # and leave in the order in which they came
-            warnings.warn("an odd picture", stacklevel=1)
+            warnings.warn("an odd image", stacklevel=1)
 
     first, second = Thread(target=read, args=(False,)), Thread(target=read, args=(True,))
     with warnings.catch_warnings(record=True) as told:

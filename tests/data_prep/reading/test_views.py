@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from data_prep.reading.views import LEAST_VIEW, batch_records, binary_array
-from data_prep.sources.record import Options, Reject, picture, preferred
+from data_prep.sources.record import Options, Reject, image, preferred
 from data_prep.sources.registry import load_source
 from data_prep.tasks.pairwise import PreferenceTask
 from data_prep.tasks.row import rows_batch
@@ -55,7 +55,7 @@ def views(count: int = 6, pool: pa.MemoryPool | None = None) -> tuple[pa.Array, 
         ([1, 2, 3, 4], True),
         ([0, 2, 3, 4, 5], False),  # a gap
         ([1, 0, 2, 3, 4, 5], False),
-        ([0, 0, 1, 2, 3, 4], False),  # a picture that stands in two rows
+        ([0, 0, 1, 2, 3, 4], False),  # an image that stands in two rows
         ([2], False),  # a small part must not keep the whole buffer
         ([], False),
     ],
@@ -85,7 +85,7 @@ def test_a_row_keeps_the_readers_buffer() -> None:
 
 def test_a_rejects_detail_never_shows_an_address() -> None:
     view = views()[1][0]
-    assert picture(view).data is view
+    assert image(view).data is view
     with pytest.raises(Reject) as caught:
         preferred(view)
     assert caught.value.detail == "the label is a memoryview"
@@ -104,7 +104,7 @@ def test_no_buffer_outlives_its_column(order: list[int]) -> None:
     assert pool.bytes_allocated() == 0
 
 
-def test_pictures_that_are_copied_keep_their_nulls() -> None:
+def test_images_that_are_copied_keep_their_nulls() -> None:
     _, found = views(3)
     column = binary_array([None, found[1], b"", found[0], None])
     column.validate(full=True)

@@ -7,29 +7,29 @@ import pytest
 
 from data_prep.checks.rows import check_parquet
 from data_prep.reading.images import decode
-from data_prep.sources.digits import digit_pairs, digit_split, load_digit_pictures, policy_rows, random_wrong_digits
+from data_prep.sources.digits import digit_pairs, digit_split, load_digit_images, policy_rows, random_wrong_digits
 from data_prep.tasks.ordering import preference_tasks
 from data_prep.writer import write_parquet
 
 
-def test_pictures_are_the_digits_of_the_set() -> None:
+def test_images_are_the_digits_of_the_set() -> None:
     from sklearn.datasets import load_digits
 
-    pictures = load_digit_pictures()
+    images = load_digit_images()
     originals = load_digits().images
-    assert len(pictures) == 1797
+    assert len(images) == 1797
     for i in (0, 700, 1796):
-        image = decode(pictures[i].png)
+        image = decode(images[i].png)
         assert image.size == (56, 56)
         small = np.asarray(image.convert("L").resize((8, 8)), float) / 255 * 16
         assert np.corrcoef(small.ravel(), originals[i].ravel())[0, 1] > 0.95
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_splits_share_no_picture(seed: int) -> None:
+def test_splits_share_no_image(seed: int) -> None:
     split = digit_split(seed)
     assert {k: len(v) for k, v in split.items()} == {"test": 400, "warm_start": 60, "rl": 1000}
-    digests = [load_digit_pictures()[i].picture.blake3 for part in split.values() for i in part]
+    digests = [load_digit_images()[i].image.blake3 for part in split.values() for i in part]
     assert len(digests) == len(set(digests))
 
 
@@ -40,8 +40,8 @@ def test_test_split_stays_when_training_grows() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_warm_start_sees_every_digit_equally_often(seed: int) -> None:
-    pictures = load_digit_pictures()
-    seen = Counter(pictures[i].label for i in digit_split(seed, n_warm_start=43)["warm_start"])
+    images = load_digit_images()
+    seen = Counter(images[i].label for i in digit_split(seed, n_warm_start=43)["warm_start"])
     assert sorted(seen) == list(range(10))
     assert set(seen.values()) == {4, 5}
 
@@ -54,7 +54,7 @@ def test_impossible_split_is_refused(sizes: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize("wrong", [{3: 3}, {3: [10]}])
 def test_a_right_answer_is_no_wrong_response(wrong: dict) -> None:
-    assert load_digit_pictures()[3].label == 3
+    assert load_digit_images()[3].label == 3
     with pytest.raises(ValueError, match="not a wrong digit"):
         list(digit_pairs([3], wrong))
 
@@ -64,7 +64,7 @@ def test_critic_and_policy_rows_validate(tmp_path) -> None:
     wrong = random_wrong_digits(split["rl"], seed=0, n=2)
     pairs = list(digit_pairs(split["rl"], wrong))
     assert len(pairs) == 80
-    labels = {p.index: str(p.label) for p in load_digit_pictures()}
+    labels = {p.index: str(p.label) for p in load_digit_images()}
     assert all(p.responses[0] == labels[p.meta["id"]] != p.responses[1] for p in pairs)
     manifest = write_parquet(
         [*preference_tasks(pairs, wording="compact"), *policy_rows(split["test"])], tmp_path, settings={"seed": 0}

@@ -19,17 +19,17 @@ from data_prep.sources.record import Options
 from data_prep.sources.registry import NAMES, load_source
 from data_prep.tasks.row import rows_batch
 from data_prep.transform import Transform
-from tests.data_prep.made_images import picture
+from tests.data_prep.made_images import make_image
 from tests.data_prep.made_records import EMBEDDED, EXPECTED, GOOD
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for n in range(8):
-        (folder / f"{n}.jpg").write_bytes(picture(n))
+        (folder / f"{n}.jpg").write_bytes(make_image(n))
         (folder / "mcq").mkdir(exist_ok=True)
-        (folder / "mcq" / f"{n}.jpg").write_bytes(picture(n))
+        (folder / "mcq" / f"{n}.jpg").write_bytes(make_image(n))
     return folder
 
 
@@ -48,7 +48,7 @@ def test_good_record(name: str) -> None:
     pairs = [p for item in items for p in (item.pairs() if hasattr(item, "pairs") else [item])]
     assert [p.preferred for p in pairs] == EXPECTED[name]
     for p in pairs:
-        assert p.question.strip("?").endswith(("picture 3", "What is it"))
+        assert p.question.strip("?").endswith(("image 3", "What is it"))
         assert all(text.startswith("A ") and text.rstrip(".").endswith("3") for text in p.responses)
         assert "<image>" not in p.question
         json.dumps(p.meta)
@@ -154,33 +154,33 @@ def test_record_of_another_type(name: str, record: Any, root: Path) -> None:
     assert [r["reason"] in ("unforeseen", "") for r in outcome.rejected] == [False]
 
 
-PICTURES = {
-    "null": (None, "picture-missing"),
-    "empty": (b"", "picture-empty"),
-    "no picture": (b"GIF89a but no", "picture-unreadable"),
-    "cut": (picture(1, (400, 300))[:-600], "picture-truncated"),
-    "cut png": (picture(1, (400, 300), "PNG")[:-60], "picture-truncated"),
+IMAGES = {
+    "null": (None, "image-missing"),
+    "empty": (b"", "image-empty"),
+    "no image": (b"GIF89a but no", "image-unreadable"),
+    "cut": (make_image(1, (400, 300))[:-600], "image-truncated"),
+    "cut png": (make_image(1, (400, 300), "PNG")[:-60], "image-truncated"),
     "bomb": (
         b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\x02\x00\x00\x00" + bytes(20),
-        "picture-too-large",
+        "image-too-large",
     ),
-    "sliver": (picture(1, (1000, 3)), "picture-shape"),
+    "sliver": (make_image(1, (1000, 3)), "image-shape"),
 }
 
 
-@pytest.mark.parametrize("case", PICTURES)
+@pytest.mark.parametrize("case", IMAGES)
 @pytest.mark.parametrize("name", EMBEDDED)
-def test_bad_picture(name: str, case: str, root: Path) -> None:
-    data, reason = PICTURES[case]
+def test_bad_image(name: str, case: str, root: Path) -> None:
+    data, reason = IMAGES[case]
     record = {**GOOD[name](1), "image": {"bytes": data, "path": None}}
     outcome = transform(name, root)([(0, record)])
     assert [r["reason"] for r in outcome.rejected] == [reason]
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - set(EMBEDDED)))
-def test_bad_picture_file(name: str, tmp_path: Path) -> None:
+def test_bad_image_file(name: str, tmp_path: Path) -> None:
     (tmp_path / "mcq").mkdir()
-    cases = [(data, reason) for data, reason in PICTURES.values() if data is not None]
+    cases = [(data, reason) for data, reason in IMAGES.values() if data is not None]
     for n, (data, _) in enumerate(cases):
         (tmp_path / f"{n}.jpg").write_bytes(data)
         (tmp_path / "mcq" / f"{n}.jpg").write_bytes(data)
@@ -236,7 +236,7 @@ def test_bad_file_name(name: str, file: str, root: Path) -> None:
     # The chat of r1_reward is JSON inside JSON.
     record = json.loads(text.replace(old, json.dumps(escaped)[1:-1] if name == "r1_reward" else escaped))
     outcome = transform(name, root)([(0, record)])
-    assert [r["reason"] for r in outcome.rejected] == ["picture-missing"]
+    assert [r["reason"] for r in outcome.rejected] == ["image-missing"]
 
 
 @pytest.mark.parametrize(
@@ -253,12 +253,12 @@ def test_bad_file_name(name: str, file: str, root: Path) -> None:
         ("vl_rewardbench", ("response",), ["one", "two", "three"], "not-pairwise"),
         ("llava_human_preference", ("preference",), 3, "unknown-label"),
         ("llava_critic_113k", ("conversations", 1, "value"), "The better response: [third]", "unknown-label"),
-        ("llava_critic_113k", ("conversations", 0, "value"), "Describe the picture.", "not-pairwise"),
+        ("llava_critic_113k", ("conversations", 0, "value"), "Describe the image.", "not-pairwise"),
         ("llava_critic_grpo", ("answer",), "both are bad", "unknown-label"),
         ("r1_reward", ("answer",), ["<answer>1</answer>", "<answer>2</answer>"], "unknown-label"),
         ("omni_preference", ("solution",), "{}", "missing-field"),
         ("generic", ("rankings",), [1, 2], "bad-ranking"),
-        ("spa_vl", ("image",), "http://example.org/a.jpg", "picture-remote"),
+        ("spa_vl", ("image",), "http://example.org/a.jpg", "image-remote"),
     ],
 )
 def test_reason(name: str, place: tuple, value: Any, reason: str, root: Path) -> None:
@@ -344,9 +344,9 @@ def test_random_record_is_used_or_rejected(name: str, root: Path, data: st.DataO
 
 def test_a_source_of_ones_own(tmp_path: Path, root: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "from data_prep.tasks.pairwise import Picture, PreferencePair\n"
+        "from data_prep.tasks.pairwise import Image, PreferencePair\n"
         "def pairs(record, options):\n"
-        "    yield PreferencePair('mine', (Picture(path=record['pic']),), record['q'], ('a', 'b'), record['best'])\n"
+        "    yield PreferencePair('mine', (Image(path=record['pic']),), record['q'], ('a', 'b'), record['best'])\n"
     )
     own = load_source(f"{tmp_path / 'mine.py'}:pairs")
     outcome = Transform(Settings("x", image_roots=(str(root),)), own)([(0, {"pic": "1.jpg", "q": "?", "best": 1})])

@@ -6,19 +6,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_prep.tasks.ordering import balanced_order, preference_tasks, split_of
-from data_prep.tasks.pairwise import Picture, PreferencePair, PreferenceTask, row_schema
+from data_prep.tasks.pairwise import Image, PreferencePair, PreferenceTask, row_schema
 from data_prep.tasks.prompts import MARKER, WORDINGS, get_wording, neutralise
 from data_prep.tasks.row import Row, rows_batch
 from data_prep.writer import write_parquet
 from reward_fns.preference import compute_score
-from tests.data_prep.made_images import picture
+from tests.data_prep.made_images import make_image
 
 
 def pair(n: int = 0, preferred: object = 0, **changes: object) -> PreferencePair:
     given = {
         "source": "test",
-        "images": (Picture(picture(n), f"{n}.jpg"),),
-        "question": f"What is in picture {n}?",
+        "images": (Image(make_image(n), f"{n}.jpg"),),
+        "question": f"What is in image {n}?",
         "responses": ("A dog.", "A cat."),
         "preferred": preferred,
     }
@@ -139,7 +139,7 @@ def test_order_depends_on_the_seed() -> None:
     assert len(orders) == 5
 
 
-def test_a_picture_has_one_split() -> None:
+def test_a_image_has_one_split() -> None:
     keys = [f"{i:064x}" for i in range(2000)]
     first = [split_of([k], seed=1, val_share=0.1) for k in keys]
     assert first == [split_of([k, k], seed=1, val_share=0.1) for k in keys]
@@ -148,7 +148,7 @@ def test_a_picture_has_one_split() -> None:
     assert split_of([train, val], seed=1, val_share=0.1) is None
 
 
-def test_writer_refuses_one_picture_in_two_splits(tmp_path) -> None:
+def test_writer_refuses_one_image_in_two_splits(tmp_path) -> None:
     tasks = [PreferenceTask(pair(), 0, "train"), PreferenceTask(pair(), 0, "test")]
     with pytest.raises(ValueError, match="splits train and test"):
         write_parquet(tasks, tmp_path)

@@ -5,7 +5,7 @@
 It is the tool's own `async_openai` with another client under it. On the way out the client adds the instruction that
 the model was trained with; on the way back it keeps the whole response and hands on the final answer, so that every
 official metric, whatever it does with a text, sees the answer only. What was answered once is read from the journal and
-not asked again. Pictures, prompts, generation settings, retries and scoring stay the tool's.
+not asked again. Images, prompts, generation settings, retries and scoring stay the tool's.
 
 Runs in the environment of lmms-eval: nothing of ours is imported but final_answer.py, which stands beside it.
 """

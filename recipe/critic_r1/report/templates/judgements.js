@@ -1,5 +1,5 @@
 // The list of judgements. Everything a model or a data set wrote arrives as JSON and is put in place with textContent:
-// never as markup. Only the judgements in view are in the document, and only their pictures are decoded.
+// never as markup. Only the judgements in view are in the document, and only their images are decoded.
 (() => {
   const find = (id) => document.getElementById(id);
   if (!find("cards")) return;
@@ -146,19 +146,19 @@
     return box;
   };
 
-  const drawPicture = (index) => {
-    const button = make("button", "picture");
+  const drawImage = (index) => {
+    const button = make("button", "image");
     button.type = "button";
     button.title = "Larger or smaller";
     button.setAttribute("aria-expanded", "false");
     const image = make("img");
-    image.alt = "picture of this pair";
+    image.alt = "image of this pair";
     image.addEventListener("load", () => {
       const small = Math.max(image.naturalWidth, image.naturalHeight) < 200;
       if (small) image.classList.add("small");
       else image.closest(".card").classList.add("photo");
     });
-    image.src = find("picture-" + index).textContent;
+    image.src = find("image-" + index).textContent;
     button.append(image);
     button.addEventListener("click", () => {
       const large = button.closest(".card").classList.toggle("large");
@@ -171,9 +171,9 @@
     const name = sideSelect.value;
     const box = make("article", "panel card " + card.sides[name].kind);
     box.tabIndex = -1;
-    const pictures = make("div", "pictures");
-    pictures.append(...card.pictures.map(drawPicture));
-    if (!card.pictures.length) pictures.append(make("p", "gone", card.gone || "No picture is named."));
+    const images = make("div", "images");
+    images.append(...card.images.map(drawImage));
+    if (!card.images.length) images.append(make("p", "gone", card.gone || "No image is named."));
     const body = make("div", "body");
     body.append(make("p", "head", [card.category, orders[card.order] || card.order, "pair " + card.pair_id]
       .filter(Boolean).join(" · ")));
@@ -193,7 +193,7 @@
     const sides = make("div", "sides");
     for (const peer of peersOf(name)) sides.append(drawSide(peer, card.sides[peer], card.ground_truth, peer === name));
     body.append(pair, sides);
-    box.append(pictures, body);
+    box.append(images, body);
     return box;
   };
 

@@ -12,15 +12,15 @@ from PIL import Image
 MARKER = "<image>"
 
 
-def picture(image: Any) -> Image.Image:
-    """A picture as `datasets` gives it, decoded or as `{bytes, path}`."""
+def open_image(image: Any) -> Image.Image:
+    """An image as `datasets` gives it, decoded or as `{bytes, path}`."""
     if isinstance(image, dict):
         return Image.open(io.BytesIO(image["bytes"]) if image.get("bytes") else image["path"]).convert("RGB")
     return image.convert("RGB")
 
 
 def to_visual(doc: dict[str, Any]) -> list[Image.Image]:
-    return [picture(image) for image in doc["images"]]
+    return [open_image(image) for image in doc["images"]]
 
 
 def to_text(doc: dict[str, Any]) -> str:
@@ -28,14 +28,14 @@ def to_text(doc: dict[str, Any]) -> str:
 
 
 def to_messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
-    """The row's prompt with each marker replaced by its picture, in the order of reading."""
-    pictures = iter(to_visual(doc))
+    """The row's prompt with each marker replaced by its image, in the order of reading."""
+    images = iter(to_visual(doc))
     messages = []
     for message in doc["prompt"]:
         parts: list[dict[str, Any]] = []
         for number, text in enumerate(message["content"].split(MARKER)):
             if number:
-                parts.append({"type": "image", "url": next(pictures)})
+                parts.append({"type": "image", "url": next(images)})
             if text:
                 parts.append({"type": "text", "text": text})
         messages.append({"role": message["role"], "content": parts})

@@ -1,4 +1,4 @@
-"""CPU time, memory and probe lines of a training run's processes, by what a process is; for `benchmarks.pictures`."""
+"""CPU time, memory and probe lines of a training run's processes, by what a process is; for `benchmarks.images`."""
 
 import os
 import time
@@ -32,7 +32,7 @@ class Meter(processes.PeakMemory):
     probe: Path = Path()
     """Folder of the probe's lines."""
     messages: int = 14
-    """To TransferQueue, from one process, that tell that the first step has begun when no picture does."""
+    """To TransferQueue, from one process, that tell that the first step has begun when no image does."""
     cpu: dict[int, tuple[str, float]] = field(default_factory=dict)
     """Title and CPU seconds of each process."""
     idle: dict[int, int] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Meter(processes.PeakMemory):
     fullest: dict[int, int] = field(default_factory=dict)
     """Bytes of each process when all together held most."""
     _before: dict[int, int] = field(default_factory=dict, repr=False)
-    """Bytes of each process at the last look: at the first that finds a picture, some are held already."""
+    """Bytes of each process at the last look: at the first that finds an image, some are held already."""
 
     def look(self, run_id: str) -> None:
         if time.monotonic() < self._next:
@@ -102,7 +102,7 @@ def kind_of(title: str) -> str:
 
 
 def at_work(folder: Path, messages: int) -> list[int]:
-    """Processes that have begun a picture in the image processor, or sent so many messages to TransferQueue."""
+    """Processes that have begun an image in the image processor, or sent so many messages to TransferQueue."""
     texts = {int(path.stem): path.read_text() for path in folder.glob("*.jsonl")}
     return [pid for pid, text in texts.items() if '"begun"' in text or text.count('"sent"') >= messages]
 

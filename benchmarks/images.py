@@ -1,23 +1,23 @@
-"""What pictures cost on the host, on verl's own path and on ours, in real training runs on the CPU.
+"""What images cost on the host, on verl's own path and on ours, in real training runs on the CPU.
 
-    python -m benchmarks.pictures --out benchmarks/results/pictures.json
+    python -m benchmarks.images --out benchmarks/results/images.json
 
-For each size of picture and each number of rollouts n, three steps of GRPO (Ray, FSDP2, vLLM, TransferQueue, a tiny
-Qwen2.5-VL that takes pictures up to 4,194,304 pixels) with ``critic_r1.image_path`` ``stock`` and ``shared``, one after
-the other. The pictures are smooth scenes with noise, as JPEG of quality 90. Measured over steps 2 and 3:
+For each size of image and each number of rollouts n, three steps of GRPO (Ray, FSDP2, vLLM, TransferQueue, a tiny
+Qwen2.5-VL that takes images up to 4,194,304 pixels) with ``critic_r1.image_path`` ``stock`` and ``shared``, one after
+the other. The images are smooth scenes with noise, as JPEG of quality 90. Measured over steps 2 and 3:
 
-- pictures through the image processor, by process: the agent loop (prompt tokens), the training worker (pixels), the
+- images through the image processor, by process: the agent loop (prompt tokens), the training worker (pixels), the
   rollout engine (its own pass, the same on both paths)
-- host CPU: seconds a rollout of all processes together, less what their models compute (`benchmarks.picture_probe`)
+- host CPU: seconds a rollout of all processes together, less what their models compute (`benchmarks.image_probe`)
 - bytes to and from TransferQueue, a rollout, as its clients send and receive them
 
 and over all steps the peak memory of all processes together (a page shared by several counts once) above the level just
-before the first picture went through the image processor, and which processes held it.
+before the first image went through the image processor, and which processes held it.
 
 A step is small here, so what it costs whatever is in it (verl, vLLM, polling, logs) weighs more than in a real one; and
 the model's activations, which on a GPU would not be host memory, are in the training worker's share on both paths. Two
-controls tell how much that is: ``none``, the same questions without pictures, and ``4 MP as text``, with as many tokens
-of text as the largest picture takes. ``ratio`` compares all that a path takes, ``ratio_beyond_text`` what it takes
+controls tell how much that is: ``none``, the same questions without images, and ``4 MP as text``, with as many tokens
+of text as the largest image takes. ``ratio`` compares all that a path takes, ``ratio_beyond_text`` what it takes
 beyond its control (for memory: of the two peaks).
 """
 
@@ -33,24 +33,24 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import numpy as np
+import PIL.Image
 import typer
-from PIL import Image
 
-from benchmarks.picture_meter import CLIENTS, Meter, cpu_of, events, kind_of
-from benchmarks.picture_probe import FOLDER
-from data_prep.tasks.pairwise import Picture, PolicyTask
+from benchmarks.image_meter import CLIENTS, Meter, cpu_of, events, kind_of
+from benchmarks.image_probe import FOLDER
+from data_prep.tasks.pairwise import Image, PolicyTask
 from data_prep.writer import write_parquet
 from recipe.critic_r1 import provenance
 from recipe.critic_r1.demo.model import build_model, build_tokenizer
-from recipe.critic_r1.images.encoded import PictureInputs, PixelSettings
+from recipe.critic_r1.images.encoded import ImageInputs, PixelSettings
 from recipe.critic_r1.launch import processes
 from recipe.critic_r1.preflight.memory_estimate import BYTES_PER_PIXEL
 from recipe.critic_r1.training.run_log import read_lines
 
 AS_TEXT = " as text"
-"""Behind a size: a control with as many tokens of text in the place of the picture."""
+"""Behind a size: a control with as many tokens of text in the place of the image."""
 SIZES = {"none": (0, 0), "0.3 MP": (640, 480), "1 MP": (1152, 864), "2 MP": (1632, 1224), "4 MP": (2304, 1728)}
-"""Width and height; ``none``: the same questions without a picture, to tell what a step costs anyhow."""
+"""Width and height; ``none``: the same questions without an image, to tell what a step costs anyhow."""
 ROLLOUTS = (2, 4, 8, 16)
 PROMPTS = {"none": 24, "0.3 MP": 24, "1 MP": 8, "2 MP": 5, "4 MP": 4, "4 MP as text": 4}
 """A step's with n = 8: as many as keep ``stock`` within the memory of a small machine. With another n as many as make
@@ -61,7 +61,7 @@ STEPS = 3
 LARGEST = 4_194_304
 PIXELS_PER_TOKEN = 28 * 28
 ENGINE_CACHE = 1.2
-"""The rollout engine's own picture cache, the same on both paths, as a multiple of what a step shows."""
+"""The rollout engine's own image cache, the same on both paths, as a multiple of what a step shows."""
 
 MICRO_BATCH, SCORED_AT_ONCE = 4, 8
 """Rollouts, in the update and in the passes for log-probabilities, as in ``critic_grpo``."""
@@ -74,28 +74,28 @@ def photo(width: int, height: int, seed: int) -> bytes:
     waves = [128 + 90 * np.sin(across * draw.uniform(0.5, 2) + down * draw.uniform(0.5, 2)) for _ in range(3)]
     noisy = np.stack(waves, -1) + draw.normal(0, 3, (height, width, 3))
     stream = io.BytesIO()
-    Image.fromarray(noisy.clip(0, 255).astype("uint8")).save(stream, "JPEG", quality=90)
+    PIL.Image.fromarray(noisy.clip(0, 255).astype("uint8")).save(stream, "JPEG", quality=90)
     return stream.getvalue()
 
 
 def write_data(folder: Path, size: str, prompts: int) -> float:
-    """A question about each picture of a run; returns the mean size of a picture's file in bytes."""
+    """A question about each image of a run; returns the mean size of an image's file in bytes."""
     shape, filler = SIZES[size.removesuffix(AS_TEXT)], ""
     if size.endswith(AS_TEXT):
         filler = " ".join("7" * (math.prod(shape) // PIXELS_PER_TOKEN // len(build_tokenizer().encode("7 "))))
     seen = min(shape) > 0 and not filler
     files = [photo(*shape, seed) if seen else b"" for seed in range(prompts * STEPS)]
-    shown = [(Picture(data, f"{i}.jpg"),) if data else () for i, data in enumerate(files)]
+    shown = [(Image(data, f"{i}.jpg"),) if data else () for i, data in enumerate(files)]
     tasks = [
-        PolicyTask("photos", pictures, f"What is shown in {i}? {filler}", str(i % 10), "train", i)
-        for i, pictures in enumerate(shown)
+        PolicyTask("photos", images, f"What is shown in {i}? {filler}", str(i % 10), "train", i)
+        for i, images in enumerate(shown)
     ]
     write_parquet(tasks, folder)
     return float(np.mean([len(data) for data in files]))
 
 
 def write_model(folder: Path) -> Path:
-    """The demo's model with room for the largest pictures, and one block each that sees text and pictures.
+    """The demo's model with room for the largest images, and one block each that sees text and images.
 
     It is made as small as it goes, and its vision tower looks at windows only: what it computes and holds would be on
     the GPU elsewhere.
@@ -119,7 +119,7 @@ def write_model(folder: Path) -> Path:
 
 
 def measure(model: Path, data: Path, scratch: Path, path: str, n: int, prompts: int, pixels: int) -> dict[str, Any]:
-    """Train and count; `pixels` are those of a picture."""
+    """Train and count; `pixels` are those of an image."""
     shown_gib = prompts * pixels * BYTES_PER_PIXEL / 2**30
     load = os.getloadavg()[1]
     probe, run_dir = scratch / "probe", scratch / "run"
@@ -167,7 +167,7 @@ def measure(model: Path, data: Path, scratch: Path, path: str, n: int, prompts: 
         log,
         on_line=lambda line: None,
         on_tick=watch,
-        environment={FOLDER: str(probe), "VERL_USE_EXTERNAL_MODULES": "benchmarks.picture_probe"},
+        environment={FOLDER: str(probe), "VERL_USE_EXTERNAL_MODULES": "benchmarks.image_probe"},
         memory=meter,
     )
     if status or len(ends) < STEPS:
@@ -191,7 +191,7 @@ def measure(model: Path, data: Path, scratch: Path, path: str, n: int, prompts: 
     held = meter.held_by()
     return {
         "load_average_before": round(load, 1),
-        "processor_pictures_per_prompt": dict(processed),
+        "processor_images_per_prompt": dict(processed),
         "host_cpu_seconds_per_rollout": sum(spent.values()),
         "host_cpu_seconds_per_rollout_by_process": {k: round(v, 4) for k, v in spent.items() if v >= 5e-5},
         "queue_bytes_per_rollout": queue / rollouts,
@@ -200,7 +200,7 @@ def measure(model: Path, data: Path, scratch: Path, path: str, n: int, prompts: 
         "idle_memory_bytes": sum(meter.idle.values()),
         "peak_memory_bytes": sum(meter.fullest.values()),
         "step_seconds": [record["timing_s/step"] for record in records],
-        "picture_cache_hit_rate": [record.get("critic_r1/rollout/picture_cache_hit_rate") for record in records],
+        "image_cache_hit_rate": [record.get("critic_r1/rollout/image_cache_hit_rate") for record in records],
         "lowest_agreement": min(record["training/rollout_actor_probs_pearson_corr"] for record in records),
     }
 
@@ -213,11 +213,11 @@ def middle_run(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 COSTS = ("host_cpu_seconds_per_rollout", "queue_bytes_per_rollout", "step_memory_bytes")
 BEYOND_TEXT = (*COSTS[:2], "peak_memory_bytes")
-"""What a step without pictures takes as well is subtracted from these."""
+"""What a step without images takes as well is subtracted from these."""
 
 
 def compare(points: list[dict[str, Any]]) -> None:
-    """Add to each point how many times more ``stock`` takes: in all, and beyond the same step without pictures."""
+    """Add to each point how many times more ``stock`` takes: in all, and beyond the same step without images."""
     controls = {p["size"]: p for p in points if p["size"] == "none" or p["size"].endswith(AS_TEXT)}
     for point in points:
         text = controls.get(point["size"] + AS_TEXT, controls.get("none"))
@@ -232,13 +232,13 @@ def compare(points: list[dict[str, Any]]) -> None:
 
 
 def processor_seconds() -> dict[str, float]:
-    """CPU seconds that one pass of a picture takes, from its file to pixels, for each million pixels; best of ten."""
+    """CPU seconds that one pass of an image takes, from its file to pixels, for each million pixels; best of ten."""
     found = {}
     with TemporaryDirectory() as scratch:
         settings = PixelSettings(str(write_model(Path(scratch))))
         for size, shape in SIZES.items():
             if min(shape):
-                inputs = PictureInputs({}, [{"type": "image", "bytes": photo(*shape, 0)}], settings)
+                inputs = ImageInputs({}, [{"type": "image", "bytes": photo(*shape, 0)}], settings)
                 seconds = []
                 for _ in range(10):
                     begun = time.process_time()
@@ -249,7 +249,7 @@ def processor_seconds() -> dict[str, float]:
 
 
 def plot(points: list[dict[str, Any]], out: Path) -> None:
-    """Each cost against the size of the picture and against n, both paths."""
+    """Each cost against the size of the image and against n, both paths."""
     from matplotlib.figure import Figure
 
     shown = {
@@ -278,7 +278,7 @@ def plot(points: list[dict[str, Any]], out: Path) -> None:
 
 def main(
     out: Annotated[Path, typer.Option(help="Result file; the plot lies beside it.")] = Path(
-        "benchmarks/results/pictures.json"
+        "benchmarks/results/images.json"
     ),
     sizes: Annotated[list[str] | None, typer.Option("--size", help="Some sizes only.")] = None,
     rollouts: Annotated[list[int] | None, typer.Option("--n", help="Some numbers of rollouts only.")] = None,

@@ -1,9 +1,9 @@
-"""Counts what each process of a training run does with pictures; loaded by verl in all of them.
+"""Counts what each process of a training run does with images; loaded by verl in all of them.
 
-`benchmarks.pictures` names this module in ``VERL_USE_EXTERNAL_MODULES`` and a folder in `FOLDER`. Each call of an image
+`benchmarks.images` names this module in ``VERL_USE_EXTERNAL_MODULES`` and a folder in `FOLDER`. Each call of an image
 processor (when it begins and when it ends), each message to or from TransferQueue and each call of a model is a line of
 ``FOLDER/PID.jsonl``: ``{"at": seconds since the epoch, "what": "begun" | "processor" | "sent" | "received" | "model",
-"amount": pictures or bytes, "cpu": s}``. A model's call is the outermost `torch.nn.Module` called in a thread; in the
+"amount": images or bytes, "cpu": s}``. A model's call is the outermost `torch.nn.Module` called in a thread; in the
 training worker the whole forward step (log-probabilities and loss are in it) without the preparation of its inputs; a
 backward pass; a step of the optimizer. Its seconds are those of the thread, which computes alone
 (``OMP_NUM_THREADS=1``).
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-FOLDER = "CRITIC_R1_PICTURE_PROBE"
+FOLDER = "CRITIC_R1_IMAGE_PROBE"
 
 
 @functools.cache
@@ -108,10 +108,10 @@ def _watch_models() -> None:
     def _watch_engine() -> None:
         # When a model is called for the first time verl's engine, if this process has one, is imported.
         if (module := sys.modules.get("verl.workers.engine.fsdp.transformer_impl")) is not None:
-            from recipe.critic_r1.images.engine import PreparesPictures
+            from recipe.critic_r1.images.engine import PreparesImages
 
             # The outermost on both paths; verl's own is within.
-            PreparesPictures.prepare_model_inputs = apart(PreparesPictures.prepare_model_inputs)
+            PreparesImages.prepare_model_inputs = apart(PreparesImages.prepare_model_inputs)
             module.FSDPEngineWithLMHead.forward_step = timed(module.FSDPEngineWithLMHead.forward_step)
 
     torch.nn.Module.__call__ = timed(torch.nn.Module.__call__)
