@@ -1,8 +1,9 @@
-"""release_compatible against the real thing: the release's few lines on top of mathruler."""
+"""release_compatible against the release's few lines on top of mathruler."""
 
 import random
 import re
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from mathruler.grader import extract_boxed_content, grade_answer
@@ -22,14 +23,14 @@ ANSWERS = (
 )  # fmt: skip
 
 
-def release(text, label):
+def release(text: str, label: str) -> tuple[float, float]:
     """The release's reward, from its published description in docs/rewards.md."""
     text = re.sub(r"\s*(<|>|/)\s*", r"\1", text)
     return float(grade_answer(extract_boxed_content(text), label)), float(FORM.fullmatch(text) is not None)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_answers(seed):
+def test_answers(seed: int) -> None:
     rng = random.Random(seed)
     right = 0
     for _ in range(400):
@@ -41,9 +42,9 @@ def test_answers(seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whole_responses(seed):
+def test_whole_responses(seed: int) -> None:
     rng = random.Random(seed)
-    seen = set()
+    seen: set[Any] = set()
     for _ in range(400):
         text = random_response(rng)
         for label in ("1", "2", "tie"):
@@ -52,7 +53,7 @@ def test_whole_responses(seed):
     assert seen == {(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)}
 
 
-def test_the_hand_made_cases_that_mathruler_can_finish():
+def test_the_hand_made_cases_that_mathruler_can_finish() -> None:
     compared = 0
     for case in (*OK, *ILL_FORMED, *NO_CHOICE):
         text = case[1]
@@ -64,13 +65,13 @@ def test_the_hand_made_cases_that_mathruler_can_finish():
     assert compared > 180
 
 
-def test_the_bound_is_the_only_difference():
+def test_the_bound_is_the_only_difference() -> None:
     padded = "1." + "0" * MAX_ANSWER_CHARS
     assert grade_answer(padded, "1")
     assert not same_answer(padded, "1")
 
 
-def test_threads():
+def test_threads() -> None:
     texts = [random_response(random.Random(seed)) for seed in range(200)]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda text: score_like_release(text, "1"), texts)) == [
