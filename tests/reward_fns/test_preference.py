@@ -54,7 +54,14 @@ def test_score(text: str, label: str, options: dict[str, Any], expected: float) 
 CASES = [case[1] for case in (*OK, *ILL_FORMED, *NO_CHOICE)]
 
 
-@pytest.mark.parametrize("options", [{}, {"release_compatible": True}, {"parsing": "lenient", "tie_credit": 0.5}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        pytest.param({"release_compatible": True}, marks=pytest.mark.slow),
+        pytest.param({"parsing": "lenient", "tie_credit": 0.5}, marks=pytest.mark.slow),
+    ],
+)
 def test_every_path_returns_the_same_keys_and_plain_types(options: dict[str, Any]) -> None:
     for text in CASES:
         long = isinstance(text, str) and len(text) > 10_000

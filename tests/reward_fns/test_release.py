@@ -13,6 +13,8 @@ from reward_fns.release import MAX_ANSWER_CHARS, same_answer, score_like_release
 from tests.reward_fns.response_grammar import PIECES, random_response
 from tests.reward_fns.verdict_cases import ILL_FORMED, NO_CHOICE, OK
 
+SEEDS = (0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4)))
+
 FORM = re.compile(r"<think>.*</think>.*\\boxed\{.*\}.*", re.DOTALL)
 
 # What mathruler treats specially, besides PIECES.
@@ -29,7 +31,7 @@ def release(text: str, label: str) -> tuple[float, float]:
     return float(grade_answer(extract_boxed_content(text), label)), float(FORM.fullmatch(text) is not None)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_answers(seed: int) -> None:
     rng = random.Random(seed)
     right = 0
@@ -41,7 +43,7 @@ def test_answers(seed: int) -> None:
     assert right > 20
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_whole_responses(seed: int) -> None:
     rng = random.Random(seed)
     seen: set[Any] = set()

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from reward_fns import symbolic
+from reward_fns.answer import CHECKER
 from reward_fns.symbolic import MAX_CHARS, SymbolicChecker
 
 ENDLESS = ("1+1", "9^{9^{9^{9}}}")
@@ -26,11 +27,10 @@ def checker() -> Iterator[SymbolicChecker]:
     made.close()
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[SymbolicChecker]:
-    made = SymbolicChecker(seconds=10.0)
-    yield made
-    made.close()
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> SymbolicChecker:
+    monkeypatch.setattr(CHECKER, "seconds", 10.0)
+    return CHECKER
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,6 @@ def test_a_fork_of_the_worker_has_a_server_of_its_own(checker: SymbolicChecker) 
 
 
 def test_a_copy_starts_its_own_server(shared: SymbolicChecker) -> None:
-    assert shared.equal("x+1", "1+x")
     copy = pickle.loads(pickle.dumps(shared))
     assert copy.seconds == 10.0
     assert copy._server is None
