@@ -46,7 +46,9 @@ _ARTICLE = re.compile(r"(?:a|an|the) (?=[^\W\d_]{2})")
 
 # The text of an option may be anything but the rest of an expression such as (x) + 3.
 _OPTION = re.compile(
-    r"[(\[{]?\s*([A-Za-z])(?:\s*[)\]}][.:]?|[.:、])(?:\s+|(?=[^\x00-\x7f])|$)(?![-+*/^=<>])(.*)", re.DOTALL
+    r"[(\[{]?\s*([A-Za-z])(?:\s*[)\]}][.:]?|[.:、])"
+    r"(?:\s+|$|(?=[^\x00-\x7f])|(?<=[A-Z][.)\]])(?=[A-Za-z]{2}|[0-9]))(?![-+*/^=<>])(.*)",
+    re.DOTALL,
 )
 _ANOTHER_OPTION = re.compile(
     r"[(\[]\s*[A-Za-z]\s*[)\]]|\b[A-Za-z]\)|\b(?:or|and|not)\s+(?:option\s+)?[A-Za-z]\b(?!')|[,/&]\s*[A-Z]\b"
@@ -181,8 +183,9 @@ def _read_letters(text: str) -> str | None:
 def _compare_options(given: str, wanted: str, symbolic: bool, tolerance: float) -> tuple[bool, Reason] | None:
     """The decision, or None when the two are not about options."""
     several = _read_letters(wanted)
-    if several is not None and _read_letters(given) is not None:
-        return _read_letters(given) == several, Reason.OK
+    chosen = several and _read_letters(re.sub(r"\b[a-z]\b", lambda match: match[0].upper(), given))
+    if several and chosen:
+        return chosen == several, Reason.OK
     said, label = _read_option(given), _read_option(wanted)
     if label is None:
         # The label is a text, and the answer states letter and text.

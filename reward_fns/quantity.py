@@ -260,6 +260,7 @@ _OTHER = (
     ("°c celsius", "celsius", "1"),
     ("°f fahrenheit", "fahrenheit", "1"),
     ("% percent pct", "", "1/100"),
+    ("unit", "unit", "1"),
     ("$ usd us$ dollar", "USD", "1"),
     ("¢ cent", "USD", "0.01"),
     ("€ eur euro", "EUR", "1"),
