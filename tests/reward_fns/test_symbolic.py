@@ -64,7 +64,7 @@ def test_a_hostile_answer_takes_at_most_a_second_and_nothing_from_other_threads(
     hostile, good = found[1::2], found[0::2]
     assert {result for result, _ in hostile} == {"limit"}
     assert max(seconds for _, seconds in hostile) < 2.0  # the limit, and what a busy machine adds
-    # Eight threads, one after the other behind eight hostile answers, would take eight seconds.
+    # Eight threads, one after the other after eight hostile answers, would take eight seconds.
     assert sum(seconds for _, seconds in good) < 8.0
     assert checker.failures["limit"] >= 8
     checker.close()
