@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from reward_fns import mixed, nway, pointwise, policy, preference
+from reward_fns import answer, mixed, nway, pointwise, preference
+from reward_fns.answer import same_answer
 from reward_fns.swap_consistency import adjust
 from reward_fns.symbolic import MAX_CHARS, SymbolicChecker
 
@@ -77,7 +78,7 @@ def test_sixteen_responses_fit_a_verdict():
     assert nway.compute_score("critic_nway/x", f"{T}\\boxed{{{order}}}", order)["score"] == 1.0
 
 
-@pytest.mark.parametrize("reward", [pointwise, nway, policy], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("reward", [pointwise, nway, answer], ids=lambda module: module.__name__)
 @pytest.mark.parametrize("label", ["1", "", None, "nan", "1 = 2"])
 def test_hostile_responses_and_labels(reward, label):
     keys = list(preference.compute_score("critic/x", "", "1"))
@@ -93,7 +94,7 @@ def test_hostile_responses_and_labels(reward, label):
     [
         (pointwise.check_ground_truth, ["0", "7.5", "10"], ["11", "-1", "seven", "", 7, None, "nan"]),
         (nway.check_ground_truth, ["1", "16", "2 > 1", "1 = 2 > 3"], ["0", "17", "1 = 2", "2 > 3", "", 1, None, ["1"]]),
-        (policy.check_ground_truth, ["7", "a dog", "\\frac{1}{2}"], ["", "  ", "$$", "x" * 257, 7, None]),
+        (answer.check_ground_truth, ["7", "a dog", "\\frac{1}{2}"], ["", "  ", "$$", "x" * 257, 7, None]),
     ],
 )
 def test_labels(check, good, bad):
@@ -130,7 +131,7 @@ def test_labels(check, good, bad):
     ],
 )
 def test_policy_answers_that_need_no_algebra(answer, truth, same):
-    assert policy.same_answer(answer, truth, symbolic=False) is same
+    assert same_answer(answer, truth, symbolic=False) is same
 
 
 def test_policy_algebra_in_threads_and_within_its_bounds():
@@ -143,7 +144,7 @@ def test_policy_algebra_in_threads_and_within_its_bounds():
         ("x+1", "x+1" + "+0" * MAX_CHARS, False),  # too long to be looked at
     ]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda pair: policy.same_answer(pair[0], pair[1]), pairs * 2))
+        found = list(pool.map(lambda pair: same_answer(pair[0], pair[1]), pairs * 2))
     assert found == [same for *_, same in pairs] * 2
 
 
@@ -169,7 +170,7 @@ def test_the_checker_replaces_a_child_that_died_or_is_late_and_can_be_pickled():
         ("critic/digits", "2", "2", "preference"),
         ("critic_score/x", "7", "7", "pointwise"),
         ("critic_nway/x", "3", "3", "nway"),
-        ("policy/digits", "7", "7", "policy"),
+        ("policy/digits", "7", "7", "answer"),
     ],
 )
 def test_mixed(source, answer, label, kind):
@@ -182,9 +183,9 @@ def test_mixed(source, answer, label, kind):
 def test_mixed_routes_and_options():
     tie = ("critic/x", T + "\\boxed{tie}", "1")
     assert mixed.compute_score(*tie, preference={"tie_credit": 0.5})["credit"] == 0.5
-    assert mixed.compute_score(*tie, policy={"symbolic": False})["credit"] == 0.0
-    assert mixed.compute_score("mine/x", T + "\\boxed{7}", "7", routes={"mine/": "policy"})["score"] == 1.0
-    assert mixed.route("critic/special/x", {"critic/special/": "policy"}) == "policy"
+    assert mixed.compute_score(*tie, answer={"symbolic": False})["credit"] == 0.0
+    assert mixed.compute_score("mine/x", T + "\\boxed{7}", "7", routes={"mine/": "answer"})["score"] == 1.0
+    assert mixed.route("critic/special/x", {"critic/special/": "answer"}) == "answer"
     lost = mixed.compute_score("gsm8k", T + "\\boxed{7}", "7")
     assert (lost["score"], lost["reason"], lost["kind"]) == (0.0, "no_route", "")
     assert list(lost) == list(mixed.compute_score("policy/x", "", "7"))
