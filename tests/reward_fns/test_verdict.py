@@ -11,7 +11,7 @@ STRICT = (
     + [(why, text, None, reason) for why, text, reason in NO_CHOICE]
 )
 ANSWER_REASONS = {
-    Reason.ANSWER_TOO_LONG, Reason.UNKNOWN_UNIT, Reason.SYMBOLIC_TIMEOUT, Reason.SYMBOLIC_UNAVAILABLE,
+    Reason.ANSWER_TOO_LONG, Reason.UNKNOWN_UNIT, Reason.SYMBOLIC_LIMIT, Reason.SYMBOLIC_UNAVAILABLE,
 }  # fmt: skip
 
 
