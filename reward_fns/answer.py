@@ -220,12 +220,12 @@ def _compare_quantities(
     given: Quantity, wanted: Quantity, symbolic: bool, tolerance: float
 ) -> tuple[bool, Reason] | None:
     """The decision, or None when a unit looks like a variable."""
-    units = given.unit, wanted.unit
-    if any(unit is not None and unit.dimension is None for unit in units):
-        if any(unit is not None and not _is_word(unit.name) for unit in units if unit and unit.dimension is None):
-            return None
-        if units[0] is None or units[1] is None or units[0] != units[1]:
-            return False, Reason.UNKNOWN_UNIT
+    units = [unit for unit in (given.unit, wanted.unit) if unit is not None]
+    unknown = [unit for unit in units if unit.dimension is None]
+    if unknown and len(unknown) == len(units) and not all(_is_word(unit.name) for unit in unknown):
+        return None
+    if unknown and given.unit != wanted.unit:
+        return False, Reason.UNKNOWN_UNIT
     factor = Fraction(1)
     if given.unit is not None and wanted.unit is not None:
         if given.unit.dimension != wanted.unit.dimension:
