@@ -46,8 +46,9 @@ _ARTICLE = re.compile(r"(?:a|an|the) (?=[^\W\d_]{2})")
 
 # The text of an option may be anything but the rest of an expression such as (x) + 3.
 _OPTION = re.compile(
-    r"[(\[{]?\s*([A-Za-z])(?:\s*[)\]}][.:]?|[.:、])"
-    r"(?:\s+|$|(?=[^\x00-\x7f])|(?<=[A-Z][.)\]])(?=[A-Za-z]{2}|[0-9]))(?![-+*/^=<>])(.*)",
+    r"[(\[{]?\s*([A-Za-z])"
+    r"(?:(?:\s*[)\]}][.:]?|[.:、])(?:\s+|$|(?=[^\x00-\x7f])|(?<=[A-Z][.)\]])(?=[A-Za-z]{2}|[0-9]))(?![-+*/^=<>])"
+    r"|(?<=[A-Z])\s+-\s+(?=[a-z]|[A-Z][a-z]))(.*)",
     re.DOTALL,
 )
 _ANOTHER_OPTION = re.compile(
@@ -281,8 +282,8 @@ def _compare_expressions(given: str, wanted: str, symbolic: bool) -> tuple[bool,
 
 
 def _has_words(text: str) -> bool:
-    """Whether an expression holds words, units, foreign characters or numbers side by side."""
-    if not text.isascii():
+    """Whether an expression holds words, units or foreign characters, numbers side by side or an open end (`10+`)."""
+    if not text.isascii() or text.endswith(("+", "-", "*", "/", "^", "=", "<", ">")):
         return True
     for token in _TOKEN.findall(text):
         if token[0] == "\\" or len(token) == 1 or _FUNCTION.fullmatch(token):
