@@ -22,6 +22,7 @@ from data_prep.dataset_card import CARD_FILE
 from data_prep.lengths.processor import facts_of_model
 from data_prep.merge import REJECTED, finish
 from data_prep.reading.inputs import InputError, expand_inputs, stamp
+from data_prep.reading.label_column import survey_labels
 from data_prep.reading.units import Unit, plan_units
 from data_prep.settings import Settings
 from data_prep.sources.registry import load_source
@@ -64,8 +65,8 @@ def convert(
         tell: called with what a user should know: that nothing was to be done, or that lengths take long.
 
     Raises:
-        InputError: nothing to read, an output made with other settings or of input that has changed since, files in
-            `output` that no conversion made, no room or no folder there, or a worker was killed.
+        InputError: nothing to read, labels with more than one meaning, an output of other settings or of input that has
+            changed since, files in `output` that no conversion made, no room or no folder there, or a killed worker.
     """
     folder = Path(output)
     files = expand_inputs(inputs, output=folder)
@@ -98,7 +99,13 @@ def convert(
         facts = facts_of_model(settings.model, settings.min_pixels, settings.max_pixels)
         if facts.slow is not None and tell is not None:
             tell(f"lengths are counted by `tokenizers`, which takes many times as long as `fastokens`: {facts.slow}")
-    job = Job(settings, str(folder), exclusion, facts)
+    try:
+        labels = survey_labels(units, source, settings)
+    except InputError:
+        if len(todo) == len(units):  # nothing is lost, and other options may be given for the same folder
+            shutil.rmtree(folder / WORK)
+        raise
+    job = Job(settings, str(folder), exclusion, facts, labels)
     total = sum(u.rows for u in units)
     state = {"done": total - sum(u.rows for u in todo)}
 
@@ -111,7 +118,7 @@ def convert(
     run_units = ray_pool.run_units if engine == "ray" else pool.run_units
     try:
         run_units(job, todo, workers, advance)
-        manifest = finish(folder, units, identity, source)
+        manifest = finish(job, units, identity, source)
     except OSError as error:
         if error.errno not in _FULL:
             raise
