@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import pool, ray_pool
-from data_prep.checks.overlap import Exclusion
+from data_prep.checks.overlap import Exclusion, Texts
 from data_prep.dataset_card import CARD_FILE
 from data_prep.lengths.processor import facts_of_model
 from data_prep.merge import REJECTED, finish
@@ -44,6 +44,7 @@ def convert(
     workers: int = 1,
     exclude: Sequence[str] = (),
     perceptual: bool = True,
+    exclude_texts: Texts = "long",
     overwrite: bool = False,
     engine: str = "local",
     progress: Progress | None = None,
@@ -59,7 +60,8 @@ def convert(
         output: folder, made if need be.
         workers: processes; 1 works in this process. The result does not depend on it.
         exclude: prepared benchmark files whose rows are kept out.
-        perceptual: whether the exclusion compares images that are almost the same, too.
+        perceptual: whether the exclusion also looks for almost equal images.
+        exclude_texts: which equal texts are an overlap by themselves.
         overwrite: throw away what an earlier conversion left in `output`, whatever its settings.
         engine: `local`, or `ray` for Ray Data on a running or a new cluster.
         tell: called with what a user should know: that nothing was to be done, or that lengths take long.
@@ -71,7 +73,7 @@ def convert(
     folder = Path(output)
     files = expand_inputs(inputs, output=folder)
     source = load_source(settings.source)
-    exclusion = Exclusion.from_files(exclude, perceptual=perceptual) if exclude else None
+    exclusion = Exclusion.from_files(exclude, perceptual=perceptual, texts=exclude_texts) if exclude else None
     identity: dict[str, Any] = {
         "format": FORMAT_VERSION,
         "settings": settings.recorded(),
@@ -79,7 +81,7 @@ def convert(
         "exclude": exclusion.files if exclusion else [],
     }
     if exclusion is not None:
-        identity["near"] = perceptual
+        identity |= {"near": perceptual, "exclude_texts": exclude_texts}
     if source.own:
         identity["source_xxh3_128"] = file_checksum(Path(settings.source.rpartition(":")[0]))
     # Through JSON, so that it compares equal with what is read back.

@@ -177,7 +177,7 @@ class Transform:
             item = replace(item, images=images.found)
         split = self._split(item)
         if self.exclusion is not None and (hit := self.exclusion.hit(item)):
-            raise Reject(*hit, "It stands in a set given with --exclude.")
+            raise Reject(*hit, "It is in a set given with --exclude.")
         pairs: Sequence[PreferencePair]
         left_out: list[Reject] = []
         if isinstance(item, PreferencePair):

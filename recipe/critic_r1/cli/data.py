@@ -80,7 +80,14 @@ def prepare(
     ] = "drop",
     text_only: Annotated[bool, typer.Option(help="generic: take records without an image.")] = False,
     exclude: Annotated[list[str] | None, typer.Option(help="Prepared benchmark whose rows are kept out.")] = None,
-    near: Annotated[bool, typer.Option(help="--exclude also compares perceptual hashes.")] = True,
+    near: Annotated[bool, typer.Option(help="--exclude also finds images that are almost the same.")] = True,
+    exclude_texts: Annotated[
+        str,
+        typer.Option(
+            help="Equal texts that --exclude counts under another image: long (whose responses are too long to be equal"
+            " by chance), any or never."
+        ),
+    ] = "long",
     seed: Annotated[int, typer.Option()] = 0,
     limit: Annotated[int | None, typer.Option(help="Read this many records.")] = None,
     shard_rows: Annotated[int | None, typer.Option(help="Records of a shard.")] = None,
@@ -107,6 +114,7 @@ def prepare(
             "nway": (nway, ("pairs", "tasks")),
             "images": (images, ("embed", "reference")),
             "engine": (engine, ("local", "ray")),
+            "exclude-texts": (exclude_texts, ("long", "any", "never")),
             "contradictions": (contradictions, ("drop", "keep")),
         }
         for option, (value, allowed) in choices.items():
@@ -147,6 +155,7 @@ def prepare(
                 workers=workers,
                 exclude=exclude or (),
                 perceptual=near,
+                exclude_texts=exclude_texts,  # type: ignore[arg-type]
                 overwrite=overwrite,
                 engine=engine,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
