@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tests.config.test_configs import RUNS, accept
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.sh"))
 
