@@ -44,12 +44,13 @@ def compute_score(
     extra_info: dict[str, Any] | None = None,
     *,
     format_weight: float = FORMAT_WEIGHT,
-    policy: Literal["strict", "lenient"] = "strict",
+    parsing: Literal["strict", "lenient"] = "strict",
     prefilled: bool = False,
     tie_credit: float = 0.0,
     max_thought_chars: int = 0,
     overlong_penalty: float = 0.1,
     release_compatible: bool = False,
+    policy: Literal["strict", "lenient"] | None = None,
     **unused: Any,
 ) -> dict[str, Any]:
     """Reward of one pairwise judgement.
@@ -60,14 +61,15 @@ def compute_score(
         ground_truth: "1", "2" or "tie".
         extra_info: the row's `extra_info`; not used.
         format_weight: weight of the form, in [0, 1].
-        policy: which verdicts count, see `verdict.parse_verdict`.
+        parsing: which verdicts count, see `verdict.parse_verdict`.
         prefilled: the chat template already wrote `<think>`.
         tie_credit: credit, in [0, 1), when exactly one of verdict and label is a tie: a near miss, not a reversal.
         max_thought_chars: longer thoughts (in characters) are penalised; 0 switches this off.
         overlong_penalty: the largest penalty, in [0, 1]; it grows evenly from nothing at `max_thought_chars` to this
             at twice that length. The score stays at 0 or above.
-        release_compatible: `acc`, `format` and `score` are those of the public release (see release.py); `policy`,
+        release_compatible: `acc`, `format` and `score` are those of the public release (see release.py); `parsing`,
             `prefilled`, `tie_credit` and the length penalty do not apply.
+        policy: former name of `parsing`.
         unused: verl's managers may pass more (`reward_router_address`, `reward_model_tokenizer`).
 
     Returns:
@@ -88,7 +90,7 @@ def compute_score(
             "format_weight and overlong_penalty must lie in [0, 1] and tie_credit in [0, 1): got "
             f"{format_weight!r}, {overlong_penalty!r}, {tie_credit!r}; see reward.custom_reward_function.reward_kwargs"
         )
-    verdict = parse_verdict(solution_str, policy=policy, prefilled=prefilled)
+    verdict = parse_verdict(solution_str, parsing=policy or parsing, prefilled=prefilled)
     label_ok = isinstance(ground_truth, str) and ground_truth in PAIR_CHOICES
     penalty = 0.0
     if release_compatible:

@@ -201,6 +201,6 @@ def _latex_to_text(given: str) -> str:
 
     answer = given.replace("\\tfrac", "\\frac").replace("\\dfrac", "\\frac").replace("\\frac", " \\frac")
     try:
-        return LatexNodes2Text().latex_to_text(answer).strip()
+        return str(LatexNodes2Text().latex_to_text(answer)).strip()
     except Exception:  # the release swallows whatever happens here, too
         return given

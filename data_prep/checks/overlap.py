@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from blake3 import blake3
 
 from data_prep.checks.rows import expand, image_bytes
-from data_prep.reading.images import BadImage, decode
+from data_prep.reading.images import BadImage, open_image
 from data_prep.reading.inputs import InputError
 from data_prep.tasks.nway import RankedResponses
 from data_prep.tasks.pairwise import Image, PreferencePair, content_id
@@ -48,7 +48,7 @@ def perceptual_hash(data: bytes | memoryview) -> int | None:
     import imagehash
 
     try:
-        bits = imagehash.phash(decode(data)).hash.ravel()
+        bits = imagehash.phash(open_image(data)).hash.ravel()
     except BadImage:
         return None
     if not PLAIN_BITS <= int(bits.sum()) <= 64 - PLAIN_BITS:

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.reading.images import BadImage, decode, read_header
+from data_prep.reading.images import BadImage, open_image, read_header
 from data_prep.tasks.pairwise import LABELS
 from data_prep.tasks.prompts import MARKER
 from data_prep.writer import MANIFEST, file_checksum
@@ -221,7 +221,7 @@ def row_problems(row: Mapping[str, Any], *, full: bool, base: Path) -> Iterator[
     for place, image in enumerate(images):
         try:
             data = image_bytes(image, base)
-            (decode if full else read_header)(data)
+            (open_image if full else read_header)(data)
         except BadImage as error:
             yield error.reason, f"image {place}: {error}", "Drop the row or fetch the image again."
     yield from _label_problems(row)

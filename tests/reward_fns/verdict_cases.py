@@ -1,4 +1,4 @@
-"""Hand-made responses and how the strict policy must read them: (why it is here, response, choice, reason).
+"""Hand-made responses and how strict parsing must read them: (why it is here, response, choice, reason).
 
 A response is well-formed exactly when its reason is `ok`. T is an ordinary think block.
 """
@@ -290,4 +290,61 @@ LENIENT = [
     ("1 MB of answer tags", "<answer>" * (MEGA // 8), None),
     ("1 MB, then a verdict", "word " * (MEGA // 5) + "[[B]]", "2"),
     ("null", None, None),
+    ("special tokens at the end", T + "Response 2<|im_end|>", "2"),
+    ("a box in a box", T + "\\boxed{\\boxed{1}}", "1"),
+    # The think tags and boxes of other model families: a guess in their thoughts is not the verdict.
+    ("Kimi-VL", "◁think▷First guess \\boxed{2}. No.◁/think▷\\boxed{1}", "1"),
+    ("Kimi-VL, cut off", "◁think▷First guess \\boxed{2}, but wait", None),
+    ("Kimi-VL, the template opened the block", "First guess \\boxed{2}.◁/think▷\\boxed{1}", "1"),
+    ("thinking", "<thinking>guess \\boxed{2}</thinking>\\boxed{1}", "1"),
+    ("thinking, cut off", "<thinking>guess \\boxed{2}, but wait", None),
+    ("thinking in capitals", "<THINKING>guess \\boxed{2}</THINKING>\\boxed{1}", "1"),
+    ("think in title case", "<Think>guess \\boxed{2}</Think>\\boxed{1}", "1"),
+    ("opened as think, closed as thinking", "<think>guess \\boxed{2}</thinking>\\boxed{1}", "1"),
+    ("reasoning and answer tags", "<reasoning>[[A]]?</reasoning><answer>2</answer>", "2"),
+    ("thought, cut off", "<thought>Response 1 is better", None),
+    ("Keye: an analysis, then a block", "<analysis>hard \\boxed{2}</analysis>" + T + "<answer>1</answer>", "1"),
+    ("Seed-OSS", "<seed:think>guess \\boxed{2}</seed:think>\\boxed{1}", "1"),
+    ("Seed-OSS, cut off", "<seed:think>guess \\boxed{2}", None),
+    ("MiniMax M3", "<mm:think>guess \\boxed{2}</mm:think>\\boxed{1}", "1"),
+    ("Magistral", "[THINK]guess \\boxed{2}[/THINK]\\boxed{1}", "1"),
+    ("Magistral, cut off", "[THINK]guess \\boxed{2}", None),
+    ("Command A Reasoning", "<|START_THINKING|>\\boxed{2}?<|END_THINKING|><|START_RESPONSE|>1<|END_RESPONSE|>", "1"),
+    ("OpenThinker", "<|begin_of_thought|>[[A]]?<|end_of_thought|>[[B]]", "2"),
+    ("Gemma 4", "<|channel>thought\nguess \\boxed{2}<channel|>\\boxed{1}<turn|>", "1"),
+    ("Gemma 4, cut off", "<|channel>thought\nguess \\boxed{2}", None),
+    (
+        "gpt-oss",
+        "<|channel|>analysis<|message|>\\boxed{2}?<|end|><|start|>assistant<|channel|>final<|message|>1<|return|>",
+        "1",
+    ),
+    ("gpt-oss, cut off", "<|channel|>analysis<|message|>We compare. \\boxed{2}", None),
+    ("gpt-oss without special tokens", "analysisWe compare. \\boxed{2}?assistantfinal\\boxed{1}", "1"),
+    ("gpt-oss without special tokens, cut off", "analysisWe compare. \\boxed{2}?", None),
+    ("Granite", "Here is my thought process: \\boxed{2}? Here is my response: \\boxed{1}", "1"),
+    ("GLM-4.5V", "<think>a</think><|begin_of_box|>1<|end_of_box|>", "1"),
+    ("GLM-4.5V, a box in its box", "<think>a</think><|begin_of_box|>\\boxed{2}<|end_of_box|>", "2"),
+    ("GLM-4.5V, a letter", "<think>a</think>So <|begin_of_box|>B<|end_of_box|>.", "2"),
+    ("GLM-4.5V, two boxes", "<think>a</think><|begin_of_box|>1<|end_of_box|><|begin_of_box|>2<|end_of_box|>", None),
+    ("GLM-4.5V, cut off", "<think>a</think><|begin_of_box|>1", None),
+    ("another tag quoted in our thoughts", "<think>It writes [THINK] and ◁think▷.</think>\\boxed{1}", "1"),
+    ("1 MB of other tags", "<thinking>" * (MEGA // 10), None),
+    ("1 MB of openings of other tags", "<|channel|>analysis" * (MEGA // 19), None),
+    ("1 MB of other blocks", "<thinking>a</thinking>" * (MEGA // 22) + "\\boxed{1}", "1"),
 ]
+
+UNFINISHED = [
+    ("a guess that may be a thought", "Perhaps \\boxed{2}, but wait", None, "cut_off"),
+    ("a guess at the very end", "Perhaps \\boxed{2}", None, "cut_off"),
+    ("prose", "Response 1 is better", None, "cut_off"),
+    ("another guess", "[[A]]", None, "cut_off"),
+    ("in the thoughts", "<think>Perhaps \\boxed{2}", None, "unclosed_think"),
+    ("in the second block", T + "\\boxed{1}<think>wait", None, "unclosed_think"),
+    ("in the box", T + "\\boxed{1", None, "unclosed_box"),
+    ("after the thoughts", T + "Response 1 is better", None, "cut_off"),
+    ("a guess in the thoughts, nothing after them", "<think>\\boxed{2}</think> So", None, "cut_off"),
+    ("nothing", "", None, "empty"),
+    ("after the verdict", T + "\\boxed{1} because the second", "1", "ok"),
+    ("after the verdict, the template opened the block", "a</think>\\boxed{1} because", "1", "think_not_opened"),
+]
+"""Responses that the token limit ended: (why it is here, response, choice, reason)."""

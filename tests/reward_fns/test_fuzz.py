@@ -10,7 +10,7 @@ from reward_fns import mixed
 from tests.reward_fns.response_grammar import PIECES, random_response
 
 LABELS = {"critic/x": ("1", "2"), "critic_score/x": ("7", "3"), "critic_nway/x": ("1", "2"), "policy/x": ("1", "2")}
-OPTIONS = {"policy": {"symbolic": False}}  # algebra has a test of its own
+OPTIONS = {"answer": {"symbolic": False}}  # algebra has a test of its own
 KEYS = list(mixed.compute_score("critic/x", "", "1"))
 
 texts = st.one_of(st.text(), st.lists(st.sampled_from(PIECES), max_size=12).map("".join))

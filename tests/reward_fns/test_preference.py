@@ -32,7 +32,7 @@ def score(text, label, **options):
         (T + "\\boxed{2}", "1", {"tie_credit": 0.5}, 0.1),  # a reversal is no near miss
         (T, "tie", {"tie_credit": 0.5}, 0.0),
         (T + "\\boxed{Response 1}", "1", {}, 0.0),
-        (T + "\\boxed{Response 1}", "1", {"policy": "lenient"}, 0.9),
+        (T + "\\boxed{Response 1}", "1", {"parsing": "lenient"}, 0.9),
         ("The first.</think>\\boxed{1}", "1", {"prefilled": True}, 1.0),
         ("<think>" + "x" * 100 + "</think>\\boxed{1}", "1", {"max_thought_chars": 100}, 1.0),
         ("<think>" + "x" * 150 + "</think>\\boxed{1}", "1", {"max_thought_chars": 100}, 0.95),
@@ -51,7 +51,7 @@ def test_score(text, label, options, expected):
 CASES = [case[1] for case in (*OK, *ILL_FORMED, *NO_CHOICE)]
 
 
-@pytest.mark.parametrize("options", [{}, {"release_compatible": True}, {"policy": "lenient", "tie_credit": 0.5}])
+@pytest.mark.parametrize("options", [{}, {"release_compatible": True}, {"parsing": "lenient", "tie_credit": 0.5}])
 def test_every_path_returns_the_same_keys_and_plain_types(options):
     for text in CASES:
         long = isinstance(text, str) and len(text) > 10_000

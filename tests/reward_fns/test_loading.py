@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from ray import cloudpickle
 
-from reward_fns import mixed, nway, pointwise, policy, preference
+from reward_fns import answer, mixed, nway, pointwise, preference
 
 ROOM = Path(preference.__file__).parent
-FILES = ["preference.py", "pointwise.py", "nway.py", "policy.py", "mixed.py"]
+FILES = ["preference.py", "pointwise.py", "nway.py", "answer.py", "policy.py", "mixed.py"]
 ROW = {"data_source": "critic/x", "solution_str": "<think>A reason.</think>\\boxed{2}", "ground_truth": "2"}
 
 ALONE = """
@@ -69,7 +69,7 @@ def test_a_reward_loaded_by_path_travels_to_a_ray_worker_that_lacks_the_files(na
     assert done.stdout.strip() == "1.0", done.stderr
 
 
-@pytest.mark.parametrize("module", [preference, pointwise, nway, policy, mixed], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [preference, pointwise, nway, answer, mixed], ids=lambda module: module.__name__)
 def test_pickling(module):
     copy = pickle.loads(pickle.dumps(partial(module.compute_score, format_weight=0.2)))
     assert copy(**ROW) == module.compute_score(**ROW, format_weight=0.2)
