@@ -16,9 +16,9 @@ from scipy.stats import t
 
 from recipe.critic_r1.judging.comparison import compare
 from recipe.critic_r1.judging.intervals import CONFIDENCE
-from recipe.critic_r1.judging.pairwise import Judgement as Judged
-from recipe.critic_r1.judging.pairwise import JudgeTask
-from recipe.critic_r1.report.records import Estimate, Judgement
+from recipe.critic_r1.judging.pairwise import Judgement, JudgeTask
+from recipe.critic_r1.report.judgements import verdict_of
+from recipe.critic_r1.report.records import JudgementLine, MetricValue
 from recipe.critic_r1.report.run_files import Measured
 
 
@@ -39,10 +39,10 @@ class Difference:
         return (self.low > 0) - (self.high < 0)
 
 
-def newcombe(first: Estimate, second: Estimate) -> Difference | None:
+def newcombe(first: MetricValue, second: MetricValue) -> Difference | None:
     """The change between two figures from their intervals; None when one was not measured.
 
-    >>> change = newcombe(Estimate(value=0.5, low=0.4, high=0.6), Estimate(value=0.7, low=0.6, high=0.8))
+    >>> change = newcombe(MetricValue(value=0.5, low=0.4, high=0.6), MetricValue(value=0.7, low=0.6, high=0.8))
     >>> round(change.low, 3), round(change.high, 3)
     (0.059, 0.341)
     """
@@ -71,8 +71,8 @@ def over_runs(changes: list[Difference]) -> Difference | None:
     return Difference(mean, mean - half, mean + half, paired=False)
 
 
-def _judged(one: Judgement) -> Judged:
-    """As the comparison wants it. Raises ValueError when the order is no number."""
+def _judged(one: JudgementLine) -> Judgement:
+    """As the comparison takes it. Raises ValueError when the order is not a number."""
     if not one.order.isdecimal():
         raise ValueError(f"the judgement of pair {one.pair_id} has no order")
     task = JudgeTask(
@@ -82,11 +82,11 @@ def _judged(one: Judgement) -> Judged:
         question=one.question,
         response_1=one.response_1,
         response_2=one.response_2,
-        ground_truth=one.ground_truth,
+        ground_truth=one.ground_truth.strip().lower(),
         image_blake3=one.image_blake3,
         category=one.category,
     )
-    return Judged(task, one.pred or None, one.reason, one.well_formed or 0.0, (), one.response, error=one.error or None)
+    return Judgement(task, verdict_of(one) or None, one.reason, one.well_formed or 0.0, (), one.response, error=one.error or None)
 
 
 def _name(figure: str) -> list[str]:

@@ -8,7 +8,7 @@ from recipe.critic_r1.report.charts import number
 from recipe.critic_r1.report.comparisons import Board, Column
 from recipe.critic_r1.report.differences import Difference, over_runs
 from recipe.critic_r1.report.metric_labels import CRITIC, HEADLINES, Meaning, Unit, place_of, policy_place
-from recipe.critic_r1.report.records import Estimate
+from recipe.critic_r1.report.records import MetricValue
 
 CATEGORY = "category/"
 MOST_TILES = 4
@@ -36,7 +36,7 @@ class Cell:
 
 
 @dataclass
-class Row:
+class MetricRow:
     name: str
     group: str
     meaning: Meaning
@@ -60,7 +60,7 @@ def _interval(low: float | None, high: float | None, unit: Unit) -> str:
     )
 
 
-def _cell(estimate: Estimate | None, unit: Unit) -> Cell | None:
+def _cell(estimate: MetricValue | None, unit: Unit) -> Cell | None:
     if estimate is None or estimate.value is None:
         return None
     low, high = estimate.low, estimate.high
@@ -86,14 +86,14 @@ def change_of(difference: Difference | None, meaning: Meaning) -> Change | None:
     return Change(text, f"{ends[0]} to {ends[1]}", trend, word or "no clear change", difference.paired)
 
 
-def _estimates(board: Board, name: str) -> list[Estimate | None]:
+def _estimates(board: Board, name: str) -> list[MetricValue | None]:
     return [column.measured.evaluation.metrics.get(name) for column in board.columns]
 
 
-def metric_groups(board: Board) -> dict[str, list[Row]]:
+def metric_groups(board: Board) -> dict[str, list[MetricRow]]:
     """Group -> rows with one cell a column. Figures within a category stand apart (`category_tables`)."""
     present = {name for column in board.columns for name in column.measured.evaluation.metrics}
-    rows: list[tuple[tuple, Row]] = []
+    rows: list[tuple[tuple, MetricRow]] = []
     for name in present:
         if name.startswith(CATEGORY):
             continue
@@ -110,17 +110,17 @@ def metric_groups(board: Board) -> dict[str, list[Row]]:
                 cell.change = change_of(column.changes.get(name), meaning)
         changes = [column.changes[name] for column in board.repeats if name in column.changes]
         mean = change_of(over_runs(changes), meaning) if len(changes) == len(board.repeats) else None
-        rows.append((place, Row(name, group, meaning, cells, mean)))
-    groups: dict[str, list[Row]] = {}
+        rows.append((place, MetricRow(name, group, meaning, cells, mean)))
+    groups: dict[str, list[MetricRow]] = {}
     for _, row in sorted(rows, key=lambda item: item[0]):
         groups.setdefault(row.group, []).append(row)
     return groups
 
 
-def headlines(board: Board, groups: dict[str, list[Row]]) -> list[Row]:
+def headlines(board: Board, groups: dict[str, list[MetricRow]]) -> list[MetricRow]:
     """The rows shown as tiles, each once."""
     rows = [row for listed in groups.values() for row in listed]
-    found: list[Row] = []
+    found: list[MetricRow] = []
     for pattern in HEADLINES[board.kind]:
         found += [row for row in rows if row not in found and re.fullmatch(pattern, row.name)][:1]
     return found[:MOST_TILES]

@@ -5,7 +5,6 @@ Several runs share the panels, one line each, and only of a panel's first metric
 cannot.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from reward_fns.verdict import Reason
 
 Values = list[float | None]
 REASON_PREFIX = "critic_r1/reason/"
-# What stands in for a metric in the log of verl's own trainer, which lacks ours.
+# What replaces a metric in the log of verl's own trainer, which lacks ours.
 INSTEAD = {"critic_r1/score": "critic/score/mean", "response_length/mean": "critic_r1/response_tokens/mean"}
 # Parts of a step in the order they happen (verl's timers).
 TIMERS = {
@@ -122,7 +121,8 @@ PANELS = [
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    """What a chart can hold; a log may contain NaN, infinity or an integer beyond a float."""
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e30 else None
 
 
 def series(steps: list[Step], metric: str) -> Values | None:
