@@ -16,7 +16,7 @@ from tests.report.chromium import VARIABLE, NoBrowserError, find_chromium, opene
 from tests.report.made_judge import benchmark, make_best_of_n, make_judge_run, make_policy_run, write_benchmark
 from tests.report.made_run import HOSTILE, make_run
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,9 @@ def poisoned_page(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
         lines = [poisoned(line, marks) for line in lines]
         if file.name == "judge.json":
             lines[0] |= {"benchmark": poisoned("bench", marks)}
+            lines[0]["metrics"][f"category/{poisoned('x', marks)}/accuracy"] = {"value": 0.5}
+        if file.name == "eval_policy.json":
+            lines[0]["metrics"][f"policy/{poisoned('a', marks)}/mean"] = {"value": 0.5}
         if file.name == "run.json":
             lines[0] |= {"control": {poisoned("a", marks): poisoned("b", marks)}, "seed": len(root.name)}
         file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -138,7 +141,7 @@ def test_hostile_text_in_every_place_of_the_page_is_only_text(
             page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
             expect(page.locator(".card pre").first).to_be_visible()
             texts_of = (
-                "(places) => places.map((p) => [...document.querySelectorAll(p)].map((e) => e.textContent).join())"
+                "(all) => all.map((place) => [...document.querySelectorAll(place)].map((e) => e.textContent).join())"
             )
             for place, text in zip(PLACES, page.evaluate(texts_of, PLACES), strict=True):
                 shown[place] = shown.get(place, "") + text
