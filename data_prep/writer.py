@@ -22,7 +22,7 @@ import xxhash
 
 from data_prep.tasks.row import HasRow, Row, row_bytes, row_schema, rows_batch
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Raised when rows or the manifest change: what an older version began is not finished by a newer one."""
 
 GROUP_BYTES = 32 * 2**20

@@ -72,6 +72,20 @@ class PreferencePair:
             self._pair_id = content_id(self.source, *images, self.question, *self.responses, str(self.preferred))
         return self._pair_id
 
+    @property
+    def judgement(self) -> tuple[str, int]:
+        """What is compared, whichever response the source lists first, and what is said of it.
+
+        Returns:
+            32 hex digits over source, images, question and responses in a fixed order; and 0 or 1 for the place of the
+            better response in that order, 2 for a tie. Equal digits with different numbers contradict each other.
+        """
+        first, second = self.responses
+        swapped = second < first
+        images = [image.blake3 for image in self.images]
+        key = content_id(self.source, *images, self.question, *((second, first) if swapped else (first, second)))
+        return key, 2 if self.preferred == "tie" else self.preferred ^ swapped
+
     def ground_truth(self, order: int) -> str:
         """`"1"`, `"2"` or `"tie"` when the responses are shown in `order` (0 as listed, 1 swapped)."""
         if self.preferred == "tie":
@@ -150,6 +164,20 @@ class PreferenceTask(HasRow):
             source_id,
             meta,
         )
+
+
+def swapped_row(row: Row, *, ties: bool) -> Row:
+    """The row of the same pair with its responses in the other order; the length of its prompt is not measured again.
+
+    Args:
+        ties: whether the prompt offers a tie.
+    """
+    first, second = row.response_2 or "", row.response_1 or ""
+    wording = get_wording(row.wording or "")
+    prompt = wording.render(row.question or "", first, second, n_images=len(row.images), ties=ties)
+    truth = {"1": "2", "2": "1"}.get(row.ground_truth, row.ground_truth)
+    order = 1 - (row.order or 0)
+    return row._replace(prompt=prompt, ground_truth=truth, order=order, response_1=first, response_2=second)
 
 
 @dataclass(frozen=True)

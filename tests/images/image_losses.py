@@ -34,7 +34,7 @@ SPLITS = {
 }
 
 
-FIELDS = [*SCORED_FIELDS, "prompts", "responses", "response_mask"]
+FIELDS = [*SCORED_FIELDS, "responses", "response_mask"]
 
 
 def batch_of(records: list[dict[str, Any]], split: dict[str, Any], fields: list[str] = FIELDS) -> Any:

@@ -273,9 +273,9 @@ SETTINGS = [
     (
         reward_function.options,
         "r1",
-        {"ablation": "critic_and_policy", f"{KWARGS}.policy.symbolc": "false"},
+        {"ablation": "critic_and_policy", f"{KWARGS}.answer.symbolc": "false"},
         "fail",
-        "no option policy.symbolc; did you mean symbolic",
+        "no option answer.symbolc; did you mean symbolic",
     ),
     (
         reward_function.options,

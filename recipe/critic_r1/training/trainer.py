@@ -34,8 +34,8 @@ from reward_fns.swap_consistency import adjust
 AGREEMENT = "training/rollout_actor_probs_pearson_corr"
 """verl's metric: Pearson's correlation of the sampled tokens' probabilities in rollout engine and actor."""
 
-SCORED_FIELDS = ["input_ids", "position_ids", "loss_mask", "multi_modal_inputs"]
-"""What verl's FSDP engine reads of a rollout to compute its tokens' log-probabilities."""
+SCORED_FIELDS = ["input_ids", "prompts", "position_ids", "loss_mask", "multi_modal_inputs"]
+"""What the FSDP engine reads of a rollout to compute its tokens' log-probabilities."""
 
 
 def _group_replica() -> type[RolloutReplica]:

@@ -1,0 +1,183 @@
+"""Answers and labels as benchmarks, data sets and models write them: form -> (answer, label, same).
+
+The form names where it comes from. Every wrong answer here is one that some public grader pays: string cleaning that
+drops units (MATH, mathruler, math-verify), NFKC that flattens superscripts, sets for ordered pairs, and hedges.
+"""
+
+CASES: dict[str, list[tuple[str, str, bool]]] = {
+    "option letters (MMMU, AI2D, ScienceQA, SEED-Bench; MMMU-Pro has ten)": [
+        ("C", "C", True), ("c", "C", True), ("C", "c", True), ("C", "(C)", True), ("(C)", "C", True),
+        ("C)", "(C)", True), ("(C)", "C)", True), ("C.", "C", True), ("C:", "C", True), ("[C]", "C", True),
+        ("{C}", "C", True), ("(C).", "C", True), ("Ｃ", "C", True), (" C ", "C", True), ("**C**", "C", True),
+        ("`C`", "C", True), ("\"C\"", "C", True), ("$C$", "C", True), ("J", "(J)", True), ("(I)", "I", True),
+        ("J. a dog", "J", True), ("Z", "(Z)", True), ("D", "C", False), ("(D)", "(C)", False), ("CD", "C", False),
+        ("be", "B", False), ("A or B", "B", False), ("B or C", "B", False), ("B) or C)", "B", False),
+        ("B. or C", "B", False), ("(B) and (C)", "B", False), ("B, C", "B", False), ("B/C", "B", False),
+        ("B: not C", "B", False), ("", "C", False), ("a dog", "A", False), ("I think so", "I", False),
+    ],
+    "boxed letters (MathVision, LLaVA-CoT-100k, MATH-style solutions)": [
+        ("C", "\\boxed{C}", True), ("\\boxed{C}", "C", True), ("\\textbf{(C)}", "(C)", True), ("\\text{C}", "C", True),
+        ("\\mathrm{(C)}", "C", True), ("\\boxed{\\text{(C)}}", "C", True), ("\\textbf{(C) }", "C", True),
+        ("D", "\\boxed{C}", False), ("\\textbf{(D)}", "(C)", False),
+    ],
+    "letters with the text of the option (MathVista, R1-OneVision, AMC)": [
+        ("C", "C. a dog", True), ("C", "C) a dog", True), ("C", "(C) a dog", True), ("C", "C: a dog", True),
+        ("C. a dog", "C", True), ("C. A dog.", "C. a dog", True), ("C) dog", "(C) a dog", True),
+        ("a dog", "C. a dog", True), ("C. a dog", "a dog", True), ("C、狗", "C", True), ("C.dog", "C", True),
+        ("C", "(C)dog", True), ("C", "C.12", True), ("C.dog", "D", False), ("U.S.", "U", False),
+        ("dog", "C.dog", True), ("C.狗", "C.狗", True), ("(C) 10 cm", "C. 100 mm", True), ("C. 5", "5", True),
+        ("\\textbf{(C)}~12", "C", True), ("D", "C. a dog", False), ("D. a dog", "C. a dog", False),
+        ("C. a cat", "C. a dog", False), ("a cat", "C. a dog", False), ("(C) 10 mm", "C. 10 cm", False),
+        ("C. 6", "5", False),
+    ],
+    "lead-ins (models that answer in a sentence; <answer> in GEOQA_R1V; #### in GSM8K)": [
+        ("Option C", "C", True), ("The answer is C", "C", True), ("Answer: C", "C", True), ("C", "Option C", True),
+        ("The correct answer is (C).", "C", True), ("Final answer: 42", "42", True), ("choice B", "B", True),
+        ("42", "<answer> 42 </answer>", True), ("3 + 4 = 7\n#### 7", "7", True), ("7", "So 3 + 4.\n#### 7", True),
+        ("about 42", "42", True), ("Option D", "C", False), ("The answer is 41", "42", False),
+        ("The answer is not C", "C", False),
+    ],
+    "several letters (M3CoT, GAOKAO, CMMLU multi-answer)": [
+        ("AC", "A, C", True), ("A, C", "AC", True), ("a, c", "A, C", True), ("a and c", "AC", True),
+        ("C, A", "AC", True), ("A and C", "AC", True), ("(A)(C)", "AC", True), ("(A), (C)", "A, C", True),
+        ("A;C", "AC", True), ("A、C", "AC", True), ("[A, C]", "A,C", True), ("A & C", "AC", True),
+        ("ABD", "A, B, D", True), ("A", "AC", False), ("ABC", "AC", False), ("AD", "AC", False),
+        ("A or C", "AC", False), ("A, A, C", "AC", False), ("CAB", "A, B, C", False),
+    ],
+    "yes and no (POPE, MME, HallusionBench)": [
+        ("Yes", "yes", True), ("yes.", "Yes", True), ("NO", "no", True), ("Yes, there is a dog.", "yes", True),
+        ("No. The dog is outside.", "no", True), ("No", "yes", False), ("No, there is a dog.", "yes", False),
+        ("Yes, no, maybe", "yes", False), ("Yes or no", "yes", False), ("not yes", "yes", False),
+    ],
+    "short texts (VQAv2, TextVQA, GQA)": [
+        ("a Dog", "A dog.", True), ("dog", "a dog", True), ("The  dog", "dog", True), ("café", "cafe\u0301", True),
+        ("ﬁsh", "fish", True), ("do\u200bg", "dog", True), ("\u201cSTOP\u201d", "stop", True),
+        ("Straße", "STRASSE", True), ("a cat", "a dog", False), ("dogs and cats", "dogs", False),
+        ("vitamin", "vitamin A", False), ("hot dog", "dog", False), ("dоg", "dog", False),
+    ],
+    "lists of allowed answers (MMMU open questions, DocVQA, InfographicVQA)": [
+        ("8", "['8', 'eight']", True), ("Eight", "['8', 'eight']", True), ("8.0", "[\"8\", \"8%\"]", True),
+        ("9", "['8', 'eight']", False), ("['8', 'eight']", "['8', 'eight']", True), ("1", "[1, 2]", False),
+        ("x", "['a'", False),
+    ],
+    "number words (VQAv2, CLEVR)": [
+        ("two", "2", True), ("2", "two", True), ("Twelve", "12", True), ("three million", "3000000", True),
+        ("two", "3", False), ("one or two", "2", False), ("twofold", "2", False),
+    ],
+    "integers and decimals (MathVista, CLEVR-Math, Super-CLEVR)": [
+        ("7", "7", True), ("7.0", "7", True), ("7.", "7", True), (".5", "0.5", True), ("+7", "7", True),
+        ("007", "7", True), ("７", "7", True), ("$7$", "7", True), ("\\(7\\)", "7", True), ("\\[7\\]", "7", True),
+        ("(7)", "7", True), ("{7}", "7", True), ("x = 7", "7", True), ("7", "x=7", True),
+        ("\\angle ABC = 7", "7", True), ("8", "7", False), ("7.01", "7", False), ("7.5", "7", False),
+        ("77", "7", False), ("7 8", "78", False), ("7, 8", "7", False), ("7 or 8", "7", False), ("7!", "7", False),
+        ("٧", "7", False), ("7\u0301", "7", False), ("y = 7", "x = 7", False), ("nan", "7", False),
+        ("inf", "7", False), ("1/0", "7", False), ("9" * 257, "9" * 257, False), ("3 4", "7", False),
+    ],
+    "minus signs (Unicode: hyphens, dashes, the minus sign)": [
+        ("−3", "-3", True), ("–3", "-3", True), ("- 3", "-3", True), ("－3", "-3", True), ("3", "-3", False),
+        ("-3", "3", False),
+    ],
+    "thousands (ChartQA, TabMWP, ISO 31-0, LaTeX)": [
+        ("1,000", "1000", True), ("1 000", "1000", True), ("1\u00a0000", "1000", True), ("1\u202f000", "1000", True),
+        ("1{,}000", "1000", True), ("1\\,000", "1000", True), ("1'000", "1000", True),
+        ("12,345,678.9", "12345678.9", True), ("1,000", "1,000.0", True), ("1,00", "100", False),
+        ("1,0000", "10000", False), ("1.000", "1000", False), ("1,000", "1", False), ("(1,234)", "1234", False),
+        ("1,5", "1.5", False),
+    ],
+    "fractions and mixed numbers (MATH, Geometry3K)": [
+        ("1/2", "0.5", True), ("\\frac{1}{2}", "0.5", True), ("\\dfrac{1}{2}", "\\frac12", True), ("½", "1/2", True),
+        ("1/3", "2/6", True), ("-\\frac{3}{4}", "-0.75", True), ("5½", "11/2", True), ("5 1/2", "5.5", True),
+        ("2\\frac{1}{2}", "2.5", True), ("2 \\tfrac12", "5/2", True), ("1⁄2", "1/2", True), ("0.333", "1/3", False),
+        ("0.3333333333", "1/3", False), ("5½", "51/2", False), ("1/2", "2", False), ("2/1", "1/2", False),
+        ("51/2", "5 1/2", False),
+    ],
+    "powers of ten (SciBench, OlympiadBench)": [
+        ("1.5e3", "1500", True), ("1.5E-3", "0.0015", True), ("1.5 \\times 10^3", "1500", True),
+        ("1.5×10³", "1500", True), ("1.5 x 10^{3}", "1500", True), ("1.5 * 10**3", "1500", True),
+        ("1.5 \\cdot 10^{-3}", "0.0015", True), ("10^6", "1,000,000", True), ("10⁶", "1000000", True),
+        ("3 million", "3,000,000", True), ("2.5 billion", "2500 million", True), ("10²", "102", False),
+        ("1.5e3", "1.5e4", False), ("1e999", "1e998", False), ("10^3", "103", False),
+        ("3 million", "3 billion", False),
+    ],
+    "percent (ChartQA, PlotQA)": [
+        ("50%", "0.5", True), ("50\\%", "1/2", True), ("50 %", "50%", True), ("50 percent", "50%", True),
+        ("50 per cent", "50%", True), ("0.5", "50%", True), ("50", "50%", True), ("50%", "50", True),
+        ("12.5%", "1/8", True), ("5%", "50%", False), ("0.5%", "0.5", False), ("0.5%", "50%", False),
+        ("5000", "50%", False), ("50%", "50 cm", False),
+    ],
+    "currency (DocVQA, TabMWP, FinQA)": [
+        ("$5", "5", True), ("\\$5", "$5", True), ("5 dollars", "$5", True), ("$5.00", "$5", True),
+        ("USD 5", "$5", True), ("50 cents", "$0.50", True), ("$1,200", "1200", True),
+        ("$3 million", "$3,000,000", True), ("€5", "5 EUR", True), ("-$5", "$-5", True), ("£5", "$5", False),
+        ("5 euros", "$5", False), ("$5", "5%", False), ("$5", "$50", False), ("50 cents", "$50", False),
+        ("$5", "5 kg", False), ("¥5", "$5", False),
+    ],
+    "units (PhysReason, SciBench, MathVerse, CLEVR-like measuring)": [
+        ("10 cm", "10 cm", True), ("10cm", "10 cm", True), ("10\\text{ cm}", "10 cm", True),
+        ("10\\,\\mathrm{cm}", "10 cm", True), ("100 mm", "10 cm", True), ("0.1 m", "10 cm", True),
+        ("10", "10 cm", True), ("10 cm", "10", True), ("10 centimeters", "10 cm", True),
+        ("10 centimetres", "10 cm", True), ("10 CM", "10 cm", True), ("1 in", "2.54 cm", True),
+        ("1 mile", "1609.344 m", True), ("2 h", "120 min", True), ("1 kWh", "3.6 MJ", True),
+        ("36 km/h", "10 m/s", True), ("10 m s^{-1}", "10 m/s", True), ("9.8 m/s^2", "9.8 m/s²", True),
+        ("5 m²", "5 m^2", True), ("5 square meters", "5 m^2", True), ("5 sq. m", "5 m²", True),
+        ("10000 cm^2", "1 m^2", True), ("1 L", "1000 cm^3", True), ("1 mL", "1 cm³", True),
+        ("1 N", "1 kg m/s^2", True), ("1 kg·m/s²", "1 N", True), ("1 V", "1 J/C", True), ("5 µm", "5 \\mu m", True),
+        ("5 μm", "5000 nm", True), ("10 Ω", "10 ohms", True), ("10 kΩ", "10000 \\Omega", True),
+        ("1 eV", "1.602176634e-19 J", True), ("60 mph", "60 miles per hour", True), ("x = 10 cm", "100 mm", True),
+        ("3×10^8 m/s", "3e8 m/s", True), ("two meters", "2 m", True), ("1,000 m", "1 km", True),
+        ("½ m", "50 cm", True), ("10 units", "10", True), ("15 square units", "15", True),
+        ("10 units", "10 cm", False), ("10 cm.", "10 cm", True), ("10 mm", "10 cm", False), ("10 km", "10 m", False),
+        ("7 kg", "7 m", False), ("7 m", "7 s", False), ("5 min", "5 s", False), ("3 L", "3 mL", False),
+        ("10 mW", "10 MW", False), ("10 Mm", "10 mm", False), ("10 cm^2", "10 cm", False),
+        ("10 cm^3", "10 cm^2", False), ("10 m/s", "10 m/s^2", False), ("10 km/h", "10 m/s", False),
+        ("10 lb", "10 kg", False), ("10 N", "10 J", False), ("10 Hz", "10 s", False), ("10 g", "10 mg", False),
+        ("10 kW", "10 kWh", False), ("10 MB", "10 Mbit", False), ("10 in", "10 cm", False),
+        ("10 \\mu m", "10 mm", False), ("x = 10 mm", "10 cm", False), ("10 mm", "\\text{10 cm}", False),
+    ],
+    "degrees (Geometry3K, GeoQA; temperatures in MathVista)": [
+        ("30°", "30", True), ("30^\\circ", "30°", True), ("30^{\\circ}", "30", True), ("30 degrees", "30°", True),
+        ("30\\degree", "30 deg", True), ("30º", "30°", True), ("25 °C", "25°C", True),
+        ("25℃", "25 degrees Celsius", True), ("25^\\circ\\text{C}", "25 °C", True),
+        ("77 °F", "77 degrees Fahrenheit", True), ("10^\\circ", "10 cm", False), ("30°", "30 rad", False),
+        ("25 °C", "25 °F", False), ("25 °C", "25 K", False), ("31°", "30°", False),
+    ],
+    "units that are not in the table (VQAv2, TabMWP): equal only to themselves": [
+        ("2 dogs", "2 dogs", True), ("two dogs", "2 dogs", True), ("2.0 Dogs", "2 dogs", True),
+        ("3 dogs", "2 dogs", False), ("2 cats", "2 dogs", False), ("10 quux", "10 blorp", False),
+        ("10 smoots", "10 cm", False), ("5 or so", "5", False), ("5 minus 1", "5", False),
+    ],
+    "ranges, ratios, times, dates (ChartQA, DocVQA)": [
+        ("3-5", "3–5", True), ("3 to 5", "3-5", True), ("3 - 5 cm", "3–5 cm", True), ("1:2", "1 : 2", True),
+        ("10:30", "10:30", True), ("2020-10-05", "2020–10–05", True), ("10-20%", "10-20%", True), ("-2", "3-5", False),
+        ("3-5", "-2", False), ("3-6", "3-5", False), ("2005", "2020-10-05", False), ("1/2", "1:2", False),
+        ("2:1", "1:2", False), ("3-5 mm", "3-5 cm", False), ("10:30 am", "10:30 pm", False),
+        ("10-20", "10-20%", False),
+    ],
+    "macros whose case matters (MATH, OlympiadBench)": [
+        ("\\Delta", "\\Delta", True), ("\\delta", "\\Delta", False), ("\\omega", "\\Omega", False),
+    ],
+}  # fmt: skip
+
+SYMBOLIC: dict[str, list[tuple[str, str, bool]]] = {
+    "expressions (MATH, MathVision, OlympiadBench)": [
+        ("\\sqrt{4}", "2", True), ("x+1", "1+x", True), ("X + 1", "x+1", True), ("2\\pi", "\\pi \\cdot 2", True),
+        ("2π", "2\\pi", True), ("√12", "2\\sqrt{3}", True), ("√(3+1)", "2", True), ("(x+1)^2", "x^2+2x+1", True),
+        ("x²", "x^2", True), ("2yx", "2xy", True), ("1.414214", "\\sqrt{2}", True), ("y = 2x+1", "2x+1", True),
+        ("x+1", "x+2", False), ("x2", "x^3", False), ("x²", "x2", False), ("1.41421", "\\sqrt{2}", False),
+        ("2θ", "2\\theta", True), ("5=6", "5", False), ("7 \\text{ or } 8", "7", False), ("x > 5", "5", False),
+        ("\\text{not } 7", "7", False), ("\\pm 7", "7", False), ("7 mm or 7 cm", "7 cm", False),
+        ("2 cats + 3", "5", False), ("\\{7, 8\\}", "7", False), ("7 8", "15", False), ("1+1", "3", False),
+        ("2\\Delta", "2\\delta", False),
+    ],
+    "expressions with units": [
+        ("2\\sqrt{3} cm", "\\sqrt{12} cm", True), ("2\\sqrt{3}", "\\sqrt{12}\\text{ cm}", True),
+        ("20\\sqrt{3} mm", "2\\sqrt{3} cm", True), ("2\\pi cm^2", "2\\pi \\text{ cm}^2", True),
+        ("\\sqrt{4} m", "2 m", True), ("2\\sqrt{3} mm", "2\\sqrt{3} cm", False), ("2\\pi m", "2\\pi s", False),
+        ("\\sqrt{4} mm", "2 cm", False), ("\\frac{\\pi}{2} rad", "\\frac{\\pi}{2}", True),
+    ],
+    "pairs, sets, intervals": [
+        ("(3,4)", "(3, 4)", True), ("3, 4", "(3,4)", True), ("\\{2, 1\\}", "\\{1,2\\}", True),
+        ("(4,3)", "(3,4)", False), ("4, 3", "(3,4)", False), ("[1,2]", "(1,2)", False),
+        ("\\left(3, 4\\right)", "(3,4)", True), ("x = 2 \\text{ or } x = 3", "x = 3 \\text{ or } x = 2", True),
+    ],
+}  # fmt: skip
