@@ -133,9 +133,7 @@ def find_images(files: list[Path], wanted: Iterable[str]) -> Album:
     return album
 
 
-def _embed(
-    album: Album, numbers: dict[str, int], key: str, images: dict[str, bytes], allowance: int, left: int
-) -> int:
+def _embed(album: Album, numbers: dict[str, int], key: str, images: dict[str, bytes], allowance: int, left: int) -> int:
     """Add the images of one row that the album lacks, or say why not; returns the characters that they take."""
     taken = 0
     for digest, raw in images.items():

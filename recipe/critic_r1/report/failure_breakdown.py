@@ -1,7 +1,7 @@
 """Where a judge fails: its judgements by category and by the place of the better response, as shares of a bar.
 
-An average hides a judge that is good on one kind of question and guesses on another, and one that goes by the place.
-Each bar is a way into the list of judgements: the page sets the same filter there.
+An average hides a judge that is good on one kind of question and guesses on another, or that prefers a position. A
+click on a bar sets the same filter in the list of judgements.
 """
 
 from collections import Counter, defaultdict
@@ -12,8 +12,8 @@ from recipe.critic_r1.report.judgements import kind_of
 from recipe.critic_r1.report.records import JudgementLine
 
 KINDS = ("right", "wrong", "unparsed", "unanswered")
-PLACES = {"1": "Better one first", "2": "Better one second", "tie": "A tie"}
-# More rows than these are no glance; those with the most judgements stay.
+PLACES = {"1": "Better response first", "2": "Better response second", "tie": "Tie"}
+# The largest ones; more rows cannot be taken in at a glance.
 MOST_CATEGORIES = 16
 
 
@@ -27,7 +27,7 @@ class Share:
     parts: list[tuple[str, float]]
     """(kind, share in percent), none of them empty"""
     right: str
-    """Share of right ones among the answered, `–` when none was"""
+    """Share that is right among the answered, `–` when none was answered"""
 
 
 @dataclass

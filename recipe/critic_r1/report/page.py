@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from data_prep.files import write_text
 from recipe.critic_r1.report.best_of_n_curves import best_of_n_charts, bills, cost_tables
-from recipe.critic_r1.report.charts import Chart
+from recipe.critic_r1.report.charts import Chart, duration
 from recipe.critic_r1.report.comparisons import Board, make_boards
 from recipe.critic_r1.report.embedded_images import Album, find_images, parquet_files
 from recipe.critic_r1.report.failure_breakdown import failures
@@ -28,7 +28,7 @@ from recipe.critic_r1.report.judgements import Card, make_cards
 from recipe.critic_r1.report.records import JudgementLine, ReportError
 from recipe.critic_r1.report.run_files import Run, read_runs
 from recipe.critic_r1.report.run_settings import missing, setups, what_differs
-from recipe.critic_r1.report.tables import category_tables, duration, headlines, metric_groups
+from recipe.critic_r1.report.tables import category_tables, headlines, metric_groups
 from recipe.critic_r1.report.text_pool import Texts
 from recipe.critic_r1.report.training_curves import compared_curves, smoothing_note, training_curves
 
@@ -106,7 +106,7 @@ def _card_data(cards: list[Card], peers: list[list[str]], album: Album) -> tuple
 
 
 def _image_files(runs: list[Run], data: Sequence[Path]) -> list[Path]:
-    """Parquet files in what the user gave, in each run's `data` and `tasks`, and where its record says inside its folder.
+    """Parquet files in what the user gave, and inside each run's folder: `data`, `tasks` and where its record says.
 
     A record may come from anyone: what it names outside of its folder is not opened, and the page says so.
     """

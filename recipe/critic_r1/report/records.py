@@ -228,8 +228,10 @@ def read_lines(path: Path, label: str, record: type[R], notes: list[str], *, las
             damaged.append((line.number, _first_fault(error)))
     if damaged:
         number, why = damaged[0]
-        lines = "1 line cannot be used and is left out" if len(damaged) == 1 else (
-            f"{len(damaged):,} lines cannot be used and are left out; the first"
+        lines = (
+            "1 line cannot be used and is left out"
+            if len(damaged) == 1
+            else (f"{len(damaged):,} lines cannot be used and are left out; the first")
         )
         notes.append(f"{label}: {lines}, line {number}: {shortened_name(why)}.")
     return found

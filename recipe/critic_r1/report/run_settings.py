@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from recipe.critic_r1.judging.redaction import redact, redacted
+from recipe.critic_r1.report.charts import duration
 from recipe.critic_r1.report.records import StageRecord, shortened_name
 from recipe.critic_r1.report.run_files import METRICS, Kind, Run
-from recipe.critic_r1.report.tables import duration
 
 Rows = list[tuple[str, str]]
 
@@ -29,7 +29,7 @@ def flat(settings: dict[str, Any], prefix: str = "") -> Rows:
     """A nested mapping as (dotted key, value) rows, without secrets."""
     rows: Rows = []
     for key, value in redacted(settings).items():
-        name = shortened_name(f"{prefix}{key}")
+        name = shortened_name(redact(f"{prefix}{key}"))
         if isinstance(value, dict) and value:
             rows += flat(value, f"{name}.")
         else:

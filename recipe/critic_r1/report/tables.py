@@ -1,4 +1,4 @@
-"""Figures of a board as table rows and tiles: values with intervals, changes with theirs, and which way is better."""
+"""Metrics of a board as table rows and tiles: values and changes with their intervals, and which way is better."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from recipe.critic_r1.judging.metrics import CATEGORY_FIGURES
 from recipe.critic_r1.report.charts import number
 from recipe.critic_r1.report.comparisons import Board, Column
 from recipe.critic_r1.report.differences import Difference, over_runs
-from recipe.critic_r1.report.metric_labels import CRITIC, HEADLINES, Meaning, Unit, place_of, policy_place
+from recipe.critic_r1.report.metric_labels import CRITIC, HEADLINES, Meaning, Place, Unit, place_of, policy_place
 from recipe.critic_r1.report.records import MetricValue
 
 CATEGORY = "category/"
@@ -91,9 +91,9 @@ def _estimates(board: Board, name: str) -> list[MetricValue | None]:
 
 
 def metric_groups(board: Board) -> dict[str, list[MetricRow]]:
-    """Group -> rows with one cell a column. Figures within a category stand apart (`category_tables`)."""
+    """Group -> rows with one cell a column. Metrics within a category have tables of their own (`category_tables`)."""
     present = {name for column in board.columns for name in column.measured.evaluation.metrics}
-    rows: list[tuple[tuple, MetricRow]] = []
+    rows: list[tuple[Place, MetricRow]] = []
     for name in present:
         if name.startswith(CATEGORY):
             continue
@@ -128,44 +128,32 @@ def headlines(board: Board, groups: dict[str, list[MetricRow]]) -> list[MetricRo
 
 @dataclass
 class CategoryTable:
-    """Every figure within every category, of one column."""
+    """Every metric in every category, of one column."""
 
     label: str
-    figures: list[Meaning]
+    metrics: list[Meaning]
     rows: list[tuple[str, list[Cell | None]]]
 
 
 def category_tables(board: Board) -> list[CategoryTable]:
-    """One table a column that has categories (`category/<name>/<figure>`)."""
+    """One table a column that has categories (`category/<name>/<metric>`)."""
     tables = []
     for column in board.columns:
         cells = _by_category(column)
         if cells:
-            figures = [figure for figure in CATEGORY_FIGURES if any(figure in row for row in cells.values())]
-            listed = [(name, [row.get(figure) for figure in figures]) for name, row in sorted(cells.items())]
-            tables.append(CategoryTable(column.label, [CRITIC[figure] for figure in figures], listed))
+            metrics = [metric for metric in CATEGORY_FIGURES if any(metric in row for row in cells.values())]
+            listed = [(name, [row.get(metric) for metric in metrics]) for name, row in sorted(cells.items())]
+            tables.append(CategoryTable(column.label, [CRITIC[metric] for metric in metrics], listed))
     return tables
 
 
 def _by_category(column: Column) -> dict[str, dict[str, Cell | None]]:
     cells: dict[str, dict[str, Cell | None]] = {}
     for name, estimate in column.measured.evaluation.metrics.items():
-        # A category may have a slash in its name; a figure has none.
-        category, _, figure = name.removeprefix(CATEGORY).rpartition("/")
-        if name.startswith(CATEGORY) and category and figure in CATEGORY_FIGURES:
-            cell = cells.setdefault(category, {})[figure] = _cell(estimate, CRITIC[figure].unit)
+        # A category may have a slash in its name; a metric has none.
+        category, _, metric = name.removeprefix(CATEGORY).rpartition("/")
+        if name.startswith(CATEGORY) and category and metric in CATEGORY_FIGURES:
+            cell = cells.setdefault(category, {})[metric] = _cell(estimate, CRITIC[metric].unit)
             if cell is not None:
-                cell.change = change_of(column.changes.get(name), CRITIC[figure])
+                cell.change = change_of(column.changes.get(name), CRITIC[metric])
     return cells
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as people say them: `48 s`, `3 min 05 s`, `2 h 10 min`."""
-    if seconds is None:
-        return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s" if seconds >= 10 else f"{seconds:.1f} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
