@@ -63,7 +63,7 @@ _PART = r"[-+]?(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+)%?"
 _CHAIN = re.compile(rf"({_PART})((?:\s*(?:-|:|/|\bto\b)\s*{_PART})+)(?:\s*([A-Za-zμΩ°%].*))?")
 _LINK = re.compile(rf"\s*(-|:|/|to)\s*({_PART})")
 
-# x =, f(x) =, \\angle ABC =
+# x =, f(x) =, \angle ABC =
 _ASSIGNMENT = re.compile(r"(?:\\[a-z]+\s*)?[A-Za-z]{0,4}(?:_\{?[A-Za-z0-9]+\}?)?(?:\([a-z]\))?\s*=\s*(?=[^=\s])")
 _MATH = re.compile(r"[0-9\\^+*/=<>]")
 _TOKEN = re.compile(r"\\?[A-Za-z]+")
