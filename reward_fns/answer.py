@@ -46,7 +46,10 @@ _ARTICLE = re.compile(r"(?:a|an|the) (?=[^\W\d_]{2})")
 
 # The text of an option may be anything but the rest of an expression such as (x) + 3.
 _OPTION = re.compile(
-    r"[(\[{]?\s*([A-Za-z])(?:\s*[)\]}][.:]?|[.:、])(?:\s+|(?=[^\x00-\x7f])|$)(?![-+*/^=<>])(.*)", re.DOTALL
+    r"[(\[{]?\s*([A-Za-z])"
+    r"(?:(?:\s*[)\]}][.:]?|[.:、])(?:\s+|$|(?=[^\x00-\x7f])|(?<=[A-Z][.)\]])(?=[A-Za-z]{2}|[0-9]))(?![-+*/^=<>])"
+    r"|(?<=[A-Z])\s+-\s+(?=[a-z]|[A-Z][a-z]))(.*)",
+    re.DOTALL,
 )
 _ANOTHER_OPTION = re.compile(
     r"[(\[]\s*[A-Za-z]\s*[)\]]|\b[A-Za-z]\)|\b(?:or|and|not)\s+(?:option\s+)?[A-Za-z]\b(?!')|[,/&]\s*[A-Z]\b"
@@ -181,8 +184,9 @@ def _read_letters(text: str) -> str | None:
 def _compare_options(given: str, wanted: str, symbolic: bool, tolerance: float) -> tuple[bool, Reason] | None:
     """The decision, or None when the two are not about options."""
     several = _read_letters(wanted)
-    if several is not None and _read_letters(given) is not None:
-        return _read_letters(given) == several, Reason.OK
+    chosen = several and _read_letters(re.sub(r"\b[a-z]\b", lambda match: match[0].upper(), given))
+    if several and chosen:
+        return chosen == several, Reason.OK
     said, label = _read_option(given), _read_option(wanted)
     if label is None:
         # The label is a text, and the answer states letter and text.
@@ -217,12 +221,12 @@ def _compare_quantities(
     given: Quantity, wanted: Quantity, symbolic: bool, tolerance: float
 ) -> tuple[bool, Reason] | None:
     """The decision, or None when a unit looks like a variable."""
-    units = given.unit, wanted.unit
-    if any(unit is not None and unit.dimension is None for unit in units):
-        if any(unit is not None and not _is_word(unit.name) for unit in units if unit and unit.dimension is None):
-            return None
-        if units[0] is None or units[1] is None or units[0] != units[1]:
-            return False, Reason.UNKNOWN_UNIT
+    units = [unit for unit in (given.unit, wanted.unit) if unit is not None]
+    unknown = [unit for unit in units if unit.dimension is None]
+    if unknown and len(unknown) == len(units) and not all(_is_word(unit.name) for unit in unknown):
+        return None
+    if unknown and given.unit != wanted.unit:
+        return False, Reason.UNKNOWN_UNIT
     factor = Fraction(1)
     if given.unit is not None and wanted.unit is not None:
         if given.unit.dimension != wanted.unit.dimension:
@@ -278,8 +282,8 @@ def _compare_expressions(given: str, wanted: str, symbolic: bool) -> tuple[bool,
 
 
 def _has_words(text: str) -> bool:
-    """Whether an expression holds words, units, foreign characters or numbers side by side."""
-    if not text.isascii():
+    """Whether an expression holds words, units or foreign characters, numbers side by side or an open end (`10+`)."""
+    if not text.isascii() or text.endswith(("+", "-", "*", "/", "^", "=", "<", ">")):
         return True
     for token in _TOKEN.findall(text):
         if token[0] == "\\" or len(token) == 1 or _FUNCTION.fullmatch(token):
