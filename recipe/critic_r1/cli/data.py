@@ -3,14 +3,18 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from data_prep.settings import Settings
 
 console = Console()
 errors = Console(stderr=True)
@@ -47,7 +51,7 @@ def _list_sources(listing: bool) -> None:
 
 
 def prepare(
-    source: Annotated[str, typer.Argument(help="Name of a source (see --list), or FILE.py:FUNCTION.")],
+    source: Annotated[str, typer.Argument(help="Name of a source (see --list), auto, or FILE.py:FUNCTION.")],
     input: Annotated[list[str], typer.Option(help="Files, globs, folders, fsspec addresses or a hub id. Repeatable.")],
     output: Annotated[Path, typer.Option(help="Folder for the Parquet files.")],
     image_root: Annotated[
@@ -158,9 +162,11 @@ def prepare(
             text_only=text_only,
             image_roots=tuple(image_root or ()),
         )
+        if source == "auto":
+            settings = _detected(input, settings)
         columns = TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn()
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=errors) as bar:
-            task = bar.add_task(f"{source}", total=None)
+            task = bar.add_task(settings.source, total=None)
             manifest = convert(
                 input,
                 output,
@@ -175,6 +181,20 @@ def prepare(
                 tell=lambda text: console.print(Text(text)),
             )
     _summary(manifest, output)
+
+
+def _detected(inputs: list[str], settings: "Settings") -> "Settings":
+    """The settings with the source that reads the input; prints how it reads the first records."""
+    from data_prep.checks.show import printable
+    from data_prep.detect import detect
+    from data_prep.reading.inputs import expand_inputs
+
+    found = detect(expand_inputs(inputs), settings)
+    console.print(Text(f"{found.source} reads {found.read} of the first {found.seen} records, for example:"))
+    for example in found.examples:
+        console.print(Text(printable(example)))
+        console.print()
+    return replace(settings, source=found.source)
 
 
 def _assignments(option: str, pairs: list[str]) -> dict[str, str]:
