@@ -154,7 +154,7 @@ def fuzz(count: int, seed: int) -> dict[str, Any]:
     for index in range(count):
         source = tuple(sources)[index % len(sources)]
         text = random_response(rng)
-        results = [mixed.compute_score(source, text, label, policy={"symbolic": False}) for label in sources[source]]
+        results = [mixed.compute_score(source, text, label, answer={"symbolic": False}) for label in sources[source]]
         scores = [result["score"] for result in results]
         if any(list(result) != keys for result in results) or not all(0 <= score <= 1 for score in scores):
             raise SystemExit(f"broken contract: {source} {text!r} {results}")

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from data_prep.reading.units import UNIT_ROWS
+from data_prep.sources.generic import check_columns
+from data_prep.sources.labels import parse_label_values
 from data_prep.tasks.ordering import Orders
 from data_prep.tasks.prompts import WORDINGS
 
@@ -52,7 +54,13 @@ class Settings:
     unit_rows: int = UNIT_ROWS
     """Records of a shard."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """`generic`: our field -> the set's column."""
+    """`generic`: our field -> the set's column or path."""
+    label_values: Mapping[str, str] = field(default_factory=dict)
+    """Value of the label column -> first, second, tie or skip; needed only where the values allow several meanings."""
+    contradictions: Literal["drop", "keep"] = "drop"
+    """Pairs that are labelled in more than one way: all left out, or all kept."""
+    text_only: bool = False
+    """`generic`: take records without any image."""
     image_roots: tuple[str, ...] = ()
     """Folders or zips that file names are looked up in."""
 
@@ -61,6 +69,8 @@ class Settings:
             raise ValueError(f"no wording '{self.wording}'; choose drawn, {', '.join(WORDINGS)}")
         if not 0 <= self.val_share < 1 or not 0 <= self.flip_labels <= 1:
             raise ValueError("val_share and flip_labels are shares: from 0 to 1")
+        check_columns(self.columns)
+        parse_label_values(self.label_values)
         if not re.fullmatch(r"\w[\w.-]*", self.split):
             raise ValueError(
                 f"split {self.split!r}: it begins a file's name, so letters, digits, '_', '.' and '-' only"
@@ -74,6 +84,7 @@ class Settings:
         """The settings as the manifest stores them: without places, which differ between machines."""
         stored = asdict(self)
         del stored["image_roots"]
-        stored["columns"] = dict(sorted(self.columns.items()))
+        for name in ("columns", "label_values"):
+            stored[name] = dict(sorted(stored[name].items()))
         stored["model"] = None if self.model is None else self.model.rstrip("/").rsplit("/", 1)[-1]
         return stored

@@ -12,6 +12,7 @@ from data_prep.reading.inputs import InputError
 from data_prep.reading.records import Images, ItemReader, Items, freed, problem_of
 from data_prep.settings import Settings
 from data_prep.sources.excerpt import EXCERPT, excerpt
+from data_prep.sources.labels import Labels
 from data_prep.sources.record import Source
 from data_prep.sources.reject import Reject, repeated, same_responses
 from data_prep.tasks.nway import RankedResponses, RankTask
@@ -33,8 +34,9 @@ class Outcome:
     """What became of a stretch of records. Every record is either used or rejected."""
 
     rows: list[Row] = field(default_factory=list)
-    ids: list[tuple[int, str]] = field(default_factory=list)
-    """(ordinal, pair_id) of every pair that became rows, for finding duplicates."""
+    ids: list[tuple[int, str, str, int]] = field(default_factory=list)
+    """Of every pair that became rows: ordinal, `pair_id`, and `PreferencePair.judgement`; for finding duplicates and
+    contradictions."""
     rejected: list[dict[str, Any]] = field(default_factory=list)
     dropped_pairs: Counter[str] = field(default_factory=Counter)
     """By reason: pairs left out of records that gave other rows."""
@@ -68,6 +70,7 @@ class Transform:
         meter: measures prompts; None leaves `prompt_tokens` null.
         exclusion: what to keep out (benchmarks); None keeps everything.
         image_folder: where images are put when they are referenced, not embedded.
+        labels: what the values of the label column mean; None counts numbers from 1.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Transform:
         meter: PromptMeter | None = None,
         exclusion: Exclusion | None = None,
         image_folder: Path | None = None,
+        labels: Labels | None = None,
     ) -> None:
         self.settings = settings
         self.source = source
@@ -85,7 +89,7 @@ class Transform:
         self.exclusion = exclusion
         # Images of a benchmark are known by their full hashes.
         self._quick_keys = not settings.hashes and exclusion is None
-        self._read = ItemReader(settings, source, quick_keys=self._quick_keys, image_folder=image_folder)
+        self._read = ItemReader(settings, source, quick_keys=self._quick_keys, image_folder=image_folder, labels=labels)
 
     def __call__(
         self, records: Iterable[tuple[int, Any]], base: str = ".", file: str = "", turns: Turns | None = None
@@ -173,7 +177,7 @@ class Transform:
             item = replace(item, images=images.found)
         split = self._split(item)
         if self.exclusion is not None and (hit := self.exclusion.hit(item)):
-            raise Reject(*hit, "It stands in a set given with --exclude.")
+            raise Reject(*hit, "It is in a set given with --exclude.")
         pairs: Sequence[PreferencePair]
         left_out: list[Reject] = []
         if isinstance(item, PreferencePair):
@@ -259,9 +263,11 @@ class Transform:
                 continue
             outcome.rows.append(draft.task.flat(length))
             if (key := (draft.ordinal, draft.pair_id)) != last:
-                outcome.ids.append(key)
+                task = draft.task
+                judged = task.pair.judgement if isinstance(task, PreferenceTask) else (draft.pair_id, 0)
+                outcome.ids.append((*key, *judged))
                 last = key
-        with_rows = {ordinal for ordinal, _ in outcome.ids}
+        with_rows = {ordinal for ordinal, *_ in outcome.ids}
         outcome.used = len(with_rows)
         for ordinal, found in sorted(problems.items()):
             if ordinal in with_rows:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tests.config.test_configs import RUNS, accept
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.sh"))
 
@@ -144,7 +144,7 @@ def test_policy_then_critic_is_two_runs_with_an_export_between(tmp_path: Path) -
     run, out = calls[1][2], calls[1][4]
     assert calls[1][1:4:2] == ["export", "--out"]
     assert (first.critic_r1.run_dir, second.actor_rollout_ref.model.path) == (run, out)
-    assert first.reward.custom_reward_function.path == "pkg://reward_fns.policy"
+    assert first.reward.custom_reward_function.path == "pkg://reward_fns.answer"
     assert second.reward.custom_reward_function.path == "pkg://reward_fns.preference"
     assert first.critic_r1.run_dir != second.critic_r1.run_dir
     for call in (calls[0], calls[2]):

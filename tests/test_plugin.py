@@ -11,7 +11,7 @@ import pytest
 from recipe.critic_r1 import compat
 from recipe.critic_r1.preflight.doctor import examine
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 def python(code: str, **environment: str) -> str:

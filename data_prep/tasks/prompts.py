@@ -178,3 +178,41 @@ def get_wording(name: str) -> Wording:
         return WORDINGS[name]
     except KeyError:
         raise ValueError(f"there is no wording '{name}'; choose one of: {', '.join(WORDINGS)}") from None
+
+
+THINK_THEN_ANSWER = (
+    "First reason about the question and what the picture shows, as if talking to yourself. Put all of this reasoning"
+    " between <think> and </think>. After </think>, give the final answer and nothing else, inside \\boxed{}."
+)
+"""The paper's instruction for questions to the policy, in our words; it comes after a benchmark's own prompt."""
+
+
+def policy_prompt(question: str, n_images: int) -> str:
+    """A plain question after its image markers, without any instruction about the form of the answer."""
+    return MARKER * n_images + neutralise(question)
+
+
+def score_prompt(question: str, response: str, n_images: int, lowest: float, highest: float) -> str:
+    """The user turn that asks for a score of one response, from `lowest` to `highest`; free text is neutralised."""
+    text = (
+        f"{MARKER * n_images}\nYou are an impartial judge of answers that vision-language models give about"
+        f" pictures. Score the response below: does it agree with the picture, answer the question, and leave"
+        f" nothing important out?\n\nQuestion:\n{neutralise(question)}\n\nResponse:\n{neutralise(response)}\n\n"
+        "Before you decide, reason freely about what the picture shows and how well the response fits it. Put all of"
+        " this reasoning between <think> and </think>. After </think>, give the score and nothing else, as"
+        f" \\boxed{{number}}, from {lowest:g} (worst) to {highest:g} (best)."
+    )
+    return text.lstrip("\n")
+
+
+def nway_prompt(question: str, responses: Iterable[str], n_images: int) -> str:
+    """The user turn that asks for the best of several responses, in the order given; free text is neutralised."""
+    blocks = "\n\n".join(f"Response {place}:\n{neutralise(response)}" for place, response in enumerate(responses, 1))
+    text = (
+        f"{MARKER * n_images}\nYou are an impartial judge of answers that vision-language models give about"
+        f" pictures. Find the best of the responses below: it must agree with what the picture really shows, answer"
+        f" the question, and leave nothing important out.\n\nQuestion:\n{neutralise(question)}\n\n{blocks}\n\n"
+        "Before you decide, reason freely between <think> and </think>. After </think>, give the number of the best"
+        " response and nothing else, as \\boxed{number}."
+    )
+    return text.lstrip("\n")

@@ -7,17 +7,23 @@ A row is a flat record, `Row`, so that a list of rows becomes columns by a singl
 readers see it exists only in the columns and in `Row.nested`.
 """
 
+import io
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from blake3 import blake3
 
 from data_prep.reading.views import binary_array
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 EMBEDDED_IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 """Images inside the file: the form that verl 0.9.1 opens and that the Hub's viewer shows."""
@@ -78,6 +84,24 @@ class Image:
     path: str | None = None
     key: str | None = field(default=None, compare=False)
     """The digest once it is known, or what stands for it when images are not hashed in full; see `quick_key`."""
+
+    @classmethod
+    def from_path(cls, path: str | os.PathLike[str]) -> "Image":
+        """The image in a local file, as its bytes are.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        return cls(Path(path).read_bytes(), os.path.basename(path))
+
+    @classmethod
+    def from_pil(cls, image: "PIL.Image.Image") -> "Image":
+        """An image that is already decoded, as PNG; modes that PNG does not have become RGB."""
+        stream = io.BytesIO()
+        if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
+            image = image.convert("RGB")
+        image.save(stream, "PNG")
+        return cls(stream.getvalue())
 
     @property
     def blake3(self) -> str:

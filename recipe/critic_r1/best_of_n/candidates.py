@@ -23,7 +23,7 @@ from recipe.critic_r1.judging.generation import (
     messages_from_row,
 )
 from recipe.critic_r1.judging.pairwise import images_blake3
-from reward_fns.policy import normalise
+from reward_fns.answer import normalise
 from reward_fns.verdict import find_box, unwrap
 
 Shown = Literal["answer", "response"]
@@ -62,7 +62,7 @@ class Candidate:
 
     index: place among the candidates of its problem, from 0.
     text: the response as written.
-    answer: the final answer in one spelling (`reward_fns.policy.normalise`), by which candidates are equal; None when
+    answer: the final answer in one spelling (`reward_fns.answer.normalise`), by which candidates are equal; None when
         none can be read.
     shown: what a critic sees.
     correct: whether the answer is right; for measuring and for the oracle only.

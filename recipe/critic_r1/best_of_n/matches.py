@@ -30,7 +30,7 @@ from recipe.critic_r1.judging.generation import (
     Sampling,
     TextPart,
 )
-from reward_fns.verdict import Policy, parse_verdict
+from reward_fns.verdict import Parsing, parse_verdict
 
 CriticPrompt = Callable[[Problem, str, str], tuple[Message, ...]]
 """Builds the critic's prompt from a problem and the two texts, in the order in which they are shown."""
@@ -130,7 +130,7 @@ class MatchJudge:
     prompt: how it is asked.
     sampling: of the two regular judgements; `n` must be 1.
     tie_temperature: of the third judgement.
-    policy: how verdicts are read.
+    parsing: how verdicts are read.
     seed: draws the order of third judgements and seeds their sampling.
     """
 
@@ -138,7 +138,7 @@ class MatchJudge:
     prompt: CriticPrompt
     sampling: Sampling = field(default_factory=Sampling)
     tie_temperature: float = 1.0
-    policy: Policy = "strict"
+    parsing: Parsing = "strict"
     seed: int = 0
     bill: Bill = field(default_factory=Bill)
     _known: dict[str, _Known] = field(default_factory=dict, repr=False)
@@ -204,7 +204,7 @@ class MatchJudge:
             if generation.error is not None:
                 self.bill.failed += 1
             else:
-                choice = parse_verdict(generation.text, policy=self.policy).choice
+                choice = parse_verdict(generation.text, parsing=self.parsing).choice
                 self.bill.unreadable += choice is None
             self._known[key] = _Known(
                 choice, generation.error is None, generation.prompt_tokens, generation.completion_tokens

@@ -16,11 +16,11 @@ from recipe.critic_r1.best_of_n.candidates import Problem, problem_from_row
 from recipe.critic_r1.eval_policy.suites import THINK_THEN_ANSWER
 from recipe.critic_r1.judging.pairwise import read_rows
 from recipe.critic_r1.labeling.questions import LostRow, read_prompts
-from reward_fns.policy import same_answer
+from reward_fns.answer import same_answer
 
 
 def right_answer(answer: str | None, ground_truth: str | None) -> bool:
-    """Whether a final answer is the known one, as `reward_fns.policy` sees it."""
+    """Whether a final answer is the known one, as `reward_fns.answer` sees it."""
     return answer is not None and ground_truth is not None and same_answer(answer, ground_truth)
 
 

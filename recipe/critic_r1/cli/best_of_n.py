@@ -30,7 +30,7 @@ from recipe.critic_r1.cli.judge import (
     Timeout,
     Verdicts,
     ending,
-    policy_of,
+    parsing_of,
     show,
     warn_of_failures,
     write,
@@ -88,7 +88,7 @@ def best_of_n_command(
             raise ValueError(f"--small-n {small_n} is no power of two: take 2, 4, 8, 16, ...")
         if unknown := sorted(set(selector or ()) - set(FURTHER_SELECTORS)):
             raise ValueError(f"--selector {unknown[0]!r} is none of {', '.join(FURTHER_SELECTORS)}")
-        policy, form = policy_of(verdicts), get_wording(wording)
+        parsing, form = parsing_of(verdicts), get_wording(wording)
         problems = read_problems(data, image_root or (), instruct=instruct)
         with Journal(out / "answers.jsonl") as journal:
             client: dict[str, Any] = {"api_key": api_key, "journal": journal, "concurrency": concurrency,
@@ -101,7 +101,7 @@ def best_of_n_command(
                 pools = sample_pools(writer, problems, sampling, shown=cast(Shown, shown), is_correct=right_answer)
                 save_pools(pools, out / "candidates.jsonl")
                 referee = MatchJudge(
-                    critic, critic_prompt(form), Sampling(max_tokens=max_tokens), policy=policy, seed=seed
+                    critic, critic_prompt(form), Sampling(max_tokens=max_tokens), parsing=parsing, seed=seed
                 )
                 brackets = knock_out(pools, referee, seed=seed)
                 others: dict[str, list[Bracket]] = {}

@@ -67,9 +67,27 @@ def prepare(
     max_pixels: Annotated[int | None, typer.Option(help="Pixel limit of the processor.")] = None,
     images: Annotated[str, typer.Option(help="embed or reference.")] = "embed",
     hashes: Annotated[bool, typer.Option(help="BLAKE3 digest of every image, checksum of every shard.")] = True,
-    map: Annotated[list[str] | None, typer.Option(help="generic: FIELD=COLUMN, repeated.")] = None,
+    map: Annotated[
+        list[str] | None,
+        typer.Option(help="generic: FIELD=COLUMN, where COLUMN may be a path such as a.b[0].c. Repeatable."),
+    ] = None,
+    label_values: Annotated[
+        list[str] | None,
+        typer.Option(help="Meaning of a label: VALUE=first, second, tie or skip. Repeatable."),
+    ] = None,
+    contradictions: Annotated[
+        str, typer.Option(help="Pairs that are labelled in more than one way: drop or keep.")
+    ] = "drop",
+    text_only: Annotated[bool, typer.Option(help="generic: take records without an image.")] = False,
     exclude: Annotated[list[str] | None, typer.Option(help="Prepared benchmark whose rows are kept out.")] = None,
-    near: Annotated[bool, typer.Option(help="--exclude also compares perceptual hashes.")] = True,
+    near: Annotated[bool, typer.Option(help="--exclude also finds images that are almost the same.")] = True,
+    exclude_texts: Annotated[
+        str,
+        typer.Option(
+            help="Equal texts that --exclude counts under another image: long (whose responses are too long to be equal"
+            " by chance), any or never."
+        ),
+    ] = "long",
     seed: Annotated[int, typer.Option()] = 0,
     limit: Annotated[int | None, typer.Option(help="Read this many records.")] = None,
     shard_rows: Annotated[int | None, typer.Option(help="Records of a shard.")] = None,
@@ -96,6 +114,8 @@ def prepare(
             "nway": (nway, ("pairs", "tasks")),
             "images": (images, ("embed", "reference")),
             "engine": (engine, ("local", "ray")),
+            "exclude-texts": (exclude_texts, ("long", "any", "never")),
+            "contradictions": (contradictions, ("drop", "keep")),
         }
         for option, (value, allowed) in choices.items():
             if value not in allowed:
@@ -119,7 +139,10 @@ def prepare(
             flip_labels=flip_labels,
             limit=limit,
             unit_rows=shard_rows or UNIT_ROWS,
-            columns=_mapping(map or []),
+            columns=_assignments("--map", map or []),
+            label_values=_assignments("--label-values", label_values or []),
+            contradictions=contradictions,  # type: ignore[arg-type]
+            text_only=text_only,
             image_roots=tuple(image_root or ()),
         )
         columns = TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn()
@@ -132,6 +155,7 @@ def prepare(
                 workers=workers,
                 exclude=exclude or (),
                 perceptual=near,
+                exclude_texts=exclude_texts,  # type: ignore[arg-type]
                 overwrite=overwrite,
                 engine=engine,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
@@ -140,16 +164,15 @@ def prepare(
     _summary(manifest, output)
 
 
-def _mapping(pairs: list[str]) -> dict[str, str]:
-    from data_prep.sources.generic import ALIASES
-
-    mapping = {}
+def _assignments(option: str, pairs: list[str]) -> dict[str, str]:
+    """The values of a repeatable option of the form NAME=VALUE; a label may itself hold `=`."""
+    found = {}
     for pair in pairs:
-        field, equals, column = pair.partition("=")
-        if not equals or field not in ALIASES:
-            raise ValueError(f"--map {pair}: give FIELD=COLUMN, with a field of {', '.join(ALIASES)}")
-        mapping[field] = column
-    return mapping
+        name, equals, value = pair.partition("=") if option == "--map" else pair.rpartition("=")
+        if not equals or not name:
+            raise ValueError(f"{option} {pair}: give NAME=VALUE")
+        found[name] = value
+    return found
 
 
 def _summary(manifest: dict[str, Any], output: Path) -> None:
@@ -166,6 +189,8 @@ def _summary(manifest: dict[str, Any], output: Path) -> None:
         console.print(f"  rejected: {reason}: {count}")
     for reason, count in manifest["dropped_pairs"].items():
         console.print(f"  pairs left out of used records: {reason}: {count}")
+    if manifest["kept_contradictions"]:
+        console.print(f"  kept with contradictory labels: {manifest['kept_contradictions']} pairs")
     if not records["used"]:
         errors.print(Text(f"no task was made; see {output / 'rejected.jsonl'}", style="red"))
         raise typer.Exit(1)

@@ -26,7 +26,7 @@ from recipe.critic_r1.judging.official import OfficialPrompt, load_prompt
 from recipe.critic_r1.judging.official_metrics import official_metrics
 from recipe.critic_r1.judging.openai_client import OpenAIGenerator, ServerRefusedError
 from recipe.critic_r1.judging.pairwise import judge, read_rows, task_from_row
-from reward_fns.verdict import Policy
+from reward_fns.verdict import Parsing
 
 Benchmark = Annotated[
     list[str],
@@ -105,9 +105,9 @@ def judge_command(
         tasks = [task_from_row(row) for row in rows]
         official = _official(prompt, official_code, {row["data_source"] for row in rows})
         verdicts = verdicts or ("lenient" if official else "strict")
-        policy = policy_of(verdicts)
+        parsing = parsing_of(verdicts)
         if official:
-            if policy == "strict":
+            if parsing == "strict":
                 raise ValueError(
                     "--verdicts strict reads our own form of a verdict, which --prompt official does not ask for"
                 )
@@ -121,7 +121,7 @@ def judge_command(
                 model, base_url, api_key=api_key, journal=journal, concurrency=concurrency, timeout=timeout
             ) as generator,
         ):
-            judgements = judge(generator, tasks, sampling, policy=policy, read=official.read if official else None)
+            judgements = judge(generator, tasks, sampling, parsing=parsing, read=official.read if official else None)
         figures = {f"critic/{k}": v for k, v in pairwise_metrics(judgements, seed=seed).items()}
         figures |= {f"length/{k}": v for k, v in length_metrics(judgements, seed=seed).items()}
         figures |= {f"category/{k}": v for k, v in category_metrics(judgements, seed=seed).items()}
@@ -194,11 +194,11 @@ def _critic_rows(paths: list[Path]) -> list[dict[str, Any]]:
     return rows
 
 
-def policy_of(verdicts: str) -> Policy:
+def parsing_of(verdicts: str) -> Parsing:
     """How verdicts are read, by the option's value."""
     if verdicts not in ("strict", "lenient"):
         raise ValueError(f"--verdicts {verdicts!r} is neither strict nor lenient")
-    return cast(Policy, verdicts)
+    return cast(Parsing, verdicts)
 
 
 def _official(prompt: str, code: Path | None, sources: set[str]) -> OfficialPrompt | None:

@@ -40,7 +40,7 @@ from recipe.critic_r1.judging.openai_client import OpenAIGenerator
 from recipe.critic_r1.labeling.dpo import DpoWriter
 from recipe.critic_r1.labeling.labeler import Labeller, LabelSettings
 from recipe.critic_r1.labeling.questions import LabelPrompt, LostRow, read_prompts
-from reward_fns.verdict import Policy
+from reward_fns.verdict import Parsing
 
 PROMPTS_AT_A_TIME = 256
 """Prompts whose images are in memory and whose judgements are in flight together."""
@@ -103,7 +103,7 @@ def label_command(
             sampling=Sampling(temperature=temperature, max_tokens=max_tokens, n=votes, seed=seed),
             wording=wording,
             ties=ties,
-            verdicts=cast(Policy, verdicts),
+            verdicts=cast(Parsing, verdicts),
             min_confidence=min_confidence,
             max_pairs=max_pairs,
             split=split,

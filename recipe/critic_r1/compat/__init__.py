@@ -5,7 +5,9 @@ from recipe.critic_r1.compat.patches import (
     apply,
     apply_cpu,
     keep_plain_linear_weights,
+    micro_batches_of_named_rows,
     pad_cross_attention_masks,
+    registered_attention_where_asked,
     text_only_micro_batches,
 )
 from recipe.critic_r1.compat.versions import (
@@ -29,7 +31,9 @@ __all__ = [
     "fsdp1_on_cpu",
     "head_with_the_root",
     "keep_plain_linear_weights",
+    "micro_batches_of_named_rows",
     "pad_cross_attention_masks",
+    "registered_attention_where_asked",
     "source_digest",
     "text_only_micro_batches",
 ]

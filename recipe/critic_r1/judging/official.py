@@ -118,11 +118,11 @@ class OfficialPrompt:
         start = find_box(text).answer_start
         answer = text[start:].replace("*", "")
         if picks := self._picks(answer):
-            return parse_verdict(" ".join(f"[[{pick}]]" for pick in picks), policy="lenient", choices=CHOICES)
+            return parse_verdict(" ".join(f"[[{pick}]]" for pick in picks), parsing="lenient", choices=CHOICES)
         if answer.lstrip().startswith(BOX_OPEN):
-            return parse_verdict(text, policy="lenient", choices=CHOICES)
+            return parse_verdict(text, parsing="lenient", choices=CHOICES)
         plain = _OTHER_ANSWERS.sub("result", answer).replace(BOX_OPEN, "{")
-        return parse_verdict(text[:start] + plain, policy="lenient", choices=CHOICES)
+        return parse_verdict(text[:start] + plain, parsing="lenient", choices=CHOICES)
 
     def _picks(self, answer: str) -> list[str]:
         """What is named in the form that was asked for, behind the last mark that such a verdict follows."""

@@ -29,7 +29,7 @@ from recipe.critic_r1.judging.generation import (
     Sampling,
     messages_from_row,
 )
-from reward_fns.verdict import THINK_CLOSE, THINK_OPEN, Policy, Verdict, parse_verdict
+from reward_fns.verdict import THINK_CLOSE, THINK_OPEN, Parsing, Verdict, parse_verdict
 
 Reader = Callable[[str], Verdict]
 """Reads the verdict of one reply."""
@@ -131,7 +131,7 @@ def judge(
     tasks: Sequence[JudgeTask],
     sampling: Sampling,
     *,
-    policy: Policy = "strict",
+    parsing: Parsing = "strict",
     choices: Sequence[str] = ("1", "2", "tie"),
     read: Reader | None = None,
 ) -> list[Judgement]:
@@ -140,13 +140,13 @@ def judge(
     Args:
         sampling: `n` above 1 asks for that many votes; the verdict is the most frequent readable one. A seed is
             turned into one per task.
-        policy: how verdicts are read, see `reward_fns.verdict.parse_verdict`.
-        read: reads the replies to another prompt; `policy` and `choices` are not used then.
+        parsing: how verdicts are read, see `reward_fns.verdict.parse_verdict`.
+        read: reads the replies to another prompt; `parsing` and `choices` are not used then.
     """
     requests = [GenerationRequest(task.messages, sampling.for_request(task.pair_id, str(task.order))) for task in tasks]
     generations = generator.generate(requests)
     return [
-        judgement_of(task, generation, policy=policy, choices=choices, read=read)
+        judgement_of(task, generation, parsing=parsing, choices=choices, read=read)
         for task, generation in zip(tasks, generations, strict=True)
     ]
 
@@ -155,14 +155,14 @@ def judgement_of(
     task: JudgeTask,
     generation: Generation,
     *,
-    policy: Policy = "strict",
+    parsing: Parsing = "strict",
     choices: Sequence[str] = ("1", "2", "tie"),
     read: Reader | None = None,
 ) -> Judgement:
     """Read the verdict of a task from what the model wrote. See `judge`."""
     if generation.error is not None:
         return Judgement(task, None, REQUEST_FAILED, 0.0, (), "", error=generation.error)
-    read = read or partial(parse_verdict, policy=policy, choices=choices)
+    read = read or partial(parse_verdict, parsing=parsing, choices=choices)
     verdicts = [read(text) for text in generation.texts]
     pred, reason, place = count_votes(verdicts)
     return Judgement(

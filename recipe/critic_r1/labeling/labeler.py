@@ -22,7 +22,7 @@ from recipe.critic_r1.best_of_n.candidates import Shown, final_answer
 from recipe.critic_r1.judging.generation import GenerationRequest, Generator, Sampling
 from recipe.critic_r1.judging.pairwise import SPLIT_VOTES, Judgement, JudgeTask, images_blake3, judge
 from recipe.critic_r1.labeling.questions import LabelPrompt, LostRow
-from reward_fns.verdict import Policy
+from reward_fns.verdict import Parsing
 
 Outcome = Literal[
     "labelled",
@@ -80,7 +80,7 @@ class LabelSettings:
     sampling: Sampling = field(default_factory=Sampling)
     wording: str = "critic"
     ties: bool = False
-    verdicts: Policy = "strict"
+    verdicts: Parsing = "strict"
     min_confidence: float = 0.75
     max_pairs: int = 6
     split: str = "train"
@@ -255,7 +255,7 @@ class Labeller:
         self.tally.prompts["read"] += len(prompts)
         pairs = [pair for prompt in self._answered(prompts) for pair in self._pairs(prompt)]
         tasks = [judge_task(pair, order, self.settings) for pair in pairs for order in (0, 1)]
-        found = judge(self._critic, tasks, self.settings.sampling, policy=self.settings.verdicts) if tasks else []
+        found = judge(self._critic, tasks, self.settings.sampling, parsing=self.settings.verdicts) if tasks else []
         decisions = [
             decide(pair, forward, backward, self.settings)
             for pair, forward, backward in zip(pairs, found[0::2], found[1::2], strict=True)

@@ -24,6 +24,7 @@ CHECKS: tuple[Check, ...] = (
     sizes.batches,
     sizes.room,
     sizes.parallel,
+    sizes.prompts,
     sizes.trainer,
     reward_function.options,
     data_files.rows,

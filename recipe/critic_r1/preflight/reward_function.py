@@ -89,7 +89,7 @@ def _keywords(function: Callable[..., Any]) -> tuple[list[str], bool]:
 def _unknown_of_mixed(given: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
     import importlib
 
-    rewards = ("preference", "pointwise", "nway", "policy")
+    rewards = ("preference", "pointwise", "nway", "answer")
     for name, value in given.items():
         if name == "routes":
             continue
@@ -138,7 +138,7 @@ def gold(config: DictConfig) -> Iterator[Finding]:
                 f"{path}: the right answer of {len(short)} of {scored} rows earns less than 1, e.g. row {number} "
                 f"({source}, label {truth!r}): {score:g}",
                 "Label, data_source and reward do not fit: critic/ rows want reward_fns.preference, policy/ rows "
-                "reward_fns.policy, both reward_fns.mixed.",
+                "reward_fns.answer, both reward_fns.mixed.",
             )
         elif scored:
             yield Finding("gold answers", "pass", f"{scored} rows of {path.name} earn 1.0")
