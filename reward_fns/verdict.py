@@ -71,7 +71,7 @@ class Reason(StrEnum):
     # An answer to a question (answer.py) that could not be compared with the label.
     ANSWER_TOO_LONG = "answer_too_long"
     UNKNOWN_UNIT = "unknown_unit"
-    SYMBOLIC_TIMEOUT = "symbolic_timeout"
+    SYMBOLIC_LIMIT = "symbolic_limit"
     SYMBOLIC_UNAVAILABLE = "symbolic_unavailable"
     """math-verify is missing, or its process did not start or died."""
 

@@ -7,11 +7,8 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from data_prep.reading.images import BadImage
+from data_prep.reading.image_files import LARGEST_FILE, BadImage, too_many_bytes
 from data_prep.reading.inputs import InputError
-
-LARGEST_FILE = 256 * 2**20
-"""Bytes of one image file; a larger one is refused before it is read (a zip entry may claim any size)."""
 
 NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
 NO_SUCH_NAME = (FileNotFoundError, KeyError, UnicodeError)
@@ -87,7 +84,7 @@ class ImageStore:
         if archive is None or inner not in archive.NameToInfo:
             return None
         if archive.getinfo(inner).file_size > LARGEST_FILE:
-            raise _too_large(inner)
+            raise too_many_bytes(inner)
         try:
             return archive.read(inner)
         except Exception as error:  # every method of compression has its own
@@ -110,21 +107,17 @@ def _no_such_file(error: Exception) -> bool:
     return isinstance(error, NO_SUCH_NAME) or getattr(error, "errno", None) in NO_SUCH_FILE
 
 
-def _too_large(inner: str) -> BadImage:
-    return BadImage("image-too-large", f"{inner[:200]} has more than {LARGEST_FILE} bytes")
-
-
 def _remote(root: str, inner: str) -> bytes:
     import fsspec
 
     with fsspec.open(f"{root.rstrip('/')}/{inner}", "rb") as stream:
         data = bytes(stream.read(LARGEST_FILE + 1))
     if len(data) > LARGEST_FILE:
-        raise _too_large(inner)
+        raise too_many_bytes(inner)
     return data
 
 
 def _local(path: Path) -> bytes:
     if path.stat().st_size > LARGEST_FILE:
-        raise _too_large(path.name)
+        raise too_many_bytes(path.name)
     return path.read_bytes()

@@ -101,9 +101,9 @@ def test_lengths_reach_the_rows_and_the_limit_counts(tmp_path) -> None:
     outcome = Transform(Settings("mm_rlhf", image_roots=roots), source, meter=found)(records)
     lengths = [row.prompt_tokens for row in outcome.rows]
     for row, length in zip(outcome.rows, lengths, strict=True):
-        from data_prep.reading.images import decode
+        from data_prep.reading.images import open_image
 
-        image = decode(row.images[0].data)
+        image = open_image(row.images[0].data)
         assert length == real_length(found.processor, row.prompt, [image])
     limit = sorted(lengths)[1]
     strict = Settings("mm_rlhf", image_roots=roots, model="x", max_prompt_tokens=limit)

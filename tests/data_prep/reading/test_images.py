@@ -2,12 +2,11 @@
 
 import io
 import struct
-import warnings
 import zipfile
 import zlib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Barrier, Thread
+from threading import Thread
 
 import fsspec
 import pytest
@@ -15,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image, PngImagePlugin
 
 from data_prep.convert import convert
-from data_prep.reading import image_store, images
+from data_prep.reading import image_store
 from data_prep.reading.image_store import ImageStore
 from data_prep.reading.images import BadImage, check_whole, read_header
 from data_prep.reading.inputs import InputError
@@ -202,27 +201,3 @@ def test_names_that_no_file_has(name: str, tmp_path: Path) -> None:
     with pytest.raises(BadImage) as found:
         ImageStore([str(tmp_path)]).load(name, ".")
     assert found.value.reason == "image-missing"
-
-
-def test_threads_that_read_images_at_once_leave_the_warnings_as_they_were() -> None:
-    filters = list(warnings.filters)
-    both = Barrier(2, timeout=60)
-
-    def read(last: bool) -> None:
-        with images._quiet:
-            both.wait()  # both are inside
-            if last:
-                first.join()  # and leave in the order in which they came
-            warnings.warn("an odd image", stacklevel=1)
-
-    first, second = Thread(target=read, args=(False,)), Thread(target=read, args=(True,))
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        for thread in (first, second):
-            thread.start()
-        for thread in (first, second):
-            thread.join()
-        assert not told
-        warnings.warn("heard again", stacklevel=1)
-        assert [str(w.message) for w in told] == ["heard again"]
-    assert list(warnings.filters) == filters

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_prep.checks.rows import check_parquet
-from data_prep.reading.images import decode
+from data_prep.reading.images import open_image
 from data_prep.sources.digits import digit_pairs, digit_split, load_digit_images, policy_rows, random_wrong_digits
 from data_prep.tasks.ordering import preference_tasks
 from data_prep.writer import write_parquet
@@ -19,7 +19,7 @@ def test_images_are_the_digits_of_the_set() -> None:
     originals = load_digits().images
     assert len(images) == 1797
     for i in (0, 700, 1796):
-        image = decode(images[i].png)
+        image = open_image(images[i].png)
         assert image.size == (56, 56)
         small = np.asarray(image.convert("L").resize((8, 8)), float) / 255 * 16
         assert np.corrcoef(small.ravel(), originals[i].ravel())[0, 1] > 0.95
