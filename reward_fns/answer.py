@@ -51,19 +51,23 @@ _OPTION = re.compile(
     r"|(?<=[A-Z])\s+-\s+(?=[a-z]|[A-Z][a-z]))(.*)",
     re.DOTALL,
 )
+# In the text of the chosen option: a second choice.
 _ANOTHER_OPTION = re.compile(
     r"[(\[]\s*[A-Za-z]\s*[)\]]|\b[A-Za-z]\)|\b(?:or|and|not)\s+(?:option\s+)?[A-Za-z]\b(?!')|[,/&]\s*[A-Z]\b"
 )
 _LETTERS = re.compile(r"[(\[{]?[A-Z][)\]}]?(?:(?:\s*(?:,|;|/|&|、|\band\b)\s*|\s*)[(\[{]?[A-Z][)\]}]?)+")
 _YES_NO = re.compile(r"(yes|no)\s*[,.;:!]\s*(.*)", re.DOTALL)
 
+# 3-5 cm, 1:2, 10:30, 2020-10-05: numbers with links between them. Algebra would subtract or divide them.
 _PART = r"[-+]?(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+)%?"
 _CHAIN = re.compile(rf"({_PART})((?:\s*(?:-|:|/|\bto\b)\s*{_PART})+)(?:\s*([A-Za-zμΩ°%].*))?")
 _LINK = re.compile(rf"\s*(-|:|/|to)\s*({_PART})")
 
+# x =, f(x) =, \angle ABC =
 _ASSIGNMENT = re.compile(r"(?:\\[a-z]+\s*)?[A-Za-z]{0,4}(?:_\{?[A-Za-z0-9]+\}?)?(?:\([a-z]\))?\s*=\s*(?=[^=\s])")
 _MATH = re.compile(r"[0-9\\^+*/=<>]")
 _TOKEN = re.compile(r"\\?[A-Za-z]+")
+# Letters in a row that are not a word: functions, connectives, products of variables.
 _FUNCTION = re.compile(
     r"(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|lg|exp|sqrt|frac|max|min|gcd|lcm|mod|pi|or|and|[a-d]{3}|[x-z]{3}"
 )
