@@ -27,7 +27,7 @@ from data_prep.reading.units import Unit, plan_units
 from data_prep.settings import Settings
 from data_prep.sources.registry import load_source
 from data_prep.worker import WORK, Job
-from data_prep.writer import FORMAT_VERSION, MANIFEST, file_checksum, write_json
+from data_prep.writer import FORMAT_VERSION, MANIFEST, file_checksum, require_current, write_json
 
 Progress = Callable[[int, int], None]
 """Called with the records done and their total."""
@@ -147,6 +147,7 @@ def _prepare_folder(
         _empty(folder)
     elif begun is not None:
         stored = _stored(begun)
+        require_current(folder)
         if {k: stored.get(k) for k in identity} != identity:
             raise InputError(
                 f"{folder} holds the output of other settings, other input or another version of critic-r1; choose"

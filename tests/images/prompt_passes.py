@@ -2,7 +2,7 @@
 
     python -m tests.images.prompt_passes JOB RESULT [RANK WORLD STORE]
 
-``JOB`` is a pickle of ``(config, cases)``: verl's composed configuration and, for each case, its `Case`. ``RESULT`` gets
+``JOB`` is a pickle of ``(config, cases)``: verl's composed configuration and the `Case` of each name. ``RESULT`` gets
 for each case, split and path what the passes of a step give.
 """
 
@@ -255,4 +255,5 @@ def main(job: Path, result: Path, rank: int = 0, world: int = 1, store: str = ""
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), *(kind(value) for kind, value in zip((int, int, str), sys.argv[3:])))
+    rank, world, store = [*sys.argv[3:], "0", "1", ""][:3]
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(rank), int(world), store)

@@ -133,7 +133,7 @@ def micro_batches_of_named_rows(name: str) -> None:
 
 
 def registered_attention_where_asked(name: str) -> None:
-    """Let Qwen2-VL and Qwen2.5-VL use transformers' own attention layer when it is called with the argument ``name``."""
+    """Let Qwen2-VL and Qwen2.5-VL use transformers' own attention layer when it is called with an argument ``name``."""
     # To remove padding, verl replaces the layers' forward by one that calls flash-attn and nothing else. The attention
     # for shared prompts is one that transformers finds by its name, in the forward that is replaced.
     check_version(VERL, "verl")

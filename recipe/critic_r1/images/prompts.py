@@ -19,6 +19,7 @@ from verl.workers.engine.fsdp import transformer_impl
 
 from recipe.critic_r1.images.encoded import ImageInputs
 from recipe.critic_r1.images.prompt_attention import LAYOUT, Layout
+from recipe.critic_r1.preflight.sizes import SHARED_PROMPT_MODELS
 
 ONCE = "once"
 STOCK = "stock"
@@ -30,9 +31,6 @@ PROMPT_PATH = "prompt_path"
 GROUPS = "prompt_groups"
 """Column (rows, 2) of a batch whose micro-batches are packed: number of the row's group, tokens of its prompt."""
 
-MODELS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-"""Model types whose training passes were compared with verl's."""
-
 
 def reason_for_stock(text_config: Any, model_type: str, sequence_parallel: int) -> str | None:
     """Why a model is trained verl's way, each response with a prompt of its own; None when prompts can be shared.
@@ -42,7 +40,7 @@ def reason_for_stock(text_config: Any, model_type: str, sequence_parallel: int) 
         model_type: of the whole model.
         sequence_parallel: Ulysses' size.
     """
-    if model_type not in MODELS:
+    if model_type not in SHARED_PROMPT_MODELS:
         return f"model type {model_type!r} was not compared with verl's way"
     if sequence_parallel > 1:
         return "ulysses_sequence_parallel_size > 1 cuts the packed sequence"
@@ -189,11 +187,11 @@ def _halved(groups: list[Group], too_large: Callable[[Group], bool]) -> list[Gro
 def _packed(pieces: list[Group], count: int, weight: Callable[[Group], int]) -> list[list[Group]]:
     """The pieces in ``count`` parts, none empty: the heaviest piece first, always into the lightest part."""
     parts: list[list[Group]] = [[] for _ in range(count)]
-    loads = [(0, i) for i in range(count)]
+    loads = [(0, 0, i) for i in range(count)]
     for piece in sorted(pieces, key=lambda piece: (-weight(piece), -piece.tokens, piece.rows)):
-        load, i = heapq.heappop(loads)
+        load, tokens, i = heapq.heappop(loads)
         parts[i].append(piece)
-        heapq.heappush(loads, (load + weight(piece), i))
+        heapq.heappush(loads, (load + weight(piece), tokens + piece.tokens, i))
     return parts
 
 
