@@ -228,7 +228,7 @@ SECTIONS: list[Section] = [
     (
         "The demo on fresh seeds",
         "demo_fresh_seeds.json",
-        "Before → after training; mean change with a 95 % interval over seeds; the control has half its labels flipped.",
+        "Before → after; mean change with a 95 % interval over seeds; the control trains on labels half flipped.",
         "demo --seed 3 --seed 4 --seed 5 --control-seed 3 --out benchmarks/results/demo_fresh_seeds.json",
         _demo,
     ),
@@ -343,8 +343,8 @@ def page() -> str:
     parts = [
         "# Measurements",
         "Written by `python -m benchmarks.readme` from `benchmarks/results/*.json`; do not edit. Brackets: 95 % "
-        "intervals, over images unless said otherwise. Parentheses: least and largest of the repeats. Each section names "
-        "the command that measures it again; `runs/demo` is a finished `critic-r1 demo`.",
+        "intervals, over images unless said otherwise. Parentheses: least and largest of the repeats. Each section "
+        "names the command that measures it again; `runs/demo` is a finished `critic-r1 demo`.",
     ]
     for title, name, what, command, write in SECTIONS:
         result = load(name)
