@@ -45,6 +45,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.reward
 	$(BIN)/python -m benchmarks.length
 	$(BIN)/python -m benchmarks.convert
+	$(BIN)/python -m benchmarks.gpu_switches
 
 # Pins again from requirements/*.in.
 lock: $(STAMP)
