@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
-from recipe.critic_r1.images.prompts import PROMPT_PATH
+from recipe.critic_r1.images.prompt_path import PROMPT_PATH
 from recipe.critic_r1.launch.watchdog import ActorWatchdog, WorkerDied
 from recipe.critic_r1.training.trainer import AGREEMENT, SCORED_FIELDS, CriticTrainerSync, RolloutDisagreement
 

@@ -63,7 +63,7 @@ PROMPT_FUNCTIONS = {
     "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl:Qwen2_5_VLTextModel.forward": "823b084a25aa",
     "transformers.models.qwen3_vl.modeling_qwen3_vl:Qwen3VLTextModel.forward": "315e088611c2",
 }
-"""The functions that computing a prompt once replaces, calls or reads the results of."""
+"""The same for computing a prompt once (``critic_r1.prompt_path``); its test is ``tests/images/test_prompts.py``."""
 
 REMEDY = "Install verl as it was released (see requirements/), or take verl's own path with critic_r1.image_path=stock."
 PROMPT_REMEDY = (

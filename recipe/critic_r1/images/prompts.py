@@ -19,36 +19,9 @@ from verl.workers.engine.fsdp import transformer_impl
 
 from recipe.critic_r1.images.encoded import ImageInputs
 from recipe.critic_r1.images.prompt_attention import LAYOUT, Layout
-from recipe.critic_r1.preflight.sizes import SHARED_PROMPT_MODELS
-
-ONCE = "once"
-STOCK = "stock"
-"""Values of ``critic_r1.prompt_path``."""
-
-PROMPT_PATH = "prompt_path"
-"""Non-tensor of a batch in which the trainer names the path."""
 
 GROUPS = "prompt_groups"
 """Column (rows, 2) of a batch whose micro-batches are packed: number of the row's group, tokens of its prompt."""
-
-
-def reason_for_stock(text_config: Any, model_type: str, sequence_parallel: int) -> str | None:
-    """Why a model is trained verl's way, each response with a prompt of its own; None when prompts can be shared.
-
-    Args:
-        text_config: of the language model.
-        model_type: of the whole model.
-        sequence_parallel: Ulysses' size.
-    """
-    if model_type not in SHARED_PROMPT_MODELS:
-        return f"model type {model_type!r} was not compared with verl's way"
-    if sequence_parallel > 1:
-        return "ulysses_sequence_parallel_size > 1 cuts the packed sequence"
-    if "sliding_attention" in (getattr(text_config, "layer_types", None) or []):
-        return "the model has layers of sliding attention"
-    if getattr(text_config, "attention_dropout", 0.0):
-        return "attention_dropout is not 0"
-    return None
 
 
 @dataclass(frozen=True)

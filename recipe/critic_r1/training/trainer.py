@@ -23,7 +23,7 @@ from verl.workers.rollout.replica import RolloutReplica, RolloutReplicaRegistry
 from recipe.critic_r1 import compat
 from recipe.critic_r1.compat.pinned_sources import PROMPT_FUNCTIONS, PROMPT_REMEDY
 from recipe.critic_r1.images.balance import by_prompt
-from recipe.critic_r1.images.prompts import ONCE, PROMPT_PATH
+from recipe.critic_r1.images.prompt_path import ONCE, PROMPT_PATH
 from recipe.critic_r1.launch.watchdog import ActorWatchdog
 from recipe.critic_r1.rollout.agent_loop import SHARED
 from recipe.critic_r1.rollout.cache_metrics import ImageCacheRate
