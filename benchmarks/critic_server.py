@@ -35,10 +35,10 @@ ANSWER = ("--max-tokens", "24")
 SHORT = ("--shown", "answer", "--wording", "compact", *ANSWER)
 """How the demo's critic was trained: it compares final answers, in the wording for tiny models."""
 
-SELECTORS = ("--selector", "weighted_knock_out", "--selector", "swiss", "--selector", "round_robin")
+SELECTORS = ("--selector", "weighted_knock_out", "--selector", "round_robin")
 
 LARGEST_TABLE = 16
-"""Candidates of a Swiss tournament or a round robin."""
+"""Candidates of a round robin."""
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -1,5 +1,6 @@
 """`critic-r1 prepare`, `validate`, `overlap` and `show`: options only; `data_prep` does the work."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -209,6 +210,7 @@ def _assignments(option: str, pairs: list[str]) -> dict[str, str]:
 
 
 def _summary(manifest: dict[str, Any], output: Path) -> None:
+    from data_prep.checks.show import printable
     from data_prep.dataset_card import balance
 
     records = manifest["records"]
@@ -225,7 +227,10 @@ def _summary(manifest: dict[str, Any], output: Path) -> None:
     if manifest["kept_contradictions"]:
         console.print(f"  kept with contradictory labels: {manifest['kept_contradictions']} pairs")
     if not records["used"]:
-        errors.print(Text(f"no task was made; see {output / 'rejected.jsonl'}", style="red"))
+        errors.print(Text(f"no task was made; see {output / 'rejected.jsonl'}, which begins with:", style="red"))
+        with (output / "rejected.jsonl").open(encoding="utf-8") as stream:
+            first = json.loads(next(stream, "{}"))
+        errors.print(Text(printable(f"{first.get('detail', '')} {first.get('remedy', '')}")))
         raise typer.Exit(1)
 
 

@@ -8,7 +8,7 @@ import importlib.util
 
 from recipe.critic_r1 import compat
 from recipe.critic_r1.images import engine  # noqa: F401  (registers itself)
-from recipe.critic_r1.training import attention  # noqa: F401  (registers causal_sdpa and packed_sdpa)
+from recipe.critic_r1.training import attention, release_loss  # noqa: F401  (both register themselves)
 
 compat.head_with_the_root()
 if importlib.util.find_spec("flash_attn") is None:
