@@ -4,7 +4,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -100,7 +100,7 @@ def show_results(out: Path) -> None:
     Console(width=max(100, min(140, shutil.get_terminal_size().columns))).print(table)
 
 
-def _interval(estimate: dict) -> str:
+def _interval(estimate: dict[str, Any]) -> str:
     low, high = 100 * estimate["low"], 100 * estimate["high"]
     return f"{100 * estimate['value']:.1f} [{low:.1f}, {high:.1f}]"
 

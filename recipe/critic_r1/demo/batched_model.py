@@ -66,7 +66,8 @@ class FastForward:
                     f"image {row} is {images[row].size[0]}x{images[row].size[1]} pixels; "
                     f"the demo's images are {IMAGE_SIDE}x{IMAGE_SIDE}"
                 )
-        return out["pixel_values"].view(len(images), PATCHES, -1).float()
+        pixels: Tensor = out["pixel_values"]
+        return pixels.view(len(images), PATCHES, -1).float()
 
     def prompt_ids(self, prompts: Sequence[str]) -> Tensor:
         """Chat-formatted token ids of prompts with one image marker in front: (N, P).
@@ -98,7 +99,8 @@ class FastForward:
     def texts(self, responses: Tensor) -> list[str]:
         """The text of each response up to its end token; (N, R) -> N strings."""
         rows = [row[: row.index(self.end_id)] if self.end_id in row else row for row in responses.tolist()]
-        return self.tokenizer.batch_decode(rows)
+        texts: list[str] = self.tokenizer.batch_decode(rows)
+        return texts
 
     @cached_property
     def _vision_rotary(self) -> tuple[Tensor, Tensor]:
@@ -125,7 +127,8 @@ class FastForward:
             mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
             hidden = hidden + attention.proj(mixed.reshape(count * PATCHES, -1))
             hidden = hidden + block.mlp(block.norm2(hidden))
-        return tower.merger(hidden).reshape(count, IMAGE_TOKENS, -1)
+        merged: Tensor = tower.merger(hidden)
+        return merged.reshape(count, IMAGE_TOKENS, -1)
 
     def _prompt_positions(self, ids: Tensor) -> tuple[Tensor, int]:
         """Rotary positions of a prompt, (3, P), and the position that follows it. The image has a fixed position."""
@@ -177,7 +180,8 @@ class FastForward:
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        return self.model.lm_head(torch.cat([hidden[:, None], rest], 1))
+        logits: Tensor = self.model.lm_head(torch.cat([hidden[:, None], rest], 1))
+        return logits
 
     @torch.no_grad()
     def sample(
