@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from recipe.critic_r1.judging.redaction import redact, redacted
+from recipe.critic_r1.redaction import redact, redacted
 from recipe.critic_r1.report.charts import duration
 from recipe.critic_r1.report.records import StageRecord, shortened_name
 from recipe.critic_r1.report.run_files import METRICS, Kind, Run
