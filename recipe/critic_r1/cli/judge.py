@@ -45,7 +45,7 @@ from recipe.critic_r1.judging.metrics import category_metrics, length_metrics, p
 from recipe.critic_r1.judging.official import OfficialPrompt, load_prompt
 from recipe.critic_r1.judging.official_metrics import official_metrics
 from recipe.critic_r1.judging.pairwise import REFUSED, REQUEST_FAILED, Judgement, judge, read_rows, task_from_row
-from recipe.critic_r1.judging.redaction import redacted
+from recipe.critic_r1.redaction import redacted
 
 Benchmark = Annotated[
     list[str],

@@ -49,10 +49,10 @@ from recipe.critic_r1.cli.options import (
 from recipe.critic_r1.cli.output import cell, console, ending, warn
 from recipe.critic_r1.judging.generation import Sampling
 from recipe.critic_r1.judging.journal import Journal
-from recipe.critic_r1.judging.redaction import redacted
 from recipe.critic_r1.labeling.dpo import DpoWriter
 from recipe.critic_r1.labeling.labeler import Labeller, LabelSettings
 from recipe.critic_r1.labeling.questions import LabelPrompt, LostRow, read_prompts
+from recipe.critic_r1.redaction import redacted
 
 PROMPTS_AT_A_TIME = 256
 """Prompts whose images are in memory and whose judgements are in flight together."""

@@ -36,7 +36,7 @@ from recipe.critic_r1.eval_policy.command import (
 from recipe.critic_r1.eval_policy.environment import PINS, default_cache, prepare
 from recipe.critic_r1.eval_policy.suites import INSTALLED, ROWS_TASK, Benchmark, Suite, faults, load_suite, names
 from recipe.critic_r1.judging.address import choose_key, proxy_note
-from recipe.critic_r1.judging.redaction import redacted
+from recipe.critic_r1.redaction import redacted
 
 
 def register(app: typer.Typer) -> None:

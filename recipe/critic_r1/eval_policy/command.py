@@ -20,7 +20,7 @@ import yaml
 
 from recipe.critic_r1.eval_policy.suites import ROWS_TASK, Benchmark, Suite
 from recipe.critic_r1.judging.address import KEY_VARIABLE, Address
-from recipe.critic_r1.judging.redaction import redact
+from recipe.critic_r1.redaction import redact
 
 TOOL_SIDE = Path(__file__).parent / "tool_side"
 
@@ -126,6 +126,7 @@ def tool_environment(served: Served, judge: Judge | None, given: Mapping[str, st
         "HF_HOME": str(Path.home() / ".cache" / "huggingface"),
         **given,
         KEY_VARIABLE: served.api_key,
+        "CRITIC_R1_ROOT": str(TOOL_SIDE.parents[3]),
         "TOKENIZERS_PARALLELISM": "false",
         "CUDA_VISIBLE_DEVICES": "",
     }

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import openai
 
-from recipe.critic_r1.judging.redaction import address_secrets, redact
+from recipe.critic_r1.redaction import address_secrets, redact
 
 KEY_VARIABLE = "CRITIC_R1_API_KEY"
 """Holds the key for servers of this project's commands, whatever their address."""

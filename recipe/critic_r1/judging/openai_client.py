@@ -27,7 +27,7 @@ import threading
 from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import openai
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
@@ -36,8 +36,8 @@ from recipe.critic_r1.judging.address import Address, open_files_for
 from recipe.critic_r1.judging.failures import Failure, explain, unsupported_field
 from recipe.critic_r1.judging.generation import Generation, GenerationRequest, ImagePart, TextPart
 from recipe.critic_r1.judging.journal import Journal, JournalFullError
-from recipe.critic_r1.judging.redaction import redact
 from recipe.critic_r1.judging.replies import SenselessAnswerError, read_reply
+from recipe.critic_r1.redaction import redact
 
 T = TypeVar("T")
 
@@ -146,7 +146,7 @@ class OpenAIGenerator:
         self._backoff = wait_exponential_jitter(multiplier=first_pause, max=LONGEST_PAUSE, jitter=first_pause)
         self._in_a_row: Counter[str] = Counter()
 
-    def __enter__(self) -> OpenAIGenerator:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
