@@ -23,7 +23,6 @@ from blake3 import blake3
 from PIL import Image
 
 from data_prep.convert import convert
-from data_prep.reading.views import batch_records
 from data_prep.settings import Settings
 from data_prep.writer import file_checksum
 
@@ -139,8 +138,8 @@ def _copy_same_options(source: str, output: str, hashes: bool) -> None:
             rows += table.num_rows
             if hashes:
                 for chunk in table["image"].chunks:
-                    for value in batch_records(pa.RecordBatch.from_arrays([chunk], ["image"])):
-                        blake3(value["image"]["bytes"]).hexdigest()
+                    for value in chunk.to_pylist():
+                        blake3(value["bytes"]).hexdigest()
     if hashes:
         file_checksum(Path(output))
     _report(start, rows)
