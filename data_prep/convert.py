@@ -31,7 +31,7 @@ from data_prep.reading.units import Unit, plan_units
 from data_prep.settings import Settings
 from data_prep.sources.registry import load_source
 from data_prep.worker import ID_TYPE, WORK, Job
-from data_prep.writer import FORMAT_VERSION, MANIFEST, file_checksum
+from data_prep.writer import FORMAT_VERSION, MANIFEST, file_checksum, require_current
 
 Progress = Callable[[int, int], None]
 """Called with the records done and their total."""
@@ -169,11 +169,9 @@ def _prepare_folder(
         _empty(folder)
     elif begun is not None:
         stored = _stored(begun)
-        if stored.get("format") != FORMAT_VERSION:
-            raise InputError(
-                f"{folder} was made by another version of critic-r1 (format {stored.get('format')}, this one writes"
-                f" {FORMAT_VERSION}); run the same command with --overwrite to make it again"
-            )
+        require_current(folder)
+        if stored.get("format", FORMAT_VERSION) != FORMAT_VERSION:
+            raise InputError(f"{folder} is of another version of critic-r1; run the command again with --overwrite")
         if {k: stored.get(k) for k in identity} != identity:
             raise InputError(
                 f"{folder} holds the output of other settings or other input; choose another --output, or --overwrite"

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from data_prep.files import replacing, write_json
+from data_prep.reading.inputs import InputError
 from data_prep.tasks.row import HasRow, Row, row_bytes, row_schema, rows_batch
 
 FORMAT_VERSION = 4
@@ -187,6 +188,26 @@ def shard_names(folder: Path) -> list[str]:
         return [name for shard in found["shards"] if (name := str(shard["file"])) == Path(name).name]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{folder / MANIFEST} is not a manifest ({error}); choose another folder") from error
+
+
+def require_current(folder: Path) -> None:
+    """Refuse a folder that an older version wrote.
+
+    Raises:
+        InputError: its manifest has an older format; the message holds the command that makes the folder again.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        version = manifest.get("format")
+    except (OSError, ValueError, AttributeError):
+        return  # no manifest, or a damaged one, which `validate` names
+    if isinstance(version, int) and version < FORMAT_VERSION:
+        settings = manifest.get("settings")
+        source = settings.get("source", "SOURCE") if isinstance(settings, dict) else "SOURCE"
+        raise InputError(
+            f"{folder} was written by an older version (format {version}, now {FORMAT_VERSION}); make it again:"
+            f" critic-r1 prepare {source} --input FILES --output {folder} --overwrite"
+        )
 
 
 def _remove_former(folder: Path) -> None:

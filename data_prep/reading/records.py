@@ -1,7 +1,7 @@
 """From a record to the items that its source makes of it, with their images: the reading half of the transform."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from data_prep.tasks.row import Image, quick_key
 class Images(NamedTuple):
     """The images of a record, looked up once for all of its items."""
 
-    given: tuple[Image, ...]
+    given: Sequence[Image]
     found: tuple[Image, ...]
     """With their bytes; the very same ones where nothing had to be done."""
     sizes: list[tuple[int, int]]
@@ -100,7 +100,7 @@ class ItemReader:
             items.found.append(problem_of(error))
         return items
 
-    def _images(self, images: tuple[Image, ...], base: str) -> Images:
+    def _images(self, images: Sequence[Image], base: str) -> Images:
         """The images with their bytes, and their sizes."""
         found: list[Image] = []
         sizes: list[tuple[int, int]] = []
@@ -127,7 +127,7 @@ class ItemReader:
             same = same and kept is image
             found.append(kept)
             sizes.append((header.width, header.height))
-        return Images(images, images if same else tuple(found), sizes)
+        return Images(images, tuple(images if same else found), sizes)
 
 
 def options_of(settings: Settings, labels: Labels | None = None) -> Options:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from recipe.critic_r1.cli import app
 from recipe.critic_r1.launch import submit
 
+ROOT = Path(__file__).parents[2]
 GIVEN = ["critic_r1.run_dir=/shared/r1", "data.train_files=/shared/t.parquet", "data.val_files=[/shared/v.parquet]"]
 
 
@@ -33,7 +34,6 @@ class Recorder:
 
 def test_a_job_is_the_code_and_one_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth0")
-    monkeypatch.setenv("WANDB_API_KEY", "secret")
     monkeypatch.setenv("VERL_USE_EXTERNAL_MODULES", "json")
     jobs = Recorder()
     job = submit.submit(jobs, "r1", [*GIVEN, "cluster=4x8", "trainer.experiment_name='a b'"], env=["MY=1=2"])
@@ -46,12 +46,64 @@ def test_a_job_is_the_code_and_one_command(monkeypatch: pytest.MonkeyPatch) -> N
     assert variables["NCCL_SOCKET_IFNAME"] == "eth0"
     assert variables["MY"] == "1=2"
     assert variables["VERL_USE_EXTERNAL_MODULES"] == "recipe.critic_r1.plugin,json"
-    assert "WANDB_API_KEY" not in variables
-    assert "WANDB_API_KEY" in submit.environment(["WANDB_API_KEY"])
-    assert {"recipe/critic_r1/config/r1.yaml", "reward_fns/preference.py", "data_prep/tasks/pairwise.py"} <= jobs.files
-    assert not [name for name in jobs.files if name.endswith((".parquet", ".pyc", ".safetensors"))]
     assert job.packed_bytes < 2_000_000
     assert not Path(jobs.given["runtime_env"]["working_dir"]).exists()
+    tracked = subprocess.run(
+        ["git", "ls-files", *submit.PACKAGES], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if tracked.returncode == 0:  # a source archive has no repository
+        present = {name for name in tracked.stdout.splitlines() if (ROOT / name).exists()}
+        assert present <= jobs.files
+
+
+def test_only_source_files_are_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Private files of every kind lie among the sources: none is sent."""
+    theirs = tmp_path / "home" / ".ssh"
+    theirs.mkdir(parents=True)
+    (theirs / "id_rsa").write_text("PRIVATE")
+    (theirs / "config.py").write_text("PRIVATE")
+    root = tmp_path / "root"
+    place = root / "recipe" / "critic_r1" / "launch" / "submit.py"
+    place.parent.mkdir(parents=True)
+    place.write_text("code")
+    config = root / "recipe" / "critic_r1" / "config" / "r1.yaml"
+    config.parent.mkdir()
+    config.write_text("code")
+    private = [".env", "key.pem", "id_rsa", ".git/config", ".netrc", "account.json", "secrets.yaml", "a.parquet"]
+    private += ["model.safetensors", "weights.bin", "x.pt", "notes.ipynb", ".ipynb_checkpoints/a.py", ".venv/lib/b.py"]
+    private += ["site-packages/c.py", "core.1234", "data.csv", "history.sqlite", ".secret.py", "env", "kubeconfig"]
+    for package in submit.PACKAGES:
+        for name in private:
+            path = root / package / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("PRIVATE")
+    (root / "recipe" / "ssh").symlink_to(theirs)
+    (root / "recipe" / "linked.py").symlink_to(theirs / "config.py")
+    os.mkfifo(root / "recipe" / "fifo.py")
+    (root / "recipe" / "large.py").write_bytes(b"#" * (submit.LARGEST_FILE + 1))
+    (root / ".env").write_text("PRIVATE")
+    monkeypatch.setattr(submit, "__file__", str(place))
+    with submit.packed() as folder:
+        found = {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    assert found == {"recipe/critic_r1/launch/submit.py": "code", "recipe/critic_r1/config/r1.yaml": "code"}
+
+
+KEYS = """VLLM_API_KEY VLLM_S3_SECRET HF_TOKEN HF_HOME_TOKEN WANDB_API_KEY OPENAI_API_KEY AWS_SECRET_ACCESS_KEY NCCL_X
+VERL_SECRET RAY_AUTH_TOKEN GLOO_PASSWORD HUGGING_FACE_HUB_TOKEN HTTPS_PROXY WANDB_BASE_URL PATH"""
+
+
+@pytest.mark.parametrize("name", KEYS.split())
+def test_a_variable_that_is_not_named_stays_here(name: str) -> None:
+    given = {name: "secret", "NCCL_DEBUG": "INFO"}
+    assert submit.environment([], given) == {"NCCL_DEBUG": "INFO"}
+    assert submit.environment([name], given) == given
+
+
+@pytest.mark.parametrize("value", ["https://user:pw@mirror/", "https://token@mirror", "http://mirror/?api_key=abc"])
+def test_an_address_with_credentials_stays_here(value: str) -> None:
+    given = {"HF_ENDPOINT": value, "VERL_USE_EXTERNAL_MODULES": "json"}
+    assert submit.environment([], given) == {"VERL_USE_EXTERNAL_MODULES": "json"}
+    assert submit.environment([], {"HF_ENDPOINT": "https://mirror:8080/x"}) == {"HF_ENDPOINT": "https://mirror:8080/x"}
 
 
 @pytest.mark.parametrize(

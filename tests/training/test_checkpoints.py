@@ -1,16 +1,17 @@
-"""The last whole checkpoint, the best one, and the folder made of them."""
+"""The last complete checkpoint and the best one; what was tampered with or cut is named and not followed."""
 
 import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 
 from recipe.critic_r1.training import checkpoints
-from recipe.critic_r1.training.export import ExportError, export
+from recipe.critic_r1.training.checkpoints import CheckpointError
 
 CRITIC = "val-core/critic/digits/acc/mean@1"
 OTHER = "val-core/critic/vqa/acc/mean@1"
@@ -24,7 +25,7 @@ def checkpoint(folder: Path, step: int, *, finished: bool = True) -> Path:
     save_file({"w": torch.full((2,), float(step))}, model / "model.safetensors")
     (model / "config.json").write_text(json.dumps({"dtype": "bfloat16", "text_config": {"dtype": "bfloat16"}}))
     if finished:
-        (folder / f"global_step_{step}" / "data.pt").touch()
+        (folder / f"global_step_{step}" / "data.pt").write_bytes(b"state")
         (folder / checkpoints.TRACKER).write_text(str(step))
     return model
 
@@ -38,9 +39,101 @@ def test_the_last_step(tmp_path: Path) -> None:
     checkpoint(tmp_path, 10)
     checkpoint(tmp_path, 20, finished=False)
     assert checkpoints.last_step(tmp_path) == 10
-    (tmp_path / checkpoints.TRACKER).write_text("ten")
-    with pytest.raises(checkpoints.TrackerError, match=r"latest_checkpointed_iteration.txt holds 'ten'"):
+    assert checkpoints.resume_point(tmp_path) == tmp_path / "global_step_10"
+
+
+@pytest.mark.parametrize("text", ["ten", "-1", "1_0", "../10", "10\n20", "\u0661", "\x00", "1" * 13, "\udc80"])
+def test_a_tracker_that_holds_no_step_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / checkpoints.TRACKER).write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(CheckpointError, match=r"latest_checkpointed_iteration.txt holds '.*' and not a step: write"):
         checkpoints.last_step(tmp_path)
+
+
+def absent(folder: Path) -> None:
+    shutil.rmtree(folder / "global_step_10")
+
+
+def no_data(folder: Path) -> None:
+    (folder / "global_step_10" / "data.pt").unlink()
+
+
+def empty_shard(folder: Path) -> None:
+    (folder / "global_step_10" / "actor" / "model_world_size_1_rank_0.pt").touch()
+
+
+def link_to_a_checkpoint(folder: Path) -> None:
+    (folder / "global_step_10").rename(folder.parent / "theirs")
+    (folder / "global_step_10").symlink_to(folder.parent / "theirs")
+
+
+def link_to_a_file(folder: Path) -> None:
+    (folder / "global_step_10" / "actor" / "optim.pt").symlink_to("/etc/hostname")
+
+
+def linked_tracker(folder: Path) -> None:
+    (folder / checkpoints.TRACKER).rename(folder.parent / "tracker")
+    (folder / checkpoints.TRACKER).symlink_to(folder.parent / "tracker")
+
+
+def fifo(folder: Path) -> None:
+    (folder / checkpoints.TRACKER).unlink()
+    os.mkfifo(folder / checkpoints.TRACKER)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (absent, r"names step 10, but .*global_step_10 does not exist: .*\(present: global_step_5\)"),
+        (no_data, r"global_step_10 is incomplete \(data\.pt is missing\)"),
+        (empty_shard, r"incomplete \(model_world_size_1_rank_0\.pt is empty\)"),
+        (link_to_a_checkpoint, r"global_step_10 is a symbolic link that leads out of"),
+        (link_to_a_file, r"optim\.pt is a symbolic link that leads out of"),
+        (linked_tracker, "is not a plain file"),
+        (fifo, "is not a plain file"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_resumed_is_named(tmp_path: Path, spoil: Callable[[Path], None], said: str) -> None:
+    folder = tmp_path / "checkpoints"
+    checkpoint(folder, 5)
+    checkpoint(folder, 10)
+    spoil(folder)
+    with pytest.raises(CheckpointError, match=said):
+        checkpoints.resume_point(folder)
+
+
+@pytest.mark.parametrize("record", ["", "[]", '{"step": 1}', '{"step": "x", "accuracy": 1, "metrics": {}}', "[" * 9999])
+def test_a_damaged_record_of_the_best_is_named(tmp_path: Path, record: str) -> None:
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "best.json").write_text(record)
+    with pytest.raises(CheckpointError, match=r"best\.json is damaged .*: delete .*best to forget the best step"):
+        checkpoints.best(tmp_path)
+
+
+def test_links_in_the_place_of_our_folders_are_not_followed(tmp_path: Path) -> None:
+    folder, theirs = tmp_path / "checkpoints", tmp_path / "theirs"
+    checkpoint(folder, 10)
+    theirs.mkdir()
+    (theirs / "thesis.txt").write_text("precious")
+    for name in (".best.partial", ".best.replaced"):
+        (folder / name).symlink_to(theirs)
+    assert checkpoints.keep_best(folder, 10, {CRITIC: 0.5})
+    assert os.listdir(theirs) == ["thesis.txt"]
+    shutil.rmtree(folder / "best")
+    (folder / "best").symlink_to(theirs)
+    with pytest.raises(CheckpointError, match="leads out of"):
+        checkpoints.keep_best(folder, 10, {CRITIC: 0.6})
+    assert os.listdir(theirs) == ["thesis.txt"]
+
+
+def test_how_a_checkpoint_was_sharded(tmp_path: Path) -> None:
+    checkpoint(tmp_path, 10)
+    record = tmp_path / "global_step_10" / "actor" / "fsdp_config.json"
+    assert checkpoints.sharding(tmp_path / "global_step_10") is None
+    record.write_text('{"FSDP_version": 2, "world_size": 8}')
+    assert checkpoints.sharding(tmp_path / "global_step_10") == checkpoints.Sharding(8, 2)
+    record.write_text('{"world_size": 8}')
+    with pytest.raises(CheckpointError, match=r"fsdp_config\.json is damaged"):
+        checkpoints.sharding(tmp_path / "global_step_10")
 
 
 def test_a_tracker_that_a_kill_left_empty_is_filled_in(tmp_path: Path) -> None:
@@ -50,6 +143,8 @@ def test_a_tracker_that_a_kill_left_empty_is_filled_in(tmp_path: Path) -> None:
     checkpoint(tmp_path, 20, finished=False)
     assert checkpoints.repair(tmp_path) is None
     assert checkpoints.last_step(tmp_path) == 10
+    (tmp_path / "global_step_x").mkdir()
+    (tmp_path / "global_step_x" / "data.pt").touch()
     (tmp_path / checkpoints.TRACKER).write_text("")
     assert checkpoints.repair(tmp_path) == 10
     assert checkpoints.last_step(tmp_path) == 10
@@ -83,7 +178,7 @@ def test_it_costs_no_space(tmp_path: Path) -> None:
 
 
 def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(source: str, target: str) -> None:
+    def refuse(source: str, target: str, **_: bool) -> None:
         raise OSError("no links here")
 
     monkeypatch.setattr(os, "link", refuse)
@@ -108,51 +203,3 @@ def test_a_best_that_will_be_trained_again_is_forgotten(tmp_path: Path) -> None:
     checkpoints.forget_after(tmp_path, 10)
     assert checkpoints.best(tmp_path) is None
     checkpoints.forget_after(tmp_path, 10)
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    """A run whose best step is 10 and whose last is 20."""
-    folder = tmp_path / "run"
-    for step, accuracy in ((10, 0.9), (20, 0.8)):
-        checkpoint(folder / "checkpoints", step)
-        checkpoints.keep_best(folder / "checkpoints", step, {CRITIC: accuracy})
-    (folder / "train").mkdir()
-    config = {
-        "trainer": {"experiment_name": "r1"},
-        "actor_rollout_ref": {"model": {"path": "Qwen/Qwen2.5-VL-7B-Instruct"}, "rollout": {"n": 8}},
-    }
-    (folder / "train" / "config.yaml").write_text(yaml.safe_dump(config))
-    lines = [json.dumps({"step": step, "data": {CRITIC: value}}) for step, value in ((10, 0.9), (20, 0.8))]
-    (folder / "train" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-@pytest.mark.parametrize(("which", "step", "accuracy"), [("best", 10, "0.9000"), ("last", 20, "0.8000")])
-def test_export(run_dir: Path, tmp_path: Path, which: str, step: int, accuracy: str) -> None:
-    out = export(run_dir, tmp_path / "out", which=which)
-    assert weights(out) == step
-    config = json.loads((out / "config.json").read_text())
-    assert config == {"dtype": "float32", "text_config": {"dtype": "float32"}}
-    _, front, card = (out / "README.md").read_text().split("---\n", 2)
-    assert yaml.safe_load(front)["base_model"] == "Qwen/Qwen2.5-VL-7B-Instruct"
-    assert f"r1, step {step}" in card
-    assert f"`{CRITIC}`: {accuracy}" in card
-    assert "`actor_rollout_ref.rollout.n`: 8" in card
-    assert "float32" in card
-    # The export does not share files with the run.
-    (out / "config.json").write_text("changed")
-    assert "changed" not in (run_dir / "checkpoints" / "best" / "huggingface" / "config.json").read_text()
-
-
-def test_export_of_what_is_not_there(run_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="global_step_15 does not exist; kept are global_step_10, global_step_20"):
-        export(run_dir, tmp_path / "out", 15)
-    checkpoint(run_dir / "checkpoints", 30, finished=False)
-    with pytest.raises(ExportError, match="may be partial"):
-        export(run_dir, tmp_path / "out", 30)
-    checkpoints.forget_after(run_dir / "checkpoints", 0)
-    with pytest.raises(ExportError, match=r"trainer.test_freq equal to trainer.save_freq, or export --which last"):
-        export(run_dir, tmp_path / "out", which="best")
-    with pytest.raises(ExportError, match="last or best"):
-        export(run_dir, tmp_path / "out", which="first")

@@ -90,3 +90,25 @@ def test_text_that_is_not_unicode_is_logged(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
     log.write(1, {}, [replace(rollout(), response="\udc80")])
     assert [record["response"] for record in read_lines(tmp_path / SAMPLES)] == ["\udc80"]
+
+
+@pytest.mark.parametrize("name", [METRICS, SAMPLES])
+def test_no_link_is_written_through(tmp_path: Path, name: str) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.write_text('{"step": 9}\n')
+    log = RunLog(tmp_path / "train")
+    (tmp_path / "train" / name).symlink_to(theirs)
+    for write in (lambda: log.resume_after(1), lambda: log.write(1, {"a": 1.0}, [rollout()])):
+        with pytest.raises(OSError, match=name):
+            write()
+    assert theirs.read_text() == '{"step": 9}\n'
+
+
+@pytest.mark.parametrize("damaged", ["not json", "[]", '{"data": {}}', '{"step": "x"}'])
+def test_a_damaged_line_before_the_end_is_named(
+    tmp_path: Path, damaged: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / METRICS).write_text(f'{{"step": 1}}\n{damaged}\n{{"step": 2}}\n')
+    RunLog(tmp_path).resume_after(5)
+    assert steps(tmp_path, METRICS) == [1]
+    assert "metrics.jsonl, line 2 is damaged; it and the" in capsys.readouterr().err

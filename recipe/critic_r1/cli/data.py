@@ -1,13 +1,11 @@
-"""The commands about data: `prepare`, `validate`, `overlap`, `show`.
-
-Only the wiring of options stands here; `data_prep` does the work and can be used without the command line.
-"""
+"""`critic-r1 prepare`, `validate`, `overlap` and `show`: options only; `data_prep` does the work."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,6 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from data_prep.terminal import one_line, printable
+
+if TYPE_CHECKING:
+    from data_prep.settings import Settings
 
 console = Console()
 errors = Console(stderr=True)
@@ -30,7 +31,7 @@ IMAGE_ROOT = "Folder that named images may lie in, besides the folder of the fil
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Report what the user can repair as one red line and exit code 2, not a traceback."""
+    """Print an error that the user can fix as one red line and exit with 2, without a traceback."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -55,23 +56,37 @@ def _list_sources(listing: bool) -> None:
 
 
 def prepare(
-    source: Annotated[str, typer.Argument(help="Name of a source (see --list), or FILE.py:FUNCTION.")],
-    input: Annotated[list[str], typer.Option(help="Files, globs, folders, addresses that fsspec knows, or a hub id.")],
+    source: Annotated[str, typer.Argument(help="Name of a source (see --list), auto, or FILE.py:FUNCTION.")],
+    input: Annotated[list[str], typer.Option(help="Files, globs, folders, fsspec addresses or a hub id. Repeatable.")],
     output: Annotated[Path, typer.Option(help="Folder for the Parquet files.")],
-    image_root: Annotated[list[str] | None, typer.Option(help="Folder or zip with the images.")] = None,
-    ties: Annotated[str, typer.Option(help="keep or drop.")] = "keep",
-    orders: Annotated[str, typer.Option(help="balanced, both or as_is.")] = "balanced",
-    min_gap: Annotated[float, typer.Option(help="VLFeedback: least difference of ratings.")] = 0.6,
-    wording: Annotated[str, typer.Option(help="Name of a wording, or drawn.")] = "critic",
-    nway: Annotated[str, typer.Option(help="Ranked responses as pairs or as tasks.")] = "pairs",
-    split: Annotated[str, typer.Option(help="Split of all rows when there is no --val-share.")] = "train",
-    val_share: Annotated[float, typer.Option(help="Share of the images for validation.")] = 0.0,
-    model: Annotated[str | None, typer.Option(help="Model whose processor measures the prompts.")] = None,
-    max_prompt_tokens: Annotated[int | None, typer.Option(help="Reject longer prompts.")] = None,
-    min_pixels: Annotated[int | None, typer.Option(help="Pixel limit of the processor.")] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Pixel limit of the processor.")] = None,
-    images: Annotated[str, typer.Option(help="embed or reference.")] = "embed",
-    hashes: Annotated[bool, typer.Option(help="BLAKE3 digest of every image, checksum of every shard.")] = True,
+    image_root: Annotated[
+        list[str] | None, typer.Option(help="Folder, zip or address with the images that rows name. Repeatable.")
+    ] = None,
+    ties: Annotated[str, typer.Option(help="Pairs labelled as ties: keep or drop.")] = "keep",
+    orders: Annotated[
+        str, typer.Option(help="Order of the responses: balanced, both (each pair twice) or as_is.")
+    ] = "balanced",
+    min_gap: Annotated[float, typer.Option(help="VLFeedback: minimum difference of two mean ratings.")] = 0.6,
+    wording: Annotated[
+        str, typer.Option(help="Name of a prompt template, or drawn for a random one per pair.")
+    ] = "critic",
+    nway: Annotated[
+        str, typer.Option(help="Ranked responses: pairs (all pairs) or tasks (find the best of N).")
+    ] = "pairs",
+    split: Annotated[str, typer.Option(help="Name of the split, when --val-share is 0.")] = "train",
+    val_share: Annotated[float, typer.Option(help="Share of the images that go to the split val, 0 to 1.")] = 0.0,
+    model: Annotated[
+        str | None, typer.Option(help="Model folder or hub id; its processor measures the prompts.")
+    ] = None,
+    max_prompt_tokens: Annotated[
+        int | None, typer.Option(help="Reject prompts with more tokens; needs --model.")
+    ] = None,
+    min_pixels: Annotated[int | None, typer.Option(help="Least pixels of an image, as in training.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Most pixels of an image, as in training.")] = None,
+    images: Annotated[
+        str, typer.Option(help="Images inside the Parquet files (embed) or beside them (reference).")
+    ] = "embed",
+    hashes: Annotated[bool, typer.Option(help="Hash every image (BLAKE3) and every shard (XXH3).")] = True,
     map: Annotated[
         list[str] | None,
         typer.Option(help="generic: FIELD=COLUMN, where COLUMN may be a path such as a.b[0].c. Repeatable."),
@@ -84,7 +99,9 @@ def prepare(
         str, typer.Option(help="Pairs that are labelled in more than one way: drop or keep.")
     ] = "drop",
     text_only: Annotated[bool, typer.Option(help="generic: take records without an image.")] = False,
-    exclude: Annotated[list[str] | None, typer.Option(help="Prepared benchmark whose rows are kept out.")] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Prepared benchmark whose rows must not be used. Repeatable.")
+    ] = None,
     near: Annotated[bool, typer.Option(help="--exclude also finds images that are almost the same.")] = True,
     exclude_texts: Annotated[
         str,
@@ -93,18 +110,18 @@ def prepare(
             " by chance), any or never."
         ),
     ] = "long",
-    seed: Annotated[int, typer.Option()] = 0,
-    limit: Annotated[int | None, typer.Option(help="Read this many records.")] = None,
-    shard_rows: Annotated[int | None, typer.Option(help="Records of a shard.")] = None,
-    flip_labels: Annotated[float, typer.Option(help="Control experiments: share of labels turned over.")] = 0.0,
-    workers: Annotated[int, typer.Option(help="Processes (or Ray actors).")] = 1,
-    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
-    overwrite: Annotated[bool, typer.Option(help="Throw away what an earlier run left there.")] = False,
+    seed: Annotated[int, typer.Option(help="Decides orders, splits, drawn templates and flips.")] = 0,
+    limit: Annotated[int | None, typer.Option(help="Read at most this many records.")] = None,
+    shard_rows: Annotated[int | None, typer.Option(help="Records per shard.")] = None,
+    flip_labels: Annotated[float, typer.Option(help="Control experiments: share of the labels to flip.")] = 0.0,
+    workers: Annotated[int, typer.Option(help="Number of processes or Ray actors.")] = 1,
+    engine: Annotated[str, typer.Option(help="Where to run: local or ray.")] = "local",
+    overwrite: Annotated[bool, typer.Option(help="Replace what an earlier run wrote into --output.")] = False,
     list_: Annotated[
-        bool, typer.Option("--list", is_eager=True, callback=_list_sources, help="Show the sources.")
+        bool, typer.Option("--list", is_eager=True, callback=_list_sources, help="List the sources and exit.")
     ] = False,
 ) -> None:
-    """Turn a critic data set into verifiable tasks."""
+    """Turn preference data into tasks that stock verl trains on."""
     for name, value in LIBRARY_VARIABLES.items():
         os.environ.setdefault(name, value)  # before they are loaded, for this process and its workers
 
@@ -150,9 +167,11 @@ def prepare(
             text_only=text_only,
             image_roots=tuple(image_root or ()),
         )
+        if source == "auto":
+            settings = _detected(input, settings)
         columns = TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn()
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=errors) as bar:
-            task = bar.add_task(f"{source}", total=None)
+            task = bar.add_task(settings.source, total=None)
             manifest = convert(
                 input,
                 output,
@@ -167,6 +186,19 @@ def prepare(
                 tell=lambda text: console.print(Text(printable(text))),
             )
     _summary(manifest, output)
+
+
+def _detected(inputs: list[str], settings: "Settings") -> "Settings":
+    """The settings with the source that reads the input; prints how it reads the first records."""
+    from data_prep.detect import detect
+    from data_prep.reading.inputs import expand_inputs
+
+    found = detect(expand_inputs(inputs), settings)
+    console.print(Text(f"{found.source} reads {found.read} of the first {found.seen} records, for example:"))
+    for example in found.examples:
+        console.print(Text(printable(example)))
+        console.print()
+    return replace(settings, source=found.source)
 
 
 def _assignments(option: str, pairs: list[str]) -> dict[str, str]:

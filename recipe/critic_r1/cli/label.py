@@ -18,10 +18,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from data_prep.files import write_json
 from data_prep.reading.inputs import expand_inputs
 from data_prep.tasks.ordering import Orders, preference_tasks
 from data_prep.tasks.pairwise import PreferenceTask
-from data_prep.writer import write_json, write_parquet
+from data_prep.writer import write_parquet
 from recipe.critic_r1.best_of_n.candidates import Shown
 from recipe.critic_r1.cli.judge import (
     FAULTS,

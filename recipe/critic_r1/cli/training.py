@@ -1,83 +1,97 @@
-"""``critic-r1 train``, ``preflight``, ``export`` and ``score``: a training run and what comes out of it."""
+"""``critic-r1 train``, ``preflight``, ``export`` and ``score``: a training run and its results."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 console = Console()
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-def train(
-    context: typer.Context,
-    config_name: Annotated[str, typer.Option("--config-name", help="A yaml of recipe/critic_r1/config.")],
-) -> None:
-    """Train: the same as `python -m recipe.critic_r1.train`; everything else is passed to Hydra as key=value."""
-    from recipe.critic_r1 import train as entry
+ConfigName = Annotated[str, typer.Option("--config-name", help="Name of a yaml file in recipe/critic_r1/config.")]
 
-    sys.argv = ["critic-r1 train", "--config-name", config_name, *context.args]
-    entry.main()
+
+def train(context: typer.Context, config_name: ConfigName) -> None:
+    """Train a model.
+
+    Arguments of the form key=value override the configuration, as in Hydra. The same as
+    `python -m recipe.critic_r1.train`.
+    """
+    from recipe.critic_r1.train import train as run
+
+    raise typer.Exit(run(config_name, context.args))
 
 
 def preflight(
     context: typer.Context,
-    config_name: Annotated[str, typer.Option("--config-name", help="A yaml of recipe/critic_r1/config.")],
+    config_name: ConfigName,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Check a run before it is started: configuration, data, model, sizes, memory."""
-    from hydra import compose, initialize_config_module
+    """Check a run before it starts: configuration, data, model, software, sizes and memory.
 
+    Takes the same key=value arguments as `train`, which runs the same checks first.
+    """
     from recipe.critic_r1 import preflight as checks
-    from recipe.critic_r1.train import prepare_config
+    from recipe.critic_r1.train import ConfigurationError, compose_config, prepare_config
 
-    with initialize_config_module("recipe.critic_r1.config", version_base=None):
-        config = compose(config_name, overrides=list(context.args))
+    try:
+        config = compose_config(config_name, context.args)
+    except ConfigurationError as error:
+        console.print(f"[red]preflight:[/red] {escape(str(error))}", highlight=False)
+        raise typer.Exit(2) from error
     prepare_config(config)
     found = checks.findings(config)
     if as_json:
         print(json.dumps([vars(finding) for finding in found], indent=1))
     else:
         for finding in found:
-            console.print(str(finding), highlight=False)
+            console.print(str(finding), highlight=False, markup=False)
     if any(finding.status == "fail" for finding in found):
         raise typer.Exit(2)
 
 
 def export(
     run_dir: Annotated[Path, typer.Argument(help="Folder of the run.")],
-    out: Annotated[Path, typer.Option(help="Where the model goes.")],
-    step: Annotated[int | None, typer.Option(help="Training step; `--which` decides without it.")] = None,
-    which: Annotated[str, typer.Option(help="last, or best by held-out accuracy.")] = "last",
+    out: Annotated[
+        Path, typer.Option(help="Folder for the model: new, empty, or an earlier export, which is replaced.")
+    ],
+    step: Annotated[int | None, typer.Option(help="Step to export, instead of --which.")] = None,
+    which: Annotated[str, typer.Option(help="`last` checkpoint, or `best` by held-out accuracy.")] = "last",
+    check: Annotated[
+        bool, typer.Option(help="Load the export and compare its output with the checkpoint's; takes as much memory.")
+    ] = True,
 ) -> None:
-    """Write a checkpoint as a Hugging Face folder with a model card."""
+    """Write a checkpoint as a Hugging Face folder with a model card; LoRA adapters are merged."""
     from recipe.critic_r1.training import export as exporter
 
     try:
-        console.print(f"{exporter.export(run_dir, out, step, which=which)}", highlight=False)
+        print(exporter.export(run_dir, out, step, which=which, check=check))
     except exporter.ExportError as error:
-        console.print(f"[red]export:[/red] {error}", highlight=False)
+        console.print(f"[red]export:[/red] {escape(str(error))}", highlight=False)
         raise typer.Exit(2) from error
 
 
 def score(
-    file: Annotated[Path, typer.Argument(help="samples.jsonl of a run, or a dump of verl's rollout_data_dir.")],
-    reward: Annotated[str, typer.Option(help="FILE:FUNCTION or pkg://MODULE:FUNCTION.")] = (
+    file: Annotated[Path, typer.Argument(help="samples.jsonl of a run, or a file of verl's trainer.rollout_data_dir.")],
+    reward: Annotated[str, typer.Option(help="Reward to apply: FILE:FUNCTION or pkg://MODULE:FUNCTION.")] = (
         "pkg://reward_fns.mixed:compute_score"
     ),
     against: Annotated[
-        str, typer.Option(help="Another reward, or `recorded` for the scores in the file.")
+        str, typer.Option(help="Reward to compare with; `recorded` takes the scores in the file.")
     ] = "recorded",
-    option: Annotated[list[str] | None, typer.Option(help="key=value for the reward; value is JSON or text.")] = None,
-    against_option: Annotated[list[str] | None, typer.Option(help="The same for the other reward.")] = None,
-    data_source: Annotated[str, typer.Option(help="For dumps that do not name it.")] = "critic/unknown",
-    show: Annotated[int, typer.Option(min=0, help="Most differing rows to print.")] = 20,
+    option: Annotated[
+        list[str] | None, typer.Option(help="Option of the reward, key=value; the value is JSON or text.")
+    ] = None,
+    against_option: Annotated[list[str] | None, typer.Option(help="Option of the reward in --against.")] = None,
+    data_source: Annotated[str, typer.Option(help="Data source of rows that do not name one.")] = "critic/unknown",
+    show: Annotated[int, typer.Option(min=0, help="Print at most this many rows that differ.")] = 20,
 ) -> None:
-    """Score a rollout dump again, and show where two rewards differ and why."""
+    """Score the rollouts of a run again, and show where two rewards differ and why."""
     from recipe.critic_r1.training.rescore import print_report, score_file
 
     try:
@@ -91,7 +105,7 @@ def score(
             show=show,
         )
     except (OSError, ValueError) as error:
-        console.print(f"[red]score:[/red] {error}", highlight=False)
+        console.print(f"[red]score:[/red] {escape(str(error))}", highlight=False)
         raise typer.Exit(2) from error
     print_report(found, console)
 

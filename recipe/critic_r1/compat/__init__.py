@@ -4,7 +4,9 @@ from recipe.critic_r1.compat.patches import (
     apply,
     apply_cpu,
     keep_plain_linear_weights,
+    micro_batches_of_named_rows,
     pad_cross_attention_masks,
+    registered_attention_where_asked,
     text_only_micro_batches,
 )
 from recipe.critic_r1.compat.versions import (
@@ -25,7 +27,9 @@ __all__ = [
     "check_sources",
     "check_version",
     "keep_plain_linear_weights",
+    "micro_batches_of_named_rows",
     "pad_cross_attention_masks",
+    "registered_attention_where_asked",
     "source_digest",
     "text_only_micro_batches",
 ]

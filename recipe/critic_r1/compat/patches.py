@@ -110,6 +110,57 @@ def text_only_micro_batches() -> None:
     qwen2_vl._get_input_embeds = _get_input_embeds
 
 
+def micro_batches_of_named_rows(name: str) -> None:
+    """Let a batch say which rows make up its micro-batches: a non-tensor ``name``, a list of rows for each."""
+    # verl cuts a batch by the lengths of whole rollouts, inside of its loop over micro-batches.
+    check_version(VERL, "verl")
+    from verl.utils import tensordict_utils
+    from verl.workers.engine.fsdp import transformer_impl
+
+    original = transformer_impl.prepare_micro_batches
+    if hasattr(original, "_critic_r1"):
+        return
+
+    @functools.wraps(original)
+    def prepare_micro_batches(data: Any, *args: Any, **kwargs: Any) -> Any:
+        parts = tensordict_utils.get_non_tensor_data(data, name, None)
+        if parts is None:
+            return original(data, *args, **kwargs)
+        return [tensordict_utils.index_select_tensor_dict(data, part) for part in parts], parts
+
+    prepare_micro_batches._critic_r1 = True  # type: ignore[attr-defined]
+    transformer_impl.prepare_micro_batches = prepare_micro_batches
+
+
+def registered_attention_where_asked(name: str) -> None:
+    """Let Qwen2-VL and Qwen2.5-VL use transformers' own attention layer when it is called with an argument ``name``."""
+    # To remove padding, verl replaces the layers' forward by one that calls flash-attn and nothing else. The attention
+    # for shared prompts is one that transformers finds by its name, in the forward that is replaced.
+    check_version(VERL, "verl")
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLAttention
+    from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLAttention
+    from verl.models.transformers import qwen2_vl
+
+    original = qwen2_vl.qwen2_vl_attn_forward
+    if hasattr(original, "_critic_r1"):
+        return
+    own = {layer: layer.forward for layer in (Qwen2_5_VLAttention, Qwen2VLAttention)}
+    if any(not forward.__module__.startswith("transformers.") for forward in own.values()):
+        raise IncompatibleVersion(
+            "verl has replaced the attention of Qwen2-VL before critic-r1 was loaded; "
+            "name recipe.critic_r1.images.engine in actor_rollout_ref.model.external_lib"
+        )
+
+    @functools.wraps(original)
+    def qwen2_vl_attn_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if name not in kwargs:
+            return original(self, *args, **kwargs)
+        return next(forward for layer, forward in own.items() if isinstance(self, layer))(self, *args, **kwargs)
+
+    qwen2_vl_attn_forward._critic_r1 = True  # type: ignore[attr-defined]
+    qwen2_vl.qwen2_vl_attn_forward = qwen2_vl_attn_forward
+
+
 def apply_cpu() -> None:
     """Patches that every process of a CPU run needs; called by the plug-in at ``import verl``."""
     check_version(VERL, "verl")

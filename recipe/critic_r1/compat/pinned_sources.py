@@ -40,4 +40,32 @@ SERVER_FUNCTIONS = {
 }
 """The same for `group_server`; to look at them imports vLLM."""
 
+PROMPT_FUNCTIONS = {
+    "verl.workers.engine.utils:prepare_micro_batches": "e3083217530f",
+    "verl.workers.engine.utils:postprocess_batch_func": "83c8d9c984b3",
+    "verl.workers.engine.fsdp.transformer_impl:FSDPEngine.forward_backward_batch": "be92c8d155f0",
+    "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead.forward_step": "ec2681395b00",
+    "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead.prepare_model_inputs": "e7a30a3b61b5",
+    "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead.prepare_model_outputs": "5239f536e8f6",
+    "verl.workers.utils.padding:no_padding_2_padding": "0868d5c4731b",
+    "verl.workers.utils.padding:response_from_nested": "41a4bf54aa98",
+    "verl.models.transformers.qwen2_vl:qwen2_vl_attn_forward": "f7121547e481",
+    "verl.models.transformers.qwen2_vl:qwen2_vl_base_forward": "6a10a4923488",
+    "verl.models.transformers.qwen2_vl:qwen2_vl_forward": "ce9590fb24f4",
+    "verl.models.transformers.qwen2_vl:forward_with_normal_backend": "18d07bd343e2",
+    "verl.models.transformers.qwen2_vl:forward_with_torch_backend": "21516aed228b",
+    "verl.models.transformers.qwen2_vl:forward_with_triton_backend": "e5a4c413912d",
+    "verl.models.transformers.qwen3_vl:qwen3_vl_base_forward": "687ce1860049",
+    "verl.models.transformers.qwen3_vl:forward_with_normal_backend": "7150da2a9b7d",
+    "verl.models.transformers.qwen3_vl:forward_with_torch_backend": "c428c9324e11",
+    "verl.models.transformers.qwen3_vl:forward_with_triton_backend": "6d2977e91bd5",
+    "transformers.models.qwen2_vl.modeling_qwen2_vl:Qwen2VLTextModel.forward": "823b084a25aa",
+    "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl:Qwen2_5_VLTextModel.forward": "823b084a25aa",
+    "transformers.models.qwen3_vl.modeling_qwen3_vl:Qwen3VLTextModel.forward": "315e088611c2",
+}
+"""The functions that computing a prompt once replaces, calls or reads the results of."""
+
 REMEDY = "Install verl as it was released (see requirements/), or take verl's own path with critic_r1.image_path=stock."
+PROMPT_REMEDY = (
+    "Install verl as it was released (see requirements/), or take verl's own path with critic_r1.prompt_path=stock."
+)

@@ -159,7 +159,7 @@ class DemoRun:
         if self.settings.coherence_gate is not None:
             prepare += ["--coherence-gate", str(self.settings.coherence_gate)]
         train = [python, "-m", "recipe.critic_r1.train", "--config-name", "demo", *self.train_overrides()]
-        export = [python, "-m", "recipe.critic_r1.training.export", str(folder), "--out", str(trained)]
+        export = [python, "-m", "recipe.critic_r1.cli", "export", str(folder), "--out", str(trained)]
         report = [python, "-m", "recipe.critic_r1.report", str(folder)]
         return [
             Stage("prepare", "Model, warm start, critic tasks", prepare),

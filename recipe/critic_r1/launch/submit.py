@@ -1,7 +1,7 @@
 """A training run as a job of a Ray cluster, through Ray's own Jobs client.
 
-What is sent is the code of this recipe and nothing else: data, models and checkpoints stay where they are, so every
-path of the run must be absolute and on a file system that all machines see.
+Only the source files of this recipe are sent. Data, models and checkpoints stay where they are, so every path of the
+run must be absolute and on a file system that all machines see.
 """
 
 import asyncio
@@ -11,32 +11,86 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import tenacity
 
+from recipe.critic_r1.redaction import redact
+
 PACKAGES = ("data_prep", "reward_fns", "recipe")
 
+SENT_FILES = (
+    "*.py",
+    "recipe/critic_r1/config/*.yaml",
+    "recipe/critic_r1/preflight/*.yaml",
+    "recipe/critic_r1/eval_policy/installed.json",
+    "recipe/critic_r1/eval_policy/suites/*.yaml",
+    "recipe/critic_r1/eval_policy/tool_side/*.yaml",
+    "recipe/critic_r1/report/templates/*",
+)
+"""What the packages consist of; nothing else is sent."""
+
+LARGEST_FILE = 1_000_000
+"""Bytes; source files are far below."""
+
 FORWARDED = (
-    "NCCL_",
-    "GLOO_",
-    "VLLM_",
-    "VERL_",
-    "HF_HOME",
+    "GLOO_SOCKET_IFNAME",
     "HF_ENDPOINT",
+    "HF_HOME",
+    "HF_HUB_CACHE",
     "HF_HUB_OFFLINE",
+    "NCCL_ALGO",
+    "NCCL_BUFFSIZE",
+    "NCCL_CROSS_NIC",
+    "NCCL_CUMEM_ENABLE",
+    "NCCL_DEBUG",
+    "NCCL_DEBUG_SUBSYS",
+    "NCCL_IB_DISABLE",
+    "NCCL_IB_GID_INDEX",
+    "NCCL_IB_HCA",
+    "NCCL_IB_QPS_PER_CONNECTION",
+    "NCCL_IB_SL",
+    "NCCL_IB_TC",
+    "NCCL_IB_TIMEOUT",
+    "NCCL_MIN_NCHANNELS",
+    "NCCL_NET",
+    "NCCL_NET_GDR_LEVEL",
+    "NCCL_NVLS_ENABLE",
+    "NCCL_P2P_DISABLE",
+    "NCCL_P2P_LEVEL",
+    "NCCL_PROTO",
+    "NCCL_SHM_DISABLE",
+    "NCCL_SOCKET_FAMILY",
+    "NCCL_SOCKET_IFNAME",
+    "NCCL_TIMEOUT",
+    "NCCL_TOPO_FILE",
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING",
+    "VERL_FILE_LOGGER_PATH",
+    "VERL_LOGGING_LEVEL",
+    "VERL_PLATFORM",
+    "VERL_USE_EXTERNAL_MODULES",
+    "VLLM_CACHE_ROOT",
+    "VLLM_CONFIGURE_LOGGING",
+    "VLLM_HOST_IP",
+    "VLLM_LOGGING_LEVEL",
+    "VLLM_NO_USAGE_STATS",
+    "VLLM_PORT",
+    "VLLM_USE_MODELSCOPE",
+    "VLLM_WORKER_MULTIPROC_METHOD",
+    "WANDB_ENTITY",
     "WANDB_MODE",
     "WANDB_PROJECT",
 )
-"""Variables (or their beginnings) that go with the job. Keys and tokens do not: Ray shows a job's environment to
-everyone who can open its dashboard."""
+"""Variables that go with the job without being named. Ray shows a job's environment to everyone who can open its
+dashboard, so no key is among them, and an address with credentials in it stays here too."""
 
 PATIENCE, SOON = 120.0, 3.0
-"""Seconds that a cluster has to become ready, and between two tries."""
+"""Seconds to wait for a cluster to become ready, and between two attempts."""
 
 PATH_KEYS = ("critic_r1.run_dir", "data.train_files", "data.val_files")
 
@@ -59,8 +113,8 @@ class Job:
 def client(address: str) -> Any:
     """Ray's Jobs client for the dashboard at ``address`` (``http://HEAD:8265``).
 
-    A cluster may ask for a token. `ray start` turns that on by itself where it finds one, Ray's client does not: here
-    a token that is found is sent.
+    A cluster may ask for a token. `ray start` finds one by itself, Ray's client does not; here one that is found is
+    sent.
 
     Raises:
         SubmitError: nobody answers there, or the cluster does not accept our token.
@@ -92,16 +146,17 @@ def check(config_name: str, overrides: Sequence[str]) -> None:
     Raises:
         SubmitError: it does not compose, or a path of the run is relative.
     """
-    from hydra import compose, initialize_config_module
-    from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    from recipe.critic_r1.train import ConfigurationError, compose_config
+
     try:
-        with initialize_config_module("recipe.critic_r1.config", version_base=None):
-            config = compose(config_name, overrides=list(overrides))
+        config = compose_config(config_name, overrides)
         paths = {key: OmegaConf.select(config, key) for key in PATH_KEYS}
-    except (HydraException, OmegaConfBaseException) as error:
+    except ConfigurationError as error:
+        raise SubmitError(str(error)) from error
+    except OmegaConfBaseException as error:
         raise SubmitError(f"{config_name} does not compose: {error}") from error
     for key, value in paths.items():
         for path in [value] if isinstance(value, str) or value is None else list(value):
@@ -115,17 +170,30 @@ def check(config_name: str, overrides: Sequence[str]) -> None:
 
 
 @contextmanager
-def packed() -> Any:
-    """A folder with the code of this recipe, as it is imported here; gone afterwards."""
+def packed() -> Iterator[Path]:
+    """A folder with the source files of our packages, as they are imported here; gone afterwards.
+
+    Only plain files of `SENT_FILES`, no larger than `LARGEST_FILE`: hidden files, links, keys, weights and data among
+    them stay here.
+    """
     root = Path(__file__).resolve().parents[3]
     with tempfile.TemporaryDirectory(prefix="critic-r1-job-") as folder:
         for package in PACKAGES:
-            shutil.copytree(
-                root / package,
-                Path(folder) / package,
-                ignore=shutil.ignore_patterns("__pycache__", "*.pyc", "*.parquet", "*.partial"),
-            )
+            for source in sources(root, package):
+                target = Path(folder) / source.relative_to(root)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target, follow_symlinks=False)
         yield Path(folder)
+
+
+def sources(root: Path, package: str) -> Iterator[Path]:
+    """The files of ``root/package`` that are sent."""
+    for place, folders, names in os.walk(root / package):
+        folders[:] = [name for name in folders if name.isidentifier() and name != "__pycache__"]
+        for path in (Path(place) / name for name in names if not name.startswith(".")):
+            wanted = any(fnmatch(path.relative_to(root).as_posix(), pattern) for pattern in SENT_FILES)
+            if wanted and not path.is_symlink() and path.is_file() and path.stat().st_size <= LARGEST_FILE:
+                yield path
 
 
 def size_of(folder: Path) -> int:
@@ -137,9 +205,9 @@ def environment(extra: Sequence[str], given: Mapping[str, str] = os.environ) -> 
     """Variables for the job: the `FORWARDED` ones that are set here, and ``extra`` (``NAME`` or ``NAME=VALUE``).
 
     Raises:
-        SubmitError: a named variable is not set.
+        SubmitError: a variable in ``extra`` is not set.
     """
-    found = {name: value for name, value in given.items() if name.startswith(FORWARDED)}
+    found = {name: given[name] for name in FORWARDED if name in given and redact(given[name]) == given[name]}
     for item in extra:
         name, equals, value = item.partition("=")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):

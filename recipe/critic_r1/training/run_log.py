@@ -1,15 +1,16 @@
-"""The two logs of a run that survive a resume: one line a step, and one line a rollout.
+"""The two logs of a run that survive a resume: one line per step, and one line per rollout.
 
-verl's own ``file`` logger truncates on resume, and its rollout dump has no parts of the reward. Lines are appended and
-flushed a step at a time; `resume_after` cuts off what lies beyond the checkpoint that a run resumes from, half-written
-last lines included.
+verl's own ``file`` logger truncates on resume, and its rollout dump lacks the parts of the reward. Lines are appended
+and flushed one step at a time; `resume_after` drops what lies after the checkpoint that a run resumes from,
+half-written last lines included.
 """
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from recipe.critic_r1.training.step_metrics import Rollout
 
@@ -31,7 +32,7 @@ class RunLog:
             _cut_after(self.folder / name, step)
 
     def write(self, step: int, metrics: dict[str, Any], rollouts: Sequence[Rollout]) -> None:
-        """Append the step's samples, then its metrics: a metrics line says that the step's samples are whole."""
+        """Append the step's samples, then its metrics: a metrics line means that the step's samples are complete."""
         if self._samples:
             _append(self.folder / SAMPLES, (_sample(step, rollout) for rollout in rollouts))
         values = {name: float(value) for name, value in metrics.items() if _is_number(value)}
@@ -66,10 +67,15 @@ def _sample(step: int, rollout: Rollout) -> dict[str, Any]:
 
 def _append(path: Path, records: Iterable[dict[str, Any]]) -> None:
     lines = [json.dumps(record, ensure_ascii=False, default=_encode) + "\n" for record in records]
-    with path.open("ab") as file:
+    with _open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, "ab") as file:
         file.write("".join(lines).encode("utf-8", "backslashreplace"))
         file.flush()
         os.fsync(file.fileno())
+
+
+def _open(path: Path, flags: int, mode: str) -> IO[bytes]:
+    """Open one of the logs; a symbolic link in its place is an error, not a file to write through."""
+    return open(path, mode, opener=lambda name, _: os.open(name, flags | os.O_NOFOLLOW, 0o644))
 
 
 def _encode(value: Any) -> Any:
@@ -79,7 +85,7 @@ def _encode(value: Any) -> Any:
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a JSONL file; a broken line raises ValueError that names file and line.
 
-    A last line without its end is being written, or its writer was killed: it is not a record yet, and left out.
+    A last line without a newline is still being written, or its writer was killed; it is left out.
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -94,14 +100,19 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 def _cut_after(path: Path, step: int) -> None:
     if not path.exists():
         return
-    end = 0
-    with path.open("rb") as file:
-        for line in file:
+    end, problem = 0, None
+    with _open(path, os.O_RDWR, "r+b") as file:
+        for number, line in enumerate(file, 1):
             try:
-                record = json.loads(line)
-            except ValueError:
-                break  # written by a process that died in the middle of the line
-            if not line.endswith(b"\n") or record["step"] > step:
+                record_step = int(json.loads(line)["step"])
+            except (ValueError, KeyError, TypeError):
+                if line.endswith(b"\n"):  # a line cut short at the very end is what a kill leaves
+                    problem = f"{path}, line {number} is damaged"
+                break
+            if not line.endswith(b"\n") or record_step > step:
                 break
             end += len(line)
-    os.truncate(path, end)
+        size = os.fstat(file.fileno()).st_size
+        if problem is not None:
+            print(f"critic-r1: {problem}; it and the {size - end:,} bytes from there on are dropped", file=sys.stderr)
+        file.truncate(end)

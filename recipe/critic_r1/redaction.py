@@ -1,0 +1,88 @@
+"""Secrets taken out of what is written down: passwords in addresses, values of keys that hold tokens."""
+
+import re
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+HIDDEN = "<redacted>"
+
+_SECRET_NAME = re.compile(
+    r"(?i:secret|passw(or)?d|passphrase|credential|authorization|bearer|(^|[_-])(pwd|pat|auth|token)s?($|[_-]))"
+    r"|(?i:(api|access|account|auth|private|signing|ssh|encryption)[_-]?key)|[A-Z0-9]_KEY$"
+)
+_NOT_SECRET = re.compile(
+    r"(?i)tokens$|(^|_)(eos|bos|pad|unk|sep|cls|mask|image|video|audio|stop|special)_token|token_(id|len)"
+)
+_USER_INFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/?#@]+@")
+_SECRET_PARAMETER = re.compile(r"(?i)([?&](?:[\w-]*(?:key|token|secret|password|signature|sig|credential))=)[^&#\s]+")
+
+
+def secret_name(name: str) -> bool:
+    """Whether a variable or key of this name holds a secret.
+
+    >>> secret_name("WANDB_API_KEY"), secret_name("VLLM_S3_SECRET"), secret_name("messages_key"), secret_name("HF_HOME")
+    (True, True, False, False)
+    """
+    return bool(_SECRET_NAME.search(name)) and not _NOT_SECRET.search(name)
+
+
+def redact(text: str) -> str:
+    """The text with user names, passwords and keys taken out of the addresses in it.
+
+    >>> redact("https://me:pw@mirror/x?token=abc&n=1")
+    'https://<redacted>@mirror/x?token=<redacted>&n=1'
+    """
+    return _SECRET_PARAMETER.sub(rf"\1{HIDDEN}", _USER_INFO.sub(rf"\1{HIDDEN}@", text))
+
+
+def redacted_config(config: DictConfig) -> Any:
+    """A configuration as plain values, resolved, without secrets.
+
+    A value that comes from the environment (``${oc.env:...}``, directly or by reference) stays an interpolation; the
+    value of a key that names a secret is hidden, and so is every other value that is equal to it.
+    """
+    resolved = OmegaConf.to_container(config, resolve=True)
+    raw = OmegaConf.to_container(config, resolve=False)
+    from_environment, secret = _sensitive(resolved, raw, "")
+    return _without(resolved, raw, "", from_environment, secret)
+
+
+def _sensitive(value: Any, raw: Any, name: str) -> tuple[set[str], set[str]]:
+    """Values that come from the environment, and those of keys that name a secret."""
+    from_environment: set[str] = set()
+    secret: set[str] = set()
+    for key, item, item_raw in _children(value, raw):
+        inner = _sensitive(item, item_raw, key or name)
+        from_environment |= inner[0]
+        secret |= inner[1]
+    if isinstance(value, str) and value:
+        if isinstance(raw, str) and "oc.env" in raw:
+            from_environment.add(value)
+        if secret_name(name):
+            secret.add(value)
+    return from_environment, secret
+
+
+def _without(value: Any, raw: Any, name: str, from_environment: set[str], secret: set[str]) -> Any:
+    if isinstance(value, dict):
+        found = _children(value, raw)
+        return {key: _without(item, item_raw, key, from_environment, secret) for key, item, item_raw in found}
+    if isinstance(value, list):
+        found = _children(value, raw)
+        return [_without(item, item_raw, name, from_environment, secret) for _, item, item_raw in found]
+    if not isinstance(value, str):
+        return value
+    if isinstance(raw, str) and "${" in raw and ("oc.env" in raw or value in from_environment):
+        return raw
+    return HIDDEN if value in secret or (value and secret_name(name)) else redact(value)
+
+
+def _children(value: Any, raw: Any) -> list[tuple[str, Any, Any]]:
+    """Name, value and unresolved value of what is inside; a whole node may be an interpolation."""
+    if isinstance(value, dict):
+        return [(str(key), item, raw[key] if isinstance(raw, dict) else item) for key, item in value.items()]
+    if isinstance(value, list):
+        same = isinstance(raw, list) and len(raw) == len(value)
+        return [("", item, raw[i] if same else item) for i, item in enumerate(value)]
+    return []
