@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.files import replacing
-from data_prep.lengths.meter import PromptMeter
 from data_prep.reading.images import upright_size
 from data_prep.reading.units import Unit
 from data_prep.sources.reject import contradictory, repeated
@@ -107,7 +106,6 @@ def balance_orders(job: Job, notes: Notes) -> None:
     """Swap the responses of as many rows as make the better response the first in half of the rows of each split."""
     shards = [shard for note in sorted(notes, key=lambda n: not n.get("touched")) for shard in note["shards"]]
     folder = Path(job.output)
-    meter = meter_of(job)
     for split in sorted({shard["split"] for shard in shards}):
         own = [shard for shard in shards if shard["split"] == split]
         firsts = [_better_first(folder / shard["file"]) for shard in own]
@@ -116,7 +114,7 @@ def balance_orders(job: Job, notes: Notes) -> None:
         for shard, better_first in zip(own, firsts, strict=True):
             candidates = np.flatnonzero(better_first == (surplus > 0))
             if left and len(candidates):
-                left -= _swap(job, shard, candidates, left, meter)
+                left -= _swap(job, shard, candidates, left)
 
 
 def _better_first(path: Path) -> np.ndarray:
@@ -138,10 +136,11 @@ def _better_first(path: Path) -> np.ndarray:
     )
 
 
-def _swap(job: Job, shard: dict[str, Any], candidates: np.ndarray, most: int, meter: PromptMeter | None) -> int:
+def _swap(job: Job, shard: dict[str, Any], candidates: np.ndarray, most: int) -> int:
     """Swap the responses of the first rows of a shard that allow it; returns how many."""
     ties, limit = job.settings.ties == "keep", job.settings.max_prompt_tokens
     places, swapped, start = set(candidates.tolist()), 0, 0
+    meter = meter_of(job)
     with _rewriting(job, shard) as (tables, write):
         for table in tables:
             here = [n for n in range(table.num_rows) if start + n in places] if swapped < most else []

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         pointwise_reward,
         preference_reward,
     )
+    from reward_fns.critic_groups import critic_group_reward
     from reward_fns.verdict import Box, Reason, Verdict, find_box, parse_verdict
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Reward",
     "Verdict",
     "answer_reward",
+    "critic_group_reward",
     "find_box",
     "mixed_reward",
     "nway_reward",
@@ -38,7 +40,7 @@ __all__ = [
 ]
 
 _VERDICT = ("Box", "Reason", "Verdict", "find_box", "parse_verdict")
-_MODULES = {"same_answer": "answer", **dict.fromkeys(_VERDICT, "verdict")}
+_MODULES = {"same_answer": "answer", "critic_group_reward": "critic_groups", **dict.fromkeys(_VERDICT, "verdict")}
 
 
 def __getattr__(name: str) -> Any:

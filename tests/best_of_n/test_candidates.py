@@ -78,5 +78,5 @@ def test_missing_candidates_are_an_error(pool: Any, tmp_path: Path) -> None:
     path.write_text('{"problem_id": "p0", "texts": ["x"]}\n')
     assert load_pools(path, problems[:1])[0].completion_tokens == 0, "a file from before tokens were kept"
     path.write_text('{"problem_id": "p0"}\n')
-    with pytest.raises(ValueError, match="line 1 is no record"):
+    with pytest.raises(ValueError, match="line 1 is not a record"):
         load_pools(path, problems)

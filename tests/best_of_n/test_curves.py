@@ -7,7 +7,7 @@ import pytest
 
 from recipe.critic_r1.best_of_n.curves import measure
 from recipe.critic_r1.best_of_n.knock_out import knock_out, weighted_knock_out
-from recipe.critic_r1.best_of_n.league import round_robin, swiss
+from recipe.critic_r1.best_of_n.league import round_robin
 from recipe.critic_r1.judging.generation import Generation
 
 
@@ -54,7 +54,6 @@ def test_further_tournaments_stand_on_the_same_blocks(pool: Any, critic: Any, re
     judge = referee(critic(rules["largest"]))
     others = {
         "weighted_knock_out": weighted_knock_out(pools, judge),
-        "swiss": swiss(pools, judge, largest=4),
         "round_robin": round_robin(pools, judge, largest=4),
     }
     result = measure(pools, knock_out(pools, judge), others=others, judge=judge)

@@ -153,6 +153,7 @@ def test_nothing_usable_is_a_failure(raw: Path) -> None:
     code, text = run("prepare", "rlhf_v", "--input", raw, "--output", raw.parent / "out")
     assert code == 1
     assert "rejected.jsonl" in text
+    assert "'text' is missing or null The record has: " in " ".join(text.split())
 
 
 def test_validate_fails_with_a_table(tmp_path: Path) -> None:

@@ -69,7 +69,10 @@ def test_a_line_is_its_formula_by_hand() -> None:
     assert lines["weights"] == lines["gradients"] == 4 * p / 8
     assert lines["optimizer"] == 8 * p / 8
     # 4 rows of 6,142 + 2,048 tokens.
-    assert lines["logits"] == 4 * 8190 * 152_064 * 4
+    stock_prompts = config("r1", "critic_r1.prompt_path=stock")
+    assert named(estimate.training_lines(shape(), stock_prompts))["logits"] == 4 * 8190 * 152_064 * 4
+    # Or 8 rows of one prompt: 6,142 + 8 x 2,048 tokens are less.
+    assert lines["logits"] == 8 * 2048 * 152_064 * 4
     assert lines["checkpointed inputs"] == 4 * 8190 * 3584 * 28 * 2
     pixels = 640 * 480
     stock = named(estimate.host_lines(shape(), config("r1", "critic_r1.image_path=stock"), pixels, 50_000))
@@ -158,6 +161,20 @@ def test_the_tables_of_scaling_are_what_the_formulas_say() -> None:
             spent.append(estimate.image_cpu_seconds(run, size)[0])
         assert [float(number) for number in numbers] == [round(value, 1) for value in (*expected, engines)], pixels
         assert [int(number) for number in seconds] == [round(value) for value in spent], pixels
+
+
+def test_the_table_of_shared_prompts_is_what_the_formulas_say() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
+    number = r"([\d,.]+)"
+    cells = [number, r"(\d+)", number, number, f"{number} x", f"{number} GiB", f"{number} GiB", f"{number} x"]
+    found = re.findall(r"^\| " + r" \| ".join(cells) + r" \|$", text, re.MULTILINE)
+    assert len(found) == 12
+    for line in found:
+        prompt, n, *numbers = (float(cell.replace(",", "")) for cell in line)
+        stock, once = (estimate.group_cost(shape(), int(prompt), 250, int(n), path) for path in ("stock", "once"))
+        held = [part.bytes / GIB for part in (stock, once)]
+        expected = [stock.tokens, once.tokens, round(stock.tokens / once.tokens, 1)]
+        assert numbers == [*expected, *(round(value, 1) for value in held), round(held[0] / held[1], 1)], line
 
 
 def test_a_cache_without_room_is_negative() -> None:

@@ -247,6 +247,10 @@ SETTINGS = [
         "fail",
         "4096 tokens do not hold a longest prompt",
     ),
+    (sizes.prompts, "r1", {"critic_r1.prompt_path": "twice"}, "fail", "'twice' is neither 'once' nor 'stock'"),
+    (sizes.prompts, "r1", {f"{ACTOR}.ulysses_sequence_parallel_size": "2"}, "warn", "Ulysses cuts sequences"),
+    (sizes.prompts, "r1", {"tuning": "async"}, "warn", "colocate_async does not share prompts"),
+    (sizes.prompts, "r1_llama32v", {}, "warn", "not compared with verl's way for model type mllama"),
     (sizes.trainer, "r1", {"tuning": "async"}, "warn", "colocate_async is verl's own"),
     (
         sizes.trainer,

@@ -1,20 +1,22 @@
 """Several answers of one policy to one question, sampled once and kept.
 
 Candidates are what best-of-N pays for, so they are sampled once and every selector is measured on the same ones. A
-candidate keeps three things: the response as written, the final answer read from it (for counting votes and for
-telling duplicates), and the text that a critic gets to see. For a short-answer task that is the answer itself; for
+candidate keeps the response as written, the final answer read from it (for counting votes and for telling
+duplicates), and the text that a critic gets to see. For a short-answer task that is the answer itself; for
 open questions it is the whole response.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Literal
 
+from data_prep.files import json_lines, write_json_lines
 from recipe.critic_r1.judging.generation import (
+    Generation,
     GenerationRequest,
     Generator,
     ImagePart,
@@ -38,12 +40,14 @@ class Problem:
     messages: the policy's prompt, images included.
     question: the bare question, as a critic is told it.
     ground_truth: the right answer, for measuring only; None when it is not known.
+    place: file and row, for messages.
     """
 
     problem_id: str
     messages: tuple[Message, ...] = field(repr=False)
     question: str
     ground_truth: str | None
+    place: str = field(default="", compare=False)
 
     @property
     def images(self) -> tuple[ImagePart, ...]:
@@ -66,6 +70,7 @@ class Candidate:
         none can be read.
     shown: what a critic sees.
     correct: whether the answer is right; for measuring and for the oracle only.
+    finished: False where the token limit ended the response.
     """
 
     index: int
@@ -73,6 +78,7 @@ class Candidate:
     answer: str | None
     shown: str
     correct: bool
+    finished: bool = True
 
 
 @dataclass(frozen=True)
@@ -88,9 +94,9 @@ class Pool:
     completion_tokens: int = 0
 
 
-def final_answer(text: str) -> str | None:
+def final_answer(text: str, *, prefilled: bool = False, finished: bool = True) -> str | None:
     """The content of the box that counts in a response (see `reward_fns.verdict.find_box`), or None."""
-    content = find_box(text).content
+    content = find_box(text, prefilled=prefilled, finished=finished).content
     return unwrap(content) or None if content is not None else None
 
 
@@ -107,14 +113,21 @@ def make_pool(
     is_correct: Callable[[str | None, str | None], bool] = exact_match,
     prompt_tokens: int = 0,
     completion_tokens: int = 0,
+    finished: Sequence[bool] = (),
+    prefilled: bool = False,
 ) -> Pool:
-    """Candidates of a problem from the responses as written, and what drawing them took (see `Pool`)."""
+    """Candidates of a problem from the responses as written, and what sampling them took (see `Pool`).
+
+    Args:
+        finished: per response, whether the model ended it; all did when empty.
+        prefilled: the chat template already writes `<think>`.
+    """
     candidates = []
-    for index, text in enumerate(texts):
-        answer = final_answer(text)
+    for index, (text, whole) in enumerate(zip(texts, chain(finished, repeat(True)), strict=False)):
+        answer = final_answer(text, prefilled=prefilled, finished=whole)
         seen = text if shown == "response" else answer or ""
         spelled = None if answer is None else normalise(answer) or None
-        candidates.append(Candidate(index, text, spelled, seen, is_correct(answer, problem.ground_truth)))
+        candidates.append(Candidate(index, text, spelled, seen, is_correct(answer, problem.ground_truth), whole))
     return Pool(problem, tuple(candidates), prompt_tokens, completion_tokens)
 
 
@@ -125,48 +138,52 @@ def sample_pools(
     *,
     shown: Shown = "answer",
     is_correct: Callable[[str | None, str | None], bool] = exact_match,
+    prefilled: bool = False,
+    lost: list[tuple[Problem, Generation]] | None = None,
 ) -> list[Pool]:
     """`sampling.n` candidates for each problem, all problems in one batch. A seed is turned into one per problem.
 
+    Args:
+        lost: problems without candidates are appended here with the failure, and left out.
+
     Raises:
-        RuntimeError: a request failed; a best-of-N over missing candidates would be a number about nothing.
+        RuntimeError: a request failed and `lost` is None.
     """
     generations = generator.generate(
         [GenerationRequest(problem.messages, sampling.for_request(problem.problem_id)) for problem in problems]
     )
     pools = []
-    for problem, generation in zip(problems, generations, strict=True):
-        if generation.error is not None:
-            raise RuntimeError(f"no candidates for problem {problem.problem_id}: {generation.error}")
-        pools.append(
-            make_pool(
-                problem,
-                generation.texts,
-                shown=shown,
-                is_correct=is_correct,
-                prompt_tokens=generation.prompt_tokens,
-                completion_tokens=generation.completion_tokens,
-            )
-        )
+    for problem, found in zip(problems, generations, strict=True):
+        if found.error is None:
+            tokens = {"prompt_tokens": found.prompt_tokens, "completion_tokens": found.completion_tokens}
+            pool = make_pool(
+                problem, found.texts, shown=shown, is_correct=is_correct, finished=found.finished, prefilled=prefilled,
+                **tokens,
+            )  # fmt: skip
+            pools.append(pool)
+        elif lost is None:
+            raise RuntimeError(f"no candidates for problem {problem.problem_id}: {found.error}")
+        else:
+            lost.append((problem, found))
     return pools
 
 
 def save_pools(pools: Iterable[Pool], path: Path) -> None:
-    """Write one line per problem: `problem_id`, `ground_truth`, `texts`, `prompt_tokens`, `completion_tokens`."""
-    lines = (
-        json.dumps(
+    """Write a line per problem: `problem_id`, `ground_truth`, `texts`, `finished`, and the tokens of `Pool`."""
+    write_json_lines(
+        path,
+        (
             {
                 "problem_id": pool.problem.problem_id,
                 "ground_truth": pool.problem.ground_truth,
                 "texts": [candidate.text for candidate in pool.candidates],
+                "finished": [candidate.finished for candidate in pool.candidates],
                 "prompt_tokens": pool.prompt_tokens,
                 "completion_tokens": pool.completion_tokens,
-            },
-            ensure_ascii=False,
-        )
-        for pool in pools
+            }
+            for pool in pools
+        ),
     )
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def load_pools(path: Path, problems: Sequence[Problem], *, shown: Shown = "answer") -> list[Pool]:
@@ -175,32 +192,32 @@ def load_pools(path: Path, problems: Sequence[Problem], *, shown: Shown = "answe
     Raises:
         ValueError: a line is broken, or the file lacks a problem.
     """
-    found: dict[str, tuple[list[str], int, int]] = {}
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line)
-                # Files from before tokens were kept have none.
-                tokens = (int(record.get("prompt_tokens", 0)), int(record.get("completion_tokens", 0)))
-                found[record["problem_id"]] = (list(record["texts"]), *tokens)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{path} line {number} is no record of candidates ({error}): sample anew") from error
+    found: dict[str, dict[str, Any]] = {}
+    for line in json_lines(path):
+        try:
+            if line.error is not None:
+                raise ValueError(line.error)
+            record = line.value
+            found[record["problem_id"]] = {
+                "texts": list(record["texts"]),
+                "finished": list(record.get("finished", ())),
+                # Older files have no tokens.
+                **{name: int(record.get(name, 0)) for name in ("prompt_tokens", "completion_tokens")},
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path} line {line.number} is not a record of candidates ({error}): sample them again"
+            ) from error
     missing = [problem.problem_id for problem in problems if problem.problem_id not in found]
     if missing:
         raise ValueError(
             f"{path} has no candidates for {len(missing)} of {len(problems)} problems (first: {missing[0]}):"
-            " it was sampled on other data; sample anew"
+            " it was sampled on other data; sample them again"
         )
-    pools = []
-    for problem in problems:
-        texts, prompt_tokens, completion_tokens = found[problem.problem_id]
-        pools.append(
-            make_pool(problem, texts, shown=shown, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
-        )
-    return pools
+    return [make_pool(problem, **found[problem.problem_id], shown=shown) for problem in problems]
 
 
-def problem_from_row(row: Mapping[str, Any]) -> Problem:
+def problem_from_row(row: Mapping[str, Any], place: str = "") -> Problem:
     """A policy row of the task Parquet (`data_source` = `policy/...`) as a problem."""
     info = row["extra_info"]
     return Problem(
@@ -208,4 +225,5 @@ def problem_from_row(row: Mapping[str, Any]) -> Problem:
         messages=messages_from_row(row["prompt"], row["images"] or ()),
         question=str(info["question"]),
         ground_truth=row["reward_model"]["ground_truth"],
+        place=place,
     )

@@ -1,23 +1,11 @@
-"""Tournaments in which nobody is knocked out: round robin and Swiss, for small N.
+"""Round robin, for small N: everyone meets everyone once, and nobody is knocked out.
 
-Both obey the rules in `selectors`. Candidates with one answer enter as one, the best seed among them, so duplicates
+It obeys the rules in `knock_out`. Candidates with one answer enter as one, the best seed among them, so duplicates
 never meet; candidates without a readable answer enter only where there are no others. A win is worth a point, a draw
-half of one.
+half of one; most points win, and equal points go to the better seed. At most N(N - 1)/2 matches, and these hold the
+round robins of all blocks, so the curve over N costs no more than its last point.
 
-Round robin: everyone meets everyone once. Most points win; equal points go to the better seed. At most N(N - 1)/2
-matches, and these hold the round robins of all blocks, so the curve over N costs no more than its last point.
-
-Swiss: ceil(log2 M) rounds for M entrants.
-  - Before each round the entrants are ranked by points, then by seed.
-  - With an odd number a rest is ranked last, which everyone may meet once, for a point.
-  - The first plays the highest-ranked one whom it has not met, then the next one left, and so on; where that leaves
-    two who have met, the last choice is taken back, so that it is the top that meets. When no such pairing exists, the
-    tournament ends.
-  - Most points win; equal points go to whom met the stronger field (sum of the opponents' points), then to the better
-    seed.
-At most M/2 ceil(log2 M) matches. The pairing depends on the field, so each block plays a tournament of its own.
-
-All matches of a round are judged together, over all problems and all blocks, and a match of two blocks only once.
+All matches are judged together, over all problems and all blocks, and a match of two blocks only once.
 """
 
 from __future__ import annotations
@@ -33,12 +21,10 @@ from recipe.critic_r1.best_of_n.matches import Match, MatchJudge
 
 @dataclass
 class _Field:
-    """The entrants of one block, better seed first, and how they stand. A win counts 2 here, a draw 1.
+    """The entrants of one block, better seed first, and their points. A win counts 2 here, a draw 1.
 
     pool: place of the problem among the pools.
     level: of the bracket: the block holds 2^level candidates.
-    points: per entrant, and nought for the rest, whose place is behind the last.
-    met: for the same, the places of those whom it has met.
     requests: names of the judgements so far.
     """
 
@@ -47,35 +33,10 @@ class _Field:
     problem: Problem
     entrants: list[Candidate]
     points: list[int] = field(init=False)
-    met: list[set[int]] = field(init=False)
     requests: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.points = [0] * (len(self.entrants) + 1)
-        self.met = [set() for _ in self.points]
-
-    @property
-    def rounds(self) -> int:
-        """Rounds of a Swiss tournament."""
-        return (len(self.entrants) - 1).bit_length()
-
-    def next_round(self) -> list[tuple[int, int]]:
-        """Places of those who play each other next in a Swiss tournament; who rests gets the point."""
-        rest = len(self.entrants)
-        ranked = sorted(range(rest), key=lambda place: (-self.points[place], place))
-        pairs = _pairing([*ranked, rest] if rest % 2 else ranked, self.met) or []
-        for place, other in pairs:
-            if other == rest:
-                self.points[place] += 2
-                self.met[place].add(rest)
-                self.met[rest].add(place)
-        return [pair for pair in pairs if rest not in pair]
-
-    def winner(self) -> Candidate:
-        """Most points, then the strongest opponents, then the better seed."""
-        places = range(len(self.entrants))
-        best = max(places, key=lambda p: (self.points[p], sum(self.points[other] for other in self.met[p]), -p))
-        return self.entrants[best]
+        self.points = [0] * len(self.entrants)
 
 
 def round_robin(
@@ -89,18 +50,6 @@ def round_robin(
     brackets, fields = _fields(pools, seed, largest)
     _play([(f, a, b) for f in fields for a, b in combinations(range(len(f.entrants)), 2)], judge)
     return _filled(brackets, fields, [f.entrants[f.points.index(max(f.points))] for f in fields])
-
-
-def swiss(pools: Sequence[Pool], judge: MatchJudge, *, seed: int = 0, largest: int | None = None) -> list[Bracket]:
-    """A Swiss tournament per block of each pool, a batch per round.
-
-    Args:
-        largest: blocks of more candidates are left out; None takes all.
-    """
-    brackets, fields = _fields(pools, seed, largest)
-    for number in range(max((f.rounds for f in fields), default=0)):
-        _play([(f, min(pair), max(pair)) for f in fields if number < f.rounds for pair in f.next_round()], judge)
-    return _filled(brackets, fields, [f.winner() for f in fields])
 
 
 def _fields(pools: Sequence[Pool], seed: int, largest: int | None) -> tuple[list[Bracket], list[_Field]]:
@@ -124,7 +73,7 @@ def _one_per_answer(seeded: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _play(pairs: Sequence[tuple[_Field, int, int]], judge: MatchJudge) -> None:
-    """Play a round of many fields and write the points down. `pairs` name the better seed first."""
+    """Play matches of many fields and write the points down. `pairs` name the better seed first."""
     matches: dict[tuple[int, int, int], Match] = {}
     names = []
     for f, a, b in pairs:
@@ -136,26 +85,11 @@ def _play(pairs: Sequence[tuple[_Field, int, int]], judge: MatchJudge) -> None:
         outcome = outcomes[name]
         f.points[a] += 1 + outcome.result
         f.points[b] += 1 - outcome.result
-        f.met[a].add(b)
-        f.met[b].add(a)
         f.requests.update(outcome.requests)
 
 
-def _pairing(ranked: Sequence[int], met: Sequence[set[int]]) -> list[tuple[int, int]] | None:
-    """Pairs of places that have not met, the first with the highest-ranked it can have; None when there are none."""
-    if not ranked:
-        return []
-    first, *others = ranked
-    for other in others:
-        if other not in met[first]:
-            rest = _pairing([place for place in others if place != other], met)
-            if rest is not None:
-                return [(first, other), *rest]
-    return None
-
-
 def _filled(brackets: list[Bracket], fields: Sequence[_Field], winners: Sequence[Candidate]) -> list[Bracket]:
-    """Write winners and judgements into the brackets; the fields stand in the order of `_fields`."""
+    """Write winners and judgements into the brackets; the fields are in the order of `_fields`."""
     for f, winner in zip(fields, winners, strict=True):
         bracket = brackets[f.pool]
         if f.level == len(bracket):

@@ -107,7 +107,8 @@ class Bill:
     matches: played, including those whose result was known.
     judgements: requests sent to the critic.
     third_judgements: those of them that had to break equal votes.
-    unreadable, failed: judgements without a readable verdict, and requests without an answer.
+    unreadable, cut_off: judgements without a readable verdict, and judgements ended by the token limit.
+    failed, unanswerable: requests without an answer that the next run asks again, and that it would be no use to.
     draws: matches that even the third judgement left open.
     prompt_tokens, completion_tokens: of all judgements.
     """
@@ -116,7 +117,9 @@ class Bill:
     judgements: int = 0
     third_judgements: int = 0
     unreadable: int = 0
+    cut_off: int = 0
     failed: int = 0
+    unanswerable: int = 0
     draws: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -130,7 +133,7 @@ class MatchJudge:
     prompt: how it is asked.
     sampling: of the two regular judgements; `n` must be 1.
     tie_temperature: of the third judgement.
-    parsing: how verdicts are read.
+    parsing, prefilled: how verdicts are read, see `reward_fns.verdict.parse_verdict`.
     seed: draws the order of third judgements and seeds their sampling.
     """
 
@@ -139,6 +142,7 @@ class MatchJudge:
     sampling: Sampling = field(default_factory=Sampling)
     tie_temperature: float = 1.0
     parsing: Parsing = "strict"
+    prefilled: bool = False
     seed: int = 0
     bill: Bill = field(default_factory=Bill)
     _known: dict[str, _Known] = field(default_factory=dict, repr=False)
@@ -202,10 +206,16 @@ class MatchJudge:
         for key, generation in zip(new, self.generator.generate(list(new.values())) if new else [], strict=True):
             choice = None
             if generation.error is not None:
-                self.bill.failed += 1
+                self.bill.failed += generation.failure == "failed"
+                self.bill.unanswerable += generation.failure != "failed"
             else:
-                choice = parse_verdict(generation.text, parsing=self.parsing).choice
+                (finished,) = generation.finished
+                verdict = parse_verdict(
+                    generation.text, parsing=self.parsing, prefilled=self.prefilled, finished=finished
+                )
+                choice = verdict.choice
                 self.bill.unreadable += choice is None
+                self.bill.cut_off += not finished
             self._known[key] = _Known(
                 choice, generation.error is None, generation.prompt_tokens, generation.completion_tokens
             )

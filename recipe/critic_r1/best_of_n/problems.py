@@ -1,7 +1,7 @@
-"""Questions with known answers, from the files at hand: our Parquet, or anybody's rows.
+"""Questions with known answers, from task Parquet files or from third-party rows.
 
-A policy row of ours holds the whole prompt, so it is asked as it stands. Rows of others (JSONL, JSON, Parquet with
-`question`, `image` and `answer`) get the instruction behind the question that says where to think and where to answer,
+A policy row of a task file holds the whole prompt and is asked as it is. Third-party rows (JSONL, JSON, Parquet with
+`question`, `image` and `answer`) get an instruction after the question that says where to think and where to answer,
 since what is counted is the answer in the box. Answers are compared as the reward for plain questions compares them.
 """
 
@@ -29,10 +29,10 @@ def read_problems(inputs: Sequence[str], image_roots: Sequence[str] = (), *, ins
 
     Args:
         image_roots: folders or zips with the images of rows that name files.
-        instruct: whether rows that are not ours get the instruction to think and box.
+        instruct: whether third-party rows get the instruction to think and box.
 
     Raises:
-        ValueError: there is no question, or a row is none; the message names file and row.
+        ValueError: there is no question, or a row is not one; the message names file and row.
     """
     problems: dict[str, Problem] = {}
     for file in expand_inputs(inputs):
@@ -52,7 +52,7 @@ def _ours(file: Path) -> list[Problem] | None:
         if "lacks the columns" in str(error):
             return None
         raise
-    return [problem_from_row(row) for _, row in rows if row["data_source"].startswith("policy/")]
+    return [problem_from_row(row, place) for place, row in rows if row["data_source"].startswith("policy/")]
 
 
 def _others(file: str, image_roots: Sequence[str], instruct: bool) -> list[Problem]:
@@ -65,5 +65,7 @@ def _others(file: str, image_roots: Sequence[str], instruct: bool) -> list[Probl
         text = MARKER * len(item.images) + neutralise(item.question)
         if instruct:
             text += f"\n\n{THINK_THEN_ANSWER}"
-        problems.append(Problem(item.content_id, item.messages(text), item.question, item.answer))
+        problems.append(
+            Problem(item.content_id, item.messages(text), item.question, item.answer, f"{item.file} row {item.row}")
+        )
     return problems

@@ -1,5 +1,6 @@
 """`critic-r1 prepare`, `validate`, `overlap` and `show`: options only; `data_prep` does the work."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -231,7 +232,10 @@ def _summary(manifest: dict[str, Any], output: Path) -> None:
     for reason, count in manifest["normalised_images"].items():
         console.print(f"  images stored as PNG, because other readers show the file differently ({reason}): {count}")
     if not records["used"]:
-        errors.print(Text(printable(f"no task was made; see {output / 'rejected.jsonl'}"), style="red"))
+        errors.print(Text(f"no task was made; see {output / 'rejected.jsonl'}, which begins with:", style="red"))
+        with (output / "rejected.jsonl").open(encoding="utf-8") as stream:
+            first = json.loads(next(stream, "{}"))
+        errors.print(Text(printable(f"{first.get('detail', '')} {first.get('remedy', '')}")))
         raise typer.Exit(1)
 
 

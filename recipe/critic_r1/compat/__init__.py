@@ -1,5 +1,6 @@
 """Everything that depends on one release of verl, vLLM or torch: versions, pinned sources, and every patch."""
 
+from recipe.critic_r1.compat.engine_patches import attention_without_flash_attn, fsdp1_on_cpu, head_with_the_root
 from recipe.critic_r1.compat.patches import (
     apply,
     apply_cpu,
@@ -24,8 +25,11 @@ __all__ = [
     "IncompatibleVersion",
     "apply",
     "apply_cpu",
+    "attention_without_flash_attn",
     "check_sources",
     "check_version",
+    "fsdp1_on_cpu",
+    "head_with_the_root",
     "keep_plain_linear_weights",
     "micro_batches_of_named_rows",
     "pad_cross_attention_masks",

@@ -100,16 +100,18 @@ def groups_of(data: TensorDict, image_tokens: Sequence[int]) -> list[Group] | No
         None when this batch has to be computed verl's way: its prompts are not known, or an image or a video is in a
         response, or a video is in a prompt.
     """
-    if "prompts" not in data.keys() or tensordict_utils.get_non_tensor_data(data, "distillation_use_topk", False):  # noqa: SIM118
+    prompts = data.get("prompts", None)
+    distilled = tensordict_utils.get_non_tensor_data(data, "distillation_use_topk", False)
+    if prompts is None or not prompts.is_nested or distilled:
         return None
     inputs = _inputs(data)
     if any(item and any("video" in name for name in item.keys()) for item in inputs):  # noqa: SIM118
         return None
-    prompts = data["prompts"].offsets().diff().tolist()
+    lengths = prompts.offsets().diff().tolist()
     rows, positions = data["input_ids"].unbind(), data["position_ids"].unbind()
     placeholders = torch.tensor(list(image_tokens))
     found: dict[bytes, list[list[int]]] = {}
-    for i, (length, row) in enumerate(zip(prompts, rows, strict=True)):
+    for i, (length, row) in enumerate(zip(lengths, rows, strict=True)):
         if length < 1 or torch.isin(row[length:].cpu(), placeholders).any():
             return None
         alike = found.setdefault(row[:length].cpu().numpy().tobytes(), [])
@@ -124,7 +126,7 @@ def groups_of(data: TensorDict, image_tokens: Sequence[int]) -> list[Group] | No
             alike.append([i])
     groups = [members for alike in found.values() for members in alike]
     return [
-        Group(prompts[members[0]], tuple(members), tuple(len(rows[i]) - prompts[i] for i in members))
+        Group(lengths[members[0]], tuple(members), tuple(len(rows[i]) - lengths[i] for i in members))
         for members in sorted(groups)
     ]
 

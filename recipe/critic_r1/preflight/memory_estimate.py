@@ -212,6 +212,43 @@ def micro_batch_tokens(config: DictConfig) -> int:
     return int(actor.ppo_micro_batch_size_per_gpu * longest / actor.ulysses_sequence_parallel_size)
 
 
+def predicting_tokens(config: DictConfig) -> int:
+    """Tokens of an actor's micro-batch whose logits are computed: with prompts computed once, those of responses."""
+    part, tokens = config.actor_rollout_ref, micro_batch_tokens(config)
+    if config.critic_r1.prompt_path != "once" or part.actor.ulysses_sequence_parallel_size > 1:
+        return tokens
+    prompt, response = config.data.max_prompt_length, config.data.max_response_length
+    # Rows of one prompt that fit, or as many whole rows as fit: whichever has more responses.
+    rows = max(tokens // (prompt + response), min(part.rollout.n, (tokens - prompt) // response))
+    return int(rows * response)
+
+
+@dataclass(frozen=True)
+class GroupCost:
+    """What the update of one prompt's rollouts takes on a GPU, in one micro-batch with gradient checkpointing."""
+
+    tokens: int
+    """That go through the language model."""
+    logits: int
+    """Tokens whose logits are computed."""
+    bytes: float
+    """Checkpointed inputs, one layer again, and logits with their gradient."""
+
+
+def group_cost(shape: ModelShape, prompt: int, response: int, n: int, path: str) -> GroupCost:
+    """The cost of n responses to a prompt.
+
+    Args:
+        prompt: tokens.
+        response: tokens of each response.
+        path: ``critic_r1.prompt_path``.
+    """
+    tokens = prompt + n * response if path == "once" else n * (prompt + response)
+    logits = n * response if path == "once" else tokens
+    layers = shape.hidden * shape.layers + ACTIVATIONS_PER_LAYER * shape.hidden + 4 * shape.intermediate
+    return GroupCost(tokens, logits, BF16 * (tokens * layers + 2 * logits * shape.vocabulary))
+
+
 def training_lines(shape: ModelShape, config: DictConfig) -> list[Line]:
     """What one GPU holds while the actor is updated."""
     part = config.actor_rollout_ref
@@ -240,7 +277,10 @@ def training_lines(shape: ModelShape, config: DictConfig) -> list[Line]:
     if part.model.use_fused_kernels:
         lines.append(Line("logits", "fused: never whole", 0.0))
     else:
-        lines.append(Line("logits", "T x vocabulary x 2, and their gradient", 2 * BF16 * tokens * shape.vocabulary))
+        predicting, formula = predicting_tokens(config), "T x vocabulary x 2, and their gradient"
+        if predicting < tokens:
+            formula = "response tokens x vocabulary x 2, and their gradient (prompts computed once)"
+        lines.append(Line("logits", formula, 2 * BF16 * predicting * shape.vocabulary))
     return lines
 
 

@@ -1,0 +1,206 @@
+"""A critic on any server that speaks the OpenAI chat protocol, asked to compare two responses.
+
+`ChatJudge` holds the connection and its limits; `ChatJudge.about` gives the `group.Judge` for one question, with its
+images encoded once. What the critic wrote is always a verdict or an unreadable one, also when it was cut off, filtered
+or refused; a request that got no such answer is tried again, and then raises `JudgeFailedError`.
+
+The openai package, and the prompt templates of `data_prep`, are imported at the first question.
+"""
+
+import asyncio
+import base64
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from runpy import run_path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or __package__:
+    from reward_fns.group import JudgeFailedError
+    from reward_fns.verdict import Parsing, parse_verdict
+else:  # loaded by its path: by_path.py explains
+    _sibling = run_path(str(Path(__file__).with_name("by_path.py")))["sibling"]
+    JudgeFailedError = _sibling("group").JudgeFailedError
+    _verdict = _sibling("verdict")
+    Parsing, parse_verdict = _verdict.Parsing, _verdict.parse_verdict
+
+LONGEST_PAUSE = 30.0
+"""Seconds between two attempts, whatever the server's `Retry-After` says."""
+
+PASSING = (408, 409, 425, 429)
+"""Statuses below 500 that are worth another attempt."""
+
+_TYPES = ((b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif"))
+
+
+def data_url(image: Any) -> str:
+    """An image as a data URL: the bytes of a PNG, JPEG, GIF or WebP file as they are, a `PIL.Image` as PNG.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if hasattr(image, "save"):
+        file = io.BytesIO()
+        image.save(file, format="PNG")
+        image = file.getvalue()
+    if not isinstance(image, bytes):
+        raise ValueError(f"an image must be a file's bytes or a PIL.Image, not {type(image).__name__}")
+    kind = "webp" if image[:4] == b"RIFF" and image[8:12] == b"WEBP" else None
+    kind = kind or next((name for magic, name in _TYPES if image.startswith(magic)), None)
+    if kind is None:
+        raise ValueError(f"an image of {len(image)} bytes is not a PNG, JPEG, GIF or WebP file: convert it")
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
+
+
+class ChatJudge:
+    """A critic behind an address.
+
+    Use it within one event loop, and close it there: `async with ChatJudge(...) as critic`.
+
+    Args:
+        url: address up to and including `/v1`.
+        model: the name under which the server knows the critic.
+        wording: prompt template, a name of `data_prep.tasks.prompts.WORDINGS`.
+        ties: whether the prompt offers a tie.
+        parsing: how verdicts are read; `lenient` for a critic that was not trained on the form.
+        max_tokens: longest verdict.
+        temperature: 0 is greedy.
+        timeout: seconds for one attempt, to the last byte.
+        attempts: tries for one verdict, the first included.
+        first_pause: seconds before the second try; pauses double up to LONGEST_PAUSE.
+        concurrency: most requests in flight.
+        api_key: any text for a server without keys.
+        extra_body: further fields of each request, such as vLLM's `chat_template_kwargs`.
+
+    Raises:
+        ValueError: a limit that is not positive, or no address or model.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        wording: str = "critic",
+        ties: bool = False,
+        parsing: Parsing = "strict",
+        max_tokens: int = 1024,
+        temperature: float = 0.0,
+        timeout: float = 120.0,
+        attempts: int = 4,
+        first_pause: float = 0.5,
+        concurrency: int = 64,
+        api_key: str = "EMPTY",
+        extra_body: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not url or not model:
+            raise ValueError("a critic needs the url of its server and the name of its model")
+        if min(max_tokens, timeout, attempts, concurrency) <= 0 or min(first_pause, temperature) < 0:
+            raise ValueError("max_tokens, timeout, attempts and concurrency must be positive, pauses not negative")
+        self.url, self.model = url, model
+        self._wording, self._ties, self._parsing = wording, ties, parsing
+        self._timeout, self._attempts, self._first_pause = timeout, attempts, first_pause
+        self._concurrency, self._api_key = concurrency, api_key
+        self._fixed = {"model": model, "max_tokens": max_tokens, "temperature": temperature, "n": 1}
+        self._extra_body = dict(extra_body or {}) or None
+        self._client: Any = None
+
+    async def __aenter__(self) -> "ChatJudge":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    def about(self, question: str, images: Sequence[Any] = ()) -> "QuestionJudge":
+        """The judge of the responses to one question.
+
+        Args:
+            images: in the order in which the prompt shows them, as `data_url` takes them.
+
+        Raises:
+            ValueError: an image that cannot be sent, or an unknown wording.
+        """
+        return QuestionJudge(self, question, [data_url(image) for image in images])
+
+    async def ask(self, content: Sequence[Mapping[str, Any]]) -> tuple[str | None, int, int]:
+        """The verdict on one user turn, the tokens of the prompt and those of the answer.
+
+        Raises:
+            JudgeFailedError: no answer after all attempts, or a status that another attempt will not change.
+        """
+        import openai
+
+        if self._client is None:
+            self._client = openai.AsyncOpenAI(
+                base_url=self.url, api_key=self._api_key, timeout=self._timeout, max_retries=0
+            )
+            self._slots = asyncio.Semaphore(self._concurrency)
+        for attempt in range(1, self._attempts + 1):
+            try:
+                # The library's own time-out starts again with each byte; this one bounds the attempt.
+                async with self._slots, asyncio.timeout(self._timeout):
+                    reply = await self._client.chat.completions.create(
+                        messages=[{"role": "user", "content": list(content)}],
+                        extra_body=self._extra_body,
+                        **self._fixed,
+                    )
+                return self._read(reply)
+            except (openai.OpenAIError, ValueError, TypeError, AttributeError, TimeoutError) as error:
+                status = getattr(error, "status_code", None)
+                final = isinstance(status, int) and status < 500 and status not in PASSING
+                if final or attempt == self._attempts:
+                    words = " ".join(str(error).split()) or "no message"
+                    raise JudgeFailedError(f"{type(error).__name__}: {words}"[:300]) from error
+                await asyncio.sleep(self._pause(error, attempt))
+        raise AssertionError("the last attempt returns or raises")
+
+    def _pause(self, error: BaseException, attempt: int) -> float:
+        pause = self._first_pause * 2.0 ** (attempt - 1)
+        headers = getattr(getattr(error, "response", None), "headers", {})
+        with contextlib.suppress(ValueError):  # a date
+            pause = max(pause, float(headers.get("retry-after", 0)))
+        return min(pause, LONGEST_PAUSE)
+
+    def _read(self, reply: Any) -> tuple[str | None, int, int]:
+        """Raises ValueError, TypeError or AttributeError for a body that is not an answer."""
+        (choice,) = reply.choices
+        message, end = choice.message, choice.finish_reason
+        thoughts = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+        refused = getattr(message, "refusal", None) or end in ("length", "content_filter")
+        if not isinstance(message.content, str) and not thoughts and not refused:
+            raise ValueError("an answer without text")
+        # A server that separates the thoughts takes off the tags by which a verdict is read.
+        text = f"<think>{thoughts}</think>{message.content or ''}" if thoughts else message.content or ""
+        verdict = parse_verdict(text, parsing=self._parsing, finished=end != "length")
+        usage = reply.usage
+        counts = [int(getattr(usage, name, 0) or 0) for name in ("prompt_tokens", "completion_tokens")]
+        return verdict.choice, counts[0], counts[1]
+
+
+class QuestionJudge:
+    """Compares two responses to one question; a `group.Judge` that counts its tokens."""
+
+    def __init__(self, critic: ChatJudge, question: str, images: Sequence[str]) -> None:
+        from data_prep.tasks.prompts import MARKER, get_wording
+
+        self._critic, self._question = critic, question
+        self._marker, self._wording = MARKER, get_wording(critic._wording)
+        self._images = [{"type": "image_url", "image_url": {"url": url}} for url in images]
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+
+    async def __call__(self, first: str, second: str) -> str | None:
+        """`"1"`, `"2"`, `"tie"`, or None when the verdict cannot be read. Raises JudgeFailedError."""
+        text = self._wording.render(self._question, first, second, n_images=len(self._images), ties=self._critic._ties)
+        pieces = text.split(self._marker)
+        content: list[dict[str, Any]] = []
+        for image, piece in zip([None, *self._images], pieces, strict=True):
+            content += [image] if image is not None else []
+            content += [{"type": "text", "text": piece}] if piece else []
+        choice, asked, written = await self._critic.ask(content)
+        self.prompt_tokens += asked
+        self.completion_tokens += written
+        return choice
