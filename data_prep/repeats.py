@@ -5,7 +5,6 @@ Only shards that hold such pairs, or a row whose order has to be swapped, are wr
 removed first, so that a run that is killed meanwhile makes the unit again.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,13 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_prep.reading.images import read_header
+from data_prep.files import replacing
+from data_prep.reading.images import upright_size
 from data_prep.reading.units import Unit
 from data_prep.sources.reject import contradictory, repeated
 from data_prep.tasks.pairwise import swapped_row
 from data_prep.tasks.row import Row, rows_batch
 from data_prep.worker import WORK, Job, meter_of
-from data_prep.writer import WRITER_OPTIONS, file_checksum, temporary_name
+from data_prep.writer import WRITER_OPTIONS, file_checksum
 
 Notes = Sequence[dict[str, Any]]
 
@@ -152,7 +152,7 @@ def _swap(job: Job, shard: dict[str, Any], candidates: np.ndarray, most: int) ->
             for n in here:
                 row = swapped_row(rows[n], ties=ties)
                 if meter is not None:
-                    sizes = [read_header(_bytes(image.data, image.path))[:2] for image in row.images]
+                    sizes = [upright_size(image.data or Path(image.path or "")) for image in row.images]
                     row = row._replace(prompt_tokens=meter.measure([row.prompt], [sizes])[0])
                 if limit is None or (row.prompt_tokens or 0) <= limit:
                     rows[n], swapped = row, swapped + 1
@@ -160,10 +160,6 @@ def _swap(job: Job, shard: dict[str, Any], candidates: np.ndarray, most: int) ->
                     break
             write(pa.Table.from_batches([rows_batch(rows, embedded=job.settings.images == "embed")]))
     return swapped
-
-
-def _bytes(data: bytes | memoryview | None, path: str | None) -> bytes | memoryview:
-    return data if data is not None else Path(path or "").read_bytes()
 
 
 @contextmanager
@@ -174,26 +170,22 @@ def _rewriting(job: Job, shard: dict[str, Any]) -> Iterator[tuple[Iterator[pa.Ta
     """
     path = Path(job.output) / shard["file"]
     number = path.stem.rpartition("-")[2]
-    temporary = temporary_name(path)
     shard["rows"] = 0
-    try:
-        with (
-            pq.ParquetFile(path) as parquet,
-            pq.ParquetWriter(temporary, parquet.schema_arrow, **WRITER_OPTIONS) as writer,
-        ):
+    with (
+        replacing(path) as temporary,
+        pq.ParquetFile(path) as parquet,
+        pq.ParquetWriter(temporary, parquet.schema_arrow, **WRITER_OPTIONS) as writer,
+    ):
 
-            def write(table: pa.Table) -> None:
-                if table.num_rows:
-                    writer.write_table(table, row_group_size=table.num_rows)
-                    shard["rows"] += table.num_rows
+        def write(table: pa.Table) -> None:
+            if table.num_rows:
+                writer.write_table(table, row_group_size=table.num_rows)
+                shard["rows"] += table.num_rows
 
-            yield (parquet.read_row_group(group) for group in range(parquet.num_row_groups)), write
+        yield (parquet.read_row_group(group) for group in range(parquet.num_row_groups)), write
         (path.parent / WORK / f"{number}.json").unlink(missing_ok=True)
-        if shard["rows"]:
-            os.replace(temporary, path)
-            shard["bytes"] = path.stat().st_size
-            shard["xxh3_128"] = shard["xxh3_128"] and file_checksum(path)
-        else:
-            path.unlink()
-    finally:
-        temporary.unlink(missing_ok=True)
+    if shard["rows"]:
+        shard["bytes"] = path.stat().st_size
+        shard["xxh3_128"] = shard["xxh3_128"] and file_checksum(path)
+    else:
+        path.unlink()

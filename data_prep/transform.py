@@ -42,6 +42,8 @@ class Outcome:
     """By reason: pairs left out of records that gave other rows."""
     used: int = 0
     """Records that gave at least one row."""
+    normalised: Counter[str] = field(default_factory=Counter)
+    """By reason: images stored as PNG because other readers would show the bytes that came differently."""
 
     def add(self, other: "Outcome") -> None:
         """Take over the counts of what came after it, and its rows."""
@@ -50,6 +52,7 @@ class Outcome:
         self.rejected += other.rejected
         self.dropped_pairs += other.dropped_pairs
         self.used += other.used
+        self.normalised += other.normalised
 
 
 class _Draft(NamedTuple):
@@ -141,7 +144,9 @@ class Transform:
                 found = found or [Reject("not-pairwise", "the source made no pair of this record")]
             if found:
                 problems[items.ordinal] = found
-        return self._finish(drafts, problems, excerpts, file, place)
+        outcome = self._finish(drafts, problems, excerpts, file, place)
+        outcome.normalised, self._read.normalised = self._read.normalised, Counter()
+        return outcome
 
     def _draft_all(self, items: Items, turns: Turns, drafts: list[_Draft]) -> list[Reject]:
         """Add the drafts that a record gives; returns what is wrong with it or with a pair of it."""

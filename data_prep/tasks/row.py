@@ -20,8 +20,6 @@ import numpy as np
 import pyarrow as pa
 from blake3 import blake3
 
-from data_prep.reading.views import binary_array
-
 if TYPE_CHECKING:
     import PIL.Image
 
@@ -201,7 +199,7 @@ def row_bytes(row: Row) -> int:
 
 
 def rows_batch(rows: Sequence[Row], *, embedded: bool = True) -> pa.RecordBatch:
-    """Rows as Arrow columns, in the order and types of `row_schema`; views of one buffer are not copied.
+    """Rows as Arrow columns, in the order and types of `row_schema`.
 
     Args:
         rows: at least one.
@@ -249,5 +247,5 @@ def _images(images: Sequence[tuple[Image, ...]], embedded: bool) -> pa.Array:
         if any(d is None for d in data):
             raise ValueError("an image has a path and no bytes: load it, or write the rows with referenced images")
         fields = list(EMBEDDED_IMAGES.value_type)
-        inner = pa.StructArray.from_arrays([binary_array(data), inner], fields=fields)
+        inner = pa.StructArray.from_arrays([pa.array(data, pa.binary()), inner], fields=fields)
     return pa.ListArray.from_arrays(offsets, inner, type=EMBEDDED_IMAGES if embedded else REFERENCED_IMAGES)

@@ -14,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from data_prep.terminal import one_line, printable
+
 if TYPE_CHECKING:
     from data_prep.settings import Settings
 
@@ -25,13 +27,16 @@ LIBRARY_VARIABLES = {"MIMALLOC_PURGE_DELAY": "-1", "FASTOKENS_BPE_THREADS": "1"}
 again batch after batch; `fastokens` counts in the thread that asks, for every core has its work already."""
 
 
+IMAGE_ROOT = "Folder that named images may lie in, besides the folder of the file; / allows any file."
+
+
 @contextmanager
 def _plain_errors() -> Iterator[None]:
     """Print an error that the user can fix as one red line and exit with 2, without a traceback."""
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
-        errors.print(Text(str(error), style="red"))
+    except (ValueError, OSError) as error:
+        errors.print(Text(printable(error), style="red"))
         raise typer.Exit(2) from error
 
 
@@ -179,14 +184,13 @@ def prepare(
                 overwrite=overwrite,
                 engine=engine,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
-                tell=lambda text: console.print(Text(text)),
+                tell=lambda text: console.print(Text(printable(text))),
             )
     _summary(manifest, output)
 
 
 def _detected(inputs: list[str], settings: "Settings") -> "Settings":
     """The settings with the source that reads the input; prints how it reads the first records."""
-    from data_prep.checks.show import printable
     from data_prep.detect import detect
     from data_prep.reading.inputs import expand_inputs
 
@@ -210,22 +214,23 @@ def _assignments(option: str, pairs: list[str]) -> dict[str, str]:
 
 
 def _summary(manifest: dict[str, Any], output: Path) -> None:
-    from data_prep.checks.show import printable
     from data_prep.dataset_card import balance
 
     records = manifest["records"]
     names, by_label = balance(manifest["labels"])
-    table = Table("Split and source", "Rows", *names, title=str(output))
+    table = Table("Split and source", "Rows", *names, title=Text(one_line(output)))
     for key, counts in by_label.items():
-        table.add_row(key, str(sum(counts)), *map(str, counts))
+        table.add_row(Text(one_line(key)), str(sum(counts)), *map(str, counts))
     console.print(table)
     console.print(f"{records['in']} records read, {records['used']} used, {records['rejected']} rejected")
     for reason, count in manifest["rejected"].items():
-        console.print(f"  rejected: {reason}: {count}")
+        console.print(Text(one_line(f"  rejected: {reason}: {count}")))
     for reason, count in manifest["dropped_pairs"].items():
-        console.print(f"  pairs left out of used records: {reason}: {count}")
+        console.print(Text(one_line(f"  pairs left out of used records: {reason}: {count}")))
     if manifest["kept_contradictions"]:
         console.print(f"  kept with contradictory labels: {manifest['kept_contradictions']} pairs")
+    for reason, count in manifest["normalised_images"].items():
+        console.print(f"  images stored as PNG, because other readers show the file differently ({reason}): {count}")
     if not records["used"]:
         errors.print(Text(f"no task was made; see {output / 'rejected.jsonl'}, which begins with:", style="red"))
         with (output / "rejected.jsonl").open(encoding="utf-8") as stream:
@@ -238,14 +243,22 @@ def validate(
     paths: Annotated[list[Path], typer.Argument(help="Folders or Parquet files of tasks.")],
     verl: Annotated[bool, typer.Option(help="Load every row through verl's dataset class, too.")] = True,
     resume: Annotated[bool, typer.Option(help="Skip shards already found good.")] = True,
+    image_root: Annotated[list[str] | None, typer.Option(help=IMAGE_ROOT)] = None,
 ) -> None:
     """Prove that every row loads and that its gold answer earns 1.0."""
     from data_prep.checks.verl import validate as run
 
     with _plain_errors():
         report = run(
-            paths, through_verl=verl, resume=resume, progress=lambda name, rows: errors.print(f"{name}: {rows} rows")
+            paths,
+            through_verl=verl,
+            resume=resume,
+            image_roots=image_root or (),
+            progress=lambda name, rows: errors.print(Text(one_line(f"{name}: {rows} rows"))),
         )
+    if report.n_unlike_verl:
+        first = f", first {report.unlike_verl[0]}" if report.unlike_verl else ""
+        console.print(Text(one_line(f"stock verl shows {report.n_unlike_verl} images differently{first}")))
     if report.ok:
         console.print(f"{report.rows} rows are good")
         return
@@ -254,7 +267,8 @@ def validate(
     )
     for failure in report.failures[:50]:
         row = "" if failure.row is None else str(failure.row)
-        table.add_row(Path(failure.file).name, row, failure.reason, Text(failure.detail), Text(failure.remedy))
+        cells = Path(failure.file).name, row, failure.reason, failure.detail, failure.remedy
+        table.add_row(*(Text(one_line(cell)) for cell in cells))
     console.print(table)
     if report.n_failures > 50:
         console.print(f"... and {report.n_failures - 50} more")
@@ -265,13 +279,14 @@ def overlap(
     a: Annotated[Path, typer.Argument(help="Prepared training files.")],
     b: Annotated[Path, typer.Argument(help="Prepared benchmark files.")],
     near: Annotated[bool, typer.Option(help="Compare perceptual hashes, too.")] = True,
+    image_root: Annotated[list[str] | None, typer.Option(help=IMAGE_ROOT)] = None,
 ) -> None:
     """Count the rows of A that stand in B."""
     from data_prep.checks.overlap import compare
 
     with _plain_errors():
-        report = compare([a], [b], perceptual=near)
-    table = Table("What", "Rows of A", title=f"{a} in {b}")
+        report = compare([a], [b], perceptual=near, image_roots=image_root or ())
+    table = Table("What", "Rows of A", title=Text(one_line(f"{a} in {b}")))
     for what, count in (
         ("all", report.rows),
         ("same image", report.same_image),
@@ -282,7 +297,7 @@ def overlap(
         table.add_row(what, str(count))
     console.print(table)
     for name, how, other in report.examples[:10]:
-        console.print(Text(f"{name}: {how} as {other}"), soft_wrap=True)
+        console.print(Text(one_line(f"{name}: {how} as {other}")), soft_wrap=True)
 
 
 def show(
@@ -290,19 +305,22 @@ def show(
     n: Annotated[int, typer.Option("-n", help="How many.")] = 3,
     seed: Annotated[int, typer.Option()] = 0,
     sheet: Annotated[Path | None, typer.Option("--html", help="Write a page with the images.")] = None,
+    image_root: Annotated[list[str] | None, typer.Option(help=IMAGE_ROOT)] = None,
 ) -> None:
     """Print a few tasks, and write a page that shows them with their images."""
-    from data_prep.checks.show import html_sheet, printable, sample_rows
+    from data_prep.checks.show import html_sheet, sample_rows
 
     with _plain_errors():
         rows = list(sample_rows([directory], n, seed))
     for file, row in rows:
         truth = row["reward_model"]["ground_truth"]
-        console.rule(Text(f"{file.name}  {row['data_source']}  label {truth}  {len(row['images'])} image(s)"))
+        title = f"{file.name}  {row['data_source']}  label {truth}  {len(row['images'] or [])} image(s)"
+        console.rule(Text(one_line(title)))
         console.print(Text(printable(row["prompt"][0]["content"])))
     if sheet is not None:
-        html_sheet(rows, sheet)
-        console.print(f"page: {sheet}")
+        with _plain_errors():
+            html_sheet(rows, sheet, image_roots=image_root or ())
+        console.print(Text(printable(f"page: {sheet}")))
 
 
 def register(app: typer.Typer) -> None:

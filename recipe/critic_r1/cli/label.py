@@ -19,11 +19,11 @@ from typing import IO, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from data_prep.files import folder_lock, json_line, write_json_lines
+from data_prep.files import folder_lock, json_line, write_json, write_json_lines
 from data_prep.reading.inputs import expand_inputs
 from data_prep.tasks.ordering import Orders, preference_tasks
 from data_prep.tasks.pairwise import PreferenceTask
-from data_prep.writer import write_json, write_parquet
+from data_prep.writer import write_parquet
 from recipe.critic_r1.cli.options import (
     FAULTS,
     ApiKey,

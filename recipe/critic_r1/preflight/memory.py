@@ -44,7 +44,10 @@ def estimate(config: DictConfig) -> Iterator[Finding]:
         lines = rollout_lines(shape, config, gpu)
         yield _compare("GPU memory, rollout", lines, gpu, CUDA_GIB, "Lower rollout.gpu_memory_utilization.")
         yield _cache(shape, config, gpu)
-    pixels, file_bytes = mean_image(files(config.data.train_files)) or (None, None)
+    pixels, file_bytes = mean_image(files(config.data.train_files), roots=config.data.get("image_roots") or ()) or (
+        None,
+        None,
+    )
     shown = _limited(pixels, config)
     lines = host_lines(shape, config, shown, file_bytes)
     yield _compare("host memory", lines, host, 0.0, "Lower data.train_batch_size or the pixel limits, or take more.")
