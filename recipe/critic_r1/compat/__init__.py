@@ -1,12 +1,7 @@
 """Everything that depends on one release of verl, vLLM or torch: versions, pinned sources, and every patch."""
 
-from recipe.critic_r1.compat.patches import (
-    apply,
-    apply_cpu,
-    keep_plain_linear_weights,
-    pad_cross_attention_masks,
-    text_only_micro_batches,
-)
+from recipe.critic_r1.compat.cpu_patches import apply_cpu, keep_plain_linear_weights
+from recipe.critic_r1.compat.patches import apply, poll, text_only_micro_batches
 from recipe.critic_r1.compat.versions import (
     VERL,
     VLLM,
@@ -25,7 +20,7 @@ __all__ = [
     "check_sources",
     "check_version",
     "keep_plain_linear_weights",
-    "pad_cross_attention_masks",
+    "poll",
     "source_digest",
     "text_only_micro_batches",
 ]

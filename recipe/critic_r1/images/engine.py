@@ -20,7 +20,6 @@ from recipe.critic_r1.images.vision_dedup import Places, only_pixels_apart, see_
 INPUTS = "multi_modal_inputs"
 _SPLIT_BY = ("use_dynamic_bsz", "sp_size", "force_group_size", "max_token_len_per_gpu", "micro_batch_size_per_gpu")
 
-compat.pad_cross_attention_masks()
 compat.text_only_micro_batches()
 
 
