@@ -17,16 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import pool, ray_pool
-from data_prep.checks.overlap import Exclusion
+from data_prep.checks.overlap import Exclusion, Texts
 from data_prep.dataset_card import CARD_FILE
 from data_prep.lengths.processor import facts_of_model
 from data_prep.merge import REJECTED, finish
 from data_prep.reading.inputs import InputError, expand_inputs, stamp
+from data_prep.reading.label_column import survey_labels
 from data_prep.reading.units import Unit, plan_units
 from data_prep.settings import Settings
 from data_prep.sources.registry import load_source
 from data_prep.worker import WORK, Job
-from data_prep.writer import FORMAT_VERSION, MANIFEST, file_checksum, write_json
+from data_prep.writer import FORMAT_VERSION, MANIFEST, file_checksum, require_current, write_json
 
 Progress = Callable[[int, int], None]
 """Called with the records done and their total."""
@@ -43,6 +44,7 @@ def convert(
     workers: int = 1,
     exclude: Sequence[str] = (),
     perceptual: bool = True,
+    exclude_texts: Texts = "long",
     overwrite: bool = False,
     engine: str = "local",
     progress: Progress | None = None,
@@ -58,19 +60,20 @@ def convert(
         output: folder, made if need be.
         workers: processes; 1 works in this process. The result does not depend on it.
         exclude: prepared benchmark files whose rows are kept out.
-        perceptual: whether the exclusion compares images that are almost the same, too.
+        perceptual: whether the exclusion also looks for almost equal images.
+        exclude_texts: which equal texts are an overlap by themselves.
         overwrite: throw away what an earlier conversion left in `output`, whatever its settings.
         engine: `local`, or `ray` for Ray Data on a running or a new cluster.
         tell: called with what a user should know: that nothing was to be done, or that lengths take long.
 
     Raises:
-        InputError: nothing to read, an output made with other settings or of input that has changed since, files in
-            `output` that no conversion made, no room or no folder there, or a worker was killed.
+        InputError: nothing to read, labels with more than one meaning, an output of other settings or of input that has
+            changed since, files in `output` that no conversion made, no room or no folder there, or a killed worker.
     """
     folder = Path(output)
     files = expand_inputs(inputs, output=folder)
     source = load_source(settings.source)
-    exclusion = Exclusion.from_files(exclude, perceptual=perceptual) if exclude else None
+    exclusion = Exclusion.from_files(exclude, perceptual=perceptual, texts=exclude_texts) if exclude else None
     identity: dict[str, Any] = {
         "format": FORMAT_VERSION,
         "settings": settings.recorded(),
@@ -78,7 +81,7 @@ def convert(
         "exclude": exclusion.files if exclusion else [],
     }
     if exclusion is not None:
-        identity["near"] = perceptual
+        identity |= {"near": perceptual, "exclude_texts": exclude_texts}
     if source.own:
         identity["source_xxh3_128"] = file_checksum(Path(settings.source.rpartition(":")[0]))
     # Through JSON, so that it compares equal with what is read back.
@@ -98,7 +101,13 @@ def convert(
         facts = facts_of_model(settings.model, settings.min_pixels, settings.max_pixels)
         if facts.slow is not None and tell is not None:
             tell(f"lengths are counted by `tokenizers`, which takes many times as long as `fastokens`: {facts.slow}")
-    job = Job(settings, str(folder), exclusion, facts)
+    try:
+        labels = survey_labels(units, source, settings)
+    except InputError:
+        if len(todo) == len(units):  # nothing is lost, and other options may be given for the same folder
+            shutil.rmtree(folder / WORK)
+        raise
+    job = Job(settings, str(folder), exclusion, facts, labels)
     total = sum(u.rows for u in units)
     state = {"done": total - sum(u.rows for u in todo)}
 
@@ -111,7 +120,7 @@ def convert(
     run_units = ray_pool.run_units if engine == "ray" else pool.run_units
     try:
         run_units(job, todo, workers, advance)
-        manifest = finish(folder, units, identity, source)
+        manifest = finish(job, units, identity, source)
     except OSError as error:
         if error.errno not in _FULL:
             raise
@@ -138,6 +147,7 @@ def _prepare_folder(
         _empty(folder)
     elif begun is not None:
         stored = _stored(begun)
+        require_current(folder)
         if {k: stored.get(k) for k in identity} != identity:
             raise InputError(
                 f"{folder} holds the output of other settings, other input or another version of critic-r1; choose"

@@ -1,4 +1,4 @@
-"""The end of a conversion: duplicates out, counts together, card and manifest written.
+"""The end of a conversion: repeated pairs out, counts added up, card and manifest written.
 
 One process does this, in the order of the units, over the notes they left. Images are not read again, but for the
 shards that hold a duplicate pair.
@@ -18,26 +18,29 @@ import pyarrow.parquet as pq
 
 from data_prep.dataset_card import write_card
 from data_prep.reading.units import Unit
+from data_prep.repeats import balance_orders, drop_repeats
 from data_prep.sources.record import Source
-from data_prep.sources.reject import repeated
-from data_prep.worker import WORK
-from data_prep.writer import MANIFEST, WRITER_OPTIONS, file_checksum, temporary_name, write_json
+from data_prep.worker import WORK, Job
+from data_prep.writer import MANIFEST, temporary_name, write_json
 
 REJECTED = "rejected.jsonl"
 BUCKETS = {"tokens": 128, "characters": 512}
 """Width of a bar of the histogram of prompt lengths. Characters are counted when tokens were not."""
 
 
-def finish(folder: Path, units: Sequence[Unit], identity: dict[str, Any], source: Source) -> dict[str, Any]:
+def finish(job: Job, units: Sequence[Unit], identity: dict[str, Any], source: Source) -> dict[str, Any]:
     """Merge the units' notes into `rejected.jsonl`, the card and the manifest; returns the manifest.
 
     Raises:
         AssertionError: records in are not records used plus records rejected; a fault of this program.
     """
+    folder = Path(job.output)
     work = folder / WORK
     notes = [json.loads((work / f"{u.number:05d}.json").read_text(encoding="utf-8")) for u in units]
     ids = [np.load(work / f"{u.number:05d}.npy") for u in units]
-    _drop_duplicates(folder, notes, ids, units)
+    kept_contradictions = drop_repeats(job, notes, ids, units) if ids else 0
+    if job.settings.orders == "balanced":
+        balance_orders(job, notes)
     rejects: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
     temporary = temporary_name(folder / REJECTED)
@@ -63,6 +66,8 @@ def finish(folder: Path, units: Sequence[Unit], identity: dict[str, Any], source
         "records": records,
         "rejected": dict(sorted(rejects.items())),
         "dropped_pairs": dict(sorted(dropped.items())),
+        "kept_contradictions": kept_contradictions,
+        "label_values": job.labels and {"given": dict(sorted(job.labels.given.items())), "base": job.labels.base},
         "rows": {
             split: sum(s["rows"] for s in shards if s["split"] == split)
             for split in sorted({s["split"] for s in shards})
@@ -74,77 +79,6 @@ def finish(folder: Path, units: Sequence[Unit], identity: dict[str, Any], source
     write_card(folder, manifest)
     write_json(folder / MANIFEST, manifest)
     return manifest
-
-
-def _drop_duplicates(
-    folder: Path, notes: Sequence[dict[str, Any]], ids: Sequence[np.ndarray], units: Sequence[Unit]
-) -> None:
-    """Keep the first of equal pairs, over all units; rewrite the shards that held others and correct the notes."""
-    again = repeated()
-    everything = np.concatenate([i["id"] for i in ids]) if ids else np.empty(0, "V16")
-    _, firsts = np.unique(everything, return_index=True)
-    if len(firsts) == len(everything):
-        return
-    keep = np.zeros(len(everything), bool)
-    keep[firsts] = True
-    start = 0
-    for unit, note, own in zip(units, notes, ids, strict=True):
-        kept = keep[start : start + len(own)]
-        start += len(own)
-        if kept.all():
-            continue
-        gone = own[~kept]
-        for shard in note["shards"]:
-            _rewrite(
-                folder, shard, {(int(o), i.tobytes().hex()) for o, i in zip(gone["ordinal"], gone["id"], strict=True)}
-            )
-        note["shards"] = [s for s in note["shards"] if s["rows"]]
-        alive = set(own["ordinal"][kept].tolist())
-        lost = sorted(set(gone["ordinal"].tolist()) - alive)
-        note["used"] -= len(lost)
-        more = sum(int(o) in alive for o in gone["ordinal"])
-        if more:
-            note["dropped_pairs"]["duplicate"] = note["dropped_pairs"].get("duplicate", 0) + more
-        note["rejected"] += [
-            {
-                "row": ordinal,
-                "file": unit.name,
-                "row_of_file": ordinal - unit.first + unit.before,
-                "reason": again.reason,
-                "detail": again.detail,
-                "remedy": again.remedy,
-                "record": "",
-            }
-            for ordinal in lost
-        ]
-
-
-def _rewrite(folder: Path, shard: dict[str, Any], gone: set[tuple[int, str]]) -> None:
-    """Leave rows out of a shard, row group by row group; changes the shard's entry, and removes an empty shard."""
-    path = folder / shard["file"]
-    temporary = temporary_name(path)
-    rows = 0
-    with pq.ParquetFile(path) as parquet:
-        writer = pq.ParquetWriter(temporary, parquet.schema_arrow, **WRITER_OPTIONS)
-        for group in range(parquet.num_row_groups):
-            table = parquet.read_row_group(group)
-            info = table["extra_info"].combine_chunks()
-            keys = zip(
-                pc.struct_field(info, "index").to_pylist(), pc.struct_field(info, "pair_id").to_pylist(), strict=True
-            )
-            table = table.filter(pa.array([key not in gone for key in keys]))
-            if table.num_rows:
-                writer.write_table(table, row_group_size=table.num_rows)
-                rows += table.num_rows
-        writer.close()
-    if rows:
-        os.replace(temporary, path)
-        shard["bytes"] = path.stat().st_size
-        shard["xxh3_128"] = shard["xxh3_128"] and file_checksum(path)
-    else:
-        temporary.unlink()
-        path.unlink()
-    shard["rows"] = rows
 
 
 def _count(paths: Sequence[Path], unit: str) -> tuple[dict[str, dict[str, int]], dict[str, Any]]:

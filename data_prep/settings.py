@@ -1,5 +1,4 @@
-"""Everything that decides what `prepare` writes. Stored in the manifest; two runs with equal settings and equal input
-write equal bytes."""
+"""Everything that decides what `prepare` writes; stored in the manifest. Equal settings and input give equal bytes."""
 
 import re
 from collections.abc import Mapping
@@ -7,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from data_prep.reading.units import UNIT_ROWS
+from data_prep.sources.generic import check_columns
+from data_prep.sources.labels import parse_label_values
 from data_prep.tasks.ordering import Orders
 from data_prep.tasks.prompts import WORDINGS
 
@@ -20,13 +21,13 @@ class Settings:
     seed: int = 0
     """Decides orders, splits, drawn wordings and flips."""
     ties: Literal["keep", "drop"] = "keep"
-    """Ties stay as tasks with the label `tie`, or are left out. The paper does not say; its row counts fit `keep`."""
+    """Ties become tasks with the label `tie`, or are dropped. The paper does not say; its row counts fit `keep`."""
     orders: Orders = "balanced"
     """`balanced`: better response first in half of the rows. `both`: each pair twice. `as_is`: as the source lists."""
     min_gap: float = 0.6
     """VLFeedback: least difference of mean ratings (paper: 0.6)."""
     wording: str = "critic"
-    """Name of a wording, or `drawn` for a seeded draw among all."""
+    """Name of a prompt template, or `drawn` for a seeded choice among all."""
     nway: Literal["pairs", "tasks"] = "pairs"
     """Ranked responses: all pairs, or one task that asks for the best."""
     split: str = "train"
@@ -44,15 +45,21 @@ class Settings:
     images: Literal["embed", "reference"] = "embed"
     """Images inside the Parquet files, or as files beside them."""
     hashes: bool = True
-    """BLAKE3 digest of every image and checksum of every shard; without, splits and duplicates go by a quick key."""
+    """BLAKE3 digest of every image and checksum of every shard; without, splits and duplicates use a quick key."""
     flip_labels: float = 0.0
-    """Control experiments: share of the pairs with their label turned over."""
+    """Control experiments: share of the pairs whose label is flipped."""
     limit: int | None = None
     """Read this many records only."""
     unit_rows: int = UNIT_ROWS
     """Records of a shard."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """`generic`: our field -> the set's column."""
+    """`generic`: our field -> the set's column or path."""
+    label_values: Mapping[str, str] = field(default_factory=dict)
+    """Value of the label column -> first, second, tie or skip; needed only where the values allow several meanings."""
+    contradictions: Literal["drop", "keep"] = "drop"
+    """Pairs that are labelled in more than one way: all left out, or all kept."""
+    text_only: bool = False
+    """`generic`: take records without any image."""
     image_roots: tuple[str, ...] = ()
     """Folders or zips that file names are looked up in."""
 
@@ -61,6 +68,8 @@ class Settings:
             raise ValueError(f"no wording '{self.wording}'; choose drawn, {', '.join(WORDINGS)}")
         if not 0 <= self.val_share < 1 or not 0 <= self.flip_labels <= 1:
             raise ValueError("val_share and flip_labels are shares: from 0 to 1")
+        check_columns(self.columns)
+        parse_label_values(self.label_values)
         if not re.fullmatch(r"\w[\w.-]*", self.split):
             raise ValueError(
                 f"split {self.split!r}: it begins a file's name, so letters, digits, '_', '.' and '-' only"
@@ -74,6 +83,7 @@ class Settings:
         """The settings as the manifest stores them: without places, which differ between machines."""
         stored = asdict(self)
         del stored["image_roots"]
-        stored["columns"] = dict(sorted(self.columns.items()))
+        for name in ("columns", "label_values"):
+            stored[name] = dict(sorted(stored[name].items()))
         stored["model"] = None if self.model is None else self.model.rstrip("/").rsplit("/", 1)[-1]
         return stored

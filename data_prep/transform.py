@@ -1,4 +1,4 @@
-"""Records in, rows out: the pure heart of the conversion, the same on one core and on a hundred machines."""
+"""From records to rows: the pure part of a conversion, which knows nothing of files, processes or machines."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +12,7 @@ from data_prep.reading.inputs import InputError
 from data_prep.reading.records import Images, ItemReader, Items, freed, problem_of
 from data_prep.settings import Settings
 from data_prep.sources.excerpt import EXCERPT, excerpt
+from data_prep.sources.labels import Labels
 from data_prep.sources.record import Source
 from data_prep.sources.reject import Reject, repeated, same_responses
 from data_prep.tasks.nway import RankedResponses, RankTask
@@ -33,8 +34,9 @@ class Outcome:
     """What became of a stretch of records. Every record is either used or rejected."""
 
     rows: list[Row] = field(default_factory=list)
-    ids: list[tuple[int, str]] = field(default_factory=list)
-    """(ordinal, pair_id) of every pair that became rows, for finding duplicates."""
+    ids: list[tuple[int, str, str, int]] = field(default_factory=list)
+    """Of every pair that became rows: ordinal, `pair_id`, and `PreferencePair.judgement`; for finding duplicates and
+    contradictions."""
     rejected: list[dict[str, Any]] = field(default_factory=list)
     dropped_pairs: Counter[str] = field(default_factory=Counter)
     """By reason: pairs left out of records that gave other rows."""
@@ -68,6 +70,7 @@ class Transform:
         meter: measures prompts; None leaves `prompt_tokens` null.
         exclusion: what to keep out (benchmarks); None keeps everything.
         image_folder: where images are put when they are referenced, not embedded.
+        labels: what the values of the label column mean; None counts numbers from 1.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Transform:
         meter: PromptMeter | None = None,
         exclusion: Exclusion | None = None,
         image_folder: Path | None = None,
+        labels: Labels | None = None,
     ) -> None:
         self.settings = settings
         self.source = source
@@ -85,7 +89,7 @@ class Transform:
         self.exclusion = exclusion
         # Images of a benchmark are known by their full hashes.
         self._quick_keys = not settings.hashes and exclusion is None
-        self._read = ItemReader(settings, source, quick_keys=self._quick_keys, image_folder=image_folder)
+        self._read = ItemReader(settings, source, quick_keys=self._quick_keys, image_folder=image_folder, labels=labels)
 
     def __call__(
         self, records: Iterable[tuple[int, Any]], base: str = ".", file: str = "", turns: Turns | None = None
@@ -110,7 +114,7 @@ class Transform:
             records: (ordinal, record or `Broken`).
             base: folder of the data file, for images named relative to it.
             file: name of the data file, for the rejects.
-            turns: goes on counting from one batch of a unit to the next.
+            turns: continues the count from one batch of a unit to the next.
             place: ordinal less this is the place of a record in its file.
         """
         turns = turns or Turns()
@@ -167,13 +171,13 @@ class Transform:
         seen: set[str],
         drafts: list[_Draft],
     ) -> list[Reject]:
-        """Add the rows to be of one item; returns what its pairs that were left out are left out for."""
+        """Add the drafts of one item; returns why some of its pairs are left out."""
         settings, sizes = self.settings, images.sizes
         if images.found is not item.images:
             item = replace(item, images=images.found)
         split = self._split(item)
         if self.exclusion is not None and (hit := self.exclusion.hit(item)):
-            raise Reject(*hit, "It stands in a set given with --exclude.")
+            raise Reject(*hit, "It is in a set given with --exclude.")
         pairs: Sequence[PreferencePair]
         left_out: list[Reject] = []
         if isinstance(item, PreferencePair):
@@ -259,9 +263,11 @@ class Transform:
                 continue
             outcome.rows.append(draft.task.flat(length))
             if (key := (draft.ordinal, draft.pair_id)) != last:
-                outcome.ids.append(key)
+                task = draft.task
+                judged = task.pair.judgement if isinstance(task, PreferenceTask) else (draft.pair_id, 0)
+                outcome.ids.append((*key, *judged))
                 last = key
-        with_rows = {ordinal for ordinal, _ in outcome.ids}
+        with_rows = {ordinal for ordinal, *_ in outcome.ids}
         outcome.used = len(with_rows)
         for ordinal, found in sorted(problems.items()):
             if ordinal in with_rows:
@@ -285,8 +291,8 @@ class Transform:
 def take_digests(read: Iterable[Items]) -> None:
     """Hash all images, which remember their digests.
 
-    All together, and not each when it is asked for: every digest lets go of Python's lock, and two threads that took
-    turns there, record by record, would find the processor's cache full of each other's objects.
+    All together: every digest releases the GIL, and two threads that alternate record by record would evict each
+    other's objects from the CPU cache.
     """
     for items in read:
         for found in items.found:

@@ -17,6 +17,7 @@ from data_prep.lengths.processor import load_processor
 from data_prep.reading.inputs import inside
 from data_prep.reading.units import Unit, read_batches
 from data_prep.settings import Settings
+from data_prep.sources.labels import Labels
 from data_prep.sources.registry import load_source
 from data_prep.tasks.ordering import Turns
 from data_prep.tasks.row import Row
@@ -29,7 +30,7 @@ WORK = ".work"
 SWITCH_SECONDS = 0.0005
 """How long a thread may hold Python's lock while another waits for it."""
 
-ID_TYPE = np.dtype([("ordinal", np.int64), ("id", "V16")])
+ID_TYPE = np.dtype([("ordinal", np.int64), ("id", "V16"), ("compared", "V16"), ("better", np.int8)])
 """One pair in a unit's list of pairs."""
 
 
@@ -42,6 +43,8 @@ class Job:
     exclusion: Exclusion | None = None
     facts: ProcessorFacts | None = None
     """About the processor that measures prompts."""
+    labels: Labels | None = None
+    """What the values of the label column mean."""
 
 
 def meter_of(job: Job) -> PromptMeter | None:
@@ -86,6 +89,7 @@ class Worker:
             meter=meter,
             exclusion=job.exclusion,
             image_folder=self.output / "images" if settings.images == "reference" else None,
+            labels=job.labels,
         )
 
     def __call__(self, unit: Unit) -> int:
@@ -126,8 +130,10 @@ class Worker:
     def _note(self, unit: Unit, total: Outcome, shards: dict[str, ShardWriter]) -> None:
         work = self.output / WORK
         ids = np.empty(len(total.ids), ID_TYPE)
-        ids["ordinal"] = [ordinal for ordinal, _ in total.ids]
-        ids["id"] = np.frombuffer(bytes.fromhex("".join(i for _, i in total.ids)), "V16")
+        columns = zip(*total.ids, strict=True) if total.ids else [()] * 4
+        ids["ordinal"], id_texts, compared, ids["better"] = (list(column) for column in columns)
+        ids["id"] = np.frombuffer(bytes.fromhex("".join(id_texts)), "V16")
+        ids["compared"] = np.frombuffer(bytes.fromhex("".join(compared)), "V16")
         temporary = work / f".{unit.number:05d}.{os.getpid()}.npy"
         np.save(temporary, ids)
         os.replace(temporary, work / f"{unit.number:05d}.npy")

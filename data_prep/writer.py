@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from data_prep.reading.inputs import InputError
 from data_prep.tasks.row import HasRow, Row, row_bytes, row_schema, rows_batch
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Raised when rows or the manifest change: what an older version began is not finished by a newer one."""
 
 GROUP_BYTES = 32 * 2**20
@@ -201,6 +202,26 @@ def write_json(path: Path, value: Any) -> None:
     temporary = temporary_name(path)
     temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
+
+
+def require_current(folder: Path) -> None:
+    """Refuse a folder that an older version wrote.
+
+    Raises:
+        InputError: its manifest has an older format; the message holds the command that makes the folder again.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        version = manifest.get("format")
+    except (OSError, ValueError, AttributeError):
+        return  # no manifest, or a damaged one, which `validate` names
+    if isinstance(version, int) and version < FORMAT_VERSION:
+        settings = manifest.get("settings")
+        source = settings.get("source", "SOURCE") if isinstance(settings, dict) else "SOURCE"
+        raise InputError(
+            f"{folder} was written by an older version (format {version}, now {FORMAT_VERSION}); make it again:"
+            f" critic-r1 prepare {source} --input FILES --output {folder} --overwrite"
+        )
 
 
 def _remove_former(folder: Path) -> None:

@@ -46,21 +46,28 @@ _ARTICLE = re.compile(r"(?:a|an|the) (?=[^\W\d_]{2})")
 
 # The text of an option may be anything but the rest of an expression such as (x) + 3.
 _OPTION = re.compile(
-    r"[(\[{]?\s*([A-Za-z])(?:\s*[)\]}][.:]?|[.:、])(?:\s+|(?=[^\x00-\x7f])|$)(?![-+*/^=<>])(.*)", re.DOTALL
+    r"[(\[{]?\s*([A-Za-z])"
+    r"(?:(?:\s*[)\]}][.:]?|[.:、])(?:\s+|$|(?=[^\x00-\x7f])|(?<=[A-Z][.)\]])(?=[A-Za-z]{2}|[0-9]))(?![-+*/^=<>])"
+    r"|(?<=[A-Z])\s+-\s+(?=[a-z]|[A-Z][a-z]))(.*)",
+    re.DOTALL,
 )
+# In the text of the chosen option: a second choice.
 _ANOTHER_OPTION = re.compile(
     r"[(\[]\s*[A-Za-z]\s*[)\]]|\b[A-Za-z]\)|\b(?:or|and|not)\s+(?:option\s+)?[A-Za-z]\b(?!')|[,/&]\s*[A-Z]\b"
 )
 _LETTERS = re.compile(r"[(\[{]?[A-Z][)\]}]?(?:(?:\s*(?:,|;|/|&|、|\band\b)\s*|\s*)[(\[{]?[A-Z][)\]}]?)+")
 _YES_NO = re.compile(r"(yes|no)\s*[,.;:!]\s*(.*)", re.DOTALL)
 
+# 3-5 cm, 1:2, 10:30, 2020-10-05: numbers with links between them. Algebra would subtract or divide them.
 _PART = r"[-+]?(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+)%?"
 _CHAIN = re.compile(rf"({_PART})((?:\s*(?:-|:|/|\bto\b)\s*{_PART})+)(?:\s*([A-Za-zμΩ°%].*))?")
 _LINK = re.compile(rf"\s*(-|:|/|to)\s*({_PART})")
 
+# x =, f(x) =, \angle ABC =
 _ASSIGNMENT = re.compile(r"(?:\\[a-z]+\s*)?[A-Za-z]{0,4}(?:_\{?[A-Za-z0-9]+\}?)?(?:\([a-z]\))?\s*=\s*(?=[^=\s])")
 _MATH = re.compile(r"[0-9\\^+*/=<>]")
 _TOKEN = re.compile(r"\\?[A-Za-z]+")
+# Letters in a row that are not a word: functions, connectives, products of variables.
 _FUNCTION = re.compile(
     r"(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|lg|exp|sqrt|frac|max|min|gcd|lcm|mod|pi|or|and|[a-d]{3}|[x-z]{3}"
 )
@@ -181,8 +188,9 @@ def _read_letters(text: str) -> str | None:
 def _compare_options(given: str, wanted: str, symbolic: bool, tolerance: float) -> tuple[bool, Reason] | None:
     """The decision, or None when the two are not about options."""
     several = _read_letters(wanted)
-    if several is not None and _read_letters(given) is not None:
-        return _read_letters(given) == several, Reason.OK
+    chosen = several and _read_letters(re.sub(r"\b[a-z]\b", lambda match: match[0].upper(), given))
+    if several and chosen:
+        return chosen == several, Reason.OK
     said, label = _read_option(given), _read_option(wanted)
     if label is None:
         # The label is a text, and the answer states letter and text.
@@ -217,12 +225,12 @@ def _compare_quantities(
     given: Quantity, wanted: Quantity, symbolic: bool, tolerance: float
 ) -> tuple[bool, Reason] | None:
     """The decision, or None when a unit looks like a variable."""
-    units = given.unit, wanted.unit
-    if any(unit is not None and unit.dimension is None for unit in units):
-        if any(unit is not None and not _is_word(unit.name) for unit in units if unit and unit.dimension is None):
-            return None
-        if units[0] is None or units[1] is None or units[0] != units[1]:
-            return False, Reason.UNKNOWN_UNIT
+    units = [unit for unit in (given.unit, wanted.unit) if unit is not None]
+    unknown = [unit for unit in units if unit.dimension is None]
+    if unknown and len(unknown) == len(units) and not all(_is_word(unit.name) for unit in unknown):
+        return None
+    if unknown and given.unit != wanted.unit:
+        return False, Reason.UNKNOWN_UNIT
     factor = Fraction(1)
     if given.unit is not None and wanted.unit is not None:
         if given.unit.dimension != wanted.unit.dimension:
@@ -278,8 +286,8 @@ def _compare_expressions(given: str, wanted: str, symbolic: bool) -> tuple[bool,
 
 
 def _has_words(text: str) -> bool:
-    """Whether an expression holds words, units, foreign characters or numbers side by side."""
-    if not text.isascii():
+    """Whether an expression holds words, units or foreign characters, numbers side by side or an open end (`10+`)."""
+    if not text.isascii() or text.endswith(("+", "-", "*", "/", "^", "=", "<", ">")):
         return True
     for token in _TOKEN.findall(text):
         if token[0] == "\\" or len(token) == 1 or _FUNCTION.fullmatch(token):

@@ -1,9 +1,9 @@
-"""How a reward file finds its siblings when verl loads it by its path.
+"""Loads a sibling of a reward file that verl has loaded by its path.
 
-`reward.custom_reward_function.path=/some/where/reward_fns/preference.py` makes verl execute that one file, without a
-package around it and without an entry in `sys.modules`; `reward_fns` need not be importable at all. Adding the folder
-to `sys.path` would be shorter, but then Ray would pickle our functions by reference to a package that its workers do
-not have. So the sibling is executed the way verl does it: not entered in `sys.modules`, hence pickled by value.
+With `reward.custom_reward_function.path=/some/where/reward_fns/preference.py` verl executes that one file, without a
+package and without an entry in `sys.modules`; `reward_fns` need not be importable. If the folder were on `sys.path`
+instead, Ray would pickle our functions by reference to a package that its workers may not have. So siblings are loaded
+as verl loads the file: they are not in `sys.modules`, and Ray pickles them by value.
 
 A file that needs siblings begins with
 

@@ -1,11 +1,9 @@
 """Rewards for more than two responses: the best of N, or a full ranking.
 
-The form of the label says which of the two a row asks for. `"3"` is the best of N: the verdict must name that
-response. `"2 > 1 = 3"` is a ranking, best first: the verdict must rank the same responses, and is paid by Kendall's
-tau-b mapped from [-1, 1] to [0, 1]. Tau-b (Kendall 1945) allows ties on both sides; a verdict that ties everything
-orders nothing and is paid nothing, so that a tie is never a safe way out.
-
-A swapped label is never also right: acc is 1 only for the same order, ties included.
+The label decides which of the two a row asks for. `"3"` is the best of N: the verdict must name that response.
+`"2 > 1 = 3"` is a ranking, best first: the verdict must rank the same responses, and earns Kendall's tau-b mapped from
+[-1, 1] to [0, 1]. Tau-b (Kendall 1945) allows ties on both sides. A verdict that ties everything orders nothing and
+earns nothing, so that a tie is never a safe bet. acc is 1 only for the same order, ties included.
 """
 
 import re
@@ -24,14 +22,14 @@ MAX_RESPONSES = 16
 """Most responses in one row."""
 
 MAX_RANKING_CHARS = 128
-"""A longer box content is no ranking; 16 responses with blanks around the signs take 68."""
+"""A longer box content is not a ranking; 16 responses with blanks around the signs take 68."""
 
 _CHOICES = tuple(str(number) for number in range(1, MAX_RESPONSES + 1))
 _RANKING = re.compile(r"[0-9]{1,2}(?:\s*[>=,]\s*[0-9]{1,2})+")
 
 
 def read_ranking(content: str) -> dict[str, int] | None:
-    """Response -> place (1 is best), or None when the content is no ranking of the responses 1 to N, each once.
+    """Response -> place (1 is best); None when the content does not rank the responses 1 to N, each once.
 
     `>` and `,` step down one place, `=` keeps it.
 
@@ -94,7 +92,7 @@ def compute_score(
     """Reward of one choice among N or of one ranking; arguments and keys as in `preference.compute_score`.
 
     Returns:
-        as `preference.compute_score`; credit is (tau-b + 1) / 2 for a ranking that orders something, pred the content.
+        as `preference.compute_score`; credit is (tau-b + 1) / 2 for a ranking that does not tie everything.
 
     >>> compute_score("critic/n", "<think>Three is best.</think>\\\\boxed{3}", "3")["score"]
     1.0
@@ -121,7 +119,7 @@ def compute_score(
             if given is not None and len(given) == len(label):
                 pred = unwrap(box.content)
                 tau = kendall_tau_b(given, label)
-                # Exactly the same order, ties included, is tau 1; rounding must not make it less.
+                # The same order, ties included, is exactly 1: tau may be rounded below.
                 acc = float(all(_order(given, a, b) == _order(label, a, b) for a in label for b in label))
                 orders = len(set(given.values())) > 1
                 credit = 1.0 if acc else (tau + 1.0) / 2.0 if orders else 0.0

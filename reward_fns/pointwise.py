@@ -1,12 +1,12 @@
-"""Rewards for score tasks: the critic reads one response and answers with a number, as in llava-critic pointwise.
+"""Rewards for score tasks: the critic reads one response and rates it, as in the pointwise part of llava-critic-113k.
 
-A score is on a scale, so a near miss deserves more than a far one. `shape` says how much:
+A near miss on the scale earns more than a far one. `shape` says how much:
 
-    exact      1 for the very number, 0 otherwise
+    exact      1 for the same number, 0 otherwise
     linear     1 - distance / length of the scale
-    quadratic  (1 - distance / length of the scale) squared: sharper, so that always answering the middle pays less
+    quadratic  (1 - distance / length of the scale) squared: sharper, so that always answering the middle earns less
 
-A number off the scale is no answer. Everything else is as in preference.py.
+A number off the scale is not an answer. Everything else is as in preference.py.
 """
 
 import re
@@ -26,14 +26,12 @@ SCALE = (0.0, 10.0)
 EXACT = 1e-6
 """Numbers closer than this are the same number."""
 
-# At most six digits on each side: nothing that a scale needs, and no number that is slow to read.
+# At most six digits on each side: more than any scale needs, and fast to read.
 _NUMBER = re.compile(r"[+-]?[0-9]{1,6}(?:\.[0-9]{0,6})?")
 
 
 def read_score(content: str, scale: tuple[float, float] = SCALE) -> float | None:
-    """The number that a box content states, or None when it states none or one off the scale.
-
-    `8/10` is read as 8 when 10 is the top of the scale.
+    """The number in a box; None when there is none or it is off the scale. `8/10` is 8 when 10 is the top of the scale.
 
     >>> [read_score(c) for c in ("7", "7.5", "8/10", "11", "8/5", "seven")]
     [7.0, 7.5, 8.0, None, None, None]
@@ -77,7 +75,7 @@ def compute_score(
     """Reward of one score; arguments and keys as in `preference.compute_score`.
 
     Args:
-        shape: how the distance to the label is paid, see above.
+        shape: what the distance to the label earns, see above.
         low, high: the scale.
 
     Returns:

@@ -1,10 +1,10 @@
-"""The reward of the paper: does the verdict equal the label, and does the response keep the form?
+"""The paper's reward: is the verdict the label, and does the response keep the form?
 
 score = (1 - format_weight) * acc + format_weight * format, with format_weight = 0.1 (arXiv 2509.00676, section 3).
 
-`compute_score` has the signature that verl calls, by keyword, from a thread pool and without a time-out. verl takes
-the names of the logged values from the first sample of a batch and loses a whole prompt group when one sample raises.
-So every path returns the same keys with plain Python types, and nothing that a model writes makes it raise.
+verl calls `compute_score` by keyword, from a thread pool and without a timeout. It takes the names of the logged values
+from the first sample of a batch and loses a whole prompt group when one sample raises. So every path returns the same
+keys with plain Python types, and nothing that a model writes makes it raise.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ else:  # loaded by its path: by_path.py explains
     PAIR_CHOICES, Reason, parse_verdict = _verdict.PAIR_CHOICES, _verdict.Reason, _verdict.parse_verdict
 
 FORMAT_WEIGHT = 0.1
-"""Share of the form in the reward (arXiv 2509.00676, section 3)."""
+"""Weight of the form in the reward (arXiv 2509.00676, section 3)."""
 
 
 def check_ground_truth(value: object) -> None:
@@ -65,8 +65,8 @@ def compute_score(
         prefilled: the chat template already wrote `<think>`.
         tie_credit: credit, in [0, 1), when exactly one of verdict and label is a tie: a near miss, not a reversal.
         max_thought_chars: longer thoughts (in characters) are penalised; 0 switches this off.
-        overlong_penalty: the largest penalty, in [0, 1]; it grows evenly from nothing at `max_thought_chars` to this
-            at twice that length. The score stays at 0 or above.
+        overlong_penalty: largest penalty, in [0, 1]. It grows linearly from 0 at `max_thought_chars` to this value at
+            twice that length. The score stays at 0 or above.
         release_compatible: `acc`, `format` and `score` are those of the public release (see release.py); `parsing`,
             `prefilled`, `tie_credit` and the length penalty do not apply.
         policy: former name of `parsing`.
@@ -74,8 +74,8 @@ def compute_score(
 
     Returns:
         score in [0, 1]; acc 0.0 or 1.0; format 0.0 or 1.0; pred: the choice, "" for none; reason: a
-        `verdict.Reason` as string; credit: what entered the score in the place of acc; penalty: what was taken off;
-        thought_chars: length of the thoughts.
+        `verdict.Reason` as string; credit: what the score counts for the verdict, acc or a partial credit; penalty:
+        what the score lost; thought_chars: length of the thoughts.
 
     Raises:
         ValueError: for an option out of range, never for what a model wrote.

@@ -50,6 +50,9 @@ _REPLACED = [
         (r"\\([%#&_])", r"\1"),
         (r"\\mu(?![A-Za-z])\s*", "μ"),
         (r"\\Omega(?![A-Za-z])", "Ω"),
+        (r"(?<!\b0)(?<=[0-9])\s*[xX]\s*(?=[0-9])", r" \\times "),  # 10 x 5
+        (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
+        (r"(?<![A-Za-z\\])sqrt\s*(?:\(([^()]*)\)|([0-9]+))", r"\\sqrt{\1\2}"),
         (r"\\le(?:q|qslant)(?![A-Za-z])", r"\\le"),
         (r"\\ge(?:q|qslant)(?![A-Za-z])", r"\\ge"),
         (r"\\neq(?![A-Za-z])", r"\\ne"),
@@ -194,7 +197,8 @@ class Unit:
 PERCENT = Unit((), Fraction(1, 100))
 
 _PREFIXES = {
-    "f": -15, "p": -12, "n": -9, "μ": -6, "u": -6, "m": -3, "c": -2, "d": -1, "h": 2, "k": 3, "M": 6, "G": 9, "T": 12,
+    "f": -15, "p": -12, "n": -9, "μ": -6, "u": -6, "m": -3, "c": -2, "d": -1, "h": 2, "k": 3, "K": 3, "M": 6,
+    "G": 9, "T": 12,
 }  # fmt: skip
 _LONG_PREFIXES = {
     "femto": -15, "pico": -12, "nano": -9, "micro": -6, "milli": -3, "centi": -2, "deci": -1, "hecto": 2, "kilo": 3,
@@ -260,6 +264,7 @@ _OTHER = (
     ("°c celsius", "celsius", "1"),
     ("°f fahrenheit", "fahrenheit", "1"),
     ("% percent pct", "", "1/100"),
+    ("unit", "unit", "1"),
     ("$ usd us$ dollar", "USD", "1"),
     ("¢ cent", "USD", "0.01"),
     ("€ eur euro", "EUR", "1"),
@@ -303,6 +308,8 @@ def _lookup(name: str) -> Size | None:
     if name[0] in _PREFIXES and name[1:] in _SYMBOLS:
         dimension, factor = _SYMBOLS[name[1:]]
         return dimension, factor * Fraction(10) ** _PREFIXES[name[0]]
+    if len(name) > 2 and name.endswith("s"):  # kms, kgs
+        return _lookup(name[:-1])
     # KM, CM, KG: capitals throughout, where the capitals are not a symbol of their own.
     return _lookup(lowered) if len(name) > 1 and name.isascii() and name.isupper() else None
 

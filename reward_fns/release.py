@@ -5,21 +5,19 @@ The release scores with a stock math reward: blanks around `<`, `>` and `/` are 
 included, and a symbolic checker (mathruler) compares it with the label. Its faults are part of what is reproduced: it
 pays for a verdict inside the thoughts and for two verdicts that contradict each other.
 
-Two things are done differently, with the same result. The form is found by four searches instead of a backtracking
-expression, in linear time. And answers are compared without sympy: a label is "1", "2" or "tie", and for such labels
-mathruler never simplifies more than a short sum. `same_answer` lists what mathruler takes for equal to a label.
+Two things are done differently, with the same result. The form is found by four searches in linear time instead of a
+backtracking expression. Answers are compared without sympy: labels are "1", "2" or "tie" (others are not supported),
+and for these mathruler never simplifies more than a short sum. `same_answer` lists what mathruler counts as equal.
 
-Labels other than these three are not supported.
-
-One thing is bounded. A box with more than MAX_ANSWER_CHARS characters is a wrong answer here; mathruler spends any time
-on it, and could only call it right if it is a label padded with that many zeros, blanks or units.
+One thing is bounded. A box with more than MAX_ANSWER_CHARS characters is a wrong answer here; mathruler spends any
+amount of time on it, and would accept it only as a label padded with that many zeros, blanks or units.
 """
 
 import re
 from decimal import Decimal
 
 MAX_ANSWER_CHARS = 256
-"""A longer answer is wrong without being looked at."""
+"""A longer answer is wrong."""
 
 BOX_OPEN = "\\boxed{"
 
@@ -44,10 +42,10 @@ def tighten(text: str) -> str:
 
 
 def has_release_form(text: str) -> bool:
-    """Whether the (tightened) text fully matches the release's expression.
+    """Whether the (tightened) text matches the release's expression.
 
-    The expression holds iff the text begins with the opening tag and, somewhere behind it, there are in this order a
-    closing tag, an opening of a box, and a brace that closes. Taking the first of each loses no match.
+    It does iff the text begins with the opening tag and then has, in this order, a closing tag, the opening of a box
+    and a closing brace. Taking the first of each loses no match.
     """
     if not text.startswith("<think>"):
         return False
@@ -71,7 +69,7 @@ def last_box(text: str) -> str:
 
 
 def score_like_release(text: object, label: str) -> tuple[float, float]:
-    """(accuracy, form) of a response as the release computes them, each 0.0 or 1.0; (0, 0) for what is not a string.
+    """(accuracy, form) of a response as the release computes them, each 0.0 or 1.0; (0, 0) for anything but a string.
 
     Raises:
         ImportError: without pylatexenc, at the first response and not only at the first LaTeX in one.
@@ -84,8 +82,8 @@ def score_like_release(text: object, label: str) -> tuple[float, float]:
     return float(same_answer(last_box(text), label)), float(has_release_form(text))
 
 
-# --- What mathruler 0.1.0 takes for equal to "1", "2" or "tie" --------------------------------------------------------
-# It tries two readings. Steps of theirs that cannot end in one of the three labels are left out.
+# --- What mathruler 0.1.0 counts as equal to "1", "2" or "tie" --------------------------------------------------------
+# It tries two readings. Steps that cannot end in one of the three labels are left out.
 
 _TEXT = re.compile(r"^\\text\{(.+?)\}$")
 _DROPPED = ("\\left", "\\right", "^{\\circ}", "^\\circ", "\\$")
@@ -102,7 +100,7 @@ _SYMPY_NUMBER = re.compile(r"\+?(?:[1-9][0-9]*|[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?:
 
 
 def same_answer(answer: str, label: str) -> bool:
-    """Whether mathruler takes a (stripped) box content for equal to a label.
+    """Whether mathruler counts a (stripped) box content as equal to a label.
 
     >>> [same_answer(a, "1") for a in ("1", "1.0", "(1)", "1 cm", "x=1", "Response 1", "2")]
     [True, True, True, True, True, False, False]
@@ -149,7 +147,7 @@ def _numeric_reading(answer: str) -> str | None:
         answer = match.group(1)
     answer = answer.replace("\\%", "%").replace("\\$", "$").replace("$", "").replace("%", "")
     if "illion" in answer:
-        # Not always the end of it: an unclosed LaTeX group further down may swallow the power.
+        # Read on: an unclosed LaTeX group may swallow the power.
         for word, power in (("million", "*10^6"), ("billion", "*10^9"), ("trillion", "*10^12")):
             answer = answer.replace(word, power)
     # A list is never equal to a label: "1 or 2" keeps its comma to the end.
@@ -178,7 +176,7 @@ def _numeric_reading(answer: str) -> str | None:
 
 
 def _whole(answer: str) -> float | None:
-    """The number that the text is, when it is whole up to 1e-7."""
+    """The number that the text states, when it is whole up to 1e-7."""
     try:
         value = float(answer)
         return value if abs(value - round(value)) <= 1e-7 else None
@@ -202,5 +200,5 @@ def _latex_to_text(given: str) -> str:
     answer = given.replace("\\tfrac", "\\frac").replace("\\dfrac", "\\frac").replace("\\frac", " \\frac")
     try:
         return str(LatexNodes2Text().latex_to_text(answer)).strip()
-    except Exception:  # the release swallows whatever happens here, too
+    except Exception:  # as in the release
         return given

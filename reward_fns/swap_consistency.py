@@ -1,7 +1,7 @@
 """A bonus or penalty for judging a pair alike in both orders.
 
-A reward sees one response; consistency is a property of two groups of rollouts, so it is computed where the whole batch
-is visible, by the trainer, from the arrays below. Nothing here knows verl, torch or numpy.
+A reward sees one response, but consistency is a property of two groups of rollouts. So the trainer, which sees the
+whole batch, computes it from the sequences below. This file needs neither verl nor torch nor numpy.
 
 Each rollout is compared with the rollouts of the *other* order of its pair. Its agreement is the share of them that
 prefer the same response (not the same number: "1" in one order is "2" in the other; a tie is a tie). A bonus that is
@@ -10,7 +10,7 @@ soon as its verdicts do. For the same reason bonus and penalty lead to the same 
 reward, and in algorithms that do not subtract a mean.
 
 By default only right verdicts gain by agreeing (`only_right`): otherwise two groups could agree on being wrong. An
-unreadable verdict agrees with nothing, so under a penalty it is not a way out.
+unreadable verdict agrees with nothing, so it does not avoid a penalty.
 """
 
 from collections import Counter, defaultdict
@@ -67,7 +67,7 @@ def adjust(
         truths: the label as shown, "1", "2" or "tie".
         scores: rewards in [0, 1].
         weight: the largest change of a score, 0 or more.
-        mode: bonus adds weight * agreement; penalty takes off weight * (1 - agreement).
+        mode: bonus adds weight * agreement; penalty subtracts weight * (1 - agreement).
         only_right: agreement counts for right verdicts only.
 
     Raises:
@@ -125,6 +125,6 @@ def adjust(
 
 
 def _majority(votes: Counter[str | None]) -> str | None:
-    """What most rollouts prefer; None when that is unreadable or two are level."""
+    """What most rollouts prefer; None when that is unreadable or the vote is tied."""
     (best, most), *others = votes.most_common(2)
     return None if others and others[0][1] == most else best

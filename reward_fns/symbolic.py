@@ -63,6 +63,8 @@ for pair in (
 ):
     equal(*pair)
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+signal.signal(signal.SIGALRM, signal.SIG_DFL)  # dispositions and masks are inherited
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
 door.send(b"ready")
 while True:
     question, (reply, *_), _, _ = socket.recv_fds(door, 8192, 1)
@@ -73,6 +75,7 @@ while True:
     if child == 0:
         gold, answer, seconds = json.loads(question)
         signal.setitimer(signal.ITIMER_REAL, seconds)  # nothing handles the alarm, so it ends the process
+        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 1))
         try:
             try:
                 same = equal(gold, answer)

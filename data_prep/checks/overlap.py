@@ -1,8 +1,9 @@
-"""Rows of a training set that also stand in a benchmark.
+"""Rows of a training set that are also in a benchmark.
 
 The critic sets and the critic benchmarks were drawn from the same sources, so a benchmark can be trained on without
-anyone noticing. Three things are compared: the image's bytes, its perceptual hash (the same image saved again or
-resized), and the normalised texts of question and both responses in any order. One match is enough.
+anyone noticing. A row overlaps when it has the same image bytes; or almost the same image (saved again or resized); or
+the same question and responses, in any order, provided that these are long enough to be the row's own: "Is there a
+circle? Yes. No." under another image is another row.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -24,11 +25,29 @@ from data_prep.tasks.nway import RankedResponses
 from data_prep.tasks.pairwise import Image, PreferencePair, content_id
 
 NEAR_BITS = 4
-"""Perceptual hashes (64 bits) that differ in at most this many bits count as the same image."""
+"""Perceptual hashes (64 bits) that differ in at most this many bits are of images that may be the same."""
 
 PLAIN_BITS = 8
-"""A perceptual hash with fewer bits set, or fewer unset, is that of an almost empty image, which matches every
-other almost empty image; such hashes are not compared."""
+"""A perceptual hash with fewer bits set, or fewer unset, is of an almost empty image, which matches every other almost
+empty image; such hashes are not compared."""
+
+SIDE = 16
+"""Pixels of a thumbnail's side. Perceptual hashes of simple drawings agree by chance; thumbnails decide."""
+
+PLAIN_SHARE = 0.6
+"""Share of one colour from which an image is a drawing on plain ground."""
+
+NEAR_MOST, NEAR_MEAN, NEAR_PLAIN = 80, 8.0, 24
+"""Levels (of 255) by which thumbnails of the same image may differ: at most, on average, and at most for drawings.
+
+A scene saved at a fifth of its size with JPEG quality 30 stays within the first two; of drawings like those of easy-VQA
+with near hashes, none of 346 pairs is within the third."""
+
+LEAST_SPECIFIC = 200
+"""Letters and digits of both responses together from which equal texts are hardly a coincidence."""
+
+Texts = Literal["long", "any", "never"]
+"""Which equal texts count as overlap by themselves: long ones, and short ones of rows without images; all; none."""
 
 _BLANK = re.compile(r"[\W_]+")
 
@@ -43,17 +62,50 @@ def text_key(question: str, responses: Iterable[str]) -> str:
     return content_id(normalised(question), *sorted(map(normalised, responses)))
 
 
-def perceptual_hash(data: bytes | memoryview) -> int | None:
-    """The 64-bit DCT hash of an image (library ImageHash); None for an almost empty or undecodable image."""
+def is_specific(responses: Iterable[str]) -> bool:
+    """Whether two rows with these responses can hardly have them by chance."""
+    return sum(len(normalised(response)) for response in responses) >= LEAST_SPECIFIC
+
+
+class Fingerprint(NamedTuple):
+    """What tells whether an image is almost the same as another."""
+
+    code: int
+    """64-bit perceptual hash."""
+    thumbnail: bytes
+    """`SIDE` x `SIDE` RGB pixels."""
+    plain: bool
+    """Whether it is a drawing on plain ground."""
+
+    def is_near(self, other: "Fingerprint") -> bool:
+        """Whether the other image is almost the same."""
+        if (self.code ^ other.code).bit_count() > NEAR_BITS:
+            return False
+        one, two = (np.frombuffer(f.thumbnail, np.uint8).astype(np.int16) for f in (self, other))
+        levels = np.abs(one - two)
+        if self.plain or other.plain:
+            return int(levels.max()) <= NEAR_PLAIN
+        return int(levels.max()) <= NEAR_MOST and float(levels.mean()) <= NEAR_MEAN
+
+
+def fingerprint(data: bytes | memoryview) -> Fingerprint | None:
+    """The fingerprint of an image; None for an almost empty or undecodable one."""
     import imagehash
+    from PIL.Image import Resampling
 
     try:
-        bits = imagehash.phash(open_image(data)).hash.ravel()
+        image = open_image(data)
     except BadImage:
         return None
+    bits = imagehash.phash(image).hash.ravel()
     if not PLAIN_BITS <= int(bits.sum()) <= 64 - PLAIN_BITS:
         return None
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+    # Colours in 16 levels a channel, from few enough pixels that a photograph costs no more than a drawing.
+    small = np.asarray(image.resize((64, 64), Resampling.NEAREST), np.uint16) >> 4
+    colours = np.bincount((small @ np.array([256, 16, 1], np.uint16)).ravel())
+    thumbnail = np.asarray(image.resize((SIDE, SIDE), Resampling.BOX), np.uint8).tobytes()
+    code = int.from_bytes(np.packbits(bits).tobytes(), "big")
+    return Fingerprint(code, thumbnail, bool(colours.max() >= PLAIN_SHARE * small.shape[0] * small.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -62,8 +114,11 @@ class _Known:
 
     name: str
     digests: tuple[str, ...]
-    hashes: tuple[int, ...]
+    fingerprints: tuple[Fingerprint, ...]
     text: str
+    specific: bool
+    """Whether the texts are long enough to be this row's own."""
+    has_images: bool
 
 
 @dataclass
@@ -75,75 +130,90 @@ class Exclusion:
 
     digests: dict[str, str] = field(default_factory=dict)
     """BLAKE3 digest of an image -> name of the row."""
-    texts: dict[str, str] = field(default_factory=dict)
-    hashes: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
-    hash_names: list[str] = field(default_factory=list)
+    texts: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    """Key of the texts -> name of the row, and whether it has no image."""
+    codes: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+    """Perceptual hashes of all images, in the order of `fingerprints`."""
+    fingerprints: list[tuple[Fingerprint, str]] = field(default_factory=list)
+    """With the name of the row."""
     perceptual: bool = True
-    """Whether perceptual hashes are compared; they cost a decoding of every image."""
+    """Whether almost equal images are looked for; that costs a decoding of every image."""
+    compared_texts: Texts = "long"
     files: list[dict[str, Any]] = field(default_factory=list)
     """Folder and name, rows, and SHA-256 of the rows' keys of each file, for the manifest."""
 
-    _last: tuple[str, int | None] = ("", None)
+    _last: tuple[str, Fingerprint | None] = ("", None)
 
     @classmethod
-    def from_files(cls, paths: Iterable[str | os.PathLike[str]], *, perceptual: bool = True) -> "Exclusion":
+    def from_files(
+        cls, paths: Iterable[str | os.PathLike[str]], *, perceptual: bool = True, texts: Texts = "long"
+    ) -> "Exclusion":
         """The index of prepared Parquet files or folders of them.
 
         Raises:
             InputError: a file is missing, or is not one that `critic-r1 prepare` wrote.
         """
-        index = cls(perceptual=perceptual)
-        hashes: list[int] = []
+        index = cls(perceptual=perceptual, compared_texts=texts)
         for path in paths:
             for file in expand(path):
                 keys, rows = hashlib.sha256(), 0
                 for known in _rows(file, perceptual):
                     rows += 1
                     index.digests.update(dict.fromkeys(known.digests, known.name))
-                    index.texts[known.text] = known.name
-                    hashes += known.hashes
-                    index.hash_names += [known.name] * len(known.hashes)
+                    index.texts[known.text] = known.name, not known.has_images
+                    index.fingerprints += [(f, known.name) for f in known.fingerprints]
                     keys.update("".join((*known.digests, known.text)).encode())
                 name = f"{file.absolute().parent.name}/{file.name}"
                 index.files.append({"file": name, "rows": rows, "keys": keys.hexdigest()})
-        index.hashes = np.array(hashes, np.uint64)
+        index.codes = np.array([f.code for f, _ in index.fingerprints], np.uint64)
         return index
 
     def hit(self, item: Any) -> tuple[str, str] | None:
-        """What of a pair (or other item) stands in the index, as a short code and in words; None when nothing does."""
+        """What of a pair (or other item) is in the index, as a short code and in words; None when nothing is."""
         for image in item.images:
             if name := self.digests.get(image.blake3):
                 return "overlap-image", f"the same image as {name}"
         if (name := self._same_texts(item)) is not None:
             return "overlap-text", f"the same question and responses as {name}"
-        if self.perceptual and len(self.hashes):
+        if self.perceptual and len(self.codes):
             for image in item.images:
-                if (code := self._code(image)) is not None and (near := self.near(code)) is not None:
+                if (own := self._fingerprint(image)) is not None and (near := self.near(own)) is not None:
                     return "overlap-near-image", f"almost the same image as {near}"
         return None
 
-    def _code(self, image: Image) -> int | None:
-        """The perceptual hash of an image; the last one is kept, since all pairs of a record ask for the same."""
-        known, code = self._last  # at once: several threads may ask
+    def _fingerprint(self, image: Image) -> Fingerprint | None:
+        """The fingerprint of an image; the last one is kept, since all pairs of a record ask for the same."""
+        known, found = self._last  # at once: several threads may ask
         if known != image.blake3:
             data = image.data if image.data is not None else Path(image.path or "").read_bytes()
-            code = perceptual_hash(data)
-            self._last = image.blake3, code
-        return code
+            found = fingerprint(data)
+            self._last = image.blake3, found
+        return found
 
     def _same_texts(self, item: Any) -> str | None:
-        """The name of a row with the same texts; of ranked responses, any two may stand in a benchmark's pair."""
+        """The name of a row with the same texts; of ranked responses, any two may be in a benchmark's pair."""
         pairs = (
             item.pairs() if isinstance(item, RankedResponses) else [item] if isinstance(item, PreferencePair) else []
         )
-        keys = (text_key(pair.question, pair.responses) for pair in pairs)
-        return next((name for key in keys if (name := self.texts.get(key))), None)
+        for pair in pairs:
+            key = text_key(pair.question, pair.responses)
+            if (name := self.same_text(key, bool(item.images), is_specific(pair.responses))) is not None:
+                return name
+        return None
 
-    def near(self, code: int) -> str | None:
-        """The name of a row whose image has almost this perceptual hash."""
-        distances = np.bitwise_count(self.hashes ^ np.uint64(code))
-        best = int(distances.argmin()) if len(distances) else -1
-        return self.hash_names[best] if best >= 0 and distances[best] <= NEAR_BITS else None
+    def same_text(self, key: str, has_images: bool, specific: bool) -> str | None:
+        """The name of a row with this key of texts, where equal texts count."""
+        if self.compared_texts == "never" or key not in self.texts:
+            return None
+        name, without_images = self.texts[key]
+        counts = specific or self.compared_texts == "any" or (without_images and not has_images)
+        return name if counts else None
+
+    def near(self, own: Fingerprint) -> str | None:
+        """The name of a row whose image is almost the same."""
+        places = np.flatnonzero(np.bitwise_count(self.codes ^ np.uint64(own.code)) <= NEAR_BITS)
+        found = (self.fingerprints[place] for place in places)
+        return next((name for other, name in found if own.is_near(other)), None)
 
 
 def _rows(file: Path, perceptual: bool) -> Iterator[_Known]:
@@ -163,19 +233,21 @@ def _rows(file: Path, perceptual: bool) -> Iterator[_Known]:
                         images.append(image_bytes(image, file.parent))
                     except BadImage:
                         continue
-                codes = [c for p in images if (c := perceptual_hash(p)) is not None] if perceptual else []
+                found = [f for p in images if (f := fingerprint(p)) is not None] if perceptual else []
                 responses = [info["response_1"], info["response_2"]] if info["response_1"] else info["responses"] or []
                 yield _Known(
                     f"{row['data_source']} {info['source_id'] or info['pair_id']}",
                     tuple(blake3(p).hexdigest() for p in images),
-                    tuple(codes),
+                    tuple(found),
                     text_key(info["question"] or "", responses),
+                    is_specific(responses),
+                    bool(row["images"]),
                 )
 
 
 @dataclass
 class OverlapReport:
-    """How many rows of A stand in B."""
+    """How many rows of A are in B."""
 
     rows: int = 0
     same_image: int = 0
@@ -187,22 +259,26 @@ class OverlapReport:
 
 
 def compare(
-    a: Iterable[str | os.PathLike[str]], b: Iterable[str | os.PathLike[str]], *, perceptual: bool = True
+    a: Iterable[str | os.PathLike[str]],
+    b: Iterable[str | os.PathLike[str]],
+    *,
+    perceptual: bool = True,
+    texts: Texts = "long",
 ) -> OverlapReport:
     """Compare every row of the prepared files `a` with all rows of `b`.
 
     Raises:
         InputError: as `Exclusion.from_files`.
     """
-    index = Exclusion.from_files(b, perceptual=perceptual)
+    index = Exclusion.from_files(b, perceptual=perceptual, texts=texts)
     report = OverlapReport()
     for path in a:
         for file in expand(path):
             for known in _rows(file, perceptual):
                 report.rows += 1
                 same_image = next((index.digests[d] for d in known.digests if d in index.digests), None)
-                near = None if same_image else next((n for c in known.hashes if (n := index.near(c))), None)
-                text = index.texts.get(known.text)
+                near = None if same_image else next((n for f in known.fingerprints if (n := index.near(f))), None)
+                text = index.same_text(known.text, known.has_images, known.specific or bool(same_image or near))
                 report.same_image += same_image is not None
                 report.near_image += near is not None
                 report.same_text += text is not None

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from data_prep.reading.images import BadImage, open_image, read_header
 from data_prep.tasks.pairwise import LABELS
 from data_prep.tasks.prompts import MARKER
-from data_prep.writer import MANIFEST, file_checksum
+from data_prep.writer import MANIFEST, file_checksum, require_current
 
 REQUIRED = ("data_source", "prompt", "images", "ability", "reward_model", "extra_info")
 FOREIGN_MARKERS = ("<video>", "<audio>")
@@ -108,12 +108,17 @@ def check_parquet(
 
 
 def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
-    """The Parquet files that `paths` name; a folder or a pattern without any yields its missing `*.parquet`."""
+    """The Parquet files that `paths` name; a folder or a pattern without any yields its missing `*.parquet`.
+
+    Raises:
+        InputError: an older version wrote the folder.
+    """
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         path = Path(path)
         if not path.exists() and glob.has_magic(str(path)):
             yield from [Path(found) for found in sorted(glob.glob(str(path), recursive=True))] or [path]
         elif path.is_dir():
+            require_current(path)
             yield from sorted(path.glob("*.parquet")) or [path / "*.parquet"]
         else:
             yield path

@@ -5,6 +5,7 @@ opened directly.
 """
 
 import glob
+import io
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -12,11 +13,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.gz")
+import pyarrow as pa
+
+TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+"""Text files with records; they may be packed by gzip (`.gz`) or zstd (`.zst`)."""
+
+SUFFIXES = (".parquet", ".arrow", *TEXTS, *(text + packed for text in TEXTS for packed in (".gz", ".zst")))
 """What a folder is searched for."""
 
-OWN_FILES = ("manifest.json", "rejected.jsonl")
-"""Never taken as input when a folder is given."""
+OWN_FILES = ("manifest.json", "rejected.jsonl", "dataset_info.json", "dataset_dict.json", "state.json")
+"""Never taken as input when a folder is given: our own notes, and those of `datasets.save_to_disk`."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -60,7 +66,7 @@ def _local(given: str, output: str | os.PathLike[str] | None) -> list[str]:
             and (own is None or own not in p.absolute().parents)
         ]
         if not files:
-            raise InputError(f"{given}: no {', '.join(SUFFIXES[:4])} file in this folder")
+            raise InputError(f"{given}: no {', '.join(SUFFIXES[:7])} file in this folder")
         return files
     if matches := sorted(glob.glob(str(path), recursive=True)):
         return [m for m in matches if os.path.isfile(m)]
@@ -89,7 +95,8 @@ def _remote(given: str) -> list[str]:
 
 def wanted(name: str) -> bool:
     """Whether a file found in a folder is a data file."""
-    return name.endswith(SUFFIXES) and name not in OWN_FILES and not name.startswith(".")
+    cached = name.startswith("cache-") and name.endswith(".arrow")  # by `datasets`, beside the set itself
+    return name.endswith(SUFFIXES) and name not in OWN_FILES and not name.startswith(".") and not cached
 
 
 def names_of(files: Sequence[str]) -> list[str]:
@@ -110,12 +117,65 @@ def inside(path: str) -> str:
 
 
 def open_input(path: str) -> Any:
-    """A readable, seekable binary stream of a local or remote file; `.gz` is unpacked."""
+    """A readable, seekable binary stream of a local or remote file; `.gz` and `.zst` are unpacked."""
     packed = inside(path).endswith(".gz")
+    if inside(path).endswith(".zst"):
+        return io.BufferedReader(_Zstd(path), 2**20)
     if "://" not in path and not packed:
         return open(path, "rb")
     system, inner = _file_system(path)
     return system.open(inner, "rb", compression="gzip" if packed else None)
+
+
+class _Zstd(io.RawIOBase):
+    """A zstd file as a stream that can go back by beginning again, as Python's gzip streams do."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._restart()
+
+    def _restart(self) -> None:
+        packed: Any
+        if "://" in self._path:
+            system, inner = _file_system(self._path)
+            packed = system.open(inner, "rb")
+        else:
+            packed = open(self._path, "rb")  # noqa: SIM115
+        self._file = packed
+        self._stream = pa.CompressedInputStream(pa.PythonFile(packed), "zstd")
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence == io.SEEK_CUR:
+            offset += self._at
+        elif whence != io.SEEK_SET:
+            raise io.UnsupportedOperation("a packed file has no known end")
+        if offset < self._at:
+            self._file.close()
+            self._restart()
+        while self._at < offset and (data := self._stream.read(min(2**20, offset - self._at))):
+            self._at += len(data)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
 
 
 @lru_cache(maxsize=64)

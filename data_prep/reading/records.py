@@ -1,9 +1,9 @@
 """From a record to the items that its source makes of it, with their images: the reading half of the transform."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from data_prep.reading.images import BadImage, Header, check_whole, read_header
 from data_prep.reading.inputs import InputError
 from data_prep.reading.units import Broken
 from data_prep.settings import Settings
+from data_prep.sources.labels import Labels
 from data_prep.sources.record import Options, Source
 from data_prep.sources.reject import Reject, same_responses
 from data_prep.tasks.nway import RankedResponses
@@ -25,7 +26,7 @@ from data_prep.writer import temporary_name
 class Images(NamedTuple):
     """The images of a record, looked up once for all of its items."""
 
-    given: tuple[Image, ...]
+    given: Sequence[Image]
     found: tuple[Image, ...]
     """With their bytes; the very same ones where nothing had to be done."""
     sizes: list[tuple[int, int]]
@@ -47,17 +48,24 @@ class ItemReader:
     Args:
         quick_keys: give every image its quick key, so that it is never hashed in full.
         image_folder: where images are put when they are referenced, not embedded.
+        labels: what the values of the label column mean.
     """
 
     def __init__(
-        self, settings: Settings, source: Source, *, quick_keys: bool = False, image_folder: Path | None = None
+        self,
+        settings: Settings,
+        source: Source,
+        *,
+        quick_keys: bool = False,
+        image_folder: Path | None = None,
+        labels: Labels | None = None,
     ) -> None:
         self.source = source
         self.loaded = 0
         """Bytes of images that had to be loaded by their names, since this was last set to 0."""
         self._quick_keys = quick_keys
         self._image_folder = image_folder
-        self._options = Options(min_gap=settings.min_gap, columns=settings.columns)
+        self._options = options_of(settings, labels)
         self._store = ImageStore(settings.image_roots)
 
     def __call__(self, ordinal: int, record: Any, base: str) -> Items:
@@ -91,7 +99,7 @@ class ItemReader:
             items.found.append(problem_of(error))
         return items
 
-    def _images(self, images: tuple[Image, ...], base: str) -> Images:
+    def _images(self, images: Sequence[Image], base: str) -> Images:
         """The images with their bytes, and their sizes."""
         found: list[Image] = []
         sizes: list[tuple[int, int]] = []
@@ -115,7 +123,13 @@ class ItemReader:
             same = same and kept is image
             found.append(kept)
             sizes.append((header.width, header.height))
-        return Images(images, images if same else tuple(found), sizes)
+        return Images(images, tuple(images if same else found), sizes)
+
+
+def options_of(settings: Settings, labels: Labels | None = None) -> Options:
+    """What a source is told of the settings."""
+    options = Options(min_gap=settings.min_gap, columns=settings.columns, text_only=settings.text_only)
+    return options if labels is None else replace(options, labels=labels)
 
 
 def _as_file(image: Image, header: Header, folder: Path) -> Image:

@@ -50,7 +50,7 @@ class Unit:
     number: int
     file: str
     kind: str
-    """`parquet`, `jsonl`, `json` or `unreadable`."""
+    """`parquet`, `jsonl`, `json`, `unreadable`, or one of `formats.READERS`."""
     start: int
     """First row group of a Parquet file; byte offset otherwise."""
     stop: int
@@ -106,10 +106,17 @@ def _stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[tuple[str
         if inside(file).endswith(".parquet"):
             yield from _parquet_stretches(file, unit_rows, unit_bytes)
             return
+        from data_prep.reading.formats import stretches
+
+        if (found := stretches(file, unit_rows, unit_bytes)) is not None:
+            yield from found
+            return
         with open_input(file) as stream:
             head = stream.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
             stream.seek(0)
-            as_list = head.startswith(b"[") and not inside(file).removesuffix(".gz").endswith(LINE_SUFFIXES)
+            as_list = head.startswith(b"[") and not inside(file).removesuffix(".gz").removesuffix(".zst").endswith(
+                LINE_SUFFIXES
+            )
             spans = _list_spans(stream, 0, False) if as_list else _line_spans(stream, 0)
             start, rows = 0, 0
             for offset, raw in spans:
@@ -156,7 +163,9 @@ def read_batches(unit: Unit) -> Iterator[list[tuple[int, Any]]]:
         yield [(unit.first, Broken("file-unreadable", f"the file cannot be read ({unit.note})"))]
         return
     try:
-        for records in _READERS[unit.kind](unit):
+        from data_prep.reading.formats import READERS
+
+        for records in (_READERS | READERS)[unit.kind](unit):
             batch = list(enumerate(records[: unit.rows - count], unit.first + count))
             if batch:
                 yield batch

@@ -1,14 +1,34 @@
-"""Any set of one's own: columns mapped by name, two responses or N ranked ones.
+"""Any set of your own, and the preference forms of training frameworks.
 
-Fields (each may be mapped to another column): `question`, `image`; then either `chosen` and `rejected`, or
-`response_1`, `response_2` and `label`, or `responses` with `rankings` (1 = best, ties allowed) or with `scores` (higher
-= better).
-Without a mapping a few usual names are tried.
+The form is found from the columns of the record; the first of these that is complete counts:
+
+- `responses` with `rankings` (1 = best, ties allowed) or `scores` (higher = better);
+- `response_1`, `response_2` and `label`; arena battles, with `conversation_a`, `conversation_b` and `winner`;
+- `chosen` and `rejected` (TRL, LLaMA-Factory, our own DPO output), each text or turns;
+- `messages` with `rejected_response` or `rejected_messages` (ms-swift), `chosen_messages` with `rejected_messages`
+  (LLaMA-Factory v1), `conversations` with `rejected_conversations` (POVID): two conversations that differ in their last
+  turn.
+
+The question is `question` (or a usual name), which may be a list of turns, or `conversations`. A system prompt
+(`system`), `input` and `history` (Alpaca) are part of it. `--map FIELD=COLUMN` names a column, or a path such as
+`answers[0].text`, and goes before any usual name.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
+from data_prep.sources.conversations import (
+    Turn,
+    images_of,
+    is_turns,
+    question_of,
+    read_response,
+    read_turns,
+    response_text,
+)
+from data_prep.sources.labels import RawLabel
 from data_prep.sources.record import (
     MOST_RESPONSES,
     Item,
@@ -20,35 +40,67 @@ from data_prep.sources.record import (
     kept,
     make_pair,
     number,
-    preferred,
-    question_text,
     read_images,
     sequence,
-    text,
 )
 from data_prep.sources.reject import Reject, same_responses
 from data_prep.tasks.nway import RankedResponses
+from data_prep.tasks.pairwise import Image, PreferencePair
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "question": ("question", "prompt", "query", "instruction"),
     "image": ("image", "images", "image_path", "img_path"),
     "chosen": ("chosen",),
-    "rejected": ("rejected",),
-    "response_1": ("response_1", "response_a", "output_1"),
-    "response_2": ("response_2", "response_b", "output_2"),
-    "label": ("label", "preference", "preferred", "answer", "better"),
+    "rejected": ("rejected", "rejected_response"),
+    "response_1": ("response_1", "response_a", "output_1", "response1", "answer_a"),
+    "response_2": ("response_2", "response_b", "output_2", "response2", "answer_b"),
+    "label": ("label", "preference", "preferred", "winner", "better", "answer"),
     "responses": ("responses", "response", "completions"),
     "rankings": ("rankings", "ranking", "ranks"),
     "scores": ("scores", "ratings"),
+    "conversations": ("conversations", "messages"),
+    "system": ("system", "system_prompt"),
     "id": ("id", "idx", "ID"),
 }
 """Our field -> names that are tried in this order when the field is not mapped."""
 
+PAIR, CHOSEN, RANKED = (
+    ("response_1", "response_2", "label"),
+    ("chosen", "rejected"),
+    ("responses", "rankings", "scores"),
+)
+
+_BRANCHES = (
+    ("messages", "rejected_messages"),
+    ("chosen_messages", "rejected_messages"),
+    ("conversations", "rejected_conversations"),
+)
+"""Columns of two conversations that differ in their last turn; the better one first."""
+
+
+def check_columns(columns: Mapping[str, str]) -> None:
+    """Refuse a `--map` that cannot be meant.
+
+    Raises:
+        ValueError: an unknown field, a path that is none, or fields of two forms.
+    """
+    for field, path in columns.items():
+        if field not in ALIASES:
+            raise ValueError(f"--map {field}={path}: give FIELD=COLUMN, with a field of {', '.join(ALIASES)}")
+        if not path:
+            raise ValueError(f"--map {field}=: the name of the column is missing")
+    forms = [f for f in (RANKED, PAIR, CHOSEN) if any(field in columns for field in f)]
+    if len(forms) > 1:
+        named = " and ".join(field for form in forms for field in form if field in columns)
+        raise ValueError(f"--map names {named}, which belong to different forms; see docs/data.md")
+
 
 def convert(record: Record, options: Options) -> Iterator[Item]:
     """One pair, or the ranked responses."""
+    if not hasattr(record, "get"):
+        raise Reject("wrong-type", f"the record is a {type(record).__name__}, not an object")
     try:
-        yield from _items(_renamed(record, options))
+        yield _item(record, _fields(record, options), options)
     except Reject as problem:
         if problem.reason != "missing-field":
             raise
@@ -57,28 +109,160 @@ def convert(record: Record, options: Options) -> Iterator[Item]:
         raise Reject(problem.reason, problem.detail, remedy) from None
 
 
-def _items(fields: dict[str, Any]) -> Iterator[Item]:
-    images = read_images(fields, "image")
-    question = question_text(get(fields, "question"))
+def _item(record: Record, fields: dict[str, Any], options: Options) -> PreferencePair | RankedResponses:
     meta = kept(fields, "id")
-    if fields.get("responses") is not None:
-        yield _ranked(fields, images, question, meta)
-    elif fields.get("response_1") is not None or fields.get("response_2") is not None:
-        responses = (text(fields, "response_1"), text(fields, "response_2"))
-        yield make_pair("generic", images, question, responses, preferred(get(fields, "label")), meta)
+    form = _form(fields, options)
+    if form is None and fields["battle"] is not None:
+        first, second = fields["battle"]
+        turns, responses = _fork(
+            _before(fields), read_turns(first, "'conversation_a'"), read_turns(second, "'conversation_b'")
+        )
+        better = options.labels.read(get(fields, "label"))
+        return make_pair("generic", *_shown(turns, fields, options), responses, better, meta)
+    if form is None and (found := _branches(record, fields)) is not None:
+        turns, responses = found
+        return make_pair("generic", *_shown(turns, fields, options), responses, 0, meta)
+    turns, shared = _prompt(fields)
+    if form is RANKED:
+        images, question = _shown(turns, fields, options)
+        return _ranked(fields, images, question, meta)
+    if form is PAIR:
+        responses = (read_response(get(fields, "response_1"), "'response_1'"),
+                     read_response(get(fields, "response_2"), "'response_2'"))  # fmt: skip
+        return make_pair(
+            "generic", *_shown(turns, fields, options), responses, options.labels.read(get(fields, "label")), meta
+        )
+    better, worse = get(fields, "chosen"), get(fields, "rejected")
+    if shared and is_turns(better) and is_turns(worse):  # TRL's implicit prompt
+        turns, responses = _fork(turns, read_turns(better, "'chosen'"), read_turns(worse, "'rejected'"))
     else:
-        yield make_pair("generic", images, question, (text(fields, "chosen"), text(fields, "rejected")), 0, meta)
+        responses = read_response(better, "'chosen'"), read_response(worse, "'rejected'")
+    return make_pair("generic", *_shown(turns, fields, options), responses, 0, meta)
 
 
-def _renamed(record: Record, options: Options) -> dict[str, Any]:
-    if not hasattr(record, "get"):
-        raise Reject("wrong-type", f"the record is a {type(record).__name__}, not an object")
+def _form(fields: dict[str, Any], options: Options) -> tuple[str, ...] | None:
+    """The form that the user mapped, or else the first one that the record has; None for none of these three."""
+    for form in (RANKED, PAIR, CHOSEN):
+        if any(field in options.columns for field in form):
+            return form
+    if isinstance(fields["responses"], list | tuple):
+        return RANKED
+    if fields["response_1"] is not None or fields["response_2"] is not None:
+        return PAIR
+    return CHOSEN if fields["chosen"] is not None else None
+
+
+def _fields(record: Record, options: Options) -> dict[str, Any]:
+    """Our fields from the record; what the user mapped is not taken for another field, too."""
     fields: dict[str, Any] = {"video": record.get("video")}
+    mapped = set(options.columns.values())
     for field, names in ALIASES.items():
         if field in options.columns:
-            names = (options.columns[field],)
-        fields[field] = next((record[n] for n in names if record.get(n) is not None), None)
+            fields[field] = _at(record, options.columns[field], field)
+        else:
+            fields[field] = next((record[n] for n in names if n not in mapped and record.get(n) is not None), None)
+    battle = record.get("conversation_a"), record.get("conversation_b")
+    fields["battle"] = battle if battle[0] is not None and battle[1] is not None else None
+    for name in ("input", "history", "tools"):
+        fields[name] = None if name in mapped else record.get(name)
+    if fields["chosen"] is None and isinstance(fields["responses"], str) and fields["rejected"] is not None:
+        fields["chosen"] = fields["responses"]  # ms-swift: `response` and `rejected_response`
     return fields
+
+
+_STEP = re.compile(r"([^.\[\]]+)|\[(\d{1,6})\]")
+
+
+@lru_cache(maxsize=64)
+def _steps(path: str) -> tuple[str | int, ...]:
+    return tuple(int(index) if index else name for name, index in _STEP.findall(path))
+
+
+def _at(record: Record, path: str, field: str) -> Any:
+    """The value of a column, or of a path such as `a.b[0].c` into nested ones.
+
+    Raises:
+        Reject: `missing-field`; the message names the column.
+    """
+    value: Any = record.get(path)
+    if value is None and path not in record:
+        value = record
+        for step in _steps(path):
+            if isinstance(step, str) and isinstance(value, Mapping):
+                value = value.get(step)
+            elif isinstance(step, int) and isinstance(value, list | tuple) and step < len(value):
+                value = value[step]
+            else:
+                value = None
+    if value is None:
+        raise Reject("missing-field", f"'{path}', which --map gives for '{field}', is missing or null")
+    return value
+
+
+def _prompt(fields: dict[str, Any]) -> tuple[list[Turn], bool]:
+    """The turns before the responses, and whether they lack a question of their own (TRL's implicit prompt)."""
+    question = fields["question"] if fields["question"] is not None else fields["conversations"]
+    before = _before(fields)
+    if question is None and is_turns(fields["chosen"]) and len(fields["chosen"]) > 1:
+        return before, True
+    if is_turns(question):
+        return [*before, *read_turns(question, "the prompt")], False
+    if question is None:
+        raise Reject("missing-field", "'question' is missing or null")
+    asked = checked_text(question, "'question'")
+    if isinstance(fields["input"], str) and fields["input"].strip():
+        asked += "\n" + fields["input"].strip()
+    return [*before, Turn("User", asked, ())], False
+
+
+def _before(fields: dict[str, Any]) -> list[Turn]:
+    """The system prompt and the earlier questions and answers, where they have columns of their own."""
+    if fields["tools"] not in (None, "", "[]", [], ()):
+        raise Reject("unshown-part", "the record has 'tools', which the prompt would not show", "Leave the row out.")
+    turns = []
+    if fields["system"] is not None:
+        turns.append(Turn("System", checked_text(fields["system"], "'system'", allow_empty=True), ()))
+    for entry in fields["history"] or ():
+        if not isinstance(entry, list | tuple) or len(entry) != 2:
+            raise Reject("wrong-type", "'history' is not a list of pairs of a question and an answer")
+        turns.append(Turn("User", checked_text(entry[0], "a question in 'history'"), ()))
+        turns.append(Turn("Assistant", checked_text(entry[1], "an answer in 'history'"), ()))
+    return turns
+
+
+def _branches(record: Record, fields: dict[str, Any]) -> tuple[list[Turn], tuple[str, str]] | None:
+    """Prompt and responses of two whole conversations, or of one and another response; None where there are none."""
+    before = _before(fields)
+    talk = fields["conversations"]
+    if fields["rejected"] is not None and is_turns(talk) and fields["question"] is None:
+        *turns, last = read_turns(talk, "the conversation")
+        responses = response_text(last, "the last turn"), read_response(fields["rejected"], "'rejected_response'")
+        return [*before, *turns], responses
+    for better, worse in _BRANCHES:
+        if record.get(better) is not None and record.get(worse) is not None:
+            return _fork(before, read_turns(record[better], f"'{better}'"), read_turns(record[worse], f"'{worse}'"))
+    return None
+
+
+def _fork(before: list[Turn], better: list[Turn], worse: list[Turn]) -> tuple[list[Turn], tuple[str, str]]:
+    """The turns that two conversations share, and the last turn of each."""
+    if len(worse) == 1:
+        worse = [*better[:-1], *worse]
+    if [turn[:2] for turn in better[:-1]] != [turn[:2] for turn in worse[:-1]]:
+        raise Reject("several-turns", "the two conversations differ before their last turn", "Leave the row out.")
+    responses = response_text(better[-1], "the better response"), response_text(worse[-1], "the worse response")
+    return [*before, *better[:-1]], responses
+
+
+def _shown(turns: list[Turn], fields: dict[str, Any], options: Options) -> tuple[tuple[Image, ...], str]:
+    """Images and question."""
+    question = question_of(turns, "the prompt")
+    in_turns = any(image is not None for turn in turns for image in turn.images)
+    if fields["image"] is None and fields["video"] is None and (in_turns or options.text_only):
+        given: tuple[Image, ...] = ()
+    else:
+        given = () if fields["image"] in ([], ()) and (in_turns or options.text_only) else read_images(fields, "image")
+    return images_of(turns, given), question
 
 
 def _ranked(fields: dict[str, Any], images: Any, question: str, meta: dict[str, Any]) -> RankedResponses:
@@ -94,6 +278,27 @@ def _ranked(fields: dict[str, Any], images: Any, question: str, meta: dict[str, 
     return RankedResponses("generic", images, question, responses, ranks, meta)
 
 
+def label(record: Record, options: Options) -> RawLabel | None:
+    """The label of a record in the form with two responses and a label; None in any other form."""
+    try:
+        fields = _fields(record, options)
+    except Reject:
+        return None
+    form = _form(fields, options)
+    battle = form is None and fields["battle"] is not None
+    if fields["label"] is None or not (form is PAIR or battle):
+        return None
+    if battle:
+        return RawLabel(fields["label"], ("model_a", "model_b"))
+    first, second = (_column(record, field, options) for field in PAIR[:2])
+    return RawLabel(fields["label"], (first, second) if first and second else None)
+
+
+def _column(record: Record, field: str, options: Options) -> str | None:
+    """The name of the column that a field is read from."""
+    return options.columns.get(field) or next((n for n in ALIASES[field] if record.get(n) is not None), None)
+
+
 SOURCE = Source(
     "generic",
     "any set of your own",
@@ -101,4 +306,5 @@ SOURCE = Source(
     licence="yours to state",
     size="any",
     label_rule="chosen / label / rankings / scores; map columns with --map",
+    label=label,
 )

@@ -8,7 +8,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from data_prep.sources.conversations import images_of, read_turns
 from data_prep.sources.judge_prompt import split_judge_prompt
+from data_prep.sources.labels import Labels
 from data_prep.sources.record import (
     Item,
     Options,
@@ -20,10 +22,8 @@ from data_prep.sources.record import (
     kept,
     make_pair,
     number,
-    preferred,
     question_text,
     read_images,
-    sequence,
 )
 from data_prep.tasks.pointwise import ScoredResponse
 
@@ -34,50 +34,49 @@ _TWO_SCORES = re.compile(r"\s*(\d{1,3}(?:\.\d{1,3})?)[ \t]+(\d{1,3}(?:\.\d{1,3})
 _FINAL = re.compile(r"Final Score: ?\[?(-?\d{1,4}(?:\.\d{1,4})?)")
 _CAPTION = re.compile(r"Text Caption:")
 _RUBRIC = re.compile(r"\nFrom 0 to 100")
+_SAID = Labels(base=1)
+"""The judge is told to answer first or second, 1 or 2, A or B."""
 
 
 def convert(record: Record, options: Options) -> Iterator[Item]:
     """One pair, or one scored response."""
-    turns: dict[str, str] = {}
-    for turn in sequence(record, "conversations"):
-        speaker = get(turn, "from")
-        turns.setdefault(
-            "gpt" if speaker in ("gpt", "assistant") else "human", checked_text(get(turn, "value"), "a turn")
-        )
-    if len(turns) < 2:
-        raise Reject("missing-field", "the conversation lacks a human or a gpt turn")
-    human, verdict = turns["human"], turns["gpt"]
-    images = read_images(record, "image", "images")
+    turns = read_turns(get(record, "conversations"), "'conversations'")
+    if [turn.speaker for turn in turns] != ["User", "Assistant"]:
+        raise Reject("several-turns", "the conversation is not one question to the judge and its verdict")
+    human, verdict = turns[0].text, turns[1].text
+    images = images_of(turns, read_images(record, "image", "images"))
     meta = kept(record, "id", "source")
-    final = _FINAL.findall(verdict)
-    if final and (caption := _CAPTION.search(human)):
-        yield _scored(human, caption.end(), number(final[-1], "the score"), images, meta)
+    if (final := set(_FINAL.findall(verdict))) and _CAPTION.search(human):
+        if len(final) > 1:
+            raise Reject("bad-rating", f"the judge's text has {len(final)} different final scores")
+        yield _scored(human, number(final.pop(), "the score"), images, meta)
         return
     question, first, second = split_judge_prompt(human)
     yield make_pair("llava_critic_113k", images, question_text(question), (first, second), _label(verdict), meta)
 
 
 def _label(verdict: str) -> Any:
-    """0, 1 or `tie` from the judge's text. Several statements of a verdict must agree."""
-    said: set[Any] = {preferred(m) for m in _BETTER.findall(verdict)}
+    """0, 1 or `tie` from the judge's text. All verdicts in it must agree."""
+    said = {_SAID.read(match) for match in _BETTER.findall(verdict)}
+    if _TIE.search(verdict):
+        said.add("tie")
     if not said:
-        if _TIE.search(verdict):
-            return "tie"
-        if arena := _ARENA.findall(verdict):
-            return {"A": 0, "B": 1}[arena[-1][0]] if "=" not in arena[-1] else "tie"
-        if scores := _TWO_SCORES.match(verdict):
-            one, two = float(scores[1]), float(scores[2])
-            return "tie" if one == two else int(two > one)
+        said = {_SAID.read(match) for match in _ARENA.findall(verdict)}
+    if not said and (scores := _TWO_SCORES.match(verdict)):
+        one, two = float(scores[1]), float(scores[2])
+        said = {"tie" if one == two else int(two > one)}
     if len(said) != 1:
-        raise Reject("unknown-label", f"{len(said)} verdicts in the judge's text", "A row of another kind of task.")
+        raise Reject("unknown-label", f"{len(said)} verdicts in the judge's text", "It is another kind of task.")
     return said.pop()
 
 
-def _scored(human: str, start: int, score: float, images: tuple[Any, ...], meta: dict[str, Any]) -> ScoredResponse:
+def _scored(human: str, score: float, images: tuple[Any, ...], meta: dict[str, Any]) -> ScoredResponse:
     if not 0 <= score <= 100:
         raise Reject("bad-rating", f"the score {score} is outside 0 to 100")
-    rubric = _RUBRIC.search(human, start)
-    response = checked_text(human[start : rubric.start() if rubric else len(human)], "the caption")
+    captions, rubrics = list(_CAPTION.finditer(human)), list(_RUBRIC.finditer(human))
+    if len(captions) != 1 or len(rubrics) != 1 or captions[0].end() > rubrics[0].start():
+        raise Reject("ambiguous-prompt", "it is not certain where the caption in the judge prompt begins and ends")
+    response = checked_text(human[captions[0].end() : rubrics[0].start()], "the caption")
     return ScoredResponse("llava_critic_113k", images, "Describe this image in detail.", response, score, meta=meta)
 
 

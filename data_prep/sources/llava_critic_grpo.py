@@ -7,6 +7,7 @@ wording, order balance and neutralising apply as to any other set.
 from collections.abc import Iterator
 
 from data_prep.sources.judge_prompt import split_judge_prompt
+from data_prep.sources.labels import RawLabel
 from data_prep.sources.record import (
     Item,
     Options,
@@ -15,7 +16,6 @@ from data_prep.sources.record import (
     get,
     kept,
     make_pair,
-    preferred,
     question_text,
     read_images,
     text,
@@ -25,15 +25,12 @@ from data_prep.sources.record import (
 def convert(record: Record, options: Options) -> Iterator[Item]:
     """One pair."""
     question, first, second = split_judge_prompt(text(record, "question"))
-    answer = get(record, "answer")
-    if isinstance(answer, str):
-        answer = answer.replace("\\boxed{", "").replace("}", "")
     yield make_pair(
         "llava_critic_grpo",
         read_images(record, "image", "images"),
         question_text(question),
         (first, second),
-        preferred(answer, "'answer'"),
+        options.labels.read(get(record, "answer"), "'answer'"),
         kept(record, "id", "source"),
     )
 
@@ -45,4 +42,5 @@ SOURCE = Source(
     licence="see card",
     size="40.2k pairs",
     label_rule="answer",
+    label=lambda record, options: RawLabel(record.get("answer")),
 )

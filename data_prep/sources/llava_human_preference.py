@@ -1,59 +1,28 @@
-"""zhiqings/LLaVA-Human-Preference-10K: two answers to the last turn of a talk, compared by people.
+"""zhiqings/LLaVA-Human-Preference-10K: two answers to the last turn of a conversation, compared by people.
 
-The file is one JSON list and names COCO images, which it does not ship. A talk of several turns becomes one question:
-the earlier turns are written before the last one, since a judge must know what was already said.
+The file is one JSON list and names COCO images, which it does not ship. A last turn of the assistant marks the place of
+the two answers and is left out. Earlier turns are part of the question, since a judge must know what was already said.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
-from data_prep.sources.record import (
-    Item,
-    Options,
-    Record,
-    Reject,
-    Source,
-    checked_text,
-    get,
-    kept,
-    make_pair,
-    preferred,
-    read_images,
-    sequence,
-    without_markers,
-)
+from data_prep.sources.conversations import images_of, question_of, read_response, read_turns
+from data_prep.sources.labels import RawLabel
+from data_prep.sources.record import Item, Options, Record, Source, get, kept, make_pair, read_images
 
 
 def convert(record: Record, options: Options) -> Iterator[Item]:
     """One pair."""
-    yield make_pair(
-        "llava_human_preference",
-        read_images(record, "image"),
-        _question(sequence(record, "conversations")),
-        (_answer(get(record, "output_1")), _answer(get(record, "output_2"))),
-        preferred(get(record, "preference"), "'preference'"),
-        kept(record, "id"),
+    turns = read_turns(get(record, "conversations"), "'conversations'")
+    if turns[-1].speaker == "Assistant":
+        turns.pop()
+    responses = (
+        read_response(get(record, "output_1"), "'output_1'"),
+        read_response(get(record, "output_2"), "'output_2'"),
     )
-
-
-def _answer(output: Any) -> str:
-    return checked_text(output if isinstance(output, str) else get(output, "value"), "an output")
-
-
-def _question(turns: list[Any]) -> str:
-    """The talk up to the slot that the two answers fill."""
-    lines = []
-    for turn in turns:
-        human = get(turn, "from") in ("human", "user")
-        value = without_markers(checked_text(get(turn, "value"), "a turn", allow_empty=True))
-        lines.append((human, value))
-    while lines and not lines[-1][0]:
-        lines.pop()
-    if not lines or not lines[-1][1]:
-        raise Reject("empty-text", "the conversation holds no question")
-    if len(lines) == 1:
-        return lines[0][1]
-    return "\n".join(f"{'User' if human else 'Assistant'}: {value}" for human, value in lines)
+    label = options.labels.read(get(record, "preference"), "'preference'")
+    images = images_of(turns, read_images(record, "image"))
+    yield make_pair("llava_human_preference", images, question_of(turns), responses, label, kept(record, "id"))
 
 
 SOURCE = Source(
@@ -63,5 +32,7 @@ SOURCE = Source(
     licence="CC BY-NC 4.0 (its project page)",
     size="9.4k pairs",
     label_rule="preference: 1 or 2, by people",
+    label=lambda record, options: RawLabel(record.get("preference")),
+    label_base=1,
     needs_image_root=True,
 )

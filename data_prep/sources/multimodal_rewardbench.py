@@ -5,15 +5,16 @@ Safety is split into bias and toxicity, and reasoning into math and coding, by t
 
 from collections.abc import Iterator
 
+from data_prep.sources.labels import RawLabel
 from data_prep.sources.record import (
     Item,
     Options,
     Record,
+    Reject,
     Source,
     get,
     kept,
     make_pair,
-    preferred,
     question_text,
     read_images,
     text,
@@ -36,12 +37,15 @@ def convert(record: Record, options: Options) -> Iterator[Item]:
         meta["id"] = found["ID"]
     if "Category" in (named := kept(record, "Category")):
         meta["category"] = category(str(named["Category"]), str(meta.get("id", "")).lower())
+    if record.get("Text") is None and "Text" in record:
+        remedy = "This is all_data_release.json; scripts/0_download_data.py of the benchmark fills in the questions and"
+        raise Reject("missing-field", "'Text' is null", remedy + " writes all_data.json. Give that file.")
     yield make_pair(
         "multimodal_rewardbench",
         read_images(record, "Image"),
         question_text(get(record, "Text"), "'Text'"),
         (text(record, "Output1"), text(record, "Output2")),
-        preferred(get(record, "Better"), "'Better'"),
+        options.labels.read(get(record, "Better"), "'Better'"),
         meta,
     )
 
@@ -53,5 +57,7 @@ SOURCE = Source(
     licence="CC BY-NC; the images have their own",
     size="5k pairs",
     label_rule="Better: Output1 or Output2",
+    label=lambda record, options: RawLabel(record.get("Better"), ("Output1", "Output2")),
+    label_base=1,
     needs_image_root=True,
 )

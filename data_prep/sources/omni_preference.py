@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from data_prep.sources.judge_prompt import split_judge_prompt
-from data_prep.sources.r1_reward import read_chat
+from data_prep.sources.labels import RawLabel
+from data_prep.sources.r1_reward import judge_chat
 from data_prep.sources.record import (
     Item,
     Options,
@@ -14,9 +15,7 @@ from data_prep.sources.record import (
     kept,
     make_pair,
     parsed_json,
-    preferred,
     question_text,
-    read_images,
 )
 
 
@@ -25,17 +24,20 @@ def convert(record: Record, options: Options) -> Iterator[Item]:
     solution = parsed_json(get(record, "solution"), "'solution'")
     if not isinstance(solution, dict):
         raise Reject("wrong-type", f"'solution' holds a {type(solution).__name__}, not an object")
-    images, prompt = read_chat(parsed_json(get(record, "messages"), "'messages'"))
+    images, prompt = judge_chat(get(record, "messages"), record, "'messages'", ("images",))
     question, first, second = split_judge_prompt(prompt)
+    better = options.labels.read(get(solution, "better"), "'better'")
     meta = {**kept(record, "id"), **kept(solution, "score_A", "score_B")}
-    yield make_pair(
-        "omni_preference",
-        read_images(record, "images") if record.get("images") else images or read_images(record, "images"),
-        question_text(question),
-        (first, second),
-        preferred(get(solution, "better"), "'better'"),
-        meta,
-    )
+    yield make_pair("omni_preference", images, question_text(question), (first, second), better, meta)
+
+
+def label(record: Record, options: Options) -> RawLabel | None:
+    """The verdict of a record, which is JSON in a text."""
+    try:
+        solution = parsed_json(record.get("solution"), "'solution'")
+    except Reject:
+        return None
+    return RawLabel(solution.get("better")) if isinstance(solution, dict) else None
 
 
 SOURCE = Source(
@@ -45,5 +47,6 @@ SOURCE = Source(
     licence="see card",
     size="image part only",
     label_rule="solution.better: A, B or equal",
+    label=label,
     needs_image_root=True,
 )

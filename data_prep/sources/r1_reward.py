@@ -1,78 +1,55 @@
 """yifanzhang114/R1-Reward-RL: judge prompts as a chat in JSON, with the verdict in <answer> tags."""
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
+from data_prep.sources.conversations import images_of, read_turns
 from data_prep.sources.judge_prompt import split_judge_prompt
+from data_prep.sources.labels import RawLabel
 from data_prep.sources.record import (
     Item,
     Options,
     Record,
     Reject,
     Source,
-    checked_text,
     get,
     kept,
     make_pair,
     parsed_json,
-    preferred,
     question_text,
-    read_image,
     read_images,
 )
-
-_ANSWER = re.compile(r"<answer>([^<]{1,40})</answer>")
+from data_prep.tasks.pairwise import Image
 
 
 def convert(record: Record, options: Options) -> Iterator[Item]:
     """One pair."""
-    chat = parsed_json(get(record, "message"), "'message'")
-    images, prompt = read_chat(chat)
-    if not images:
-        images = read_images(record, "image", "images")
+    images, prompt = judge_chat(get(record, "message"), record, "'message'", ("image", "images"))
     question, first, second = split_judge_prompt(prompt)
-    answer = get(record, "answer")
-    if isinstance(answer, list | tuple):
-        answer = answer[0] if len(answer) == 1 else None
-    if isinstance(answer, str) and (inside := _ANSWER.search(answer)):
-        answer = inside[1]
-    yield make_pair(
-        "r1_reward", images, question_text(question), (first, second), preferred(answer, "'answer'"), kept(record, "id")
-    )
+    better = options.labels.read(_answer(get(record, "answer")), "'answer'")
+    yield make_pair("r1_reward", images, question_text(question), (first, second), better, kept(record, "id"))
 
 
-def read_chat(chat: Any) -> tuple[tuple[Any, ...], str]:
-    """Images and text of the last user turn of a chat.
+def _answer(answer: Any) -> Any:
+    """The only verdict of the list."""
+    return answer[0] if isinstance(answer, list | tuple) and len(answer) == 1 else answer
+
+
+def judge_chat(chat: Any, record: Record, what: str, image_keys: tuple[str, ...]) -> tuple[tuple[Image, ...], str]:
+    """Images and judge prompt of a chat whose only user turn is the prompt.
+
+    Turns of the system and the assistant are the judge's instructions and its verdict, which our own replace.
 
     Raises:
-        Reject: the chat has no such turn or another shape.
+        Reject: the chat has no user turn, or more than one.
     """
-    if not isinstance(chat, list):
-        raise Reject("wrong-type", f"the chat is a {type(chat).__name__}, not a list of turns")
-    users = [
-        turn for turn in chat if isinstance(turn, dict) and turn.get("role", turn.get("from")) in ("user", "human")
-    ]
-    if not users:
-        raise Reject("missing-field", "the chat has no user turn")
-    content = users[-1].get("content", users[-1].get("value"))
-    if isinstance(content, str):
-        return (), checked_text(content, "the user turn")
-    if not isinstance(content, list):
-        raise Reject("wrong-type", "the user turn is neither text nor a list of parts")
-    images, texts = [], []
-    for part in content:
-        kind = get(part, "type")
-        if kind == "text":
-            texts.append(checked_text(get(part, "text"), "a text part", allow_empty=True))
-        elif kind in ("image", "image_url"):
-            value = part.get("image", part.get("image_url"))
-            images.append(
-                read_image(value.get("url") if isinstance(value, dict) and "url" in value else value, "an image part")
-            )
-        elif kind == "video":
-            raise Reject("video", "the record is about a video; only images are converted")
-    return tuple(images), checked_text("\n".join(texts), "the user turn")
+    turns = read_turns(parsed_json(chat, what), what)
+    users = [turn for turn in turns if turn.speaker == "User"]
+    if len(users) != 1 or any(turn.speaker.startswith("Tool") for turn in turns):
+        raise Reject("several-turns", f"{what} has {len(users)} user turns of {len(turns)}; a judge prompt is one")
+    given = read_images(record, *image_keys) if any(record.get(key) for key in image_keys) else ()
+    images = images_of(users, given)
+    return images or read_images(record, *image_keys), users[0].text
 
 
 SOURCE = Source(
@@ -82,5 +59,7 @@ SOURCE = Source(
     licence="see card",
     size="200k pairs",
     label_rule="answer: <answer>1</answer> or <answer>2</answer>",
+    label=lambda record, options: RawLabel(_answer(record.get("answer"))),
+    label_base=1,
     needs_image_root=True,
 )

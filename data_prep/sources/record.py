@@ -1,9 +1,9 @@
 """What a source is, and how it reads one record without trusting it.
 
-A source is one function: a record as its authors publish it goes in, preference pairs come out. It does no I/O and
-keeps no state, so it runs in any process and on any machine. Whatever is wrong with a record is said by raising
-`Reject`, and what is left out of a good one by yielding it; the engine counts both and writes them down. The accessors
-below turn every surprise (a missing key, a list where a text should be, broken JSON inside JSON) into such a reject.
+A source is a function from one published record to preference pairs. It does no I/O and keeps no state, so it runs in
+any process and on any machine. It raises `Reject` for a bad record and yields `Reject` for a part of a good record that
+it leaves out; both are counted and written down. The accessors below turn every surprise (a missing key, a list instead
+of text, broken JSON inside JSON) into a reject.
 """
 
 import json
@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_prep.sources.reject import Reject, same_responses
+from data_prep.sources.inline_image import inline_image
+from data_prep.sources.labels import Labels, RawLabel
+from data_prep.sources.reject import Reject, same_responses, shown_value
 from data_prep.tasks.nway import RankedResponses
 from data_prep.tasks.pairwise import Image, PreferencePair
 from data_prep.tasks.pointwise import ScoredResponse
@@ -21,7 +23,7 @@ from data_prep.tasks.prompts import MARKER
 __all__ = ["Item", "Options", "Record", "Reject", "Source"]
 
 Item = PreferencePair | ScoredResponse | RankedResponses | Reject
-"""What a source yields; a `Reject` stands for a pair that it leaves out of a record, and is counted."""
+"""What a source yields; a `Reject` replaces a pair that is left out of a record, and is counted."""
 Record = Mapping[str, Any]
 
 LONGEST_TEXT = 200_000
@@ -43,7 +45,11 @@ class Options:
     min_gap: float = 0.6
     """VLFeedback: two mean ratings must differ by more (paper: 0.6). Equal ratings are a tie, not too close."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """`generic` only: our field name -> the record's."""
+    """`generic` only: our field name -> the record's column or path."""
+    labels: Labels = field(default_factory=lambda: Labels(base=1))
+    """What the values of the label column mean; `prepare` finds it out from the whole column."""
+    text_only: bool = False
+    """`generic` and conversations: take records without any image."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,14 @@ class Source:
     size: str
     label_rule: str
     """Where the label comes from, in a few words."""
+    label: Callable[[Record, Options], RawLabel | None] | None = None
+    """The label column of a record, for `labels.Survey`; None where the set has no such column."""
+    label_base: int | None = None
+    """The number that names the first response, where the set's card states it."""
     needs_image_root: bool = False
     """Whether the set ships file names only."""
     own: bool = False
-    """Whether a user wrote it: what it yields is looked at more closely."""
+    """Whether a user wrote it: what it yields is checked more closely."""
 
 
 def get(record: Record, key: str) -> Any:
@@ -112,7 +122,7 @@ def parsed_json(value: Any, what: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
-        raise Reject("bad-json", f"{what} is no valid JSON ({error})", "Fetch the file again.") from None
+        raise Reject("bad-json", f"{what} is not valid JSON ({error})", "Fetch the file again.") from None
 
 
 def number(value: Any, what: str) -> float:
@@ -122,38 +132,39 @@ def number(value: Any, what: str) -> float:
             raise ValueError
         result = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise Reject("bad-rating", f"{what} is {_shown(value)}, not a number") from None
+        raise Reject("bad-rating", f"{what} is {shown_value(value)}, not a number") from None
     if not math.isfinite(result):
         raise Reject("bad-rating", f"{what} is {result}, not a finite number")
     return result
 
 
-def _shown(value: Any) -> str:
-    """A value in an error's text: plain ones as they are, others by their type (bytes may be a view of memory)."""
-    plain = value is None or isinstance(value, _PLAIN)
-    return repr(str(value)[:60]) if plain else f"a {type(value).__name__}"
-
-
 def read_image(value: Any, what: str = "'image'") -> Image:
-    """An image from any of the shapes that data sets use: `{bytes, path}`, bytes, or a file name."""
-    if type(value) is dict or isinstance(value, Mapping):
+    """An image in any of the shapes that data sets use.
+
+    These are `{bytes, path}`, bytes, a file name, a data URI, base64 text, and the image parts of chat messages
+    (`{"image_url": {"url": ...}}` and the like).
+    """
+    for _ in range(3):  # an image part holds an address, which may be an object again
+        if type(value) is not dict and not isinstance(value, Mapping):
+            break
         data, path = value.get("bytes"), value.get("path")
         if isinstance(data, _BYTES):
             return Image(data, path if isinstance(path, str) else None)
-        value = path
+        value = next((v for v in (data, path, *map(value.get, ("image_url", "image", "url"))) if v is not None), None)
     if isinstance(value, _BYTES):
         return Image(value)
     if isinstance(value, str) and value.strip():
         if value.startswith(("http://", "https://")):
             raise Reject("image-remote", f"{what} is an address", "Fetch the images first and give --image-root.")
-        return Image(path=value.strip())
+        data = inline_image(value, what)
+        return Image(data) if data is not None else Image(path=value.strip())
     raise Reject("image-missing", f"{what} holds neither bytes nor a file name")
 
 
 def read_images(record: Record, *keys: str) -> tuple[Image, ...]:
     """The images under the first of `keys` that is there; a list or a single one.
 
-    Records about a video are rejected with their own reason, since no image stands for it.
+    Records about a video are rejected with a reason of their own, since no image represents it.
     """
     for key in keys:
         value = record.get(key)
@@ -186,28 +197,6 @@ def question_text(value: Any, what: str = "'question'") -> str:
     if not found:
         raise Reject("empty-text", f"{what} is empty")
     return found
-
-
-_FIRST = frozenset({"1", "first", "a", "output1", "output_1", "response 1", "response_1", "response a", "response1",
-                    "the first response", "answer 1", "assistant 1"})  # fmt: skip
-_SECOND = frozenset({"2", "second", "b", "output2", "output_2", "response 2", "response_2", "response b", "response2",
-                     "the second response", "answer 2", "assistant 2"})  # fmt: skip
-_TIE = frozenset({"tie", "equal", "both", "same", "equally good", "two responses are equally good", "a=b"})
-
-
-def preferred(value: Any, what: str = "the label") -> Any:
-    """0, 1 or `tie` from the words and numbers (counted from 1) that data sets use for a label."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and value in (1, 2):
-        return int(value) - 1
-    if isinstance(value, str):
-        word = value.strip().strip("[]().'\"").strip().casefold()
-        if word in _FIRST:
-            return 0
-        if word in _SECOND:
-            return 1
-        if word in _TIE:
-            return "tie"
-    raise Reject("unknown-label", f"{what} is {_shown(value)}", "Known are 1/2, first/second, A/B, tie and the like.")
 
 
 def make_pair(

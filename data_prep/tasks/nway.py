@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from data_prep.tasks.pairwise import PreferencePair, Preferred, Split, content_id, known_hashes, meta_texts
-from data_prep.tasks.prompts import MARKER, neutralise, valid_text
+from data_prep.tasks.prompts import nway_prompt, valid_text
 from data_prep.tasks.row import HasRow, Image, Row
 
 
@@ -57,19 +57,9 @@ class RankTask(HasRow):
 
     @cached_property
     def prompt(self) -> str:
-        """The user turn; free text neutralised."""
+        """The user turn."""
         item = self.item
-        blocks = "\n\n".join(
-            f"Response {place}:\n{neutralise(item.responses[i])}" for place, i in enumerate(self.shown, 1)
-        )
-        text = (
-            f"{MARKER * len(item.images)}\nYou are an impartial judge of answers that vision-language models give about"
-            f" pictures. Find the best of the responses below: it must agree with what the picture really shows, answer"
-            f" the question, and leave nothing important out.\n\nQuestion:\n{neutralise(item.question)}\n\n{blocks}\n\n"
-            "Before you decide, reason freely between <think> and </think>. After </think>, give the number of the best"
-            " response and nothing else, as \\boxed{number}."
-        )
-        return text.lstrip("\n")
+        return nway_prompt(item.question, (item.responses[i] for i in self.shown), len(item.images))
 
     def flat(self, prompt_tokens: int | None = None) -> Row:
         """The row; the ground truth is the number of the best response, from 1."""

@@ -6,18 +6,18 @@ Every step of data preparation speaks these records: a source yields `Preference
 Images are carried as the bytes that the source shipped. They are hashed and measured but never decoded and encoded
 again, so a row's image is the very image the annotators saw. They may be views of a buffer (see `views.py`).
 
-The records of a pair are not to be changed, but they are not frozen either: Python makes a frozen one in four times
-the time, and a conversion makes two for each row.
+Do not change the records of a pair. They are not frozen only because a frozen dataclass takes four times as long to
+create, and a conversion creates two per row.
 """
 
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from data_prep.tasks.prompts import MARKER, Wording, get_wording, neutralise, valid_text
+from data_prep.tasks.prompts import Wording, get_wording, policy_prompt, valid_text
 from data_prep.tasks.row import EMBEDDED_IMAGES, SCHEMA, HasRow, Image, Row, row_schema
 
 __all__ = [
@@ -50,7 +50,7 @@ class PreferencePair:
 
     source: str
     """Short name of the data set, for example `rlhf_v`."""
-    images: tuple[Image, ...]
+    images: Sequence[Image]
     """The images in the order in which the prompt shows them; may be empty."""
     question: str
     """The question without image markers."""
@@ -66,11 +66,31 @@ class PreferencePair:
     @property
     def pair_id(self) -> str:
         """32 hex digits over source, images, question, responses and label: equal content, equal id."""
-        # Not a cached_property, which takes a lock in Python 3.11.
+        # cached_property takes a lock in Python 3.11.
         if self._pair_id is None:
             images = [image.blake3 for image in self.images]
             self._pair_id = content_id(self.source, *images, self.question, *self.responses, str(self.preferred))
         return self._pair_id
+
+    @property
+    def judgement(self) -> tuple[str, int]:
+        """What is compared, whichever response the source lists first, and what is said of it.
+
+        Returns:
+            32 hex digits over source, images, question and responses in a fixed order; and 0 or 1 for the place of the
+            better response in that order, 2 for a tie. Equal digits with different numbers contradict each other.
+        """
+        first, second = self.responses
+        swapped = second < first
+        images = [image.blake3 for image in self.images]
+        key = content_id(self.source, *images, self.question, *((second, first) if swapped else (first, second)))
+        return key, 2 if self.preferred == "tie" else self.preferred ^ swapped
+
+    def swap(self) -> "PreferencePair":
+        """The same judgement with the two responses in the other order."""
+        first, second = self.responses
+        better: Preferred = "tie" if self.preferred == "tie" else 0 if self.preferred else 1
+        return replace(self, responses=(second, first), preferred=better)
 
     def ground_truth(self, order: int) -> str:
         """`"1"`, `"2"` or `"tie"` when the responses are shown in `order` (0 as listed, 1 swapped)."""
@@ -99,7 +119,7 @@ class PreferenceTask(HasRow):
     ties: bool = False
     """Whether the prompt offers a tie as a verdict."""
     label_flipped: bool = False
-    """Whether the label was turned over on purpose (control experiments only)."""
+    """Whether the label was flipped on purpose (control experiments only)."""
 
     @property
     def shown(self) -> tuple[str, str]:
@@ -128,11 +148,11 @@ class PreferenceTask(HasRow):
         pair = self.pair
         first, second = self.shown
         source_id, meta = meta_texts(pair.meta)
-        # By place: by name it would take three times as long.
+        # Positional: keyword arguments take three times as long.
         return Row(
             f"critic/{pair.source}",
             self.prompt,
-            pair.images,
+            tuple(pair.images),
             "critic",
             self.ground_truth,
             self.index,
@@ -152,6 +172,20 @@ class PreferenceTask(HasRow):
         )
 
 
+def swapped_row(row: Row, *, ties: bool) -> Row:
+    """The row of the same pair with its responses in the other order; the length of its prompt is not measured again.
+
+    Args:
+        ties: whether the prompt offers a tie.
+    """
+    first, second = row.response_2 or "", row.response_1 or ""
+    wording = get_wording(row.wording or "")
+    prompt = wording.render(row.question or "", first, second, n_images=len(row.images), ties=ties)
+    truth = {"1": "2", "2": "1"}.get(row.ground_truth, row.ground_truth)
+    order = 1 - (row.order or 0)
+    return row._replace(prompt=prompt, ground_truth=truth, order=order, response_1=first, response_2=second)
+
+
 @dataclass(frozen=True)
 class PolicyTask(HasRow):
     """A plain question about images with a known answer: what the policy, not the judge, is asked."""
@@ -165,8 +199,8 @@ class PolicyTask(HasRow):
 
     @property
     def prompt(self) -> str:
-        """The question behind its image markers, without any instruction about the form of the answer."""
-        return MARKER * len(self.images) + neutralise(self.question)
+        """The question after its image markers."""
+        return policy_prompt(self.question, len(self.images))
 
     def flat(self, prompt_tokens: int | None = None) -> Row:
         """The row."""
@@ -185,8 +219,8 @@ class PolicyTask(HasRow):
         )
 
 
-def known_hashes(images: tuple[Image, ...]) -> list[str]:
-    """The digests of the images that have one; a quick key is none."""
+def known_hashes(images: Sequence[Image]) -> list[str]:
+    """The digests of the images that were hashed in full."""
     return [digest for i in images if (digest := i.blake3)[0] != "~"]
 
 
@@ -198,4 +232,4 @@ def meta_texts(meta: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 
 _META = json.JSONEncoder(ensure_ascii=True, sort_keys=True, default=str)
-"""Made once: `json.dumps` makes a new one at every call that has options."""
+"""Created once: `json.dumps` with options creates a new encoder at every call."""

@@ -11,15 +11,9 @@ from functools import cached_property
 from typing import Any
 
 from data_prep.tasks.pairwise import Split, content_id, known_hashes, meta_texts
-from data_prep.tasks.prompts import MARKER, neutralise, valid_text
+from data_prep.tasks.prompts import score_prompt, valid_text
 from data_prep.tasks.row import HasRow, Image, Row
 from reward_fns.pointwise import SCALE
-
-_INSTRUCTION = (
-    "Before you decide, reason freely about what the picture shows and how well the response fits it. Put all of this"
-    " reasoning between <think> and </think>. After </think>, give the score and nothing else, as \\boxed{{number}},"
-    " from {lowest:g} (worst) to {highest:g} (best)."
-)
 
 
 @dataclass(frozen=True)
@@ -61,15 +55,9 @@ class ScoreTask(HasRow):
 
     @cached_property
     def prompt(self) -> str:
-        """The user turn; free text neutralised."""
+        """The user turn."""
         item = self.item
-        text = (
-            f"{MARKER * len(item.images)}\nYou are an impartial judge of answers that vision-language models give about"
-            f" pictures. Score the response below: does it agree with the picture, answer the question, and leave"
-            f" nothing important out?\n\nQuestion:\n{neutralise(item.question)}\n\nResponse:\n"
-            f"{neutralise(item.response)}\n\n{_INSTRUCTION.format(lowest=SCALE[0], highest=SCALE[1])}"
-        )
-        return text.lstrip("\n")
+        return score_prompt(item.question, item.response, len(item.images), *SCALE)
 
     def flat(self, prompt_tokens: int | None = None) -> Row:
         """The row; the ground truth is the number as text."""

@@ -7,17 +7,23 @@ A row is a flat record, `Row`, so that a list of rows becomes columns by a singl
 readers see it exists only in the columns and in `Row.nested`.
 """
 
+import io
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from blake3 import blake3
 
 from data_prep.reading.views import binary_array
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 EMBEDDED_IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 """Images inside the file: the form that verl 0.9.1 opens and that the Hub's viewer shows."""
@@ -77,7 +83,25 @@ class Image:
     data: bytes | memoryview | None = field(default=None, repr=False)
     path: str | None = None
     key: str | None = field(default=None, compare=False)
-    """The digest once it is known, or what stands for it when images are not hashed in full; see `quick_key`."""
+    """The digest once it is known, or `quick_key` when images are not hashed in full."""
+
+    @classmethod
+    def from_path(cls, path: str | os.PathLike[str]) -> "Image":
+        """The image in a local file, as its bytes are.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        return cls(Path(path).read_bytes(), os.path.basename(path))
+
+    @classmethod
+    def from_pil(cls, image: "PIL.Image.Image") -> "Image":
+        """An image that is already decoded, as PNG; modes that PNG does not have become RGB."""
+        stream = io.BytesIO()
+        if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
+            image = image.convert("RGB")
+        image.save(stream, "PNG")
+        return cls(stream.getvalue())
 
     @property
     def blake3(self) -> str:
@@ -89,10 +113,9 @@ class Image:
 
 
 def quick_key(data: bytes | memoryview) -> str:
-    """A key of an image's length, beginning and end: for runs that do without full hashes.
+    """A key of an image's length, beginning and end, for runs without full hashes.
 
-    Two different images share it only if someone builds them so; it begins with `~` so that nobody takes it for a
-    full digest.
+    Two different images share it only by intent. It begins with `~`, unlike a full digest.
     """
     ends = b"%d %b %b" % (len(data), bytes(data[:KEY_BYTES]), bytes(data[-KEY_BYTES:]))
     return "~" + blake3(ends).hexdigest(16)
@@ -103,7 +126,7 @@ KEY_BYTES = 512
 
 
 class Row(NamedTuple):
-    """One row. The fields behind `ground_truth` are those of `EXTRA_INFO`; what a task does not know is null."""
+    """One row. The fields after `ground_truth` are those of `EXTRA_INFO`; what a task does not know is null."""
 
     data_source: str
     prompt: str
@@ -211,7 +234,7 @@ TEXTS = ("data_source", "prompt", "ability", "ground_truth", *(f.name for f in E
 
 
 def _texts(columns: Row) -> dict[str, pa.Array]:
-    """The columns of texts, converted at once: each conversion lets go of Python's lock, which other threads want."""
+    """The columns of texts, converted together: every conversion releases the GIL, which other threads wait for."""
     n = len(columns.prompt)
     joined = pa.array(list(chain.from_iterable(getattr(columns, name) for name in TEXTS)), pa.string())
     return {name: joined.slice(place * n, n) for place, name in enumerate(TEXTS)}

@@ -63,7 +63,8 @@ def test_what_is_lacking_is_named(rows: Path) -> None:
 def test_answers_are_equal_however_they_are_spelled(rows: Path) -> None:
     """The same answer in another spelling counts for the same side, and is right as the reward sees it."""
     problem = read_problems([str(rows)], instruct=False)[1]
-    pool = make_pool(problem, ["\\boxed{1}", "\\boxed{$1$.}", "\\boxed{1.0}", "\\boxed{One}"], is_correct=right_answer)
-    assert [c.answer for c in pool.candidates] == ["1", "1", "1.0", "one"]
-    assert [c.shown for c in pool.candidates] == ["1", "$1$.", "1.0", "One"]
-    assert [c.correct for c in pool.candidates] == [True, True, True, False]
+    texts = [f"\\boxed{{{text}}}" for text in ("1", "$1$.", "1.0", "One", "Two")]
+    pool = make_pool(problem, texts, is_correct=right_answer)
+    assert [c.answer for c in pool.candidates] == ["1", "1", "1.0", "one", "two"]
+    assert [c.shown for c in pool.candidates] == ["1", "$1$.", "1.0", "One", "Two"]
+    assert [c.correct for c in pool.candidates] == [True, True, True, True, False]

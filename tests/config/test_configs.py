@@ -54,6 +54,7 @@ CASES += [
     for group in GROUPS
 ]
 CASES += [["r1", *both] for both in BOTH]
+CASES += [["r1", "cluster=1x2", "tuning=fast", "+device=cpu"]]
 CASES += [["demo", f"cluster={cluster}"] for cluster in ON_CPU]
 CASES += [["demo", f"+ablation={ablation}"] for ablation in options("ablation")]
 CASES += [["demo", "+variant=swap_consistency"]]
@@ -67,7 +68,8 @@ def test_the_groups_are_complete() -> None:
     assert options("ablation") == ["critic_and_policy", "format_only", "policy_only", "policy_then_critic"]
     folders = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name != "__pycache__"}
     # A folder that no test composes cannot be added.
-    assert folders == {"model", "cluster", "tuning", "ablation", "variant", "pixels"}
+    assert folders == {"model", "cluster", "tuning", "ablation", "variant", "pixels", "device"}
+    assert options("device") == ["cpu"]
 
 
 def accept(config: DictConfig) -> None:

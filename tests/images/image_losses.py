@@ -2,7 +2,8 @@
 
     python -m tests.images.image_losses BATCHES RESULT
 
-``BATCHES`` is a pickle of the configuration and of the records of each path, as they come out of TransferQueue.
+``BATCHES`` is a pickle of the configuration and of the records of each path, as they come out of TransferQueue; on the
+path ``once`` the engine is asked to compute a prompt once.
 ``RESULT`` gets, for each path and for micro-batches of a fixed and of a changing size, what the passes of a step give:
 log-probabilities and entropies (forward only, as for the old log-probabilities and the reference), loss and gradients
 (update); and the order in which images were announced and asked for.
@@ -22,9 +23,11 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.engine import EngineRegistry
 from verl.workers.utils.losses import ppo_loss
+from verl.workers.utils.padding import response_from_nested
 
 from recipe.critic_r1.cpu import fsdp_engine as _registers_cpu_engine  # noqa: F401
 from recipe.critic_r1.images.encoded import ImageInputs, pixel_cache
+from recipe.critic_r1.images.prompts import PROMPT_PATH
 from recipe.critic_r1.training.trainer import SCORED_FIELDS
 
 SPLITS = {
@@ -34,7 +37,7 @@ SPLITS = {
 }
 
 
-FIELDS = [*SCORED_FIELDS, "prompts", "responses", "response_mask"]
+FIELDS = [*SCORED_FIELDS, "responses", "response_mask"]
 
 
 def batch_of(records: list[dict[str, Any]], split: dict[str, Any], fields: list[str] = FIELDS) -> Any:
@@ -66,7 +69,15 @@ def batch_of(records: list[dict[str, Any]], split: dict[str, Any], fields: list[
     return data
 
 
-def passes(engine: Any, actor: Any, records: list[dict[str, Any]], split: dict[str, Any]) -> dict[str, Any]:
+def predicted(values: Any, records: list[dict[str, Any]]) -> torch.Tensor:
+    """What is computed for response tokens, of all rollouts; it is at the place before each token."""
+    return response_from_nested(
+        values, torch.nested.as_nested_tensor([record["responses"] for record in records], layout=torch.jagged)
+    ).values()
+
+
+def passes(engine: Any, actor: Any, path: str, records: list[dict[str, Any]], split: dict[str, Any]) -> dict[str, Any]:
+    asked_for = split | {PROMPT_PATH: path}
     pixel_cache.cache_clear()
     cache = pixel_cache()
     announced: list[list[str]] = []
@@ -84,16 +95,19 @@ def passes(engine: Any, actor: Any, records: list[dict[str, Any]], split: dict[s
 
     cache.expect, cache.get = expecting, getting
     with engine.eval_mode():
-        inferred = engine.infer_batch(batch_of(records, split, SCORED_FIELDS), loss_function=None)["model_output"]
+        inferred = engine.infer_batch(batch_of(records, asked_for, SCORED_FIELDS), loss_function=None)["model_output"]
     with engine.train_mode():
         engine.optimizer_zero_grad()
-        updated = engine.forward_backward_batch(batch_of(records, split), partial(ppo_loss, config=actor))
+        updated = engine.forward_backward_batch(batch_of(records, asked_for), partial(ppo_loss, config=actor))
         gradients = {name: p.grad.full_tensor().clone() for name, p in engine.module.named_parameters()
                      if p.grad is not None}  # fmt: skip
     return {
         "log_probs": inferred["log_probs"].values(),
         "entropy": inferred["entropy"].values(),
+        "predicted log_probs": predicted(inferred["log_probs"], records),
+        "predicted entropy": predicted(inferred["entropy"], records),
         "loss": torch.tensor(updated["loss"]),
+        "total loss": torch.tensor(updated["loss"]).sum(),
         "gradients": gradients,
         "made": cache.take_counts().made,
         "announced": announced,
@@ -119,7 +133,7 @@ def main(batches: Path, result: Path) -> None:
     )
     engine.initialize()
     found = {
-        (path, name): passes(engine, actor, records, split)
+        (path, name): passes(engine, actor, path, records, split)
         for path, records in given["records"].items()
         for name, split in SPLITS.items()
     }

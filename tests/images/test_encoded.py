@@ -17,8 +17,8 @@ from verl.utils.model import extract_multi_modal_inputs
 
 from recipe.critic_r1.demo.model import build_model
 from recipe.critic_r1.images import encoded as images_inputs
-from recipe.critic_r1.images.dataset import EncodedImageDataset, bare, image_items, with_images
-from recipe.critic_r1.images.encoded import ImageInputs, PixelCache, PixelSettings, travels_encoded
+from recipe.critic_r1.images.dataset import EncodedImageDataset
+from recipe.critic_r1.images.encoded import ImageInputs, PixelCache, PixelSettings
 from recipe.critic_r1.images.token_grid import measuring
 from tests.data_prep.made_processors import make_processor
 
@@ -214,28 +214,3 @@ def test_different_content_or_settings_are_different_images() -> None:
         ImageInputs({}, [item(b"a")], PixelSettings("other")),
     ]
     assert len({inputs.key for inputs in [one, *others]}) == 6
-
-
-def test_messages_hold_bytes_and_no_decoded_image(tmp_path: Path) -> None:
-    """A row as verl reads it from Parquet: embedded, and referenced by path."""
-    data, path = photo(64, 48), tmp_path / "b.jpg"
-    path.write_bytes(photo(32, 32))
-    dataset = object.__new__(EncodedImageDataset)
-    dataset.image_key, dataset.video_key, dataset.audio_key, dataset.processor = "images", "videos", "audios", object()
-    row = {
-        "prompt": [{"role": "user", "content": "<image>\nand <image> show?"}],
-        "images": [{"bytes": data, "path": "a.jpg"}, {"bytes": None, "path": str(path)}],
-    }
-    messages = dataset._build_messages(row, "prompt")
-    embedded, referenced = image_items(messages)
-    assert embedded == {"type": "image", "bytes": data, "path": "a.jpg"}
-    assert referenced == {"type": "image", "image": str(path)}
-    assert travels_encoded([embedded, referenced], torch.zeros(len(data)))
-    assert not travels_encoded([embedded, referenced], torch.zeros(len(data) // 8))
-    assert not travels_encoded([{"type": "image", "image": Image.new("RGB", (4, 4))}], torch.zeros(100))
-    images, _, _ = EncodedImageDataset._process_multi_modal_info(messages, 14, None)
-    assert len(images) == 2
-    assert "image" not in embedded  # still not, after it was read
-    assert row["prompt"] == [{"role": "user", "content": "<image>\nand <image> show?"}]
-    assert len(pickle.dumps(with_images(messages, bare))) < 400
-    assert with_images(messages, bare)[0]["content"][1]["text"] == "\nand "

@@ -2,16 +2,21 @@
 
 import json
 import re
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, expect
 
+from recipe.critic_r1.report import build_page
 from recipe.critic_r1.report.page import CARDS_AT_A_TIME
 from tests.report.chromium import VARIABLE, NoBrowserError, find_chromium, opened
-from tests.report.made_run import HOSTILE
+from tests.report.made_judge import benchmark, make_best_of_n, make_judge_run, make_policy_run, write_benchmark
+from tests.report.made_run import HOSTILE, make_run
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +68,87 @@ def test_hostile_text_is_shown_and_never_run(chromium: Browser, report: Path, wh
             expect(page.locator(".card pre").first).to_contain_text(text)
         assert page.evaluate("window.stolen") is None
         assert page.locator("#cards :is(script, svg, textarea, style)").count() == 0
+        assert complaints == []
+
+
+KEPT = ("pred", "ground_truth", "order", "pair_id", "image_blake3", "image", "correct", "problem_id", "data", "created")
+"""Fields that join or classify lines: with other contents there would be nothing to show."""
+
+
+PLACES = [
+    ".sub", "h3.board", ".gaps li", ".tile .what", ".tile th", ".results th", ".fails th", ".note", ".categories th",
+    ".legend li", ".chart h3", ".costs th", ".facts th", ".facts td", ".stages th", ".stages td", "#side option",
+    "#category option", "#reason option", ".card .head", ".card .question", ".card .answer", ".card .name", ".card pre",
+    "summary b",
+]  # fmt: skip
+"""Where texts of runs are on a page of several."""
+
+
+def poisoned(value: Any, marks: Iterator[int], path: str = "") -> Any:
+    """The value with hostile markup in every string and every name of it."""
+    bad = "<img src=x onerror='window.stolen={0}'><script>window.stolen={0}</script>\"'&{{{{7*7}}}}"
+    if isinstance(value, str):
+        return value + bad.format(next(marks))
+    if isinstance(value, list):
+        return [poisoned(one, marks, path) for one in value]
+    if isinstance(value, dict):
+        known = {key: one if key in KEPT else poisoned(one, marks, key) for key, one in value.items()}
+        free = path in ("metrics", "curves", "bills", "bill", "settings", "machine", "versions", "left_out")
+        return known | ({f"{key}{bad.format(next(marks))}": one for key, one in known.items()} if free else {})
+    return value
+
+
+@pytest.fixture(scope="module")
+def poisoned_page(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A page of four runs in which every text of every file is hostile, and the number of these texts."""
+    root, marks = tmp_path_factory.mktemp("poisoned"), count(1)
+    listed = benchmark(18)
+    bench = write_benchmark(root / "bench", listed)
+    for name in ("one", "two"):
+        make_run(root / name, pairs=4, steps=3)
+        make_judge_run(root / f"judge_{name}", listed, 0.6, 1)
+        make_best_of_n(root / f"sampled_{name}", 0.1)
+        make_policy_run(root / f"policy_{name}", 0.1)
+    for file in sorted(root.rglob("*.json*")):
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        if file.name == "metrics.jsonl":
+            for line in lines:
+                line["data"] |= {f"critic_r1/reason/{poisoned('x', marks)}": 0.2}
+        lines = [poisoned(line, marks) for line in lines]
+        if file.name == "judge.json":
+            lines[0] |= {"benchmark": poisoned("bench", marks)}
+            lines[0]["metrics"][f"category/{poisoned('x', marks)}/accuracy"] = {"value": 0.5}
+        if file.name == "eval_policy.json":
+            lines[0]["metrics"][f"policy/{poisoned('a', marks)}/mean"] = {"value": 0.5}
+        if file.name == "run.json":
+            lines[0] |= {"control": {poisoned("a", marks): poisoned("b", marks)}, "seed": len(root.name)}
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    # A name ends at the first equals sign.
+    given = [f"{run.name}<script>alert(1)</script>&{{{{7*7}}}}={run}" for run in sorted(root.iterdir()) if run != bench]
+    return build_page(given, root / "page.html", data=[bench]), next(marks)
+
+
+def test_hostile_text_in_every_place_of_the_page_is_only_text(
+    chromium: Browser, poisoned_page: tuple[Path, int]
+) -> None:
+    report, texts = poisoned_page
+    assert texts > 900
+    with opened(chromium, report) as (page, complaints):
+        expect(page.locator("#cards .card")).to_have_count(CARDS_AT_A_TIME)
+        shown: dict[str, str] = {}
+        for number in range(page.locator("#side option").count()):
+            page.select_option("#side", index=number)
+            page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+            expect(page.locator(".card pre").first).to_be_visible()
+            texts_of = (
+                "(all) => all.map((place) => [...document.querySelectorAll(place)].map((e) => e.textContent).join())"
+            )
+            for place, text in zip(PLACES, page.evaluate(texts_of, PLACES), strict=True):
+                shown[place] = shown.get(place, "") + text
+        assert [place for place, text in shown.items() if "</script>" not in text or "{{7*7}}" not in text] == []
+        page.wait_for_function("[...document.images].every((image) => image.complete)")
+        assert page.evaluate("window.stolen") is None
+        assert page.locator(":is(img[src=x], [onerror], #cards script, main script, header script)").count() == 0
         assert complaints == []
 
 

@@ -9,14 +9,14 @@ from recipe.critic_r1.judging.comparison import compare
 from recipe.critic_r1.judging.intervals import wilson
 from recipe.critic_r1.report.comparisons import make_boards
 from recipe.critic_r1.report.differences import differences, newcombe
-from recipe.critic_r1.report.records import Estimate, Evaluation, Judgement
+from recipe.critic_r1.report.records import JudgementLine, MetricValue, ResultFile
 from recipe.critic_r1.report.run_files import Measured, Run, read_run
 from tests.report.made_judge import benchmark, judgements, make_best_of_n, make_judge_run, make_policy_run
 
 
-def proportion(successes: int, n: int) -> Estimate:
+def proportion(successes: int, n: int) -> MetricValue:
     low, high = wilson(successes, n)
-    return Estimate(value=successes / n, low=low, high=high, n=n)
+    return MetricValue(value=successes / n, low=low, high=high, n=n)
 
 
 @pytest.mark.parametrize(
@@ -39,13 +39,13 @@ def test_interval_of_a_change_from_two_intervals(
 
 def measured(skill: float, seed: int, **figures: float) -> Measured:
     run = Measured("benchmark", "", _evaluation(**figures))
-    run.judgements = [Judgement.model_validate(one.record()) for one in judgements(LISTED, skill, seed)]
+    run.judgements = [JudgementLine.model_validate(one.record()) for one in judgements(LISTED, skill, seed)]
     return run
 
 
-def _evaluation(**figures: float) -> Evaluation:
+def _evaluation(**figures: float) -> ResultFile:
     names = {name.replace("__", "/"): value for name, value in figures.items()}
-    return Evaluation(metrics={n: Estimate(value=v, low=v - 0.1, high=v + 0.1, n=9) for n, v in names.items()})
+    return ResultFile(metrics={n: MetricValue(value=v, low=v - 0.1, high=v + 0.1, n=9) for n, v in names.items()})
 
 
 LISTED = benchmark(60)

@@ -8,14 +8,14 @@ import pytest
 from recipe.critic_r1.report import build_report, text_pool
 from recipe.critic_r1.report.comparisons import make_boards
 from recipe.critic_r1.report.failure_breakdown import failures
-from recipe.critic_r1.report.records import Evaluation, Judgement
+from recipe.critic_r1.report.records import JudgementLine, ResultFile
 from recipe.critic_r1.report.run_files import Measured, Run, judged_items
 from recipe.critic_r1.report.text_pool import Texts, shortened
 
 
-def judged(number: int, truth: str, pred: str | None, category: str, **more: object) -> Judgement:
+def judged(number: int, truth: str, pred: str | None, category: str, **more: object) -> JudgementLine:
     line = {"pair_id": str(number), "order": 0, "ground_truth": truth, "pred": pred, "category": category}
-    return Judgement.model_validate(line | more)
+    return JudgementLine.model_validate(line | more)
 
 
 def test_slices_go_from_the_worst_category_to_the_best() -> None:
@@ -28,7 +28,7 @@ def test_slices_go_from_the_worst_category_to_the_best() -> None:
         judged(7, "1", None, "hard", error="500"),
     ]
     run = Run(Path("run"), "run")
-    run.measured = [Measured("benchmark", "", Evaluation(), listed, {"model": "m"}, judged_items(listed))]
+    run.measured = [Measured("benchmark", "", ResultFile(), listed, {"model": "m"}, judged_items(listed))]
     found = failures(make_boards([run])[0])
     assert found is not None
     assert found.names == ["m"]
@@ -38,7 +38,7 @@ def test_slices_go_from_the_worst_category_to_the_best() -> None:
         for share in part.shares
         if share
     }
-    assert list(table) == ["All", "Better one first", "Better one second", "hard", "easy"]
+    assert list(table) == ["All", "Better response first", "Better response second", "hard", "easy"]
     assert table["easy"] == ("category", "easy", "75.0 %", {"right": 75.0, "wrong": 25.0})
     # Of the three that were answered one is right; the bar holds all four.
     assert table["hard"] == (
@@ -47,7 +47,7 @@ def test_slices_go_from_the_worst_category_to_the_best() -> None:
         "33.3 %",
         {"right": 25.0, "wrong": 25.0, "unparsed": 25.0, "unanswered": 25.0},
     )
-    assert table["Better one second"][2:] == (
+    assert table["Better response second"][2:] == (
         "0.0 %",
         {"wrong": pytest.approx(200 / 3), "unparsed": pytest.approx(100 / 3)},
     )
@@ -56,7 +56,7 @@ def test_slices_go_from_the_worst_category_to_the_best() -> None:
 def test_one_category_is_no_slice() -> None:
     listed = [judged(n, "1", "1", "only") for n in range(2)]
     run = Run(Path("run"), "run")
-    run.measured = [Measured("benchmark", "", Evaluation(), listed, {}, judged_items(listed))]
+    run.measured = [Measured("benchmark", "", ResultFile(), listed, {}, judged_items(listed))]
     found = failures(make_boards([run])[0])
     assert found is not None
     assert [part.title for part in found.slices] == ["All"]
@@ -89,5 +89,5 @@ def test_a_rambling_response_makes_no_page_that_does_not_open(tmp_path: Path) ->
     (tmp_path / "judgements.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
     page = build_report(tmp_path).read_text(encoding="utf-8")
     assert len(page) < 250_000
-    assert "1 long texts lost their middle" in page
+    assert "1 long text is shown without the middle" in page
     assert "\\\\boxed{1}" in page

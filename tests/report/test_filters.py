@@ -14,7 +14,7 @@ from recipe.critic_r1.report.page import CARDS_AT_A_TIME
 from tests.report.chromium import opened
 from tests.report.made_judge import CATEGORIES
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 FOCUS = """() => {
   const focused = document.activeElement;

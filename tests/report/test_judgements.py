@@ -3,12 +3,12 @@
 import pytest
 
 from recipe.critic_r1.report.judgements import contradict, make_cards
-from recipe.critic_r1.report.records import Judgement
+from recipe.critic_r1.report.records import JudgementLine
 
 
-def judged(pair: str, order: int, pred: str | None, truth: str, **more: object) -> Judgement:
+def judged(pair: str, order: int, pred: str | None, truth: str, **more: object) -> JudgementLine:
     line = {"pair_id": pair, "order": order, "pred": pred, "ground_truth": truth, "response": f"{pair} {order}"}
-    return Judgement.model_validate(line | more)
+    return JudgementLine.model_validate(line | more)
 
 
 @pytest.mark.parametrize(

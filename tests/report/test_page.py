@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from recipe.critic_r1.report import build_report
+from recipe.critic_r1.report import ReportError, build_page, build_report
 from recipe.critic_r1.report.best_of_n_curves import best_of_n_charts
 from recipe.critic_r1.report.charts import Line, line_chart, rolling_mean, stacked_chart
 from recipe.critic_r1.report.comparisons import make_boards
 from recipe.critic_r1.report.page import json_block
-from recipe.critic_r1.report.records import CurvePoint, Evaluation, Step
+from recipe.critic_r1.report.records import CurvePoint, ResultFile, Step
 from recipe.critic_r1.report.run_files import Measured, Run
 from recipe.critic_r1.report.training_curves import compared_curves, training_curves
 from tests.report.made_run import HOSTILE, make_run
@@ -102,8 +102,8 @@ def test_policy_names_exactly_our_script(page: str) -> None:
 
 
 def test_a_whole_run_has_no_gaps(page: str) -> None:
-    assert "Not on this page" not in page
-    for title in ("Reward", "KL to the reference model", "Where a step&#39;s time goes", "Best of N: after"):
+    assert "Missing from this page" not in page
+    for title in ("Reward", "KL to the reference model", "Step time by part", "Best of N: after"):
         assert title in page
 
 
@@ -126,7 +126,7 @@ def test_curves_that_were_not_logged_are_named(tmp_path: Path) -> None:
     metrics = run / "train" / "metrics.jsonl"
     metrics.write_text('{"step": 1, "data": {"actor/grad_norm": 1.0, "actor/kl_loss": NaN}}\n', encoding="utf-8")
     page = build_report(run).read_text(encoding="utf-8")
-    assert "does not hold: Reward (critic_r1/score); " in page
+    assert "lacks the metrics for Reward (critic_r1/score); " in page
     assert "KL to the reference model (actor/kl_loss)" in page, "a metric that is never a number is not there"
     assert "Gradient norm (" not in page
 
@@ -143,12 +143,62 @@ def test_the_same_run_gives_the_same_bytes(whole_run: Path) -> None:
     assert build_report(whole_run).read_bytes() == before
 
 
-def test_module_writes_the_page(tmp_path: Path) -> None:
+def test_command_writes_the_page(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"name": "by command"}', encoding="utf-8")
-    call = [sys.executable, "-m", "recipe.critic_r1.report", str(tmp_path)]
+    call = [str(Path(sys.executable).with_name("critic-r1")), "report", str(tmp_path)]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
     assert (done.returncode, Path(done.stdout.strip())) == (0, tmp_path / "report.html"), done.stderr
     assert "by command" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_only_a_report_is_replaced_and_no_link_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"name": "x"}', encoding="utf-8")
+    precious = tmp_path / "precious.html"
+    precious.write_text("<title>mine</title>", encoding="utf-8")
+    with pytest.raises(ReportError, match="exists and is not a report"):
+        build_page([str(tmp_path)], precious)
+    with pytest.raises(ReportError, match="is a folder"):
+        build_page([str(tmp_path)], tmp_path)
+    build_page([str(tmp_path)], tmp_path / "out.html")
+    (tmp_path / "link.html").symlink_to(tmp_path / "out.html")
+    before = (tmp_path / "out.html").read_bytes()
+    (tmp_path / "run.json").write_text('{"name": "y"}', encoding="utf-8")
+    build_page([str(tmp_path)], tmp_path / "link.html")
+    assert (tmp_path / "out.html").read_bytes() == before
+    assert precious.read_text(encoding="utf-8") == "<title>mine</title>"
+
+
+@pytest.mark.parametrize("with_training", [False, True])
+def test_secrets_in_settings_and_addresses_are_hidden(tmp_path: Path, with_training: bool) -> None:
+    url = "https://me:s3cret@host/v1?api_key=s3cret"
+    judge = {"model": url, "base_url": url, "api_key": "s3cret", "headers": [{"Authorization": "s3cret"}]}
+    judge |= {"benchmark": url, "records_lost": {f"fetch {url}": 3}}
+    (tmp_path / "judge.json").write_text(json.dumps(judge), encoding="utf-8")
+    (tmp_path / "judgements.jsonl").write_text('{"pair_id": "p"}\n', encoding="utf-8")
+    if with_training:
+        info = {"name": "x", "settings": {"logger": {"url": url}}, "machine": {"host": url}, "control": {"at": url}}
+        (tmp_path / "run.json").write_text(json.dumps(info), encoding="utf-8")
+    page = build_report(tmp_path).read_text(encoding="utf-8")
+    assert "s3cret" not in page
+    assert "@host/v1" in page
+
+
+def test_what_no_chart_can_hold_is_not_drawn(tmp_path: Path) -> None:
+    huge = "1" + "0" * 400
+    values = ("NaN", "Infinity", "1e999", huge, "-1e308", "true", '"x"', "null", "[]", "0.5")
+    lines = [f'{{"step": {n}, "data": {{"actor/grad_norm": {value}}}}}' for n, value in enumerate(values)]
+    point = '{"value": 1e308, "low": -1e308, "high": NaN, "n_candidates": 1048576, "tokens": Infinity, "judgements": 1}'
+    files = {
+        "run.json": '{"name": "x", "stages": [{"name": "a", "seconds": NaN}, {"name": "b", "seconds": 1e300}]}',
+        "train/metrics.jsonl": "\n".join(lines),
+        "best_of_n.json": f'{{"curves": {{"oracle": [{point}], "majority": []}}, "bill": {{"matches": NaN}}}}',
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    page = build_report(tmp_path).read_text(encoding="utf-8")
+    assert "step 9: gradient norm 0.5" in page
+    assert "step 3: gradient norm –" in page
 
 
 # --- charts ---
@@ -187,7 +237,7 @@ def test_rolling_mean_leaves_gaps_out() -> None:
 def test_time_split_adds_up_to_the_step() -> None:
     data = {"timing_s/gen": 2.0, "timing_s/update_actor": 3.0, "timing_s/step": 6.5}
     charts, missing = training_curves([Step(step=1, data=data)])
-    assert [chart.readout["text"] for chart in charts] == [["step 1: generate 2 · update 3 · the rest 1.5"]]
+    assert [chart.readout["text"] for chart in charts] == [["step 1: generate 2 · update 3 · other 1.5"]]
     assert len(missing) == 10
 
 
@@ -208,9 +258,9 @@ def test_faults_of_form_leave_the_sound_responses_out(
     data: dict[str, float], texts: list[str] | None, is_missing: bool
 ) -> None:
     charts, missing = training_curves([Step(step=1, data=data)])
-    found = [chart.readout["text"] for chart in charts if chart.title == "Responses with a fault of form"]
+    found = [chart.readout["text"] for chart in charts if chart.title == "Format errors"]
     assert found == ([] if texts is None else [texts])
-    assert any("fault of form" in title for title in missing) == is_missing
+    assert any("Format errors" in title for title in missing) == is_missing
 
 
 def test_perfect_agreement_has_a_place_on_the_log_axis() -> None:
@@ -220,9 +270,9 @@ def test_perfect_agreement_has_a_place_on_the_log_axis() -> None:
 
 
 def test_best_of_n_stands_side_by_side_on_one_axis() -> None:
-    def curves(value: float, *pools: str) -> Evaluation:
+    def curves(value: float, *pools: str) -> ResultFile:
         point = CurvePoint(n_candidates=4, value=value, low=value - 0.1, high=value + 0.1)
-        return Evaluation(curves={f"{pool}/{name}": [point] for pool in pools for name in ("oracle", "knock_out")})
+        return ResultFile(curves={f"{pool}/{name}": [point] for pool in pools for name in ("oracle", "knock_out")})
 
     run = Run(Path("run"), "run")
     run.measured = [
@@ -240,7 +290,7 @@ def test_best_of_n_stands_side_by_side_on_one_axis() -> None:
     assert charts[2].readout["text"] == [
         "candidates 4: knock-out by its own critic 60.0 % [50.0 %, 70.0 %] · oracle 60.0 % [50.0 %, 70.0 %]"
     ]
-    run.measured = [Measured("held-out", "after", Evaluation())]
+    run.measured = [Measured("held-out", "after", ResultFile())]
     assert best_of_n_charts(make_boards([run])) == []
 
 
@@ -254,5 +304,5 @@ def test_curves_of_several_runs_share_their_steps() -> None:
         "step 2: a 20.0 % · b 20.0 %",
         "step 3: a – · b 30.0 %",
     ]
-    assert charts["Time of a step"] == ["step 1: a 2 · b –", "step 2: a 2 · b 2", "step 3: a – · b 2"]
+    assert charts["Step time"] == ["step 1: a 2 · b –", "step 2: a 2 · b 2", "step 3: a – · b 2"]
     assert len(charts) == 2, "what no run has logged is not drawn"

@@ -43,15 +43,15 @@ def test_two_judges_are_compared_pair_by_pair(text: str) -> None:
         f"better +{100 * change.value:.1f} points +{100 * change.low:.1f} to +{100 * change.high:.1f} (95 %, paired)"
         in text
     )
-    assert f"only for base on {expected.only_first}, only for tuned on {expected.only_second}" in text
+    assert f"only base is right in every order on {expected.only_first}, only tuned on {expected.only_second}" in text
     assert f"McNemar's exact test p = {expected.p_value:.2g}" in text
 
 
 def test_best_of_n_shows_curves_and_costs(text: str) -> None:
     assert "Best of 8: picked by knock-out 46.0 % → 64.0 %" in text
-    assert "What it costs: knock-out by its own critic, sampled_a" in text
+    assert "Cost: knock-out by its own critic, sampled_a" in text
     assert "8 46.0 % 14 8,700 250" in text
-    assert "What it costs: majority" not in text, "which asks for no judgement"
+    assert "Cost: majority" not in text, "which asks for no judgement"
 
 
 def test_policy_figures_keep_their_scale(text: str) -> None:
@@ -60,7 +60,7 @@ def test_policy_figures_keep_their_scale(text: str) -> None:
 
 
 def test_tasks_without_a_figure_are_named(text: str) -> None:
-    assert "policy_a: made_video has no figure: 3 of 90 requests failed." in text
+    assert "policy_a: made_video has no metric: 3 of 90 requests failed." in text
 
 
 def test_set_up_says_what_differs(judge_runs: Path) -> None:
@@ -74,7 +74,7 @@ def test_set_up_says_what_differs(judge_runs: Path) -> None:
 def test_sections_that_no_run_has_are_left_out(text: str, whole_run: Path) -> None:
     assert "Training" not in text
     assert "No training curves" not in text
-    assert "Every category" not in (whole_run / "report.html").read_text(encoding="utf-8")
+    assert "All categories" not in (whole_run / "report.html").read_text(encoding="utf-8")
 
 
 def test_training_runs_share_curves_and_count_from_their_start(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_training_runs_share_curves_and_count_from_their_start(tmp_path: Path) -
     assert (result.exit_code, result.stdout.strip()) == (0, str(out))
     page = out.read_text(encoding="utf-8")
     assert "seed0 · before to seed0 · after; seed1 · before to seed1 · after" in page
-    assert "mean change, 2 runs" in page
+    assert "mean change over 2 runs" in page
     readouts = json.loads(re.findall(r'id="readouts">(.*?)</script>', page, re.DOTALL)[0])
     assert any("step 1: seed0 " in line and " · seed1 " in line for chart in readouts for line in chart["text"])
 
@@ -104,7 +104,7 @@ def test_a_name_is_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{root}"], "judge.json, best_of_n.json and eval_policy.json; give the folder"),
+        (["{root}"], "judge.json, best_of_n.json and eval_policy.json: give the folder"),
         (["{root}/a", "{root}/a"], "give each folder once"),
         (["{root}/a", "--data", "{root}/nothing"], "nothing does not exist; give Parquet files"),
     ],
@@ -129,4 +129,13 @@ def test_one_judge_run_writes_into_its_folder_and_finds_its_tasks(tmp_path: Path
     record = json.loads((tmp_path / "a" / "judge.json").read_text(encoding="utf-8"))
     (tmp_path / "a" / "judge.json").write_text(json.dumps(record | {"data": [str(bench)]}), encoding="utf-8")
     page = build_page([str(tmp_path / "a")]).read_text(encoding="utf-8")
-    assert 'id="image-0"' in page, "where its record says"
+    assert 'id="image-0"' not in page, "outside the run's folder"
+    assert f"the run&#39;s record names {bench}." in page
+    page = build_page([str(tmp_path / "a")], data=[bench]).read_text(encoding="utf-8")
+    assert 'id="image-0"' in page
+    assert "Missing from this page" not in page
+    bench.rename(tmp_path / "a" / "made of it")
+    inside = record | {"data": [str(tmp_path / "a" / "made of it"), 7, None, "nul \0"]}
+    (tmp_path / "a" / "judge.json").write_text(json.dumps(inside), encoding="utf-8")
+    page = build_page([str(tmp_path / "a")]).read_text(encoding="utf-8")
+    assert 'id="image-0"' in page, "where its record says, inside its folder"

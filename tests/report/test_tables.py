@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from recipe.critic_r1.report.charts import duration
 from recipe.critic_r1.report.comparisons import Board, make_boards
 from recipe.critic_r1.report.metric_labels import place_of
-from recipe.critic_r1.report.records import Estimate, Evaluation, RunInfo
+from recipe.critic_r1.report.records import MetricValue, ResultFile, RunInfo
 from recipe.critic_r1.report.run_files import Kind, Measured, Run
-from recipe.critic_r1.report.run_groups import flat
-from recipe.critic_r1.report.tables import category_tables, duration, headlines, metric_groups
+from recipe.critic_r1.report.run_settings import flat
+from recipe.critic_r1.report.tables import category_tables, headlines, metric_groups
 
 Figure = tuple[float | None, float | None, float | None]
 
@@ -18,8 +19,8 @@ def board(*columns: dict[str, Figure], kind: Kind = "held-out") -> Board:
     """Columns of one run, in order."""
     run = Run(Path("run"), "run")
     for name, metrics in zip(("before", "after"), columns, strict=False):
-        estimates = {key: Estimate(value=v, low=low, high=high, n=10) for key, (v, low, high) in metrics.items()}
-        run.measured.append(Measured(kind, name, Evaluation(metrics=estimates), items="same"))
+        estimates = {key: MetricValue(value=v, low=low, high=high, n=10) for key, (v, low, high) in metrics.items()}
+        run.measured.append(Measured(kind, name, ResultFile(metrics=estimates), items="same"))
     return make_boards([run])[0]
 
 
@@ -71,8 +72,8 @@ def test_seeds_have_a_mean_change_and_a_control_is_no_seed() -> None:
             Path(name), name, RunInfo(name="demo", seed=number % 3, settings={"flip_labels": flip, "seed": number})
         )
         for stage, value in (("before", 0.5), ("after", 0.5 + rise)):
-            estimate = Estimate(value=value, low=value - 0.01, high=value + 0.01)
-            run.measured.append(Measured("held-out", stage, Evaluation(metrics={"critic/accuracy": estimate})))
+            estimate = MetricValue(value=value, low=value - 0.01, high=value + 0.01)
+            run.measured.append(Measured("held-out", stage, ResultFile(metrics={"critic/accuracy": estimate})))
         runs.append(run)
     (board,) = make_boards(runs)
     assert [column.label for column in board.repeats] == ["s0 · after", "s1 · after", "s2 · after"]
@@ -119,17 +120,17 @@ def test_groups_come_in_reading_order_and_unlisted_figures_last() -> None:
     )
     groups = metric_groups(board(dict.fromkeys(names, HALF)))
     assert list(groups) == [
-        "Official figures",
+        "Official metrics",
         "As a critic",
         "Length of the responses",
         "As a policy",
         "Best of 16",
         "Best of 8",
         "Best of 8, another policy's candidates",
-        "Other figures",
+        "Other metrics",
     ]
-    assert [row.meaning.label for row in groups["Official figures"]] == ["Overall", "safety/bias"]
-    assert groups["Other figures"][0].meaning.label == "zebra"
+    assert [row.meaning.label for row in groups["Official metrics"]] == ["Overall", "safety/bias"]
+    assert groups["Other metrics"][0].meaning.label == "zebra"
 
 
 def test_headlines_are_those_that_the_board_has_each_once() -> None:
@@ -157,7 +158,7 @@ def test_categories_stand_apart_even_with_a_slash_in_their_name() -> None:
     one = board({"category/safety/bias/accuracy": HALF, "category/chat/position_bias": HALF, "critic/accuracy": HALF})
     assert [row.name for rows in metric_groups(one).values() for row in rows] == ["critic/accuracy"]
     (table,) = category_tables(one)
-    assert [figure.label for figure in table.figures] == ["Accuracy", "Position bias"]
+    assert [figure.label for figure in table.metrics] == ["Accuracy", "Position bias"]
     assert [(name, [cell and cell.value for cell in cells]) for name, cells in table.rows] == [
         ("chat", [None, "0.5"]),
         ("safety/bias", ["50.0 %", None]),

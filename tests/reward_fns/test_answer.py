@@ -1,6 +1,5 @@
 """Answers to questions: the table of forms, the reasons, and the limits."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,11 +13,9 @@ T = "<think>A reason.</think>"
 
 
 @pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time enough for math-verify on a busy machine; what never ends is tried with the usual limit in test_symbolic."""
     monkeypatch.setattr(CHECKER, "seconds", 10.0)
-    yield
-    CHECKER.close()
 
 
 def test_the_table_is_large() -> None:
@@ -105,7 +102,7 @@ def test_what_became_of_the_symbolic_check_is_returned(
 
 
 @pytest.mark.parametrize("options", [{"format_weight": 1.1}, {"tolerance": -0.1}, {"tolerance": 1.0}])
-def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
+def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="tolerance in"):
         compute_score("policy/x", "", "1", **options)
 

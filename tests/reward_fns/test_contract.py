@@ -35,7 +35,7 @@ def test_hostile_responses_and_labels(reward: ModuleType, label: Any) -> None:
         (answer.check_ground_truth, ["7", "a dog", "\\frac{1}{2}"], ["", "  ", "$$", "x" * 257, 7, None]),
     ],
 )
-def test_labels(check: Callable[[object], None], good: list[str], bad: list[object]) -> None:
+def test_labels(check: Callable[[object], None], good: list[object], bad: list[object]) -> None:
     for value in good:
         check(value)
     for value in bad:

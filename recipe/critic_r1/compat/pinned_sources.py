@@ -9,6 +9,8 @@ PATCHED = {
     "verl.utils.tensordict_utils:maybe_fix_3d_position_ids": "022298bd44e1",
     "verl.models.transformers.qwen2_vl:_get_input_embeds": "a6982cd68878",
     "torch.distributed:init_process_group": "2e8de82d8bf6",
+    "verl.models.transformers.qwen2_vl:qwen2_vl_attn_forward": "64843d03a16e",
+    "verl.workers.engine.fsdp.transformer_impl:prepare_micro_batches": "3b3ec076950b",
     "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._wait_for_next_poll": "0a5425187a05",
 }
 """What `compat.patches` replaces."""
@@ -59,7 +61,35 @@ SERVER_FUNCTIONS = {
 }
 """What the rollout server overrides; looking them up imports vLLM."""
 
+PROMPT_FUNCTIONS = {
+    "verl.workers.engine.utils:prepare_micro_batches": "3b3ec076950b",
+    "verl.workers.engine.utils:postprocess_batch_func": "aade8222771c",
+    "verl.workers.engine.fsdp.transformer_impl:FSDPEngine.forward_backward_batch": "79f669e00fc5",
+    "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead.forward_step": "8f67573dccad",
+    "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead.prepare_model_inputs": "8e093708845c",
+    "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead.prepare_model_outputs": "852ffb4afa33",
+    "verl.workers.utils.padding:no_padding_2_padding": "892ab9ea1d22",
+    "verl.workers.utils.padding:response_from_nested": "f1ed685427e6",
+    "verl.models.transformers.qwen2_vl:qwen2_vl_attn_forward": "64843d03a16e",
+    "verl.models.transformers.qwen2_vl:qwen2_vl_base_forward": "c0f6d75622da",
+    "verl.models.transformers.qwen2_vl:qwen2_vl_forward": "4dd088161679",
+    "verl.models.transformers.qwen2_vl:forward_with_normal_backend": "a2710b8cd92d",
+    "verl.models.transformers.qwen2_vl:forward_with_torch_backend": "cf8fbcb0b8f6",
+    "verl.models.transformers.qwen2_vl:forward_with_triton_backend": "91da95b164b2",
+    "verl.models.transformers.qwen3_vl:qwen3_vl_base_forward": "f64a1c2139f4",
+    "verl.models.transformers.qwen3_vl:forward_with_normal_backend": "66ecb8c11f67",
+    "verl.models.transformers.qwen3_vl:forward_with_torch_backend": "50c72a77caa1",
+    "verl.models.transformers.qwen3_vl:forward_with_triton_backend": "b5dc4493cb50",
+    "transformers.models.qwen2_vl.modeling_qwen2_vl:Qwen2VLTextModel.forward": "f47acdd5b24a",
+    "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl:Qwen2_5_VLTextModel.forward": "f47acdd5b24a",
+    "transformers.models.qwen3_vl.modeling_qwen3_vl:Qwen3VLTextModel.forward": "a7daa5e88527",
+}
+"""The functions that computing a prompt once replaces, calls or reads the results of."""
+
 REMEDY = "Install verl as it was released (see requirements/), or take verl's own path with critic_r1.image_path=stock."
+PROMPT_REMEDY = (
+    "Install verl as it was released (see requirements/), or take verl's own path with critic_r1.prompt_path=stock."
+)
 
 TRAINER_REMEDY = (
     "Install verl as it was released (see requirements/), or take verl's own trainer and image path with "

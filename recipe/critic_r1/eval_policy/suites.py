@@ -14,6 +14,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from data_prep.tasks.prompts import THINK_THEN_ANSWER
+
 FOLDER = Path(__file__).parent / "suites"
 
 INSTALLED = Path(__file__).parent / "installed.json"
@@ -21,13 +23,6 @@ INSTALLED = Path(__file__).parent / "installed.json"
 
 ROWS_TASK = "policy_rows"
 """The task that `--rows` fills with rows of our own."""
-
-
-THINK_THEN_ANSWER = (
-    "First reason about the question and what the picture shows, as if talking to yourself. Put all of this reasoning"
-    " between <think> and </think>. After </think>, give the final answer and nothing else, inside \\boxed{}."
-)
-"""The instruction of the paper for questions to the policy, in our words; it comes after a benchmark's own prompt."""
 
 
 class Benchmark(BaseModel):

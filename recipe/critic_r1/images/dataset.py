@@ -1,17 +1,26 @@
-"""verl's data set without decoded images in its messages; named in ``data.custom_cls``.
+"""verl's data set with images as their files' bytes, opened by our one rule; named in ``data.custom_cls``.
 
 verl 0.9.1 opens every image while it builds a row's messages and leaves the `PIL.Image` beside the bytes it came
 from, in `raw_prompt` and in the row's `prompt` alike. When the row is sent to the agent loop, and again when it is
 stored for the trainer, pickling decodes that image: 12 MB for an image of 4 megapixels that was 1 MB as a JPEG. Here a
-message holds the bytes, and whoever needs an image opens it then.
+message holds the bytes, and whoever needs the image opens it with `open_image`.
+
+An image that is only named must lie below the folder of a data file or a folder of ``data.image_roots``.
 """
 
-from io import BytesIO
+import os
+from pathlib import Path
 from typing import Any
 
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
+from data_prep.reading.image_files import BadImage, allowed_path
+from data_prep.reading.images import open_image
+
 Message = dict[str, Any]
+
+_KEPT = "encoded"
+"""Where an image's bytes are while verl builds messages: it opens whatever is called `bytes`, by rules of its own."""
 
 
 def is_image(item: Any) -> bool:
@@ -37,13 +46,20 @@ def with_images(messages: list[Message], change: Any) -> list[Message]:
 
 
 def opened(item: dict[str, Any]) -> dict[str, Any]:
-    """An image item with an image that reads its pixels from the item's bytes when they are asked for."""
-    from PIL import Image
+    """An image item with its image opened.
 
-    if item.get("bytes") is None:
-        return item
+    Raises:
+        BadImage: it cannot be opened, or is named by an address.
+    """
     rest = {name: value for name, value in item.items() if name not in ("bytes", "path")}
-    return {**rest, "image": Image.open(BytesIO(item["bytes"]))}
+    if item.get("bytes") is not None:
+        return {**rest, "image": open_image(item["bytes"])}
+    name = item.get("image")
+    if not isinstance(name, str):
+        return item
+    if not os.path.isabs(name):
+        raise BadImage("image-outside", f"{name[:200]!r} is not a file that the data set allows to be opened")
+    return {**rest, "image": open_image(Path(name))}
 
 
 def bare(item: dict[str, Any]) -> dict[str, Any]:
@@ -52,26 +68,29 @@ def bare(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _encoded(item: dict[str, Any]) -> dict[str, Any]:
-    if item.get("bytes") is not None:
-        return {name: value for name, value in item.items() if name != "image"}
-    return item
-
-
-def _path_alone(image: Any) -> Any:
-    if isinstance(image, dict) and image.get("bytes", b"") is None:
-        return image["path"]
-    return image
+    return {"bytes" if name == _KEPT else name: value for name, value in item.items()}
 
 
 class EncodedImageDataset(RLHFDataset):
-    """`RLHFDataset` whose messages hold images as their file's bytes (or path), not as decoded images."""
+    """`RLHFDataset` whose messages hold images as their file's bytes, or as the path of a file that may be opened."""
 
     def _build_messages(self, example: dict, key: str) -> list[Message]:
-        # verl writes the opened images into the row's own messages, which travel with the prompt as well.
+        # verl writes the content it builds into the row's own messages, which travel with the prompt as well.
         copied = {**example, key: [dict(message) for message in example[key]]}
-        # An image that is only referenced has bytes=None beside its path, and verl would try to open the bytes.
-        copied[self.image_key] = [_path_alone(image) for image in example.get(self.image_key) or []]
+        copied[self.image_key] = [self._kept(image) for image in example.get(self.image_key) or []]
         return with_images(super()._build_messages(copied, key), _encoded)
+
+    def _kept(self, image: Any) -> Any:
+        """An image of the row in the form in which it passes verl unopened."""
+        if isinstance(image, dict):
+            if image.get("bytes") is not None:
+                return {_KEPT if name == "bytes" else name: value for name, value in image.items()}
+            image = image.get("path") or image.get("image")
+        return str(allowed_path(image, self._image_roots())) if isinstance(image, str) else image
+
+    def _image_roots(self) -> list[str]:
+        folders = [os.path.dirname(os.path.abspath(os.path.expanduser(file))) for file in self.original_data_files]
+        return [*dict.fromkeys(folders), *(self.config.get("image_roots") or [])]
 
     @classmethod
     def _process_multi_modal_info(cls, messages: list[Message], image_patch_size: int, config: Any) -> Any:

@@ -51,7 +51,7 @@ def prepare_benchmark(
         limit: of records.
 
     Raises:
-        ValueError: no input, or none that can be read (`data_prep.reading.inputs.InputError`).
+        ValueError: no input, no record that can be used, or no file that can be read (`data_prep.reading.inputs.InputError`).
     """
     source = load_source(name)
     if not inputs:
@@ -59,5 +59,8 @@ def prepare_benchmark(
         raise ValueError(f"{name} is judged on its own files: give those of {source.title} with --input{images}")
     settings = Settings(name, orders="both", ties="keep", split="test", image_roots=tuple(image_roots), limit=limit)
     manifest = convert(list(inputs), folder, settings)
+    if not manifest["rows"]:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in manifest["rejected"].items())
+        raise ValueError(f"no record of {name} could be used ({reasons}); {folder / 'rejected.jsonl'} says what to do")
     lost = {**manifest["rejected"], **manifest["dropped_pairs"]}
     return Prepared(folder, int(manifest["records"]["in"]), {reason: n for reason, n in lost.items() if n})

@@ -89,6 +89,18 @@ def number(value: float | None, percent: bool = False) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
+def duration(seconds: float | None) -> str:
+    """Seconds as the page prints them: `48 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
 def _floats(values: Sequence[float | None] | None) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values or []], dtype=float)
 

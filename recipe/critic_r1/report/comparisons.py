@@ -1,6 +1,6 @@
-"""Which figures stand side by side: columns, and boards of columns that may be compared.
+"""Which metrics are shown side by side: columns, and boards of columns that may be compared.
 
-Two figures of one name are comparable only if they were measured on the same items. So critic benchmarks share a board
+Two values of one metric are comparable only if they were measured on the same items. So critic benchmarks share a board
 when they judged the same pairs, best-of-N runs when they answered the same questions, policy evaluations task by task;
 training runs share one board, but each is compared with its own start, since every run has its own held-out pairs.
 """
@@ -8,9 +8,11 @@ training runs share one board, but each is compared with its own start, since ev
 from dataclasses import dataclass, field
 from typing import Any
 
+from recipe.critic_r1.judging.redaction import redact
 from recipe.critic_r1.report.differences import Difference, differences
+from recipe.critic_r1.report.records import shortened_name
 from recipe.critic_r1.report.run_files import Kind, Measured, Run
-from recipe.critic_r1.report.run_groups import repeats
+from recipe.critic_r1.report.run_settings import model_of, repeats
 
 TITLES: dict[Kind, str] = {
     "held-out": "Held-out evaluation",
@@ -23,7 +25,7 @@ MOST_CATEGORIES_NAMED = 4
 
 @dataclass(eq=False)
 class Column:
-    """One measured set of figures under a name of its own."""
+    """One measured set of metrics under a name of its own."""
 
     label: str
     run: Run
@@ -31,7 +33,7 @@ class Column:
     base: "Column | None" = None
     """The column that its changes are counted from"""
     changes: dict[str, Difference] = field(default_factory=dict)
-    """figure -> change from the base"""
+    """metric -> change from the base"""
     is_start: bool = False
     """Whether another column of the same run counts from this one"""
     duel: dict[str, Any] | None = None
@@ -44,13 +46,13 @@ class Board:
     title: str
     columns: list[Column]
     repeats: list[Column] = field(default_factory=list)
-    """Of runs that differ in nothing but their seed, the columns that count from a start"""
+    """Of runs that differ only in their seed, the columns that count from a start"""
     notes: list[str] = field(default_factory=list)
 
 
 def _label(run: Run, one: Measured, alone: bool) -> str:
     if alone:
-        return one.name or str(one.settings.get("model") or run.label)
+        return one.name or model_of(one.settings) or run.label
     return f"{run.label} · {one.name}" if one.name else run.label
 
 
@@ -60,7 +62,7 @@ def _title(kind: Kind, measured: Measured) -> str:
         pairs = len({one.pair_id for one in measured.judgements})
         names = sorted({one.category for one in measured.judgements if one.category})
         listed = ", ".join(names) if len(names) <= MOST_CATEGORIES_NAMED else f"{len(names)} categories"
-        name = measured.settings.get("benchmark") or listed
+        name = redact(shortened_name(str(measured.settings.get("benchmark") or ""))) or listed
         return TITLES[kind] + (f": {name}, {pairs:,} pairs" if pairs else "")
     return TITLES[kind]
 

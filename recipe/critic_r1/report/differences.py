@@ -1,7 +1,7 @@
-"""How much changed from one set of figures to another, and how sure that is.
+"""Changes from one set of metrics to another, with their intervals.
 
 Where both judged the same pairs, the change is taken pair by pair on the same bootstrap draws (`judging.comparison`),
-so that what is hard for either of them does not widen the interval. Figures that came without their answers (a greedy
+so that what is hard for either of them does not widen the interval. Metrics that came without their answers (a greedy
 accuracy, a suite of another tool) have only two intervals; these are put together by Newcombe's method (R. G. Newcombe,
 1998, method 10; for means in general Zou and Donner, 2008), which takes the two as independent. Two models on the same
 images mostly agree on what is hard; the interval is then wider than it had to be.
@@ -16,9 +16,9 @@ from scipy.stats import t
 
 from recipe.critic_r1.judging.comparison import compare
 from recipe.critic_r1.judging.intervals import CONFIDENCE
-from recipe.critic_r1.judging.pairwise import Judgement as Judged
-from recipe.critic_r1.judging.pairwise import JudgeTask
-from recipe.critic_r1.report.records import Estimate, Judgement
+from recipe.critic_r1.judging.pairwise import Judgement, JudgeTask
+from recipe.critic_r1.report.judgements import verdict_of
+from recipe.critic_r1.report.records import JudgementLine, MetricValue
 from recipe.critic_r1.report.run_files import Measured
 
 
@@ -39,10 +39,10 @@ class Difference:
         return (self.low > 0) - (self.high < 0)
 
 
-def newcombe(first: Estimate, second: Estimate) -> Difference | None:
-    """The change between two figures from their intervals; None when one was not measured.
+def newcombe(first: MetricValue, second: MetricValue) -> Difference | None:
+    """The change between two values from their intervals; None when one was not measured.
 
-    >>> change = newcombe(Estimate(value=0.5, low=0.4, high=0.6), Estimate(value=0.7, low=0.6, high=0.8))
+    >>> change = newcombe(MetricValue(value=0.5, low=0.4, high=0.6), MetricValue(value=0.7, low=0.6, high=0.8))
     >>> round(change.low, 3), round(change.high, 3)
     (0.059, 0.341)
     """
@@ -71,8 +71,8 @@ def over_runs(changes: list[Difference]) -> Difference | None:
     return Difference(mean, mean - half, mean + half, paired=False)
 
 
-def _judged(one: Judgement) -> Judged:
-    """As the comparison wants it. Raises ValueError when the order is no number."""
+def _judged(one: JudgementLine) -> Judgement:
+    """As the comparison takes it. Raises ValueError when the order is not a number."""
     if not one.order.isdecimal():
         raise ValueError(f"the judgement of pair {one.pair_id} has no order")
     task = JudgeTask(
@@ -82,32 +82,34 @@ def _judged(one: Judgement) -> Judged:
         question=one.question,
         response_1=one.response_1,
         response_2=one.response_2,
-        ground_truth=one.ground_truth,
+        ground_truth=one.ground_truth.strip().lower(),
         image_blake3=one.image_blake3,
         category=one.category,
     )
-    return Judged(task, one.pred or None, one.reason, one.well_formed or 0.0, (), one.response, error=one.error or None)
+    return Judgement(
+        task, verdict_of(one) or None, one.reason, one.well_formed or 0.0, (), one.response, error=one.error or None
+    )
 
 
-def _name(figure: str) -> list[str]:
-    """The names in a result file of a figure of the comparison."""
-    if figure.startswith("category/"):
-        return [figure, f"official/{figure.removesuffix('/accuracy')}"]
-    if figure.startswith("length/"):
-        return [figure]
-    # The official figure of a benchmark is the mean over both orders too (`judging.benchmarks`).
-    return [f"critic/{figure}", "official/overall"] if figure == "accuracy" else [f"critic/{figure}"]
+def _names(metric: str) -> list[str]:
+    """Names in a result file of a metric of the comparison."""
+    if metric.startswith("category/"):
+        return [metric, f"official/{metric.removesuffix('/accuracy')}"]
+    if metric.startswith("length/"):
+        return [metric]
+    # The official metric of a benchmark is the mean over both orders too (`judging.official_metrics`).
+    return [f"critic/{metric}", "official/overall"] if metric == "accuracy" else [f"critic/{metric}"]
 
 
 def differences(first: Measured, second: Measured) -> tuple[dict[str, Difference], dict[str, Any] | None, str]:
-    """(figure -> change, McNemar's test, why there is none).
+    """(metric -> change, McNemar's test, why there is none).
 
     The reason is empty where pairs were compared, and where there are no judgements to compare.
     """
     changes: dict[str, Difference] = {}
     after = second.evaluation.metrics
     for name, before in first.evaluation.metrics.items():
-        # Figures of other tools are told apart by the number of questions, all that is known of them.
+        # Of third-party metrics only the number of questions is known.
         if name not in after or (first.kind == "policy" and before.n != after[name].n):
             continue
         if change := newcombe(before, after[name]):
@@ -119,11 +121,11 @@ def differences(first: Measured, second: Measured) -> tuple[dict[str, Difference
     except ValueError as error:
         return changes, None, str(error)
     known = all(one.well_formed is not None for run in (first, second) for one in run.judgements)
-    for figure, both in found.figures.items():
+    for metric, both in found.figures.items():
         estimate = both.difference
-        if estimate.value is None or (figure == "format_rate" and not known):
+        if estimate.value is None or (metric == "format_rate" and not known):
             continue
-        for name in _name(figure):
+        for name in _names(metric):
             if name in changes:
                 changes[name] = Difference(estimate.value, estimate.low, estimate.high, paired=True)
     duel = {

@@ -1,8 +1,9 @@
 """Images of the judgements, found by hash in Parquet files and carried in the page as data URIs.
 
 The digits of the demo are a few hundred bytes and go in untouched; photographs share a budget, or 5,000 judgements
-would make a file that no browser opens: the more of them, the smaller each becomes. The image's own hash, not a row
-number, is the key: that is what a judgement names, and it stays right when files are converted again.
+would make a file that no browser opens: the more of them, the smaller each becomes. The key is the image's own hash,
+not a row number: that is what a judgement names, and it stays right when files are converted again. Only bytes inside a
+row are read; a name of a file in a row is not followed.
 """
 
 import base64
@@ -11,18 +12,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from blake3 import blake3
 from PIL import Image
-from pyarrow.lib import ArrowInvalid
 
+from data_prep.reading.images import BadImage, open_image, read_header
 from recipe.critic_r1.judging.pairwise import images_blake3
-from recipe.critic_r1.report.records import ReportError
 
 # Longest side in pixels of an image on the page; where the budget does not reach, the next one.
 SIDES = (512, 384, 288, 224, 160)
 # Most bytes of an image that goes into the page as it is.
 LARGEST_BYTES = 64_000
+# Most pixels of an image that is decoded, a memory of 200 MB: phones make them of 50 million.
+MOST_PIXELS = 50_000_000
 # All images of one page together, as data URIs. Above it a browser gets slow to open the file.
 PAGE_BUDGET = 36_000_000
 _MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "GIF": "image/gif", "WEBP": "image/webp", "BMP": "image/bmp"}
@@ -33,53 +36,47 @@ def _uri(raw: bytes, mime: str) -> str:
 
 
 def _shrunk(image: Image.Image, side: int) -> str:
-    # JPEG has no transparency: flattening it to black would hide black text on a clear ground.
-    mode = "RGBA" if image.has_transparency_data else "RGB"
-    small = image.convert(mode)
+    small = image.copy()
     small.thumbnail((side, side))
     out = io.BytesIO()
-    small.save(out, **({"format": "PNG"} if mode == "RGBA" else {"format": "JPEG", "quality": 80}))
-    return _uri(out.getvalue(), "image/png" if mode == "RGBA" else "image/jpeg")
+    small.save(out, format="JPEG", quality=80)
+    return _uri(out.getvalue(), "image/jpeg")
 
 
-def data_uri(raw: bytes, allowance: int = LARGEST_BYTES) -> str | None:
-    """One encoded image as a data URI; None when it cannot be decoded.
+def data_uri(raw: bytes, allowance: int = LARGEST_BYTES) -> str:
+    """One encoded image as a data URI, with the pixels that a model sees (`open_image`).
 
-    It goes in as it is when it is small (the first of SIDES, `allowance` in characters of the URI), else shrunk to the
-    first of SIDES that fits the allowance, or to the last.
+    It goes in as it is when it is small (the first of SIDES, LARGEST_BYTES, `allowance` in characters of the URI) and
+    a browser shows the same pixels; else shrunk to the first of SIDES that fits the allowance, or to the last.
+
+    Raises:
+        BadImage: it cannot be decoded, or has too many pixels.
     """
-    try:
-        with Image.open(io.BytesIO(raw)) as image:
-            as_it_is = _uri(raw, _MIME[image.format]) if image.format in _MIME else ""
-            fits = as_it_is and max(image.size) <= SIDES[0] and len(as_it_is) <= LARGEST_BYTES
-            # Decodes a large JPEG at half its size or less, which is most of the work.
-            image.draft("RGB", (SIDES[0], SIDES[0]))
-            image.load()
-            if fits and len(as_it_is) <= allowance:
-                return as_it_is
-            for side in SIDES:
-                uri = _shrunk(image, side)
-                if len(uri) <= allowance:
-                    break
-            # A few pixels only grow when they are written again.
-            return as_it_is if fits and len(as_it_is) <= len(uri) else uri
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
+    header, image = read_header(raw), open_image(raw, max_pixels=MOST_PIXELS)
+    as_it_is = _uri(raw, _MIME[header.format]) if header.direct and header.format in _MIME else ""
+    fits = as_it_is and max(image.size) <= SIDES[0] and len(as_it_is) <= LARGEST_BYTES
+    if fits and len(as_it_is) <= allowance:
+        return as_it_is
+    uri = next((uri for uri in (_shrunk(image, side) for side in SIDES) if len(uri) <= allowance), "")
+    uri = uri or _shrunk(image, SIDES[-1])
+    # A few pixels only grow when they are encoded again.
+    return as_it_is if fits and len(as_it_is) <= len(uri) else uri
 
 
 def _images_of_rows(path: Path) -> Iterator[list[bytes]]:
-    """The encoded images of each row, in order; rows that name images by path only come out empty."""
-    try:
-        with pq.ParquetFile(path) as table:
-            if "images" not in table.schema_arrow.names:
-                raise ReportError(f"{path}: no column `images`; run the data stage again or remove the file")
-            for batch in table.iter_batches(batch_size=256, columns=["images"]):
-                for images in batch.column(0).to_pylist():
-                    yield [i["bytes"] for i in images or [] if isinstance(i, dict) and i.get("bytes")]
-    except (ArrowInvalid, OSError) as error:
-        raise ReportError(
-            f"{path}: not a readable Parquet file ({error}); run the data stage again or remove it"
-        ) from error
+    """The encoded images of each row, in order; rows that only name images come out empty.
+
+    Raises:
+        ValueError: the file has no images. OSError, ArrowException: it cannot be read.
+    """
+    with pq.ParquetFile(path) as table:
+        if "images" not in table.schema_arrow.names:
+            raise ValueError("no column `images`")
+        for batch in table.iter_batches(batch_size=64, columns=["images"]):
+            for images in batch.column(0).to_pylist():
+                listed = images if isinstance(images, list) else []
+                found = [i.get("bytes") for i in listed if isinstance(i, dict)]
+                yield [raw for raw in found if isinstance(raw, bytes) and raw]
 
 
 @dataclass
@@ -92,6 +89,8 @@ class Album:
     """`image_blake3` of a judgement -> its images' places in `uris`."""
     why_not: dict[str, str] = field(default_factory=dict)
     """`image_blake3` -> why it has none; a wanted hash is either here or in `of`."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences on files that cannot be used."""
 
 
 def parquet_files(places: Iterable[Path]) -> list[Path]:
@@ -99,51 +98,56 @@ def parquet_files(places: Iterable[Path]) -> list[Path]:
 
     Judgements are mostly of held-out images: looking there first often spares reading the training shards.
     """
-    files = {
-        file.resolve(): file
-        for place in places
-        for file in (sorted(place.rglob("*.parquet")) if place.is_dir() else [place] if place.is_file() else [])
-    }
+    found = (file for place in places for file in (sorted(place.rglob("*.parquet")) if place.is_dir() else [place]))
+    files = {file.resolve(): file for file in found if file.is_file()}
     return sorted(files.values(), key=lambda path: not path.name.startswith("test"))
 
 
-def find_images(places: Iterable[Path], wanted: Iterable[str]) -> Album:
-    """Looks up judgements' `image_blake3` in Parquet files and folders, in this order.
+def find_images(files: list[Path], wanted: Iterable[str]) -> Album:
+    """Look up judgements' `image_blake3` in Parquet files, in this order.
 
-    A wanted hash is that of a row's only image, or the one over all hashes of a row with several.
-
-    Raises ReportError when a Parquet file cannot be read or has no `images` column.
+    A wanted hash is that of a row's only image, or the one over all hashes of a row with several. A file that cannot be
+    used costs itself: it is named in `Album.notes`.
     """
     missing = set(wanted)
     album = Album()
     numbers: dict[str, int] = {}
-    left, files = PAGE_BUDGET, parquet_files(places)
-    for path in files:
-        for row in _images_of_rows(path) if missing else ():
-            if not missing:
-                break
-            hashes = [blake3(raw).hexdigest() for raw in row]
-            key = images_blake3(hashes)
-            if key not in missing:
-                continue
-            # Small images leave their share of the budget to those that come later.
-            allowance = left // len(missing) // max(1, len(hashes))
-            missing.discard(key)
-            for digest, raw in zip(hashes, row, strict=True):
-                if digest in numbers:
-                    continue
-                uri = data_uri(raw, allowance)
-                if uri is None:
-                    album.why_not[key] = f"cannot be decoded ({path.name})"
+    left = PAGE_BUDGET
+    for path in files if missing else ():
+        try:
+            for row in _images_of_rows(path):
+                hashes = [blake3(raw).hexdigest() for raw in row]
+                key = images_blake3(hashes)
+                if key in missing:
+                    # Small images leave their share of the budget to those that come later.
+                    allowance = left // len(missing) // max(1, len(hashes))
+                    missing.discard(key)
+                    left -= _embed(album, numbers, key, dict(zip(hashes, row, strict=True)), allowance, left)
+                    album.of |= {} if key in album.why_not else {key: [numbers[digest] for digest in hashes]}
+                if not missing:
                     break
-                if len(uri) > left:
-                    album.why_not[key] = "left out, because this page has its fill of images"
-                    break
-                left -= len(uri)
-                numbers[digest] = len(album.uris)
-                album.uris.append(uri)
-            else:
-                album.of[key] = [numbers[digest] for digest in hashes]
+        except (pa.ArrowException, OSError, ValueError) as error:
+            album.notes.append(f"{path.name} holds no images that can be read ({str(error)[:200]}).")
     why = f"in none of {len(files)} Parquet files" if files else "no Parquet file to look in; give it with --data"
     album.why_not |= dict.fromkeys(missing, why)
     return album
+
+
+def _embed(album: Album, numbers: dict[str, int], key: str, images: dict[str, bytes], allowance: int, left: int) -> int:
+    """Add the images of one row that the album lacks, or say why not; returns the characters that they take."""
+    taken = 0
+    for digest, raw in images.items():
+        if digest in numbers:
+            continue
+        try:
+            uri = data_uri(raw, allowance)
+        except BadImage as error:
+            album.why_not[key] = f"cannot be shown ({error.reason})"
+            break
+        if len(uri) > left - taken:
+            album.why_not[key] = "left out because the images of this page have reached their budget"
+            break
+        taken += len(uri)
+        numbers[digest] = len(album.uris)
+        album.uris.append(uri)
+    return taken

@@ -1,7 +1,7 @@
 """Where a judge fails: its judgements by category and by the place of the better response, as shares of a bar.
 
-An average hides a judge that is good on one kind of question and guesses on another, and one that goes by the place.
-Each bar is a way into the list of judgements: the page sets the same filter there.
+An average hides a judge that is good on one kind of question and guesses on another, or that prefers a position. A
+click on a bar sets the same filter in the list of judgements.
 """
 
 from collections import Counter, defaultdict
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from recipe.critic_r1.report.comparisons import Board
 from recipe.critic_r1.report.judgements import kind_of
-from recipe.critic_r1.report.records import Judgement
+from recipe.critic_r1.report.records import JudgementLine
 
 KINDS = ("right", "wrong", "unparsed", "unanswered")
-PLACES = {"1": "Better one first", "2": "Better one second", "tie": "A tie"}
-# More rows than these are no glance; those with the most judgements stay.
+PLACES = {"1": "Better response first", "2": "Better response second", "tie": "Tie"}
+# The largest ones; more rows cannot be taken in at a glance.
 MOST_CATEGORIES = 16
 
 
@@ -27,7 +27,7 @@ class Share:
     parts: list[tuple[str, float]]
     """(kind, share in percent), none of them empty"""
     right: str
-    """Share of right ones among the answered, `–` when none was"""
+    """Share that is right among the answered, `–` when none was answered"""
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Failures:
     slices: list[Slice]
 
 
-def _share(name: str, judgements: list[Judgement]) -> Share | None:
+def _share(name: str, judgements: list[JudgementLine]) -> Share | None:
     if not judgements:
         return None
     kinds = Counter(kind_of(one) for one in judgements)
@@ -67,7 +67,7 @@ def failures(board: Board) -> Failures | None:
         return None
     slices = [Slice("All", "", "", [_share(name, listed) for name, listed in judges.items()])]
     for facet, key in (("label", _label), ("category", _category)):
-        parts: dict[str, dict[str, list[Judgement]]] = defaultdict(lambda: {name: [] for name in judges})
+        parts: dict[str, dict[str, list[JudgementLine]]] = defaultdict(lambda: {name: [] for name in judges})
         for name, listed in judges.items():
             for one in listed:
                 parts[key(one)][name].append(one)
@@ -87,11 +87,11 @@ def failures(board: Board) -> Failures | None:
     return Failures(list(judges), slices)
 
 
-def _label(one: Judgement) -> str:
+def _label(one: JudgementLine) -> str:
     return one.ground_truth.strip().lower()
 
 
-def _category(one: Judgement) -> str:
+def _category(one: JudgementLine) -> str:
     return one.category
 
 

@@ -1,4 +1,4 @@
-"""Judgements as cards: one pair in one order, what each judge made of it, side by side.
+"""Judgements as cards: one pair in one order, and what each judge said about it, side by side.
 
 A judgement is right, wrong, unparsed (no verdict could be read) or unanswered (the request failed), and apart from
 that a pair is inconsistent when its two orders contradict each other: the places swap, so a judge that looks at
@@ -11,14 +11,12 @@ from dataclasses import dataclass, field
 
 from recipe.critic_r1.judging.metrics import OPPOSITE
 from recipe.critic_r1.judging.pairwise import REQUEST_FAILED
-from recipe.critic_r1.report.records import Judgement
-
-VERDICTS = ("1", "2", "tie")
+from recipe.critic_r1.report.records import JudgementLine
 
 
 @dataclass
 class Side:
-    """One judge's judgement of a card."""
+    """One judge's verdict on a card."""
 
     verdict: str
     kind: str
@@ -48,15 +46,15 @@ class Card:
 Key = tuple[str, str, int]
 
 
-def verdict_of(judgement: Judgement) -> str:
+def verdict_of(judgement: JudgementLine) -> str:
     """`1`, `2`, `tie` (or what else answers the task), and empty when no verdict could be read."""
     pred = judgement.pred.strip().lower()
     # Rollouts of another kind of task (a score, a rank) have other answers; their label shows it.
-    pairwise = judgement.ground_truth.strip().lower() in VERDICTS
-    return "" if pairwise and pred not in VERDICTS else pred
+    pairwise = judgement.ground_truth.strip().lower() in OPPOSITE
+    return "" if pairwise and pred not in OPPOSITE else pred
 
 
-def kind_of(judgement: Judgement) -> str:
+def kind_of(judgement: JudgementLine) -> str:
     """`right`, `wrong`, `unparsed` or `unanswered`."""
     verdict = verdict_of(judgement)
     if judgement.error or judgement.reason == REQUEST_FAILED:
@@ -68,10 +66,10 @@ def kind_of(judgement: Judgement) -> str:
     return "right" if right else "wrong"
 
 
-def _keyed(judgements: list[Judgement]) -> dict[Key, Judgement]:
+def _keyed(judgements: list[JudgementLine]) -> dict[Key, JudgementLine]:
     """By pair, order and turn: a pair that is judged several times (votes) keeps every judgement."""
     turns: Counter[tuple[str, str]] = Counter()
-    keyed: dict[Key, Judgement] = {}
+    keyed: dict[Key, JudgementLine] = {}
     for judgement in judgements:
         place = (judgement.pair_id, judgement.order)
         keyed[(*place, turns[place])] = judgement
@@ -90,7 +88,7 @@ def contradict(verdict: str, other: str) -> bool | None:
     return OPPOSITE[verdict] != other
 
 
-def make_cards(judgements: dict[str, list[Judgement]]) -> list[Card]:
+def make_cards(judgements: dict[str, list[JudgementLine]]) -> list[Card]:
     """Joins the judgements of several judges (name -> list) by pair and order; in the order of the files."""
     cards: dict[Key, Card] = {}
     for name, listed in judgements.items():

@@ -1,8 +1,8 @@
-"""What a figure is called, what it means, and where a reader wants it.
+"""Labels of the metrics, what they mean, and their order.
 
-Names and meaning of the figures belong to the code that computes them (`judging.metrics`, `judging.benchmarks`,
-`self_critique.curves`, `demo.evaluate`); here they only get a label. A figure that is not listed is shown all the same,
-under its own name, after the listed ones.
+Names and meanings belong to the code that computes them (`judging.metrics`, `judging.official_metrics`,
+`best_of_n.curves`, `demo.evaluate`); here they only get a label. A metric that is not listed is shown under its own
+name after the listed ones.
 """
 
 import re
@@ -25,52 +25,52 @@ class Meaning:
 
 
 CRITIC = {
-    "accuracy": Meaning("Accuracy", "the verdict is the label; each pair in both orders"),
+    "accuracy": Meaning("Accuracy", "the verdict equals the label; each pair in both orders"),
     "accuracy_both_orders": Meaning("Accuracy, both orders", "right in one order and in the other"),
-    "swap_consistency": Meaning("Swap consistency", "the same response is taken in both orders"),
-    "position_bias": Meaning("Position bias", "-1 always the second place, 0 none, 1 always the first", 0, "plain"),
-    "accuracy_better_first": Meaning("Accuracy, better one first"),
-    "accuracy_better_second": Meaning("Accuracy, better one second"),
-    "accuracy_readable": Meaning("Accuracy among readable verdicts"),
-    "format_rate": Meaning("Form holds", "a think block, then one boxed verdict"),
-    "parse_failures": Meaning("Unparsed", "answers without a readable verdict", -1),
-    "request_failures": Meaning("Unanswered", "requests that failed; they count nowhere else", -1),
+    "swap_consistency": Meaning("Swap consistency", "the same response is preferred in both orders"),
+    "position_bias": Meaning("Position bias", "-1: always the second, 0: none, 1: always the first", 0, "plain"),
+    "accuracy_better_first": Meaning("Accuracy, better response first"),
+    "accuracy_better_second": Meaning("Accuracy, better response second"),
+    "accuracy_readable": Meaning("Accuracy of readable verdicts"),
+    "format_rate": Meaning("Format followed", "a think block, then one boxed verdict"),
+    "parse_failures": Meaning("Unparsed", "responses without a readable verdict", -1),
+    "request_failures": Meaning("Unanswered", "failed requests; excluded from all other metrics", -1),
 }
 OFFICIAL = {
-    "overall": Meaning("Overall", "over all pairs; the mean of both orders stands for the script's drawn one"),
-    "macro": Meaning("Macro", "mean over the categories"),
-    "acc_plus": Meaning("Acc+", "prompts whose pairs are all right"),
+    "overall": Meaning("Overall", "all pairs; mean of both orders, where the official script samples one"),
+    "macro": Meaning("Macro average", "mean over the categories"),
+    "acc_plus": Meaning("Acc+", "prompts with every pair right"),
     "category": Meaning("Category"),
 }
 LENGTH = {
-    "bias": Meaning("Length bias", "above 0: the longer response is taken too often", 0, "plain"),
-    "longer_taken": Meaning("Longer response taken", "", 0),
-    "longer_better": Meaning("Longer response is the label", "of the data, not of the judge", 0),
-    "accuracy_longer_better": Meaning("Accuracy, longer one better"),
-    "accuracy_shorter_better": Meaning("Accuracy, shorter one better"),
+    "bias": Meaning("Length bias", "above 0: the longer response is preferred too often", 0, "plain"),
+    "longer_taken": Meaning("Longer response preferred", "", 0),
+    "longer_better": Meaning("Longer response is the label", "a property of the data, not of the judge", 0),
+    "accuracy_longer_better": Meaning("Accuracy, longer response better"),
+    "accuracy_shorter_better": Meaning("Accuracy, shorter response better"),
 }
 POLICY = {
-    "greedy": Meaning("Greedy answer is right"),
-    "sampled": Meaning("Sampled answer is right", "mean over samples at temperature 1"),
-    "greedy_format_rate": Meaning("Form holds, greedy"),
-    "sampled_format_rate": Meaning("Form holds, sampled"),
+    "greedy": Meaning("Accuracy, greedy"),
+    "sampled": Meaning("Accuracy, sampled", "mean over samples at temperature 1"),
+    "greedy_format_rate": Meaning("Format followed, greedy"),
+    "sampled_format_rate": Meaning("Format followed, sampled"),
 }
 SELECTORS = {
-    "knock_out": Meaning("Picked by knock-out", "the critic judges the answers, two at a time"),
-    "weighted_knock_out": Meaning("Picked by weighted knock-out", "how often an answer was drawn counts as votes"),
+    "knock_out": Meaning("Picked by knock-out", "the critic judges the answers two at a time"),
+    "weighted_knock_out": Meaning("Picked by weighted knock-out", "repeated answers count as votes"),
     "swiss": Meaning("Picked by Swiss tournament"),
-    "round_robin": Meaning("Picked by round robin", "every answer meets every other"),
-    "one_sample": Meaning("One sample", "no picking"),
+    "round_robin": Meaning("Picked by round robin", "every answer is compared with every other"),
+    "one_sample": Meaning("One sample", "no selection"),
     "majority": Meaning("Majority"),
     "random": Meaning("Random pick"),
-    "oracle": Meaning("Oracle", "right whenever any candidate is right"),
+    "oracle": Meaning("Oracle", "right if any candidate is right"),
 }
 BASELINES = {"one_sample": "one sample", "majority": "majority", "greedy": "greedy"}
 BEST_OF = SELECTORS | {
     f"{selector}_minus_{base}": Meaning(
-        f"{SELECTORS[selector].label.removeprefix('Picked by ').capitalize()} less {text}",
+        f"{SELECTORS[selector].label.removeprefix('Picked by ').capitalize()} minus {text}",
         "paired by image",
-        # Its fall may be the rise of the other one.
+        # It also falls when the other one rises.
         better=0,
         unit="points",
     )
@@ -78,13 +78,13 @@ BEST_OF = SELECTORS | {
     for base, text in BASELINES.items()
 }
 LISTED = {
-    "official": (OFFICIAL, 0, "Official figures"),
+    "official": (OFFICIAL, 0, "Official metrics"),
     "critic": (CRITIC, 1, "As a critic"),
     "length": (LENGTH, 2, "Length of the responses"),
     "policy": (POLICY, 3, "As a policy"),
 }
-OTHER = "Other figures"
-# The tiles on top of a board: name patterns, the first figure that fits each.
+OTHER = "Other metrics"
+# The tiles on top of a board: name patterns, the first metric that fits each.
 HEADLINES: dict[Kind, tuple[str, ...]] = {
     "held-out": (r"critic/accuracy", r"critic/accuracy_both_orders", r"policy/greedy", r"best_of_\d+/knock_out"),
     "benchmark": (
@@ -103,14 +103,14 @@ HEADLINES: dict[Kind, tuple[str, ...]] = {
 }
 
 Place = tuple[int, int, str, int, str]
-"""Sorts figures: rank of the group, N, group, rank in the group, name."""
+"""Sorts metrics: rank of the group, N, group, rank in the group, name."""
 
 
 def place_of(name: str) -> tuple[Place, str, Meaning]:
-    """(place, title of the group, meaning) of a figure.
+    """(place, title of the group, meaning) of a metric.
 
     >>> place_of("best_of_8/oracle")[1:]
-    ('Best of 8', Meaning(label='Oracle', note='right whenever any candidate is right', better=1, unit='share'))
+    ('Best of 8', Meaning(label='Oracle', note='right if any candidate is right', better=1, unit='share'))
     >>> place_of("critic/parse_failures/no_box")[2].label
     'Unparsed: no_box'
     """
@@ -135,7 +135,7 @@ def place_of(name: str) -> tuple[Place, str, Meaning]:
 
 
 def policy_place(name: str, values: list[float]) -> tuple[Place, str, Meaning]:
-    """Of a figure by another tool, `policy/<group>/<task>`; a share where every value could be one.
+    """Place, group and meaning of a third-party metric, `policy/<group>/<task>`; a share where every value can be one.
 
     >>> policy_place("policy/chart/chartqa", [0.7])[1:]
     ('Chart', Meaning(label='chartqa', note='', better=1, unit='share'))
@@ -145,6 +145,6 @@ def policy_place(name: str, values: list[float]) -> tuple[Place, str, Meaning]:
     share = bool(values) and all(0 <= value <= 1 for value in values)
     meaning = Meaning("Mean" if mean else task, unit="share" if share else "plain")
     if mean:
-        meaning = replace(meaning, note="each task with the same weight")
+        meaning = replace(meaning, note="tasks weighted equally")
     title = group.capitalize() if group else "All tasks"
     return (int(bool(group)), 0, group, int(not mean), name), title, meaning

@@ -1,16 +1,15 @@
 """The page itself: what was read, handed to the template, and written in one piece.
 
 Jinja escapes every text; judgements and chart read-outs travel as JSON blocks in which `<` is written as an escape, so
-that a response holding `</script>` ends nothing. Images stand in blocks of their own, which the script opens when it
+that a response holding `</script>` ends nothing. Images are in blocks of their own, which the script opens when it
 shows one: a browser then has no megabytes of base64 to parse before the first line is seen. The content policy names
-our script by its hash and allows no address: the browser itself then refuses anything else, an `onerror` in a model's
+our script by its hash and allows no address: the browser itself refuses anything else, an `onerror` in a model's
 answer included.
 """
 
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,20 +18,23 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from data_prep.files import write_text
 from recipe.critic_r1.report.best_of_n_curves import best_of_n_charts, bills, cost_tables
-from recipe.critic_r1.report.charts import Chart
+from recipe.critic_r1.report.charts import Chart, duration
 from recipe.critic_r1.report.comparisons import Board, make_boards
-from recipe.critic_r1.report.embedded_images import Album, find_images
+from recipe.critic_r1.report.embedded_images import Album, find_images, parquet_files
 from recipe.critic_r1.report.failure_breakdown import failures
 from recipe.critic_r1.report.judgements import Card, make_cards
-from recipe.critic_r1.report.records import Judgement, ReportError
+from recipe.critic_r1.report.records import JudgementLine, ReportError
 from recipe.critic_r1.report.run_files import Run, read_runs
 from recipe.critic_r1.report.run_settings import missing, setups, what_differs
-from recipe.critic_r1.report.tables import category_tables, duration, headlines, metric_groups
+from recipe.critic_r1.report.tables import category_tables, headlines, metric_groups
 from recipe.critic_r1.report.text_pool import Texts
 from recipe.critic_r1.report.training_curves import compared_curves, smoothing_note, training_curves
 
 PAGE = "report.html"
+MARK = "critic-r1 report</title>"
+"""What every page of ours has in its head."""
 ROLLOUTS = "rollouts"
 # Judgements on the page at a time. The browser holds only these in its document, however many there are.
 CARDS_AT_A_TIME = 24
@@ -58,9 +60,9 @@ def _environment() -> Environment:
     return environment
 
 
-def _judges(runs: list[Run], boards: list[Board]) -> tuple[dict[str, list[Judgement]], list[list[str]]]:
+def _judges(runs: list[Run], boards: list[Board]) -> tuple[dict[str, list[JudgementLine]], list[list[str]]]:
     """(name -> its judgements, names that judged the same items). Rollouts of training are judges of their own."""
-    judges: dict[str, list[Judgement]] = {}
+    judges: dict[str, list[JudgementLine]] = {}
     peers = []
     for board in boards:
         judged = {column.label: column.measured.judgements for column in board.columns if column.measured.judgements}
@@ -79,7 +81,7 @@ def _judges(runs: list[Run], boards: list[Board]) -> tuple[dict[str, list[Judgem
     return judges, peers
 
 
-def _cards(judges: dict[str, list[Judgement]], peers: list[list[str]]) -> list[Card]:
+def _cards(judges: dict[str, list[JudgementLine]], peers: list[list[str]]) -> list[Card]:
     """Cards of each group of peers: a rollout of a pair is no judgement of the evaluation."""
     return [card for group in peers for card in make_cards({name: judges[name] for name in group})]
 
@@ -103,12 +105,29 @@ def _card_data(cards: list[Card], peers: list[list[str]], album: Album) -> tuple
     return {"at_a_time": CARDS_AT_A_TIME, "peers": peers, "texts": whole, "cards": listed}, cut
 
 
-def _image_places(runs: list[Run], data: Sequence[Path]) -> list[Path]:
-    recorded = [
-        Path(str(path)) for run in runs for one in run.measured for path in one.settings.get("data") or () if path
-    ]
-    # A demo keeps its data below its own folder, a judge the tasks that it made of a benchmark.
-    return [*data, *(run.root / name for run in runs for name in ("data", "tasks")), *recorded]
+def _image_files(runs: list[Run], data: Sequence[Path]) -> list[Path]:
+    """Parquet files in what the user gave, and inside each run's folder: `data`, `tasks` and where its record says.
+
+    A record may come from anyone: what it names outside of its folder is not opened, and the page says so.
+    """
+    found = parquet_files(data)
+    given = {file.resolve() for file in (*data, *found)}
+    for run in runs:
+        recorded = [path for one in run.measured for path in _listed_paths(one.settings.get("data"))]
+        places = [run.root / "data", run.root / "tasks", *(path for path in recorded if run.holds(path))]
+        found += [file for file in parquet_files(places) if run.holds(file)]
+        outside = {str(path) for path in recorded if not run.holds(path) and path.resolve() not in given}
+        if outside:
+            run.notes.append(
+                f"Images are not looked up outside the run's folder unless --data names the place; the run's record "
+                f"names {', '.join(sorted(outside))}."
+            )
+    return list(dict.fromkeys(found))
+
+
+def _listed_paths(value: Any) -> list[Path]:
+    listed = value if isinstance(value, list) else [value]
+    return [Path(path) for path in listed if isinstance(path, str) and path and "\0" not in path]
 
 
 def _page(runs: list[Run], title: str, data: Sequence[Path]) -> str:
@@ -124,7 +143,7 @@ def _page(runs: list[Run], title: str, data: Sequence[Path]) -> str:
     best_of = best_of_n_charts(boards)
     judges, peers = _judges(runs, boards)
     cards = _cards(judges, peers)
-    album = find_images(_image_places(runs, data), {card.image for card in cards if card.image})
+    album = find_images(_image_files(runs, data), {card.image for card in cards if card.image})
     card_data, cut = _card_data(cards, peers, album)
     tables = [(board, metric_groups(board)) for board in boards]
 
@@ -144,7 +163,7 @@ def _page(runs: list[Run], title: str, data: Sequence[Path]) -> str:
         title=title,
         runs=runs,
         trains=any(run.info for run in runs),
-        notes=missing(runs, untold, cut),
+        notes=[*missing(runs, untold, cut), *album.notes],
         boards=[
             (board, groups, headlines(board, groups), failures(board), category_tables(board))
             for board, groups in tables
@@ -170,31 +189,38 @@ def _page(runs: list[Run], title: str, data: Sequence[Path]) -> str:
 
 
 def build_report(run_dir: Path) -> Path:
-    """Writes the report of one run into its folder and returns its path. See `build_page`."""
+    """Write the report of one run into its folder and return its path. See `build_page`."""
     return build_page([str(run_dir)])
 
 
 def build_page(given: Sequence[str], out: Path | None = None, *, data: Sequence[Path] = ()) -> Path:
-    """Writes one page on all given runs (`FOLDER` or `NAME=FOLDER` each) and returns its path.
+    """Write one page about all given runs (`FOLDER` or `NAME=FOLDER` each) and return its path.
 
-    What a run lacks is said on the page.
+    What a run lacks, and what in it cannot be used, is listed on the page.
 
     Args:
-        out: the page; by default `report.html` in the folder of the run, or of several runs in the working directory.
-        data: Parquet files or folders to look for images in, before the runs' own `data/` and what they name.
+        out: the page; by default `report.html` in the folder of the run, or for several runs in the working directory.
+        data: Parquet files or folders to look for images in, before the runs' own `data/` and `tasks/`.
 
-    Raises ReportError, which names file and line, when a folder is of no run or a file that is there cannot be read.
+    Raises:
+        ReportError: a folder is not of a run, or `out` exists and is not a report.
     """
     if lost := [str(path) for path in data if not path.exists()]:
         raise ReportError(f"{lost[0]} does not exist; give Parquet files or folders that hold the images")
     runs = read_runs(given)
     alone = runs[0] if len(runs) == 1 else None
     title = f"{len(runs)} runs side by side" if alone is None else alone.info.name if alone.info else alone.label
-    # A lone surrogate from a broken tokenizer has no UTF-8 form: it is written as the escape that JSON reads back.
-    page = _page(runs, title, data).encode("utf-8", "backslashreplace")
     target = out or (alone.root if alone else Path()) / PAGE
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_suffix(".html.part")
-    part.write_bytes(page)
-    os.replace(part, target)
+    _refuse_other_file(target)
+    write_text(target, _page(runs, title, data))
     return target
+
+
+def _refuse_other_file(target: Path) -> None:
+    """A report replaces a report, and nothing else."""
+    if target.is_dir():
+        raise ReportError(f"{target} is a folder: give the page's file name, such as {target / PAGE}")
+    if target.exists():
+        with target.open("rb") as file:
+            if MARK.encode() not in file.read(4096):
+                raise ReportError(f"{target} exists and is not a report: choose another --out, or remove it")

@@ -1,154 +1,176 @@
 """The lines and files that a report is made from, as records.
 
-A missing value is a fact to print, so almost every field has a default; a field of the wrong kind is an error that
-names file and line, because a report that silently skips rows would show wrong numbers. One exception: a last line
-without its newline is what a killed writer leaves behind, so it is left out and said on the page.
+A missing value is a fact to print, so almost every field has a default. What cannot be used, a line or a whole result
+file, is left out, counted and named on the page: one damaged line must not cost the run its report. Numbers are bounded
+and names are cut, because a file may come from anyone.
 """
 
 import json
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from data_prep.files import json_lines
 from recipe.critic_r1.judging.pairwise import images_blake3
+
+LARGEST_RESULT_FILE = 64 << 20
+"""Bytes of a JSON file of results; ours have some kilobytes."""
+
+DEEPEST_RESULT_FILE = 50
+"""Levels of lists and objects in such a file."""
+
+LONGEST_NAME = 300
+"""Characters of a name, a category or a setting on the page."""
+
+_LARGEST_NUMBER = 1e30
 
 
 class ReportError(ValueError):
-    """A file cannot be used; the message names the file, the line where known, and the remedy."""
+    """The report cannot be made; the message names the file and the remedy."""
+
+
+def shortened_name(text: str) -> str:
+    """A name of at most `LONGEST_NAME` characters."""
+    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…"
 
 
 def _as_text(value: Any) -> Any:
     return "" if value is None else str(value) if isinstance(value, int | float) else value
 
 
+def _plottable(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) and abs(value) < _LARGEST_NUMBER else None
+
+
 Text = Annotated[str, BeforeValidator(_as_text)]
 """A string; null reads as empty and a bare number as its digits (`order` and `pred` are written either way)."""
+
+Name = Annotated[Text, AfterValidator(shortened_name)]
+
+Number = Annotated[float | None, AfterValidator(_plottable)]
+"""A number; NaN, infinity and what no chart can hold read as none."""
+
+Count = Annotated[int, Field(ge=0, le=10**15)]
 
 
 class Record(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-class Stage(Record):
-    name: str
-    seconds: float | None = None
-    status: str = ""
+class StageRecord(Record):
+    """One stage of a training run."""
+
+    name: Name
+    seconds: Number = None
+    status: Name = ""
 
 
 class RunInfo(Record):
-    name: str
+    """`run.json`."""
+
+    name: Name
     seed: int | None = None
-    created: Text = ""
+    created: Name = ""
     settings: dict[str, Any] = {}
     machine: dict[str, Any] = {}
     versions: dict[str, Any] = {}
-    stages: list[Stage] = []
+    stages: list[StageRecord] = []
     control: dict[str, Any] | None = None
 
 
 class Step(Record):
-    step: int
+    """The metrics of one training step."""
+
+    step: Count
     data: dict[str, Any]
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+class MetricValue(Record):
+    """A metric with its 95 % interval and the number of items behind it."""
 
-
-Number = Annotated[float | None, AfterValidator(_finite)]
-"""A number; NaN, as Python writes it into JSON, is none."""
-
-
-class Estimate(Record):
     value: Number
     low: Number = None
     high: Number = None
-    n: int | None = None
+    n: Count | None = None
 
 
-class CurvePoint(Estimate):
+class CurvePoint(MetricValue):
     """A point over N; the costs are means per question, None where a server counted no tokens."""
 
-    n_candidates: int
-    judgements: float | None = None
-    tokens: float | None = None
-    tokens_per_point: float | None = None
+    n_candidates: Annotated[int, Field(ge=1, le=1 << 20)]
+    judgements: Number = None
+    tokens: Number = None
+    tokens_per_point: Number = None
 
 
-class Evaluation(Record):
-    """`eval/*.json`, `judge.json` or `best_of_n.json`: figures, and what else stands there as extras."""
+class ResultFile(Record):
+    """`eval/*.json`, `judge.json` or `best_of_n.json`: metrics, with everything else in it as extras."""
 
-    metrics: dict[str, Estimate] = {}
+    metrics: dict[str, MetricValue] = {}
     curves: dict[str, list[CurvePoint]] = {}
     """`pool/selector` -> points over N; the pool is `best_of_8` or the like, or is left out where there is one"""
-    bills: dict[str, dict[str, float | None]] = {}
+    bills: dict[str, dict[str, Number]] = {}
     """pool -> what its judgements cost"""
-    bill: dict[str, float | None] | None = None
+    bill: dict[str, Number] | None = None
     """The same where there is one pool"""
 
 
-class PolicyEvaluation(Record):
-    """`eval_policy.json`: figures as the field's own tools measured them, `policy/<group>/<task>`, and how."""
+class PolicyResultFile(Record):
+    """`eval_policy.json`: metrics as third-party tools measured them, `policy/<group>/<task>`."""
 
-    metrics: dict[str, Estimate] = Field(validation_alias=AliasChoices("metrics", "figures"))
+    metrics: dict[str, MetricValue] = Field(validation_alias=AliasChoices("metrics", "figures"))
     settings: dict[str, Any] = {}
     left_out: dict[str, str] = {}
-    """task -> why it has no figure"""
+    """task -> why it has no metric"""
 
 
-class Judgement(Record):
-    """One judgement: `response` is all that the model wrote, its thoughts included."""
+class JudgementLine(Record):
+    """One judgement; `response` is everything that the model wrote, its thoughts included."""
 
-    pair_id: Text
-    order: Text = ""
-    image_blake3: Text = ""
+    pair_id: Name
+    order: Name = ""
+    image_blake3: Name = ""
     """Hash of the image; of all its hashes where the pair has several (`judging.pairwise.images_blake3`)"""
-    category: Text = ""
+    category: Name = ""
     question: Text = ""
     response_1: Text = ""
     response_2: Text = ""
     response: Text = ""
-    pred: Text = ""
-    ground_truth: Text = ""
+    pred: Name = ""
+    ground_truth: Name = ""
     correct: bool | None = None
-    reason: Text = ""
-    well_formed: float | None = None
-    error: Text = ""
+    reason: Name = ""
+    well_formed: Number = None
+    error: Name = ""
     """Why the request was not answered; empty when it was"""
 
 
-class Sample(Record):
+class RolloutLine(Record):
     """One rollout of training, as `run_log` writes it."""
 
-    step: int
-    pair_id: Text = ""
-    order: Text = ""
-    data_source: Text = ""
+    step: Count
+    pair_id: Name = ""
+    order: Name = ""
+    data_source: Name = ""
     image: list[str] | None = None
     prompt: Text = ""
     response: Text = ""
-    pred: Text = ""
-    ground_truth: Text = ""
-    acc: float | None = None
-    reason: Text = ""
+    pred: Name = ""
+    ground_truth: Name = ""
+    acc: Number = None
+    reason: Name = ""
 
-    def as_judgement(self) -> Judgement:
+    def as_judgement(self) -> JudgementLine:
         """The same as a judgement: the prompt holds the question and the two responses."""
-        return Judgement(
-            pair_id=self.pair_id,
-            order=self.order,
+        return JudgementLine(
+            **self.model_dump(include={"pair_id", "order", "response", "pred", "ground_truth", "reason"}),
             image_blake3=images_blake3(self.image or []) if self.image else "",
             category=f"{self.data_source}, step {self.step}",
             question=self.prompt,
-            response=self.response,
-            pred=self.pred,
-            ground_truth=self.ground_truth,
             correct=None if self.acc is None else self.acc > 0.5,
-            reason=self.reason,
         )
 
 
@@ -158,39 +180,58 @@ R = TypeVar("R", bound=Record)
 def _first_fault(error: ValidationError) -> str:
     fault = error.errors()[0]
     where = ".".join(str(part) for part in fault["loc"]) or "the whole record"
-    return f"{where}: {fault['msg']}"
+    return f"{shortened_name(where)}: {fault['msg']}"
 
 
-def read_json(path: Path, label: str, record: type[R]) -> R:
-    """Reads one JSON object. Raises ReportError with file, and line where JSON itself is broken."""
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEEPEST_RESULT_FILE):
+        inside = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [part for parts in inside for part in parts]
+    return bool(level)
+
+
+def read_json(path: Path, label: str, record: type[R], notes: list[str]) -> R | None:
+    """Read a file of results; None, with a note that names the fault, when it cannot be used."""
     try:
-        return record.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        if path.stat().st_size > LARGEST_RESULT_FILE:
+            raise ValueError(f"larger than {LARGEST_RESULT_FILE:,} bytes")
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if _is_deep(value):
+            raise ValueError(f"nested more than {DEEPEST_RESULT_FILE} levels deep")
+        return record.model_validate(value)
     except json.JSONDecodeError as error:
-        raise ReportError(
-            f"{label}, line {error.lineno}: not JSON ({error.msg}); run that stage again or remove the file"
-        ) from error
+        why = f"line {error.lineno} is not JSON ({error.msg})"
     except UnicodeDecodeError as error:
-        raise ReportError(f"{label}: not UTF-8 text (byte {error.start}); remove the file or write it again") from error
+        why = f"not UTF-8 text (byte {error.start})"
     except ValidationError as error:
-        raise ReportError(f"{label}: {_first_fault(error)}; run that stage again or remove the file") from error
+        why = _first_fault(error)
+    except (ValueError, RecursionError) as error:
+        why = str(error)
+    notes.append(f"{label} cannot be used: {why}. Run that stage again.")
+    return None
 
 
-def read_lines(path: Path, label: str, record: type[R], notes: list[str], *, last: int | None = None) -> Iterator[R]:
-    """Yields one record a line, of the `last` lines only where given (the others are not even parsed).
+def read_lines(path: Path, label: str, record: type[R], notes: list[str], *, last: int | None = None) -> list[R]:
+    """Read one record a line, of the `last` lines only where given.
 
-    Raises ReportError with file and line; a torn last line goes to `notes` instead.
+    Lines that cannot be used are left out; a note counts them and names the first.
     """
-    with path.open("rb") as file:
-        numbered: Iterable[tuple[int, bytes]] = enumerate(file, start=1)
-        for number, line in numbered if last is None else deque(numbered, maxlen=last):
-            if not line.strip():
-                continue
-            try:
-                yield record.model_validate(json.loads(line))
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                if not line.endswith(b"\n"):
-                    notes.append(f"{label}: line {number} is cut off, as a killed run leaves it; left out.")
-                    return
-                raise ReportError(f"{label}, line {number}: not JSON ({error}); mend or remove that line") from error
-            except ValidationError as error:
-                raise ReportError(f"{label}, line {number}: {_first_fault(error)}; mend or remove that line") from error
+    found, damaged = [], []
+    for line in json_lines(path) if last is None else deque(json_lines(path), maxlen=last):
+        if line.error is not None:
+            damaged.append((line.number, f"not JSON ({line.error})"))
+            continue
+        try:
+            found.append(record.model_validate(line.value))
+        except ValidationError as error:
+            damaged.append((line.number, _first_fault(error)))
+    if damaged:
+        number, why = damaged[0]
+        lines = (
+            "1 line cannot be used and is left out"
+            if len(damaged) == 1
+            else (f"{len(damaged):,} lines cannot be used and are left out; the first")
+        )
+        notes.append(f"{label}: {lines}, line {number}: {shortened_name(why)}.")
+    return found

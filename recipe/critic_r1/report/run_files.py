@@ -1,9 +1,11 @@
-"""The folder of a run, whatever kind of run left it there, read into one record.
+"""The folder of a run, of whatever kind, read into one record.
 
 Four commands leave folders: `train` or `demo` (`run.json`), `judge` (`judge.json`), `best-of-n` (`best_of_n.json`) and
 `eval-policy` (`eval_policy.json`); one folder may be the output of several. What each of them measured becomes a
-`Measured`, so that everything after this file deals in figures and judgements and not in commands. Only one of the four
-files must be there: a report is most wanted when a run stopped half-way.
+`Measured`, so that everything downstream deals in metrics and judgements, not in commands. One usable file of the four
+is enough: a report is most wanted when a run stopped half-way.
+
+A folder may come from anyone. Links that lead out of it are not followed, and neither are paths that its files name.
 """
 
 import hashlib
@@ -12,14 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from recipe.critic_r1.judging.metrics import OPPOSITE
 from recipe.critic_r1.report.records import (
-    Evaluation,
-    Judgement,
-    PolicyEvaluation,
+    JudgementLine,
+    Name,
+    PolicyResultFile,
     Record,
     ReportError,
+    ResultFile,
+    RolloutLine,
     RunInfo,
-    Sample,
     Step,
     read_json,
     read_lines,
@@ -38,7 +42,7 @@ CANDIDATES = "candidates.jsonl"
 LAST_ROLLOUTS = 1000
 # The order of columns in every table; evaluations with other names follow in alphabetical order.
 STAGE_ORDER = ("before", "after")
-# Whole results of a file that are no settings.
+# Parts of a result file that are not settings.
 _RESULTS = {"metrics", "curves", "bills", "bill", "seconds", "traffic", "reading"}
 
 Kind = Literal["held-out", "benchmark", "best-of-n", "policy"]
@@ -46,21 +50,21 @@ Kind = Literal["held-out", "benchmark", "best-of-n", "policy"]
 
 
 class _Candidates(Record):
-    problem_id: str
+    problem_id: Name
 
 
 @dataclass
 class Measured:
-    """One set of figures, and the judgements behind it where there are any."""
+    """One set of metrics, and the judgements they were computed from where there are any."""
 
     kind: Kind
     name: str
     """`before`, `after`, or empty where the folder holds one of its kind"""
-    evaluation: Evaluation
-    judgements: list[Judgement] = field(default_factory=list)
+    evaluation: ResultFile
+    judgements: list[JudgementLine] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     items: str = ""
-    """Names what was judged or answered: equal where figures may be compared; empty where that is not known"""
+    """Names what was judged or answered: equal where metrics may be compared; empty where that is not known"""
 
 
 @dataclass
@@ -74,14 +78,32 @@ class Run:
     """Of a training run"""
     steps: list[Step] = field(default_factory=list)
     measured: list[Measured] = field(default_factory=list)
-    rollouts: list[Judgement] = field(default_factory=list)
+    rollouts: list[JudgementLine] = field(default_factory=list)
     """The last rollouts of training"""
     notes: list[str] = field(default_factory=list)
-    """Plain sentences on what was left out, for the page."""
+    """Sentences on what was left out, for the page."""
 
     def of_kind(self, kind: Kind) -> dict[str, Measured]:
         """What was measured of one kind, by name."""
         return {one.name: one for one in self.measured if one.kind == kind}
+
+    def holds(self, path: Path) -> bool:
+        """Whether a path, with its links resolved, lies in the run's folder."""
+        return path.resolve().is_relative_to(self.root.resolve())
+
+    def file(self, name: str | Path) -> Path | None:
+        """A regular file of the run; None, with a note, when it is a link to outside the folder."""
+        path = self.root / name
+        if not path.is_file():
+            return None
+        if not self.holds(path):
+            self.notes.append(f"{self.name_of(path)} is a link to outside the run's folder and is not followed.")
+            return None
+        return path
+
+    def name_of(self, path: Path) -> str:
+        """The path as the page names it."""
+        return path.relative_to(self.root).as_posix()
 
 
 def items_of(names: Iterable[str]) -> str:
@@ -89,13 +111,9 @@ def items_of(names: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(set(names))).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def judged_items(judgements: list[Judgement]) -> str:
+def judged_items(judgements: list[JudgementLine]) -> str:
     """Names what was judged: pairs, orders and labels."""
     return items_of(f"{one.pair_id} {one.order} {one.ground_truth}" for one in judgements) if judgements else ""
-
-
-def _label(root: Path, path: Path) -> str:
-    return path.relative_to(root).as_posix()
 
 
 def _evaluation_files(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -108,11 +126,6 @@ def _evaluation_files(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     return results, judged
 
 
-def _ordered(names: set[str]) -> list[str]:
-    known = [name for name in STAGE_ORDER if name in names]
-    return known + sorted(names - set(known))
-
-
 def _listed(counts: Any) -> str:
     return ", ".join(f"{n} {name}" for name, n in counts.items()) if isinstance(counts, dict) else str(counts)
 
@@ -121,72 +134,93 @@ def _settings(evaluation: Record) -> dict[str, Any]:
     return {name: value for name, value in (evaluation.model_extra or {}).items() if name not in _RESULTS}
 
 
+def _read_judgements(run: Run, path: Path) -> list[JudgementLine]:
+    label = run.name_of(path)
+    judgements = read_lines(path, label, JudgementLine, run.notes)
+    strange = [one for one in judgements if one.ground_truth.strip().lower() in OPPOSITE and _is_strange(one.pred)]
+    if strange:
+        verdicts = "verdict is" if len(strange) == 1 else "verdicts are"
+        run.notes.append(
+            f"{label}: {len(strange):,} {verdicts} not 1, 2 or tie and counted as unparsed; "
+            f"the first is {strange[0].pred!r}, of pair {strange[0].pair_id}."
+        )
+    return judgements
+
+
+def _is_strange(pred: str) -> bool:
+    return bool(pred.strip()) and pred.strip().lower() not in OPPOSITE
+
+
 def _read_training(run: Run) -> None:
-    root = run.root
-    if (root / METRICS).is_file():
+    if path := run.file(METRICS):
         # A resumed run writes the steps after its checkpoint again: the last line of a step is the one that counts.
-        steps = {step.step: step for step in read_lines(root / METRICS, METRICS, Step, run.notes)}
+        steps = {step.step: step for step in read_lines(path, METRICS, Step, run.notes)}
         run.steps = [steps[number] for number in sorted(steps)]
-    results, judged = _evaluation_files(root / "eval")
-    for name in _ordered(set(results) | set(judged)):
-        evaluation, judgements = Evaluation(), []
-        if name in results:
-            evaluation = read_json(results[name], _label(root, results[name]), Evaluation)
-        if name in judged:
-            judgements = list(read_lines(judged[name], _label(root, judged[name]), Judgement, run.notes))
+    results, judged = _evaluation_files(run.root / "eval")
+    names = set(results) | set(judged)
+    for name in [stage for stage in STAGE_ORDER if stage in names] + sorted(names - set(STAGE_ORDER)):
+        evaluation, judgements = ResultFile(), []
+        if name in results and (path := run.file(run.name_of(results[name]))):
+            evaluation = read_json(path, run.name_of(path), ResultFile, run.notes) or evaluation
+        if name in judged and (path := run.file(run.name_of(judged[name]))):
+            judgements = _read_judgements(run, path)
         run.measured.append(Measured("held-out", name, evaluation, judgements, items=judged_items(judgements)))
-    if (root / SAMPLES).is_file():
-        samples = list(read_lines(root / SAMPLES, SAMPLES, Sample, run.notes, last=LAST_ROLLOUTS))
+    if path := run.file(SAMPLES):
+        samples = read_lines(path, SAMPLES, RolloutLine, run.notes, last=LAST_ROLLOUTS)
         run.rollouts = [sample.as_judgement() for sample in samples]
 
 
-def read_run(run_dir: Path, label: str = "") -> Run:
-    """Reads the folder of a run.
+def _read_judge(run: Run, evaluation: ResultFile) -> None:
+    judgements: list[JudgementLine] = []
+    if path := run.file(JUDGEMENTS):
+        judgements = _read_judgements(run, path)
+    else:
+        run.notes.append(f"{JUDGEMENTS} is missing next to {JUDGE}: no judgements to show.")
+    if lost := (evaluation.model_extra or {}).get("records_lost"):
+        run.notes.append(f"Benchmark records without a task: {_listed(lost)}; the metrics cover the rest.")
+    run.measured.append(
+        Measured("benchmark", "", evaluation, judgements, _settings(evaluation), judged_items(judgements))
+    )
 
-    Raises ReportError when it holds none of the four files, or when any file that is there is malformed.
+
+def read_run(run_dir: Path, label: str = "") -> Run:
+    """Read the folder of a run.
+
+    Raises:
+        ReportError: it holds none of the four files, or none that can be used.
     """
     root = Path(run_dir)
     run = Run(root, label or root.resolve().name)
-    if (root / RUN_JSON).is_file():
-        run.info = read_json(root / RUN_JSON, RUN_JSON, RunInfo)
-        _read_training(run)
-    if (root / JUDGE).is_file():
-        evaluation = read_json(root / JUDGE, JUDGE, Evaluation)
-        judgements: list[Judgement] = []
-        if (root / JUDGEMENTS).is_file():
-            judgements = list(read_lines(root / JUDGEMENTS, JUDGEMENTS, Judgement, run.notes))
-        else:
-            run.notes.append(f"{JUDGEMENTS} is missing beside {JUDGE}: no judgements to show.")
-        if lost := (evaluation.model_extra or {}).get("records_lost"):
-            run.notes.append(
-                f"Records of the benchmark that gave no task: {_listed(lost)}; the figures are about the rest."
-            )
-        run.measured.append(
-            Measured("benchmark", "", evaluation, judgements, _settings(evaluation), judged_items(judgements))
-        )
-    if (root / BEST_OF_N).is_file():
-        evaluation = read_json(root / BEST_OF_N, BEST_OF_N, Evaluation)
+    if path := run.file(RUN_JSON):
+        run.info = read_json(path, RUN_JSON, RunInfo, run.notes)
+        if run.info:
+            _read_training(run)
+    if (path := run.file(JUDGE)) and (evaluation := read_json(path, JUDGE, ResultFile, run.notes)):
+        _read_judge(run, evaluation)
+    if (path := run.file(BEST_OF_N)) and (evaluation := read_json(path, BEST_OF_N, ResultFile, run.notes)):
         items = ""
-        if (root / CANDIDATES).is_file():
-            items = items_of(c.problem_id for c in read_lines(root / CANDIDATES, CANDIDATES, _Candidates, run.notes))
+        if path := run.file(CANDIDATES):
+            items = items_of(line.problem_id for line in read_lines(path, CANDIDATES, _Candidates, run.notes))
         run.measured.append(Measured("best-of-n", "", evaluation, [], _settings(evaluation), items))
-    if name := next((name for name in POLICY if (root / name).is_file()), ""):
-        policy = read_json(root / name, name, PolicyEvaluation)
-        run.notes += [f"{task} has no figure: {why}." for task, why in policy.left_out.items()]
+    if (path := next(filter(None, map(run.file, POLICY)), None)) and (
+        policy := read_json(path, path.name, PolicyResultFile, run.notes)
+    ):
+        run.notes += [f"{task} has no metric: {why}." for task, why in policy.left_out.items()]
         settings = policy.settings | _settings(policy)
-        run.measured.append(Measured("policy", "", Evaluation(metrics=policy.metrics), [], settings))
+        run.measured.append(Measured("policy", "", ResultFile(metrics=policy.metrics), [], settings))
     if run.info is None and not run.measured:
         raise ReportError(
-            f"{root / RUN_JSON} is missing, and so are {JUDGE}, {BEST_OF_N} and {POLICY[0]}; give the folder of a run, "
-            "one that holds any of them"
+            " ".join(run.notes)
+            or f"{root} holds none of {RUN_JSON}, {JUDGE}, {BEST_OF_N} and {POLICY[0]}: give the folder of a run."
         )
     return run
 
 
 def read_runs(given: Sequence[str]) -> list[Run]:
-    """Reads `FOLDER` or `NAME=FOLDER` each; the name, else the end of the path that tells them apart, is its label.
+    """Read `FOLDER` or `NAME=FOLDER` each; the label is the name, else the end of the path that tells runs apart.
 
-    Raises ReportError as `read_run` does, and when two are given the same name.
+    Raises:
+        ReportError: as `read_run`, and when two runs have the same name.
     """
     named: list[tuple[str, Path]] = []
     for text in given:

@@ -1,13 +1,51 @@
 """How the runs were made: settings, machine and versions, what differs between runs, and what a run lacks."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from recipe.critic_r1.report.records import Stage
-from recipe.critic_r1.report.run_files import METRICS, Run
-from recipe.critic_r1.report.run_groups import KINDS, flat, settings_of
-from recipe.critic_r1.report.tables import duration
+from recipe.critic_r1.judging.redaction import redact, redacted
+from recipe.critic_r1.report.charts import duration
+from recipe.critic_r1.report.records import StageRecord, shortened_name
+from recipe.critic_r1.report.run_files import METRICS, Kind, Run
 
 Rows = list[tuple[str, str]]
+
+KINDS: dict[Kind, str] = {"held-out": "", "benchmark": "judge", "best-of-n": "best of N", "policy": "policy evaluation"}
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """All settings of a run; those of a judge run next to those of training where a folder holds both."""
+    found: dict[str, Any] = dict(run.info.settings) if run.info else {}
+    if run.info and run.info.seed is not None:
+        found = {"seed": run.info.seed} | found
+    for one in run.measured:
+        if one.settings:
+            alone = len([other for other in run.measured if other.settings]) == 1 and not run.info
+            found |= one.settings if alone else {KINDS[one.kind]: one.settings}
+    return found
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> Rows:
+    """A nested mapping as (dotted key, value) rows, without secrets."""
+    rows: Rows = []
+    for key, value in redacted(settings).items():
+        name = shortened_name(redact(f"{prefix}{key}"))
+        if isinstance(value, dict) and value:
+            rows += flat(value, f"{name}.")
+        else:
+            rows.append((name, "–" if value is None else shortened_name(str(value))))
+    return rows
+
+
+def repeats(runs: list[Run]) -> list[Run]:
+    """The largest set of training runs that differ only in their seed, one a seed; empty where there are no two."""
+    groups: dict[tuple[tuple[str, str], ...], dict[int | None, Run]] = {}
+    for run in runs:
+        if run.info:
+            rows = [(key, value) for key, value in flat(settings_of(run)) if key != "seed"]
+            groups.setdefault(tuple(rows), {}).setdefault(run.info.seed, run)
+    most = max(groups.values(), key=len, default={})
+    return list(most.values()) if len(most) > 1 else []
 
 
 @dataclass
@@ -17,18 +55,21 @@ class Setup:
     label: str
     line: str
     """Name, seed, date and length, as far as they are recorded"""
-    stages: list[Stage]
+    stages: list[StageRecord]
     seconds: float
     tables: dict[str, Rows]
     is_control: bool
 
 
+def model_of(settings: dict[str, Any]) -> str:
+    """The name of the model in the settings of a result file; empty where there is none."""
+    return shortened_name(redact(str(settings.get("model") or "")))
+
+
 def _line(run: Run, alone: bool) -> str:
     if run.info is None:
-        return " · ".join(
-            KINDS[one.kind] + (f" of {one.settings['model']}" if one.settings.get("model") else "")
-            for one in run.measured
-        )
+        models = [(KINDS[one.kind], model_of(one.settings)) for one in run.measured]
+        return " · ".join(f"{kind} of {model}" if model else kind for kind, model in models)
     seconds = sum(stage.seconds or 0 for stage in run.info.stages)
     # Alone, its name is the title.
     parts = ["" if alone else run.info.name, "seed not recorded" if run.info.seed is None else f"seed {run.info.seed}"]
@@ -36,7 +77,7 @@ def _line(run: Run, alone: bool) -> str:
     if run.steps:
         parts.append(f"{len(run.steps)} training steps")
     if seconds:
-        parts.append(f"{duration(seconds)} in all")
+        parts.append(f"{duration(seconds)} in total")
     return " · ".join(part for part in parts if part)
 
 
@@ -45,13 +86,8 @@ def setups(runs: list[Run]) -> list[Setup]:
     found = []
     for run in runs:
         info = run.info
-        tables = {"Settings": flat(settings_of(run))}
-        if info:
-            tables = {
-                "Control": flat(info.control or {}),
-                "Machine": flat(info.machine),
-                "Versions": flat(info.versions),
-            } | tables
+        told = {"Control": info.control or {}, "Machine": info.machine, "Versions": info.versions} if info else {}
+        tables = {caption: flat(values) for caption, values in (told | {"Settings": settings_of(run)}).items()}
         stages = info.stages if info else []
         found.append(
             Setup(
@@ -80,18 +116,21 @@ def what_differs(runs: list[Run]) -> list[tuple[str, list[str]]]:
 
 
 def missing(runs: list[Run], untold: dict[str, list[str]], cut: int) -> list[str]:
-    """What whole runs have and these lack, in plain sentences.
+    """What complete runs have and these lack, in plain sentences.
 
-    untold: run -> training curves without their metrics. cut: number of texts that were shortened.
+    Args:
+        untold: run -> training curves without their metrics.
+        cut: number of texts that were shortened.
     """
     sentences = []
     for run in runs:
-        said = list(run.notes)
+        said = [redact(note) for note in run.notes]
         if run.info:
             said += _missing_of_training(run, untold.get(run.label, []))
         sentences += said if len(runs) == 1 else [f"{run.label}: {sentence}" for sentence in said]
     if cut:
-        sentences.append(f"{cut:,} long texts lost their middle on this page; the runs' files hold them whole.")
+        texts = "1 long text is" if cut == 1 else f"{cut:,} long texts are"
+        sentences.append(f"{texts} shown without the middle; the run's files hold the full text.")
     return sentences
 
 
@@ -100,12 +139,12 @@ def _missing_of_training(run: Run, untold: list[str]) -> list[str]:
     if not run.steps:
         sentences.append(f"{METRICS} is missing or empty: no training curves.")
     elif untold:
-        sentences.append(f"{METRICS} does not hold: {'; '.join(untold)}.")
+        sentences.append(f"{METRICS} lacks the metrics for {'; '.join(untold)}.")
     evaluations = run.of_kind("held-out")
     for name in ("before", "after"):
         found = evaluations.get(name)
         if found is None or not found.evaluation.metrics:
-            sentences.append(f"eval/{name}.json is missing: no figures from {name} training.")
+            sentences.append(f"eval/{name}.json is missing: no metrics from {name} training.")
         elif not found.evaluation.curves:
             sentences.append(f"eval/{name}.json has no curves: no best of N from {name} training.")
         if found is None or not found.judgements:

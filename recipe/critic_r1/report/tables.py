@@ -1,4 +1,4 @@
-"""Figures of a board as table rows and tiles: values with intervals, changes with theirs, and which way is better."""
+"""Metrics of a board as table rows and tiles: values and changes with their intervals, and which way is better."""
 
 import re
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from recipe.critic_r1.judging.metrics import CATEGORY_FIGURES
 from recipe.critic_r1.report.charts import number
 from recipe.critic_r1.report.comparisons import Board, Column
 from recipe.critic_r1.report.differences import Difference, over_runs
-from recipe.critic_r1.report.metric_labels import CRITIC, HEADLINES, Meaning, Unit, place_of, policy_place
-from recipe.critic_r1.report.records import Estimate
+from recipe.critic_r1.report.metric_labels import CRITIC, HEADLINES, Meaning, Place, Unit, place_of, policy_place
+from recipe.critic_r1.report.records import MetricValue
 
 CATEGORY = "category/"
 MOST_TILES = 4
@@ -36,7 +36,7 @@ class Cell:
 
 
 @dataclass
-class Row:
+class MetricRow:
     name: str
     group: str
     meaning: Meaning
@@ -60,7 +60,7 @@ def _interval(low: float | None, high: float | None, unit: Unit) -> str:
     )
 
 
-def _cell(estimate: Estimate | None, unit: Unit) -> Cell | None:
+def _cell(estimate: MetricValue | None, unit: Unit) -> Cell | None:
     if estimate is None or estimate.value is None:
         return None
     low, high = estimate.low, estimate.high
@@ -86,14 +86,14 @@ def change_of(difference: Difference | None, meaning: Meaning) -> Change | None:
     return Change(text, f"{ends[0]} to {ends[1]}", trend, word or "no clear change", difference.paired)
 
 
-def _estimates(board: Board, name: str) -> list[Estimate | None]:
+def _estimates(board: Board, name: str) -> list[MetricValue | None]:
     return [column.measured.evaluation.metrics.get(name) for column in board.columns]
 
 
-def metric_groups(board: Board) -> dict[str, list[Row]]:
-    """Group -> rows with one cell a column. Figures within a category stand apart (`category_tables`)."""
+def metric_groups(board: Board) -> dict[str, list[MetricRow]]:
+    """Group -> rows with one cell a column. Metrics within a category have tables of their own (`category_tables`)."""
     present = {name for column in board.columns for name in column.measured.evaluation.metrics}
-    rows: list[tuple[tuple, Row]] = []
+    rows: list[tuple[Place, MetricRow]] = []
     for name in present:
         if name.startswith(CATEGORY):
             continue
@@ -110,17 +110,17 @@ def metric_groups(board: Board) -> dict[str, list[Row]]:
                 cell.change = change_of(column.changes.get(name), meaning)
         changes = [column.changes[name] for column in board.repeats if name in column.changes]
         mean = change_of(over_runs(changes), meaning) if len(changes) == len(board.repeats) else None
-        rows.append((place, Row(name, group, meaning, cells, mean)))
-    groups: dict[str, list[Row]] = {}
+        rows.append((place, MetricRow(name, group, meaning, cells, mean)))
+    groups: dict[str, list[MetricRow]] = {}
     for _, row in sorted(rows, key=lambda item: item[0]):
         groups.setdefault(row.group, []).append(row)
     return groups
 
 
-def headlines(board: Board, groups: dict[str, list[Row]]) -> list[Row]:
+def headlines(board: Board, groups: dict[str, list[MetricRow]]) -> list[MetricRow]:
     """The rows shown as tiles, each once."""
     rows = [row for listed in groups.values() for row in listed]
-    found: list[Row] = []
+    found: list[MetricRow] = []
     for pattern in HEADLINES[board.kind]:
         found += [row for row in rows if row not in found and re.fullmatch(pattern, row.name)][:1]
     return found[:MOST_TILES]
@@ -128,44 +128,32 @@ def headlines(board: Board, groups: dict[str, list[Row]]) -> list[Row]:
 
 @dataclass
 class CategoryTable:
-    """Every figure within every category, of one column."""
+    """Every metric in every category, of one column."""
 
     label: str
-    figures: list[Meaning]
+    metrics: list[Meaning]
     rows: list[tuple[str, list[Cell | None]]]
 
 
 def category_tables(board: Board) -> list[CategoryTable]:
-    """One table a column that has categories (`category/<name>/<figure>`)."""
+    """One table a column that has categories (`category/<name>/<metric>`)."""
     tables = []
     for column in board.columns:
         cells = _by_category(column)
         if cells:
-            figures = [figure for figure in CATEGORY_FIGURES if any(figure in row for row in cells.values())]
-            listed = [(name, [row.get(figure) for figure in figures]) for name, row in sorted(cells.items())]
-            tables.append(CategoryTable(column.label, [CRITIC[figure] for figure in figures], listed))
+            metrics = [metric for metric in CATEGORY_FIGURES if any(metric in row for row in cells.values())]
+            listed = [(name, [row.get(metric) for metric in metrics]) for name, row in sorted(cells.items())]
+            tables.append(CategoryTable(column.label, [CRITIC[metric] for metric in metrics], listed))
     return tables
 
 
 def _by_category(column: Column) -> dict[str, dict[str, Cell | None]]:
     cells: dict[str, dict[str, Cell | None]] = {}
     for name, estimate in column.measured.evaluation.metrics.items():
-        # A category may have a slash in its name; a figure has none.
-        category, _, figure = name.removeprefix(CATEGORY).rpartition("/")
-        if name.startswith(CATEGORY) and category and figure in CATEGORY_FIGURES:
-            cell = cells.setdefault(category, {})[figure] = _cell(estimate, CRITIC[figure].unit)
+        # A category may have a slash in its name; a metric has none.
+        category, _, metric = name.removeprefix(CATEGORY).rpartition("/")
+        if name.startswith(CATEGORY) and category and metric in CATEGORY_FIGURES:
+            cell = cells.setdefault(category, {})[metric] = _cell(estimate, CRITIC[metric].unit)
             if cell is not None:
-                cell.change = change_of(column.changes.get(name), CRITIC[figure])
+                cell.change = change_of(column.changes.get(name), CRITIC[metric])
     return cells
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as people say them: `48 s`, `3 min 05 s`, `2 h 10 min`."""
-    if seconds is None:
-        return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s" if seconds >= 10 else f"{seconds:.1f} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -5,7 +5,6 @@ Several runs share the panels, one line each, and only of a panel's first metric
 cannot.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from reward_fns.verdict import Reason
 
 Values = list[float | None]
 REASON_PREFIX = "critic_r1/reason/"
-# What stands in for a metric in the log of verl's own trainer, which lacks ours.
+# What replaces a metric in the log of verl's own trainer, which lacks ours.
 INSTEAD = {"critic_r1/score": "critic/score/mean", "response_length/mean": "critic_r1/response_tokens/mean"}
 # Parts of a step in the order they happen (verl's timers).
 TIMERS = {
@@ -48,7 +47,7 @@ PANELS = [
         "reward",
         "Reward",
         "mean of a step's rollouts, 0 to 1",
-        "0.9 for the right verdict and 0.1 for the form, where the settings say nothing else.",
+        "By default 0.9 for the right verdict and 0.1 for the format.",
         {"critic_r1/score": "reward"},
         {"floor": 0},
     ),
@@ -56,15 +55,15 @@ PANELS = [
         "accuracy",
         "Critic accuracy in training",
         "share of a step's rollouts",
-        "Dashed: guessing. These are training pairs; the table above has held-out ones.",
-        {"critic_r1/accuracy": "right verdict", "critic_r1/format_rate": "form holds"},
+        "On training pairs; the table above is on held-out pairs. Dashed: chance.",
+        {"critic_r1/accuracy": "right verdict", "critic_r1/format_rate": "format followed"},
         {"percent": True, "floor": 0, "ceiling": 1.02, "level": 0.5},
     ),
     Panel(
         "kl",
         "KL to the reference model",
         "nats per token, low-variance estimate",
-        "How far the model has moved from where training began.",
+        "Distance of the model from the start of training.",
         {"actor/kl_loss": "KL"},
         {"floor": 0},
     ),
@@ -72,7 +71,7 @@ PANELS = [
         "grad",
         "Gradient norm",
         "before clipping",
-        "A spike is a step that clipping had to tame.",
+        "Spikes are steps whose gradient was clipped.",
         {"actor/grad_norm": "gradient norm"},
         {"floor": 0},
     ),
@@ -80,7 +79,7 @@ PANELS = [
         "loss",
         "Policy loss",
         "clipped objective",
-        "Near zero by nature: each group's advantages sum to zero.",
+        "Near zero by construction: each group's advantages sum to zero.",
         {"actor/pg_loss": "policy loss"},
         {"level": 0.0},
     ),
@@ -88,31 +87,31 @@ PANELS = [
         "length",
         "Response length",
         "tokens, mean of a step",
-        "Critics that stop thinking get short; critics that ramble run into the limit.",
+        "Falls when the critic stops thinking; approaches the limit when it rambles.",
         {"response_length/mean": "response"},
         {"floor": 0},
     ),
     Panel(
         "signal",
-        "Groups without a signal",
+        "Groups without signal",
         "share of prompts",
-        "All rollouts of the prompt got the same reward, so its advantage is zero and it teaches nothing.",
+        "All rollouts of the prompt got the same reward, so their advantages are zero.",
         {"critic_r1/groups_without_signal": "no signal"},
         {"percent": True, "floor": 0, "ceiling": 1.02},
     ),
     Panel(
         "bias",
         "Position bias",
-        "share that says 1, less the share where 1 is right",
-        "0 is none; with balanced labels +0.5 is always the first place, -0.5 always the second.",
+        "share of verdicts 1 minus share of labels 1",
+        "0: none. With balanced labels, +0.5: always the first, -0.5: always the second.",
         {"critic_r1/position_bias": "position bias"},
         {"level": 0.0},
     ),
     Panel(
         "agreement",
-        "Rollout against actor",
+        "Rollout vs. actor probabilities",
         "1 − Pearson correlation, log scale",
-        "Both compute the probability of the same tokens. Dashed: 1e-4, above which a run is stopped.",
+        "Both score the same tokens. Dashed: 1e-4, above which training stops.",
         {"training/rollout_actor_probs_pearson_corr": "1 − Pearson"},
         {"log": True, "level": 1e-4, "smooth": False},
         # A correlation of exactly 1 has no place on a log axis: print it at the resolution of a float32.
@@ -122,7 +121,8 @@ PANELS = [
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    """What a chart can hold; a log may contain NaN, infinity or an integer beyond a float."""
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e30 else None
 
 
 def series(steps: list[Step], metric: str) -> Values | None:
@@ -136,7 +136,7 @@ def _series_of(steps: list[Step], metric: str) -> Values | None:
 
 
 def _reasons(steps: list[Step], xs: list[int]) -> Chart | None:
-    """Shares of responses by what is wrong with them; the sound ones (`ok`) would only dwarf these."""
+    """Shares of responses by their format error; the share of `ok` would dwarf them."""
     names = {name for step in steps for name in step.data if name.startswith(REASON_PREFIX)}
     found = {name: values for name in names if (values := series(steps, name))}
     found.pop(REASON_PREFIX + Reason.OK, None)
@@ -149,11 +149,11 @@ def _reasons(steps: list[Step], xs: list[int]) -> Chart | None:
         lines.append(Line("other", [sum(found[name][i] or 0 for name in rest) for i in range(len(xs))]))
     return stacked_chart(
         "reasons",
-        "Responses with a fault of form",
+        "Format errors",
         xs,
         lines,
         unit="share of a step's rollouts",
-        note="By the verdict parser's reason; a response read cleanly is in none.",
+        note="By the reason of the verdict parser.",
         percent=True,
     )
 
@@ -168,14 +168,14 @@ def _timers(steps: list[Step], xs: list[int]) -> Chart | None:
             max(0.0, total - sum(line.values[i] or 0 for line in lines)) if total is not None else None
             for i, total in enumerate(whole)
         ]
-        lines.append(Line("the rest", rest))
+        lines.append(Line("other", rest))
     return stacked_chart(
         "timers",
-        "Where a step's time goes",
+        "Step time by part",
         xs,
         lines,
         unit="seconds",
-        note="The rest: data, reward, checkpoints.",
+        note="Other: data, reward, checkpoints.",
     )
 
 
@@ -199,11 +199,11 @@ def training_curves(steps: list[Step]) -> tuple[list[Chart], list[str]]:
     if chart := _reasons(steps, xs):
         charts.append(chart)
     elif series(steps, REASON_PREFIX + Reason.OK) is None:
-        missing.append(f"Responses with a fault of form ({REASON_PREFIX}...)")
+        missing.append(f"Format errors ({REASON_PREFIX}...)")
     if chart := _timers(steps, xs):
         charts.append(chart)
     else:
-        missing.append("Where a step's time goes (timing_s/...)")
+        missing.append("Step time by part (timing_s/...)")
     return charts, missing
 
 
@@ -220,7 +220,7 @@ def _per_step(runs: dict[str, list[Step]], values: dict[str, Values]) -> tuple[l
 def compared_curves(runs: dict[str, list[Step]]) -> list[Chart]:
     """The first metric of each panel, and the length of a step, one line a run."""
     charts = []
-    timer = Panel("step", "Time of a step", "seconds", "", {STEP_TIMER: "step"}, {"floor": 0})
+    timer = Panel("step", "Step time", "seconds", "", {STEP_TIMER: "step"}, {"floor": 0})
     for panel in [*PANELS, timer]:
         metric = next(iter(panel.metrics))
         values = {label: found for label, steps in runs.items() if (found := _series_of(steps, metric))}
@@ -238,6 +238,6 @@ def compared_curves(runs: dict[str, list[Step]]) -> list[Chart]:
 
 
 def smoothing_note(steps: int) -> str:
-    """What the thin and the bold line are."""
+    """Explains the thin and the bold line."""
     window = smoothing_window(steps)
     return "" if window == 1 else f"Thin: each step. Bold: mean of the last {window} steps."

@@ -10,6 +10,8 @@ from typing import Any
 from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 from verl.utils.py_functional import convert_nested_value_to_list_recursive
 
+from recipe.critic_r1.images.dataset import opened
+
 
 def conversation(prompt: list[dict[str, Any]], ground_truth: str) -> list[dict[str, Any]]:
     """The turns of a row: its prompt, then its label as a verdict.
@@ -33,6 +35,6 @@ class CriticSFTDataset(MultiTurnSFTDataset):
 
     def _build_messages(self, example: dict[str, Any]) -> list[dict[str, Any]]:
         prompt = convert_nested_value_to_list_recursive(example[self.messages_key])
-        images = [{**image, **self._limits} for image in example[self.image_key]]
+        images = [{**opened(image), **self._limits} for image in example[self.image_key]]
         turns = conversation(prompt, example["reward_model"]["ground_truth"])
         return super()._build_messages({**example, self.messages_key: turns, self.image_key: images})

@@ -21,8 +21,14 @@ from verl.utils.seqlen_balancing import log_seqlen_unbalance
 from verl.workers.rollout.replica import RolloutReplica, RolloutReplicaRegistry
 
 from recipe.critic_r1 import compat
-from recipe.critic_r1.compat.pinned_sources import TRAINER_FUNCTIONS, TRAINER_REMEDY
+from recipe.critic_r1.compat.pinned_sources import (
+    PROMPT_FUNCTIONS,
+    PROMPT_REMEDY,
+    TRAINER_FUNCTIONS,
+    TRAINER_REMEDY,
+)
 from recipe.critic_r1.images.balance import by_prompt
+from recipe.critic_r1.images.prompts import ONCE, PROMPT_PATH
 from recipe.critic_r1.launch.watchdog import ActorWatchdog
 from recipe.critic_r1.rollout.agent_loop import SHARED
 from recipe.critic_r1.rollout.cache_metrics import ImageCacheRate
@@ -35,8 +41,8 @@ from reward_fns.swap_consistency import adjust
 AGREEMENT = "training/rollout_actor_probs_pearson_corr"
 """verl's metric: Pearson's correlation of the sampled tokens' probabilities in rollout engine and actor."""
 
-SCORED_FIELDS = ["input_ids", "position_ids", "loss_mask", "multi_modal_inputs"]
-"""What verl's FSDP engine reads of a rollout to compute its tokens' log-probabilities."""
+SCORED_FIELDS = ["input_ids", "prompts", "position_ids", "loss_mask", "multi_modal_inputs"]
+"""What the FSDP engine reads of a rollout to compute its tokens' log-probabilities."""
 
 
 def _group_replica() -> type[RolloutReplica]:
@@ -58,6 +64,8 @@ class CriticTrainerSync(PPOTrainerSync):
         self._watchdog: ActorWatchdog | None = None
         if config.critic_r1.image_path == SHARED:
             RolloutReplicaRegistry.register("vllm", _group_replica)
+        if config.critic_r1.prompt_path == ONCE:
+            compat.check_sources(PROMPT_FUNCTIONS, PROMPT_REMEDY)
         super().__init__(config)
         self._log = RunLog(Path(config.critic_r1.run_dir) / "train", samples=config.critic_r1.log_samples)
         self._checkpoint_due = False
@@ -112,7 +120,11 @@ class CriticTrainerSync(PPOTrainerSync):
         batch = super()._balance_batch(batch, metrics, logging_prefix, **kwargs)
         ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
         lengths = [tag["seq_len"] for tag in batch.tags]
-        order = by_prompt(batch.keys, lengths, ranks) if self.config.critic_r1.image_path == SHARED else None
+        settings, order = self.config.critic_r1, None
+        if settings.prompt_path == ONCE:
+            order = by_prompt(batch.keys, lengths, ranks, [tag["prompt_len"] for tag in batch.tags])
+        elif settings.image_path == SHARED:
+            order = by_prompt(batch.keys, lengths, ranks)
         if order is not None:
             batch.reorder(order)
             share = len(order) // ranks
@@ -131,6 +143,7 @@ class CriticTrainerSync(PPOTrainerSync):
     @contextmanager
     def _scored_fields(self, batch: Any) -> Iterator[None]:
         """Let training workers fetch only the columns that they read."""
+        batch.extra_info[PROMPT_PATH] = self.config.critic_r1.prompt_path
         before = batch.fields
         if self.config.actor_rollout_ref.actor.strategy in ("fsdp", "fsdp2"):
             batch.fields = SCORED_FIELDS
@@ -138,6 +151,10 @@ class CriticTrainerSync(PPOTrainerSync):
             yield
         finally:
             batch.fields = before
+
+    def _update_actor(self, batch: Any, metrics: dict) -> Any:
+        batch.extra_info[PROMPT_PATH] = self.config.critic_r1.prompt_path
+        return super()._update_actor(batch, metrics)
 
     @property
     def _swap_weight(self) -> float:

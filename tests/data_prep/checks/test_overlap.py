@@ -1,4 +1,4 @@
-"""Rows that also stand in a benchmark are found by image, by almost the same image, and by text."""
+"""Rows that are also in a benchmark are found by image, by almost the same image, and by long texts."""
 
 import io
 from pathlib import Path
@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 from PIL import ImageDraw
 
-from data_prep.checks.overlap import Exclusion, compare, perceptual_hash, text_key
+from data_prep.checks.overlap import NEAR_BITS, Exclusion, compare, fingerprint, text_key
 from data_prep.convert import convert
 from data_prep.reading.inputs import InputError
 from data_prep.settings import Settings
@@ -38,6 +38,29 @@ def pair(data: bytes, question: str = "What?", responses: tuple[str, str] = ("on
     return PreferencePair("t", (Image(data),), question, responses, 0, {"id": question})
 
 
+LONG = "as anyone can see who looks at the lower left corner of the image, where the river turns to the south"
+"""Makes both responses together long enough to be found by themselves."""
+
+
+def texts_of(n: int) -> tuple[str, str]:
+    """Two responses: short ones of even rows, long ones of odd rows."""
+    return (f"It is {n}. {LONG}", f"Not {n}! {LONG}") if n % 2 else (f"It is {n}.", f"Not {n}!")
+
+
+def drawing(seed: int) -> bytes:
+    """A single shape on a light ground, as in easy-VQA; many have the same perceptual hash."""
+    rng = np.random.default_rng(seed)
+    image = PIL.Image.new("RGB", (64, 64), tuple(int(v) for v in rng.integers(230, 256, 3)))
+    draw, colour = ImageDraw.Draw(image), tuple(int(v) for v in rng.integers(0, 200, 3))
+    radius = int(rng.integers(8, 16))
+    x, y = (int(v) for v in rng.integers(radius, 64 - radius, 2))
+    box = (x - radius, y - radius, x + radius, y + radius)
+    (draw.ellipse if seed % 2 else draw.rectangle)(box, fill=colour)
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
 def ranked(question: str, *responses: str) -> RankedResponses:
     ranks = tuple(range(1, len(responses) + 1))
     return RankedResponses("t", (Image(scene(97)),), question, responses, ranks)
@@ -45,7 +68,7 @@ def ranked(question: str, *responses: str) -> RankedResponses:
 
 @pytest.fixture
 def benchmark_file(tmp_path: Path) -> Path:
-    pairs = [pair(scene(n), f"Question {n}?", (f"It is {n}.", f"Not {n}!")) for n in range(20)]
+    pairs = [pair(scene(n), f"Question {n}?", texts_of(n)) for n in range(20)]
     write_parquet(preference_tasks(pairs), tmp_path / "bench")
     return tmp_path / "bench"
 
@@ -55,10 +78,13 @@ def benchmark_file(tmp_path: Path) -> Path:
     [
         (pair(scene(3)), "overlap-image"),
         (pair(scene(3, (200, 150), 60)), "overlap-near-image"),
-        (pair(scene(99), "question 7", ("not 7", "it is 7")), "overlap-text"),
-        (pair(scene(99), "question 7", ("not 8", "it is 7")), None),
-        (ranked("question 7", "not 8", "not 7", "it is 7"), "overlap-text"),
-        (ranked("question 7", "not 8", "not 9", "it is 7"), None),
+        (pair(scene(99), "question 7", (f"not 7 {LONG}", f"it is 7 {LONG}")), "overlap-text"),
+        (pair(scene(99), "question 7", (f"not 8 {LONG}", f"it is 7 {LONG}")), None),
+        (pair(scene(99), "question 8", ("not 8", "it is 8")), None),  # short texts under another image
+        (pair(scene(8), "question 8", ("not 8", "it is 8")), "overlap-image"),
+        (PreferencePair("t", (), "question 8", ("not 8", "it is 8"), 0), None),
+        (ranked("question 7", "not 8", f"not 7 {LONG}", f"it is 7 {LONG}"), "overlap-text"),
+        (ranked("question 7", f"not 8 {LONG}", f"not 9 {LONG}", f"it is 7 {LONG}"), None),
         (pair(scene(98)), None),
     ],
 )
@@ -69,15 +95,44 @@ def test_hit(item: Any, expected: str | None, benchmark_file: Path) -> None:
 
 
 def test_different_scenes_are_not_near() -> None:
-    codes = [perceptual_hash(scene(n)) for n in range(40)]
-    distances = [(a ^ b).bit_count() for i, a in enumerate(codes) for b in codes[:i]]  # type: ignore[operator]
-    assert min(distances) > 4
+    found = [fingerprint(scene(n)) for n in range(40)]
+    assert not any(a.is_near(b) for i, a in enumerate(found) for b in found[:i])  # type: ignore[union-attr, arg-type]
+
+
+def test_simple_drawings_with_near_hashes_are_not_near() -> None:
+    found = [f for n in range(300) if (f := fingerprint(drawing(n))) is not None]
+    pairs = [(a, b) for i, a in enumerate(found) for b in found[:i] if (a.code ^ b.code).bit_count() <= NEAR_BITS]
+    assert len(pairs) > 10
+    assert not any(a.is_near(b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(("size", "quality"), [((200, 150), 60), ((640, 480), 95), ((100, 75), 40)])
+def test_a_scene_saved_again_is_near(size: tuple[int, int], quality: int) -> None:
+    for n in range(20):
+        assert fingerprint(scene(n)).is_near(fingerprint(scene(n, size, quality)))  # type: ignore[union-attr, arg-type]
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"), [("long", [None, "overlap-text"]), ("any", ["overlap-text"] * 2), ("never", [None] * 2)]
+)
+def test_which_texts_count_is_an_option(texts: Any, expected: list[str | None], benchmark_file: Path) -> None:
+    index = Exclusion.from_files([benchmark_file], texts=texts)
+    hits = [index.hit(pair(scene(99), f"Question {n}?", texts_of(n))) for n in (8, 9)]
+    assert [hit and hit[0] for hit in hits] == expected
+
+
+def test_short_texts_count_between_rows_without_images(tmp_path: Path) -> None:
+    bare = PreferencePair("t", (), "Two and two?", ("4", "5"), 0)
+    write_parquet(preference_tasks([bare]), tmp_path / "bench")
+    index = Exclusion.from_files([tmp_path / "bench"])
+    assert index.hit(bare) is not None
+    assert index.hit(pair(scene(1), "Two and two?", ("4", "5"))) is None
 
 
 def test_empty_images_are_not_compared() -> None:
     stream = io.BytesIO()
     PIL.Image.new("RGB", (100, 100), "white").save(stream, "PNG")
-    assert perceptual_hash(stream.getvalue()) is None
+    assert fingerprint(stream.getvalue()) is None
 
 
 def test_text_key_ignores_form_but_not_words() -> None:

@@ -6,7 +6,8 @@ import pyarrow as pa
 import pytest
 
 from data_prep.reading.views import LEAST_VIEW, batch_records, binary_array
-from data_prep.sources.record import Options, Reject, preferred, read_image
+from data_prep.sources.labels import Labels
+from data_prep.sources.record import Options, Reject, read_image
 from data_prep.sources.registry import load_source
 from data_prep.tasks.pairwise import PreferenceTask
 from data_prep.tasks.row import rows_batch
@@ -87,7 +88,7 @@ def test_a_rejects_detail_never_shows_an_address() -> None:
     view = views()[1][0]
     assert read_image(view).data is view
     with pytest.raises(Reject) as caught:
-        preferred(view)
+        Labels(base=1).read(view)
     assert caught.value.detail == "the label is a memoryview"
 
 

@@ -37,8 +37,8 @@
     lost: (card, side) => (side.kind === "wrong" || side.kind === "unparsed") && before(card) === "right",
   };
   const titles = {
-    learned: () => "Right here, not right in " + first,
-    lost: () => "Not right here, right in " + first,
+    learned: () => "Right here but not in " + first,
+    lost: () => "Right in " + first + " but not here",
     inconsistent: () => "The verdicts of the two orders contradict each other",
   };
   const orders = { 0: "as listed", 1: "swapped" };
@@ -70,7 +70,7 @@
     || Object.values(card.sides).some((side) => hits[side.response] || side.reason.toLowerCase().includes(words))
     || card.pair_id.toLowerCase().includes(words) || card.category.toLowerCase().includes(words);
 
-  // The first kind that fits, so that every card stands in one heap when kinds take turns.
+  // The first kind that fits, so that every card is in one heap only.
   const heap = (card, side) => kinds.find((kind) => is[kind](card, side)) || "right";
   const sorted = (cards, name) => {
     if (sortSelect.value === "file") return cards;
@@ -123,7 +123,7 @@
     if (side.flips) head.append(make("span", "chip flips", "⇄ flips"));
     box.append(head);
     if (side.kind === "unanswered") {
-      box.append(make("p", "verdict", "The request failed, so this judgement counts nowhere."));
+      box.append(make("p", "verdict", "The request failed; this judgement is in no metric."));
       return box;
     }
     const line = "Verdict: " + verdict(side.verdict) + (side.kind === "wrong" ? ", the label is " + verdict(truth) : "")
@@ -138,7 +138,7 @@
     }
     box.append(written("thought long", thought));
     const raw = make("details");
-    raw.append(make("summary", "", "All it wrote"));
+    raw.append(make("summary", "", "Full response"));
     raw.addEventListener("toggle", () => {
       if (raw.open && raw.children.length === 1) raw.append(fill(make("pre"), all));
     });
@@ -149,10 +149,10 @@
   const drawImage = (index) => {
     const button = make("button", "image");
     button.type = "button";
-    button.title = "Larger or smaller";
+    button.title = "Enlarge or shrink";
     button.setAttribute("aria-expanded", "false");
     const image = make("img");
-    image.alt = "image of this pair";
+    image.alt = "Image of this pair";
     image.addEventListener("load", () => {
       const small = Math.max(image.naturalWidth, image.naturalHeight) < 200;
       if (small) image.classList.add("small");
@@ -173,7 +173,7 @@
     box.tabIndex = -1;
     const images = make("div", "images");
     images.append(...card.images.map(drawImage));
-    if (!card.images.length) images.append(make("p", "gone", card.gone || "No image is named."));
+    if (!card.images.length) images.append(make("p", "gone", card.gone || "This judgement names no image."));
     const body = make("div", "body");
     body.append(make("p", "head", [card.category, orders[card.order] || card.order, "pair " + card.pair_id]
       .filter(Boolean).join(" · ")));

@@ -1,20 +1,49 @@
-"""Both rollout paths with random numbers that do not depend on what else is in flight.
+"""Rollouts whose random numbers do not depend on where and when they are sampled.
 
-vLLM's engine has one generator for all requests, so two runs that send the same requests a little earlier or later draw
-other responses. Here each request has a seed of its own, made of its prompt with its images and of how often that was
-asked before: two runs then train on the same responses, and what is left between them is rounding.
+vLLM's engine has one generator for all requests, so a response depends on what else is in flight, and two runs that
+send the same requests a little earlier or later sample other responses. verl's ``full_determinism`` gives every request
+of an engine the same seed, which makes the n rollouts of a prompt one and the same. Here each request has a seed of its
+own; two runs then differ by rounding alone. `SeededLoops` seeds by prompt and images and by how often that was asked
+(for one worker, on either path); `PlacedLoops` by step, pair, order and number (for several workers, on our path).
 
-A measuring device, named in ``actor_rollout_ref.rollout.agent.agent_loop_manager_class``.
+For measurements only; named in ``actor_rollout_ref.rollout.agent.agent_loop_manager_class``.
 """
 
+import itertools
 import zlib
 from collections import Counter
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import ray
 
 from recipe.critic_r1.rollout.agent_loop import SHARED, CriticAgentLoopManager, SharedPromptWorker, _StockWorker
+
+_SEEDS: ContextVar[Iterator[int]] = ContextVar("seeds")
+
+
+class PlacedWorker(SharedPromptWorker):
+    """`SharedPromptWorker` with a seed for each rollout."""
+
+    async def _run_group(self, prompt: dict, *args: Any, **kwargs: Any) -> None:
+        row = prompt["extra_info"]
+        name = f"{prompt['global_steps']}/{row['pair_id']}/{row['order']}"
+        _SEEDS.set(itertools.count(zlib.crc32(name.encode())))
+        await super()._run_group(prompt, *args, **kwargs)
+
+    async def _generate(self, prepared: Any, sampling: dict, priority: int) -> Any:
+        # A group's rollouts start in their order, each in a task that has copied the context of the group.
+        return await super()._generate(prepared, sampling | {"seed": next(_SEEDS.get())}, priority)
+
+
+class PlacedLoops(CriticAgentLoopManager):
+    """The recipe's manager with `PlacedWorker`."""
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        self.agent_loop_workers_class = ray.remote(PlacedWorker)
 
 
 class SeededClient:

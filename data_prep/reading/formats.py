@@ -1,0 +1,285 @@
+"""Files that are neither Parquet nor lists or lines of JSON: tables of text, Arrow files, JSON objects around one list.
+
+Each format gives its stretches (see `units.plan_units`) and reads one of them again. A stretch of text begins at the
+byte where its first record begins, so that no unit reads what comes before it.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from data_prep.reading.inputs import inside, open_input
+from data_prep.reading.units import BATCH_ROWS, LINE_SUFFIXES, Broken, Unit, _list_spans, _parsed
+
+Stretch = tuple[str, int, int, int, str]
+"""Kind, start, stop, records and note of a stretch; the fields of `Unit`."""
+
+PACKED = (".gz", ".zst")
+
+HEAD_BYTES = 2**20
+"""Bytes from the beginning of a JSON file in which its one list begins, and most bytes of what follows it."""
+
+LONGEST_FIELD = 64 * 2**20
+"""Characters of one field of a table: an image as base64 text."""
+
+STRUCTURED = ("images", "image", "conversations", "messages", "history", "responses", "rankings", "scores")
+"""Columns of a table whose text may be a JSON list."""
+
+csv.field_size_limit(LONGEST_FIELD)
+
+
+def stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[Stretch] | None:
+    """The stretches of a file in one of these formats; None for a file in another one.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    name = inside(file)
+    for suffix in PACKED:
+        name = name.removesuffix(suffix)
+    if name.endswith((".csv", ".tsv")):
+        return _table_stretches(file, "csv" if name.endswith(".csv") else "tsv", unit_rows)
+    if name.endswith(".arrow"):
+        return _arrow_stretches(file, unit_rows, unit_bytes)
+    if not name.endswith(LINE_SUFFIXES) and (found := _list_in_object(file)) is not None:
+        return _object_stretches(file, found, unit_rows) if found >= 0 else iter([("no-list", 0, 0, 1, "")])
+    return None
+
+
+# JSON objects around one list of records
+
+
+_SCALAR = rb'(?:"(?:[^"\\]|\\.)*"|[-+.\w]+)'
+_KEY = rb'"(?:[^"\\]|\\.)*"\s*:\s*'
+_BEFORE_LIST = re.compile(rb"\{\s*(?:" + _KEY + _SCALAR + rb"\s*,\s*)*+" + _KEY + rb"(?=\[\s*[{\]])")
+
+
+def _list_in_object(file: str) -> int | None:
+    """Where the list of records begins in a JSON object that holds one; -1 for an object without one, None for
+    anything else, such as a file with one record a line."""
+    with open_input(file) as stream:
+        head = stream.read(HEAD_BYTES)
+        blank = len(head) - len(head.lstrip(b"\xef\xbb\xbf \t\r\n"))
+        if head[blank : blank + 1] != b"{":
+            return None
+        first, newline, rest = head[blank:].partition(b"\n")
+        before = _BEFORE_LIST.match(head, blank)
+        if not newline and len(head) == HEAD_BYTES:  # one long line: a record, or all of them
+            begins = head[before.end() : before.end() + 400] if before else b""
+            return before.end() if before and not re.search(rb'"(?:from|role|type)"\s*:', begins) else None
+        if _is_object(first) and (rest.strip() or before is None or _is_record(first)):
+            return None
+        return -1 if before is None else before.end()
+
+
+def _is_object(text: bytes) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _is_record(text: bytes) -> bool:
+    """Whether an object is a record itself: its lists hold turns or parts, or nothing that could be records."""
+    lists = [value for value in json.loads(text).values() if isinstance(value, list) and value]
+    entries = [entry for value in lists for entry in value[:1] if isinstance(entry, dict)]
+    return not entries or any({"from", "role", "type"} & entry.keys() for entry in entries)
+
+
+def _object_spans(stream: Any, start: int, inside: bool) -> Iterator[tuple[int, bytes | Broken]]:
+    """The elements of the list; what follows it must end the object, and hold no other list of records."""
+    for offset, raw in _list_spans(stream, start, inside):
+        if not isinstance(raw, Broken) or not _is_after_list(raw):
+            yield offset, raw
+            continue
+        stream.seek(offset)
+        rest = stream.read(HEAD_BYTES).strip()
+        try:
+            after = json.loads(b"{" + rest.removeprefix(b",")) if rest.startswith((b",", b"}")) else None
+        except (ValueError, RecursionError):
+            after = None
+        if after is None:
+            yield offset, raw
+        elif more := [k for k, v in after.items() if isinstance(v, list) and v and isinstance(v[0], dict)]:
+            detail = f"the object holds another list of records, {', '.join(more)[:100]}"
+            yield offset, Broken(raw.reason, detail, "Write every list into a file of its own.")
+
+
+def _object_stretches(file: str, start: int, unit_rows: int) -> Iterator[Stretch]:
+    with open_input(file) as stream:
+        # The first unit begins at the bracket of the list, the others at an element.
+        begun, rows = start, 0
+        for offset, raw in _object_spans(stream, start, False):
+            # What is broken after the list is only found from an element before it.
+            if rows == unit_rows and not _is_after_list(raw):
+                yield "object", begun, rows, rows, ""
+                begun, rows = offset, 0
+            rows += 1
+        if rows:
+            yield "object", begun, rows, rows, ""
+
+
+def _is_after_list(raw: bytes | Broken) -> bool:
+    return isinstance(raw, Broken) and raw.reason == "file-unreadable"
+
+
+def _read_object(unit: Unit) -> Iterator[list[Any]]:
+    with open_input(unit.file) as stream:
+        yield from _parsed(_object_spans(stream, unit.start, unit.before > 0))
+
+
+def _read_no_list(unit: Unit) -> Iterator[list[Any]]:
+    remedy = "Write the records as one list, or one a line in a .jsonl file."
+    yield [Broken("file-unreadable", "the file is one JSON object without a list of records", remedy)]
+
+
+# Tables of text
+
+
+class _Lines:
+    """The lines of a stream for a `csv.reader`, and where the next one begins."""
+
+    def __init__(self, stream: Any, offset: int) -> None:
+        self._stream = stream
+        self.offset = offset
+        stream.seek(offset)
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = self._stream.readline(LONGEST_FIELD + 1)
+        if not line:
+            raise StopIteration
+        self.offset += len(line)
+        if len(line) > LONGEST_FIELD:
+            raise csv.Error(f"a line has more than {LONGEST_FIELD:,} bytes")
+        return str(line, "utf-8-sig" if self.offset == len(line) else "utf-8", "surrogateescape")
+
+
+def _table_rows(stream: Any, kind: str, start: int) -> Iterator[tuple[int, dict[str, Any] | Broken]]:
+    """(offset, record) from `start` on, or from the first record."""
+    delimiter = "," if kind == "csv" else "\t"
+    lines = _Lines(stream, 0)
+    try:
+        names = next(csv.reader(lines, delimiter=delimiter), [])
+    except csv.Error as error:
+        yield 0, Broken("bad-row", f"the first line of the table cannot be read ({error})")
+        return
+    lines = _Lines(stream, start or lines.offset)
+    # Strict: an open quote would otherwise take all rows that follow for its text.
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+        offset = lines.offset
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield offset, Broken("bad-row", f"the row cannot be read ({error})", "Quote fields as RFC 4180 says.")
+            continue
+        if not values:
+            continue
+        if len(values) != len(names):
+            detail = f"the row has {len(values)} fields, and the table has {len(names)} columns"
+            yield offset, Broken("bad-row", detail, "Quote fields that hold the delimiter or line ends.")
+            continue
+        try:
+            "".join(values).encode()
+        except UnicodeEncodeError:
+            yield offset, Broken("bad-text", "the row is not UTF-8 text", "Save the table as UTF-8.")
+            continue
+        yield offset, {name: _field(name, value) for name, value in zip(names, values, strict=True)}
+
+
+def _field(name: str, value: str) -> Any:
+    """A field of a table; an empty one is missing."""
+    if name in STRUCTURED and value.startswith("["):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value or None
+
+
+def _table_stretches(file: str, kind: str, unit_rows: int) -> Iterator[Stretch]:
+    with open_input(file) as stream:
+        begun, rows = 0, 0
+        for offset, _ in _table_rows(stream, kind, 0):
+            if rows == unit_rows:
+                yield kind, begun, rows, rows, ""
+                rows = 0
+            if rows == 0:
+                begun = offset
+            rows += 1
+        if rows:
+            yield kind, begun, rows, rows, ""
+
+
+def _read_table(unit: Unit) -> Iterator[list[Any]]:
+    with open_input(unit.file) as stream:
+        batch: list[Any] = []
+        for _, record in _table_rows(stream, unit.kind, unit.start):
+            batch.append(record)
+            if len(batch) == BATCH_ROWS:
+                yield batch
+                batch = []
+        yield batch
+
+
+# Arrow files of `datasets.save_to_disk`
+
+
+def _arrow_batches(file: str) -> Iterator[pa.RecordBatch]:
+    """The batches of an Arrow stream or file; a local one is mapped, so that batches that are passed over cost
+    nothing."""
+    with pa.memory_map(file) if "://" not in file else open_input(file) as source:
+        if source.read(6) == b"ARROW1":
+            opened = pa.ipc.open_file(source)
+            yield from (opened.get_batch(i) for i in range(opened.num_record_batches))
+        else:
+            source.seek(0)
+            yield from pa.ipc.open_stream(source)
+
+
+def _arrow_stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[Stretch]:
+    start, rows, size, stop = 0, 0, 0, 0
+    for stop, batch in enumerate(_arrow_batches(file), 1):
+        rows += batch.num_rows
+        size += batch.nbytes
+        if rows >= unit_rows or size >= unit_bytes:
+            yield "arrow", start, stop, rows, ""
+            start, rows, size = stop, 0, 0
+    if rows:
+        yield "arrow", start, stop, rows, ""
+
+
+def _read_arrow(unit: Unit) -> Iterator[list[Any]]:
+    for place, batch in enumerate(_arrow_batches(unit.file)):
+        if place >= unit.stop:
+            return
+        if place >= unit.start:
+            for first in range(0, batch.num_rows, BATCH_ROWS):
+                yield _arrow_records(batch.slice(first, BATCH_ROWS))
+
+
+def _arrow_records(batch: pa.RecordBatch) -> list[Any]:
+    try:
+        return batch.to_pylist()
+    except (pa.ArrowException, ValueError) as error:
+        if batch.num_rows == 1:
+            return [Broken("bad-text", f"the record cannot be decoded ({error})")]
+        return [record for i in range(batch.num_rows) for record in _arrow_records(batch.slice(i, 1))]
+
+
+READERS: dict[str, Callable[[Unit], Iterator[list[Any]]]] = {
+    "object": _read_object,
+    "no-list": _read_no_list,
+    "csv": _read_table,
+    "tsv": _read_table,
+    "arrow": _read_arrow,
+}
