@@ -8,19 +8,19 @@ from typing import Any
 from recipe.critic_r1.compat.versions import VERL, IncompatibleVersion, check_sources, check_version
 
 HEAD_FUNCTIONS = {
-    "verl.utils.fsdp_utils:_select_fsdp2_wrap_targets": "d0407bee733b",
-    "verl.models.transformers.qwen2_vl:forward_with_torch_backend": "21516aed228b",
-    "verl.models.transformers.qwen3_vl:forward_with_torch_backend": "c428c9324e11",
+    "verl.utils.fsdp_utils:_select_fsdp2_wrap_targets": "880df8bb722e",
+    "verl.models.transformers.qwen2_vl:forward_with_torch_backend": "cf8fbcb0b8f6",
+    "verl.models.transformers.qwen3_vl:forward_with_torch_backend": "50c72a77caa1",
 }
 """What `head_with_the_root` was written against."""
 
 ATTENTION_FUNCTIONS = {
-    "verl.models.transformers.qwen2_vl:_custom_flash_attention_forward": "05fcd1557a26",
-    "verl.models.transformers.qwen2_vl:prepare_fa2_from_position_ids": "ead5c2b920fd",
+    "verl.models.transformers.qwen2_vl:_custom_flash_attention_forward": "57894f3fa8d0",
+    "verl.models.transformers.qwen2_vl:prepare_fa2_from_position_ids": "3f8983f2e98a",
 }
 """What `attention_without_flash_attn` was written against."""
 
-FSDP1_FUNCTIONS = {"verl.workers.engine.fsdp.transformer_impl:FSDPEngine._build_fsdp_module": "35b7b5398584"}
+FSDP1_FUNCTIONS = {"verl.workers.engine.fsdp.transformer_impl:FSDPEngine._build_fsdp_module": "c349ebbf10c9"}
 """What `fsdp1_on_cpu` was written against."""
 
 REMEDY = "Install verl as it was released (see requirements/)."

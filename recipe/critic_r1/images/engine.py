@@ -28,7 +28,6 @@ _SPLIT_BY = (
     MICRO_BATCHES,
 )
 
-compat.pad_cross_attention_masks()
 compat.text_only_micro_batches()
 compat.micro_batches_of_named_rows(MICRO_BATCHES)
 compat.registered_attention_where_asked(prompt_attention.LAYOUT)
