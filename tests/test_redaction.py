@@ -4,7 +4,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from recipe.critic_r1.redaction import HIDDEN, redact, redacted_config, secret_name
+from recipe.critic_r1.redaction import HIDDEN, redact, redacted, redacted_config, secret_name
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,11 @@ def test_names_of_no_secrets(name: str) -> None:
 )
 def test_addresses_lose_their_credentials(text: str, expected: str) -> None:
     assert redact(text) == expected
+
+
+def test_settings_keep_their_numbers() -> None:
+    settings = {"api_key": "abc", "tokens_per_point": 2.6, "auth": "", "urls": ["http://u:p@h/v1"], "max_tokens": 9}
+    assert redacted(settings) == {**settings, "api_key": HIDDEN, "urls": [f"http://{HIDDEN}@h/v1"]}
 
 
 def test_a_configuration_is_saved_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,11 +49,14 @@ def redact(text: str, *secrets: str) -> str:
 
 
 def redacted(value: Any) -> Any:
-    """Settings as they may be written: texts by `redact`, and nothing under the name of a secret."""
+    """Settings as they may be written: texts by `redact`, and no text under the name of a secret."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):
-        return {k: HIDDEN if item and secret_name(str(k)) else redacted(item) for k, item in value.items()}
+        return {
+            name: HIDDEN if item and isinstance(item, str) and secret_name(str(name)) else redacted(item)
+            for name, item in value.items()
+        }
     return [redacted(item) for item in value] if isinstance(value, list | tuple) else value
 
 
