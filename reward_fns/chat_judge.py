@@ -11,7 +11,7 @@ import asyncio
 import base64
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from runpy import run_path
 from typing import TYPE_CHECKING, Any
@@ -114,7 +114,7 @@ class ChatJudge:
             await self._client.close()
             self._client = None
 
-    def about(self, question: str, images: Sequence[Any] = ()) -> "QuestionJudge":
+    def about(self, question: str, images: Iterable[Any] = ()) -> "QuestionJudge":
         """The judge of the responses to one question.
 
         Args:

@@ -15,7 +15,7 @@ import itertools
 import logging
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from typing import Any, Literal
 from reward_fns.answer import normalise
 from reward_fns.batch import text_of
 from reward_fns.chat_judge import ChatJudge, QuestionJudge
-from reward_fns.group import SCHEMES, GroupScores, Scheme, group_scores, rewards
+from reward_fns.group import SCHEMES, GroupScores, Match, Scheme, group_scores, rewards
 from reward_fns.verdict import find_box, unwrap
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class JudgedGroup:
     rewards: list[dict[str, Any]]
     matches: list[list[dict[str, Any]]]
     metrics: dict[str, float]
-    failure: str
+    failure: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class CriticGroups:
         self,
         critic: ChatJudge,
         question: str,
-        images: Sequence[Any],
+        images: Iterable[Any],
         responses: Sequence[str],
         *,
         formats: Sequence[float] | None = None,
@@ -83,7 +83,7 @@ class CriticGroups:
         """The rewards of the responses to one prompt.
 
         Args:
-            images: of the prompt, in order; see `chat_judge.data_url`.
+            images: of the prompt, in order, as `chat_judge.data_url` takes them; read in another thread.
             formats: 1.0 for a well-formed response, 0.0 for another; by default by `verdict.find_box`.
             reference: what each response is compared with in the scheme `margin`.
         """
@@ -116,34 +116,44 @@ class CriticGroups:
         except Exception as error:  # whatever it is, it must not end the trainer's step
             failure = f"{type(error).__name__}: {error}"[:300]
         if failure:
-            logger.warning("a group of %d responses is unjudged: %s", len(responses), failure)
-            group = GroupScores([0.5] * len(responses), False, failure, found.matches)
+            result = self.unjudged(responses, failure)
         else:
             scores = dict(zip(asked, found.scores, strict=True))
             group = GroupScores([scores.get(i, 0.0) for i in range(len(responses))], matches=found.matches)
-        forms = [float(box.well_formed) for box in boxes] if formats is None else formats
-        metrics = group.metrics() | {
-            "unjudged": float(bool(failure)),
-            "prompt_tokens": float(judge.prompt_tokens if judge else 0),
-            "completion_tokens": float(judge.completion_tokens if judge else 0),
-            "seconds": time.monotonic() - started,
-        }
+            forms = [float(box.well_formed) for box in boxes] if formats is None else formats
+            result = JudgedGroup(
+                rewards(group, forms, format_weight=self.format_weight),
+                _matches(found.matches, keys, asked, len(responses)),
+                group.metrics() | {"unjudged": 0.0},
+            )
+        result.metrics["prompt_tokens"] = float(judge.prompt_tokens if judge else 0)
+        result.metrics["completion_tokens"] = float(judge.completion_tokens if judge else 0)
+        result.metrics["seconds"] = time.monotonic() - started
+        return result
+
+    def unjudged(self, responses: Sequence[str], failure: str) -> JudgedGroup:
+        """The rewards of a group that could not be judged: all 0, the form included."""
+        logger.warning("a group of %d responses is unjudged: %s", len(responses), failure)
+        group = GroupScores([0.5] * len(responses), False, failure)
+        costs = dict.fromkeys(("prompt_tokens", "completion_tokens", "seconds"), 0.0)
         return JudgedGroup(
-            rewards(group, forms, format_weight=self.format_weight),
-            _matches(group, keys, asked, len(responses)),
-            metrics,
+            rewards(group, [0.0] * len(responses), format_weight=self.format_weight),
+            [[] for _ in responses],
+            group.metrics() | {"unjudged": 1.0} | costs,
             failure,
         )
 
 
-def _matches(group: GroupScores, keys: Sequence[str], asked: Sequence[int], count: int) -> list[list[dict[str, Any]]]:
+def _matches(
+    matches: Sequence[Match], keys: Sequence[str], asked: Sequence[int], count: int
+) -> list[list[dict[str, Any]]]:
     """The matches of each response; players are numbered in the order in which their answers first occur."""
     players: dict[str, list[int]] = {}
     for key, i in zip(keys, asked, strict=True):
         players.setdefault(key, []).append(i)
     samples = list(players.values())
     found: list[list[dict[str, Any]]] = [[] for _ in range(count)]
-    for match in group.matches:
+    for match in matches:
         sides = [(match.first, match.second, match.share, match.verdicts)]
         if match.second >= 0:
             sides.append((match.second, match.first, 1 - match.share, match.verdicts[::-1]))

@@ -57,7 +57,7 @@ CASES += [["r1", *both] for both in BOTH]
 CASES += [["r1", "cluster=1x2", "tuning=fast", "+device=cpu"]]
 CASES += [["demo", f"cluster={cluster}"] for cluster in ON_CPU]
 CASES += [["demo", f"+ablation={ablation}"] for ablation in options("ablation")]
-CASES += [["demo", "+variant=swap_consistency"]]
+CASES += [["demo", f"+variant={variant}"] for variant in ("swap_consistency", "policy_by_critic")]
 # verl imports vLLM for these; `test_verl_accepts_adapters` does that in another process.
 CASES = [case for case in CASES if "tuning=lora" not in case]
 
@@ -251,6 +251,17 @@ def test_an_ablation_pays_what_its_name_says(
     function = load_extern_object(reward.path, reward.name)
     options = reward.get("reward_kwargs") or {}
     assert function(source, response, truth, None, **options)["score"] == pytest.approx(score)
+
+
+@pytest.mark.parametrize("run", [("r1", "variant=policy_by_critic"), ("demo", "+variant=policy_by_critic")])
+def test_the_critic_of_a_policy_is_a_reward_manager_that_verl_loads(run: tuple[str, str]) -> None:
+    from verl.trainer.ppo.reward import load_reward_manager
+
+    url = "critic_r1.group_reward.url=http://localhost:8000/v1"
+    config = composed(*run, url, "critic_r1.group_reward.model=critic", "+critic_r1.group_reward.max_tokens=9")
+    assert type(load_reward_manager(config, None)).__name__ == "CriticGroupRewardManager"
+    with pytest.raises(ValueError, match=r"critic_r1\.group_reward needs url"):
+        load_reward_manager(composed(*run), None)
 
 
 def test_an_unknown_key_is_refused() -> None:

@@ -14,7 +14,7 @@ from reward_fns.judge_reference import compute_score
 from tests.judging.fake_server import FakeServer, answer, prefers_larger, say
 
 PNG = b"\x89PNG\r\n\x1a\n image"
-LIMITS = {"wording": "compact", "first_pause": 0.001}
+LIMITS: dict[str, Any] = {"wording": "compact", "first_pause": 0.001}
 
 
 def larger(attempt: int, body: dict[str, Any]) -> Any:
@@ -234,7 +234,7 @@ def test_the_question_of_a_prompt(prompt: Any, question: str) -> None:
 @pytest.mark.parametrize("router", [False, True])
 def test_the_reward_against_a_reference(response: str, score: float, asked: int, router: bool) -> None:
     with FakeServer(larger) as server:
-        place = {"reward_router_address": f"127.0.0.1:{server.port}"} if router else {"url": server.url}
+        place: dict[str, Any] = {"reward_router_address": f"127.0.0.1:{server.port}"} if router else {"url": server.url}
         found = asyncio.run(compute_score("x", response, "5", {"question": "?"}, model="critic", **place, **LIMITS))
     assert found["score"] == pytest.approx(score)
     assert len(server.bodies) == asked

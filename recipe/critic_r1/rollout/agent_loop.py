@@ -10,8 +10,8 @@ stored with its images as they came, encoded; the training worker makes pixels o
 
 What is stored for the model is the same, field by field and bit by bit, as on verl's path, which
 ``critic_r1.image_path=stock`` selects; tests hold the two against each other. Prompts that name an agent loop of their
-own (tools, several turns), or that come with videos, audio or a distillation teacher, take verl's path too. Reward
-managers that look at the images of ``raw_prompt`` need verl's path as well: here it holds the text only.
+own (tools, several turns), or that come with videos, audio or a distillation teacher, take verl's path too. A reward
+manager sees the text of ``raw_prompt``; one with the attribute ``sees_images`` sees the images too, as files.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ from verl.experimental.agent_loop import AgentLoopOutput
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 from verl.protocol import DataProto
+from verl.trainer.ppo.reward import resolve_reward_manager_cls
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ, apply_greedy_sampling_params
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
@@ -97,6 +98,7 @@ class SharedPromptWorker(_StockWorker):
             dataset_cls=self.dataset_cls,
             data_config=DictConfigWrap(self.config.data),
         )
+        self._reward_sees_images = getattr(resolve_reward_manager_cls(self.config), "sees_images", False)
         model, ours = self.model_config, self.config.critic_r1.pixels
         # A prompt in preparation holds its images decoded for a moment; all at once would not fit.
         self._preparing = asyncio.Semaphore(PREPARED_AT_ONCE)
@@ -175,7 +177,8 @@ class SharedPromptWorker(_StockWorker):
                 logger.error("rollout of prompt %s failed", uid, exc_info=error)
             done = {i: output for i, output in enumerate(outputs) if isinstance(output, AgentLoopOutput)}
             if done:
-                await self._score(list(done.values()), row)
+                shown = list(prompt["raw_prompt"]) if self._reward_sees_images else row["raw_prompt"]
+                await self._score(done, {**row, "raw_prompt": shown, "validate": validate})
                 await self._put(done, row, prepared, partition)
             status = "finished" if len(done) == n else "failure"
         except Exception:
@@ -227,10 +230,11 @@ class SharedPromptWorker(_StockWorker):
             extra_fields=output.extra_fields | {"turn_scores": [], "tool_rewards": []},
         )
 
-    async def _score(self, outputs: list[AgentLoopOutput], row: dict) -> None:
-        """The rewards of a group, in one call to a reward worker."""
+    async def _score(self, done: dict[int, AgentLoopOutput], row: dict) -> None:
+        """The rewards of a group, in one call to a reward worker. ``done`` holds the rollouts by sample."""
         if self.reward_loop_worker_handles is None:
             return
+        outputs = list(done.values())
         responses = [torch.tensor(output.response_ids, dtype=torch.int64) for output in outputs]
         batch = TensorDict(
             {
@@ -250,6 +254,8 @@ class SharedPromptWorker(_StockWorker):
             "tool_extra_fields": [output.extra_fields for output in outputs],
             "prompt_len": [len(output.prompt_ids) for output in outputs],
             "response_len": [len(output.response_ids) for output in outputs],
+            "session_id": list(done),
+            "group_size": [len(outputs)] * len(outputs),
         }
         data = DataProto(batch=batch, non_tensor_batch={name: _objects(values) for name, values in columns.items()})
         worker = self.reward_loop_worker_handles[hash(row["uid"]) % len(self.reward_loop_worker_handles)]

@@ -58,6 +58,34 @@ def _group_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     return {"groups_without_signal": _mean(flat), "groups_all_correct": _mean(solved)}
 
 
+def _judge_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """What a critic that rewards groups said and cost (`recipe.critic_r1.training.group_reward`)."""
+    groups: defaultdict[str, list[Rollout]] = defaultdict(list)
+    for rollout in rollouts:
+        groups[rollout.uid].append(rollout)
+    found = [rows[0].reward["group"] for rows in groups.values()]
+    metrics = {"unjudged": _mean(group["unjudged"] for group in found)}
+    if judged := [group for group in found if not group["unjudged"]]:
+        metrics["spread"] = _mean(group["spread"] for group in judged)
+    if played := [group for group in judged if group["matches"]]:
+        metrics |= {name: _mean(group[name] for group in played) for name in ("unreadable", "flipped", "first_place")}
+    metrics |= {
+        name: float(sum(group[name] for group in found)) for name in ("matches", "prompt_tokens", "completion_tokens")
+    }
+    metrics["seconds/max"] = float(max(group["seconds"] for group in found))
+    metrics["truth"] = _mean(float(rollout.reward["truth"]) for rollout in rollouts)
+    agreement = [
+        1.0 if right > wrong else 0.5 if right == wrong else 0.0
+        for rows in groups.values()
+        if not rows[0].reward["group"]["unjudged"]
+        for right in (float(r.reward["acc"]) for r in rows if r.reward["truth"] > 0.5)
+        for wrong in (float(r.reward["acc"]) for r in rows if r.reward["truth"] <= 0.5)
+    ]
+    if agreement:
+        metrics["agreement_with_truth"] = _mean(agreement)
+    return {f"judge/{name}": value for name, value in metrics.items()}
+
+
 def critic_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """Metrics of one step under ``critic_r1/``; shares and means over rollouts unless said otherwise.
 
@@ -67,6 +95,11 @@ def critic_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
       unbiased, +-0.5 says that one position always wins on balanced rows
     - ``groups_without_signal``: share of groups whose rollouts all scored the same (their advantage is zero)
     - ``response_tokens/mean``, ``/max``
+    - where a critic rewards groups, ``judge/...``: ``unjudged`` (share of groups), ``spread`` (of a group's scores),
+      ``unreadable``, ``flipped``, ``first_place`` (as `reward_fns.group.GroupScores.metrics`), ``matches``,
+      ``prompt_tokens``, ``completion_tokens`` (of the step), ``seconds/max`` (of a group), ``truth`` (mean accuracy by
+      the run's reward function, which rewards nothing here), ``agreement_with_truth`` (how often the critic scores a
+      right response above a wrong one of its group; 0.5 is chance)
     """
     if not rollouts:
         return {}
@@ -96,6 +129,8 @@ def critic_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
             said = _mean(r.reward["pred"] == "1" for r in critic)
             metrics["position_bias"] = said - _mean(str(r.ground_truth) == "1" for r in critic)
         metrics |= _group_metrics(scored)
+        if judged := [r for r in scored if "group" in r.reward]:
+            metrics |= _judge_metrics(judged)
     lengths = [rollout.response_tokens for rollout in rollouts]
     metrics["response_tokens/mean"] = _mean(lengths)
     metrics["response_tokens/max"] = float(max(lengths))

@@ -1,0 +1,216 @@
+"""verl's reward manager for a policy that a critic trains: the responses of a prompt are rewarded together.
+
+verl calls a reward manager once for each response. This one gathers the responses of a prompt (`uid`) and has the
+critic compare them (`reward_fns.critic_groups`). The reward function of the run (`reward.custom_reward_function`) is
+called as well: its `format` and `pred` are kept, and its `acc` is logged as `truth`, which rewards nothing in training.
+Held-out rows are scored by it alone, and so are critic tasks (`data_source` = `critic...`) of a mixed data set.
+
+It is chosen by its place, in this recipe (`variant/policy_by_critic.yaml`) and with verl's own trainer alike:
+
+    reward.reward_manager.source=importlib
+    reward.reward_manager.module.path=pkg://recipe.critic_r1.training.group_reward
+    reward.reward_manager.name=CriticGroupRewardManager
+
+The recipe's rollout sends a whole group to one reward worker. verl's own picks a worker for each response, so that it
+needs `reward.num_workers=1`; the manager waits on the network, not on the processor.
+"""
+
+import asyncio
+import inspect
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from verl import DataProto
+from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
+
+from recipe.critic_r1.images.dataset import Message, image_items, opened
+from reward_fns.chat_judge import ChatJudge
+from reward_fns.critic_groups import CriticGroups, JudgedGroup, question_of
+
+JUDGES = ("url", "frozen")
+
+_OPTIONS_OF_CRITIC = set(inspect.signature(ChatJudge).parameters) - {"url", "model", "api_key"}
+_OPTIONS_OF_GROUPS = {one.name for one in fields(CriticGroups)}
+_OWN_OPTIONS = {"judge", "url", "model", "wait_seconds"}
+
+
+@dataclass
+class _Member:
+    """A response that waits for the others of its prompt."""
+
+    sample: int
+    text: str
+    scored: dict[str, Any]
+    """What the reward function of the run returned."""
+
+
+@dataclass
+class _Group:
+    size: int
+    columns: Mapping[str, Any]
+    """The prompt's columns, as the first member brought them."""
+
+    members: list[_Member] = field(default_factory=list)
+    complete: asyncio.Event = field(default_factory=asyncio.Event)
+    judging: "asyncio.Task[dict[int, dict[str, Any]]] | None" = None
+    """The rewards by sample."""
+
+
+class CriticGroupRewardManager(NaiveRewardManager):  # type: ignore[misc]
+    """Rewards the responses of a prompt by the critic's comparisons; settings under ``critic_r1.group_reward``.
+
+    judge: `url`, a server of its own; or `frozen`, verl's reward model (`reward.reward_model`) on GPUs of its own.
+    url, model: of the server, for `url`.
+    wait_seconds: how long a response waits for the others of its prompt; past it the group is unjudged.
+    Further keys are options of `reward_fns.critic_groups.CriticGroups` and `reward_fns.chat_judge.ChatJudge`. The
+    server's API key is read from ``OPENAI_API_KEY``.
+
+    Raises:
+        ValueError: a setting that is missing, unknown or out of range.
+    """
+
+    sees_images = True
+    """The recipe's rollout hands the images of ``raw_prompt`` only to a manager that asks for them."""
+
+    def __init__(
+        self,
+        config: DictConfig,
+        tokenizer: Any,
+        compute_score: Any,
+        reward_router_address: str | None = None,
+        reward_model_tokenizer: Any = None,
+    ) -> None:
+        super().__init__(config, tokenizer, compute_score, reward_router_address, reward_model_tokenizer)
+        given = OmegaConf.select(config, "critic_r1.group_reward") or OmegaConf.create({})
+        settings: dict[str, Any] = OmegaConf.to_container(given, resolve=True)  # type: ignore[assignment]
+        if unknown := sorted(set(settings) - _OWN_OPTIONS - _OPTIONS_OF_CRITIC - _OPTIONS_OF_GROUPS):
+            known = sorted(_OWN_OPTIONS | _OPTIONS_OF_CRITIC | _OPTIONS_OF_GROUPS)
+            raise ValueError(f"critic_r1.group_reward has no option {unknown[0]}; its options are {', '.join(known)}")
+        url, model = _place(config, settings, reward_router_address)
+        self._critic = ChatJudge(
+            url,
+            model,
+            api_key=os.environ.get("OPENAI_API_KEY") or "EMPTY",
+            **{name: value for name, value in settings.items() if name in _OPTIONS_OF_CRITIC},
+        )
+        self._groups = CriticGroups(**{name: value for name, value in settings.items() if name in _OPTIONS_OF_GROUPS})
+        self._wait_seconds = float(settings.get("wait_seconds", 1800))
+        self._group_size = int(config.actor_rollout_ref.rollout.n)
+        self._whole_groups = config.reward.num_workers == 1
+        self._waiting: dict[str, _Group] = {}
+
+    async def run_single(self, data: DataProto) -> dict[str, Any]:
+        """The reward of one response; returns when its group is judged."""
+        result: dict[str, Any] = await super().run_single(data)
+        item = data[-1:][0]
+        columns = item.non_tensor_batch
+        if _held_out(columns) or str(columns["data_source"]).startswith("critic"):
+            return result
+        if "group_size" not in columns and not self._whole_groups:
+            raise ValueError("verl's own rollout needs reward.num_workers=1, so that a worker sees whole groups")
+        text = await self.loop.run_in_executor(None, self._text, item)
+        group = self._waiting.get(columns["uid"])
+        if group is None:
+            group = _Group(int(columns.get("group_size", self._group_size)), columns)
+            self._waiting[columns["uid"]] = group
+            group.judging = asyncio.create_task(self._judge(group))
+        member = _Member(int(columns["session_id"]), text, result["reward_extra_info"])
+        group.members.append(member)
+        if len(group.members) == group.size:
+            group.complete.set()
+            del self._waiting[columns["uid"]]
+        assert group.judging is not None
+        extra = (await group.judging)[member.sample]
+        return {"reward_score": extra["score"], "reward_extra_info": extra}
+
+    def _text(self, item: Any) -> str:
+        ids = item.batch["responses"]
+        length = int(item.batch["attention_mask"][-ids.shape[-1] :].sum())
+        return str(self.tokenizer.decode(ids[:length], skip_special_tokens=True))
+
+    async def _judge(self, group: _Group) -> dict[int, dict[str, Any]]:
+        """The rewards of a group by sample, once it is complete."""
+        failure = ""
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await group.complete.wait()
+        except TimeoutError:
+            self._waiting.pop(group.columns["uid"], None)
+            failure = f"{len(group.members)} of {group.size} responses within {self._wait_seconds:g} seconds"
+        members = sorted(group.members, key=lambda member: member.sample)
+        texts = [member.text for member in members]
+        if failure:
+            judged = self._groups.unjudged(texts, failure)
+        else:
+            columns = group.columns
+            messages = list(columns["raw_prompt"])
+            judged = await self._groups.score(
+                self._critic,
+                str((columns.get("extra_info") or {}).get("question") or question_of(messages)),
+                (_image(item) for item in image_items(messages)),
+                texts,
+                formats=_formats(members),
+                reference=columns["reward_model"].get("ground_truth"),
+            )
+        return {member.sample: _reward(member, i, judged, members) for i, member in enumerate(members)}
+
+
+def _place(config: DictConfig, settings: Mapping[str, Any], router: str | None) -> tuple[str, str]:
+    """Address and model of the critic."""
+    judge = settings.get("judge", "url")
+    if judge not in JUDGES:
+        raise ValueError(f"critic_r1.group_reward.judge={judge!r}; choose one of {', '.join(JUDGES)}")
+    reward_model = config.reward.reward_model
+    if judge == "url":
+        if not settings.get("url") or not settings.get("model"):
+            raise ValueError("critic_r1.group_reward needs url (http://HOST:PORT/v1) and model, or judge: frozen")
+        return str(settings["url"]), str(settings["model"])
+    if not reward_model.enable or not reward_model.enable_resource_pool or not router:
+        raise ValueError(
+            "critic_r1.group_reward.judge=frozen asks verl's reward model while responses are generated: set "
+            "reward.reward_model.enable=true, reward.reward_model.enable_resource_pool=true and its n_gpus_per_node "
+            "and nnodes; a colocated reward model is asleep by then"
+        )
+    return f"http://{router}/v1", str(settings.get("model") or reward_model.model_path)
+
+
+def _held_out(columns: Mapping[str, Any]) -> bool:
+    """Whether a row is one of a validation: as the recipe's rollout says, else by the row's split."""
+    if "validate" in columns:
+        return bool(columns["validate"])
+    return bool((columns.get("extra_info") or {}).get("split", "train") != "train")
+
+
+def _image(item: Message) -> Any:
+    data = item.get("bytes")
+    return data if isinstance(data, bytes) else opened(item)["image"]
+
+
+def _formats(members: list[_Member]) -> list[float] | None:
+    """The forms as the run's reward function read them; None when it did not."""
+    if any("format" not in member.scored for member in members):
+        return None
+    return [float(member.scored["format"]) for member in members]
+
+
+def _reward(member: _Member, place: int, judged: JudgedGroup, members: list[_Member]) -> dict[str, Any]:
+    """verl's reward dict: the parts of the score, the truth, and the matches with the samples they were against."""
+    reward = judged.rewards[place]
+    matches = [
+        {**match, "against": members[match["against"]].sample if match["against"] >= 0 else -1}
+        for match in judged.matches[place]
+    ]
+    read: dict[str, Any] = {name: member.scored[name] for name in ("pred", "reason") if name in member.scored}
+    if judged.failure:
+        read["reason"] = reward["reason"]
+    return {
+        **member.scored,
+        **reward,
+        **read,
+        "truth": float(member.scored.get("acc", 0.0)),
+        "matches": matches,
+        "group": judged.metrics,
+    }

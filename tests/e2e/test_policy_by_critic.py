@@ -1,0 +1,50 @@
+"""A critic on a server trains the policy: Ray, verl's reward workers, our rollout, and requests over HTTP."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipe.critic_r1.training.run_log import read_lines
+from tests.e2e.conftest import Workshop, start
+from tests.judging.fake_server import FakeServer, answer, say
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+
+def prefers_longer(attempt: int, body: dict[str, Any]) -> Any:
+    """A critic that counts letters; its server fails once for every request."""
+    if attempt == 1:
+        return "503"
+    text = "".join(part.get("text", "") for part in body["messages"][0]["content"])
+    first, second = re.findall(r"^Response [12]: (.*)$", text, re.MULTILINE)
+    return answer(body, say(1 if len(first) > len(second) else 2 if len(first) < len(second) else "tie"))
+
+
+def test_two_steps(workshop: Workshop, tmp_path: Path) -> None:
+    with FakeServer(prefers_longer) as server:
+        judge = {"url": server.url, "model": "critic", "wording": "compact", "scheme": "win_rate"}
+        overrides = workshop.overrides(
+            tmp_path,
+            data__train_files=workshop.policy,
+            reward__num_workers=2,
+            trainer__total_training_steps=2,
+            **{f"critic_r1__group_reward__{name}": value for name, value in judge.items()},
+        )
+        arguments = ["--config-name", "demo", "+variant=policy_by_critic", *overrides]
+        status, text = start("recipe.critic_r1.train", arguments, tmp_path / "log")
+    assert status == 0, text[-3000:]
+    metrics = [record["data"] for record in read_lines(tmp_path / "train" / "metrics.jsonl")]
+    assert [data["critic_r1/judge/unjudged"] for data in metrics] == [0.0, 0.0]
+    assert sum(data["critic_r1/judge/matches"] for data in metrics) * 2 == len(server.answered)
+    samples = list(read_lines(tmp_path / "train" / "samples.jsonl"))
+    assert len(samples) == 2 * 8 * 4
+    by_name = {(sample["step"], sample["uid"], sample["sample"]): sample for sample in samples}
+    for (step, uid, _), sample in by_name.items():
+        for match in sample["matches"]:
+            other = by_name[step, uid, match["against"]]
+            longer = len(sample["response"].strip()) - len(other["response"].strip())
+            assert match["share"] == (1.0 if longer > 0 else 0.0 if longer < 0 else 0.5)
+    for body in server.bodies:
+        assert [part["type"] for part in body["messages"][0]["content"]] == ["image_url", "text"]

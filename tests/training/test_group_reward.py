@@ -1,0 +1,222 @@
+"""The reward manager in verl's own reward worker, with a critic on a server: what each response of a group gets."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from verl import DataProto
+from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
+
+from recipe.critic_r1.training.group_reward import CriticGroupRewardManager
+from tests.judging.fake_server import FakeServer
+from tests.reward_fns.test_critic_groups import PNG, boxed, larger
+
+PLACE = {
+    "source": "importlib",
+    "name": "CriticGroupRewardManager",
+    "module": {"path": "pkg://recipe.critic_r1.training.group_reward"},
+}
+
+
+class Letters:
+    """A tokenizer whose tokens are characters."""
+
+    def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:
+        return "".join(chr(int(i)) for i in ids)
+
+
+def settings(url: str = "http://127.0.0.1:1/v1", *, workers: int = 1, **own: Any) -> Any:
+    judge = {"url": url, "model": "critic", "wording": "compact", "shown": "answer", "scheme": "win_rate"}
+    return OmegaConf.create(
+        {
+            "critic_r1": {"group_reward": judge | {"first_pause": 0.001, "attempts": 4} | own},
+            "actor_rollout_ref": {"rollout": {"n": 3}, "model": {"tokenizer_path": "none", "path": "none"}},
+            "reward": {
+                "num_workers": workers,
+                "custom_reward_function": {"path": "pkg://reward_fns.mixed", "name": "compute_score"},
+                "reward_manager": PLACE,
+                "reward_model": {"enable": False, "enable_resource_pool": False, "model_path": "the/critic"},
+            },
+        }
+    )
+
+
+def worker(config: Any, monkeypatch: pytest.MonkeyPatch, router: str | None = None) -> Any:
+    """verl's own reward worker, outside of Ray."""
+    module = "verl.experimental.reward_loop.reward_loop"
+    monkeypatch.setattr(f"{module}.copy_to_local", lambda path: path)
+    monkeypatch.setattr(f"{module}.hf_tokenizer", lambda *_, **__: Letters())
+    return RewardLoopWorker(config, router)
+
+
+def group(responses: list[str], *, uid: str = "a", source: str = "policy/digits", **columns: Any) -> DataProto:
+    """A batch as the recipe's rollout sends it; columns that are None are left out."""
+    ids = [torch.tensor([ord(letter) for letter in text]) for text in responses]
+    image = {"type": "image", "bytes": PNG}
+    given: dict[str, Any] = {
+        "uid": uid,
+        "data_source": source,
+        "reward_model": {"style": "rule", "ground_truth": "2"},
+        "extra_info": {"question": "Which digit?", "split": "train"},
+        "raw_prompt": [{"role": "user", "content": [image, {"type": "text", "text": "Which digit? Think."}]}],
+        "group_size": len(responses),
+        "validate": False,
+    } | columns
+    rows = {name: np.empty(len(responses), dtype=object) for name, value in given.items() if value is not None}
+    for name, column in rows.items():
+        column[:] = [given[name]] * len(responses)
+    rows["session_id"] = np.arange(len(responses))
+    return DataProto.from_dict(
+        tensors={
+            "prompts": torch.ones(len(responses), 2, dtype=torch.int64),
+            "responses": torch.nn.utils.rnn.pad_sequence(ids, batch_first=True),
+            "attention_mask": torch.nn.utils.rnn.pad_sequence([torch.ones_like(i) for i in ids], batch_first=True),
+        },
+        non_tensors=rows,
+    )
+
+
+def scored(
+    monkeypatch: pytest.MonkeyPatch,
+    data: DataProto,
+    behaviour: Callable[[int, dict[str, Any]], Any] = larger,
+    **own: Any,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    async def run() -> Any:
+        verls = worker(settings(server.url, **own), monkeypatch)
+        async with verls.reward_manager._critic:
+            return await verls.compute_score_batch(data)
+
+    with FakeServer(behaviour) as server:
+        return asyncio.run(run()), server.bodies
+
+
+def test_a_group_is_rewarded_by_the_critic(monkeypatch: pytest.MonkeyPatch) -> None:
+    results, bodies = scored(monkeypatch, group([*boxed(1, 3, 2), "\\boxed{3}", "none"]))
+    assert [result["reward_score"] for result in results] == pytest.approx([0.1, 1.0, 0.55, 0.9, 0.0])
+    extra = [result["reward_extra_info"] for result in results]
+    assert [one["pred"] for one in extra] == ["1", "3", "2", "3", ""]
+    assert [one["reason"] for one in extra] == ["ok", "ok", "ok", "no_think", "no_box"]
+    assert [one["truth"] for one in extra] == [0.0, 0.0, 1.0, 0.0, 0.0], "logged, and not part of the reward"
+    assert [[match["against"] for match in one["matches"]] for one in extra] == [[1, 2], [0, 2], [0, 1], [0, 2], []]
+    assert extra[0]["group"] == extra[1]["group"]
+    assert extra[0]["group"]["matches"] == 3
+    assert len({tuple(one) for one in extra}) == 1, "the same keys"
+    assert len(bodies) == 6
+    for body in bodies:
+        parts = body["messages"][0]["content"]
+        assert [part["type"] for part in parts] == ["image_url", "text"]
+        assert "Think." not in parts[1]["text"], "the critic is told the bare question"
+
+
+@pytest.mark.parametrize("fault", ["503", "cut", "hang up", "broken json"])
+def test_a_faulty_server_gives_the_same_numbers(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    responses = boxed(4, 1, 3)
+    quiet, _ = scored(monkeypatch, group(responses))
+    disturbed, bodies = scored(monkeypatch, group(responses), lambda n, body: fault if n < 3 else larger(n, body))
+    assert len(bodies) == 18
+    for result in (*quiet, *disturbed):
+        group_metrics = result["reward_extra_info"]["group"]
+        assert group_metrics["seconds"] > 0
+        result["reward_extra_info"]["group"] = {**group_metrics, "seconds": 0.0}
+    assert disturbed == quiet
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "own"),
+    [
+        (lambda n, body: "404", {}),
+        (lambda n, body: "500", {"attempts": 2}),
+        (lambda n, body: "hang", {"attempts": 2, "timeout": 0.1}),
+        (lambda n, body: "hang", {"seconds": 0.2}),
+        (larger, {"group_size": 4, "wait_seconds": 0.2}),  # a response that never comes
+    ],
+)
+def test_a_group_that_cannot_be_judged_is_counted_and_has_no_advantage(
+    behaviour: Any, own: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = own.pop("group_size", 3)
+    results, _ = scored(monkeypatch, group([*boxed(1, 3), "none"], group_size=size), behaviour, **own)
+    assert [result["reward_score"] for result in results] == [0.0] * 3
+    for result in results:
+        assert result["reward_extra_info"]["reason"] == "unjudged"
+        assert result["reward_extra_info"]["group"]["unjudged"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"validate": True},
+        {"validate": None, "extra_info": {"split": "val"}},  # verl's own rollout does not say
+        {"source": "critic/digits"},
+    ],
+)
+def test_held_out_rows_and_critic_tasks_are_scored_by_the_truth(
+    columns: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, bodies = scored(monkeypatch, group(boxed(2, 1), **columns))
+    assert [result["reward_score"] for result in results] == pytest.approx([1.0, 0.1])
+    assert bodies == []
+
+
+def test_verls_own_rollout_sends_one_response_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two prompts, their responses in turn, from an image that is open already."""
+    from PIL import Image
+
+    message = [{"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (4, 4))}]}]
+    columns = {"group_size": None, "validate": None, "raw_prompt": message}
+    batches = [group(boxed(1, 3, 2), uid="a", **columns), group(boxed(7, 9, 9), uid="b", **columns)]
+
+    async def run() -> list[dict[str, Any]]:
+        verls = worker(settings(server.url), monkeypatch)
+        async with verls.reward_manager._critic:
+            return await asyncio.gather(*(verls.compute_score(data[i : i + 1]) for i in range(3) for data in batches))
+
+    with FakeServer(larger) as server:
+        results = asyncio.run(run())
+    scores = [result["reward_score"] for result in results]
+    assert scores[0::2] == pytest.approx([0.1, 1.0, 0.55])
+    assert scores[1::2] == pytest.approx([0.1, 1.0, 1.0])
+
+
+def test_verls_own_rollout_needs_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"reward\.num_workers=1"):
+        scored(monkeypatch, group(boxed(1, 3, 2), group_size=None), workers=8)
+
+
+def test_the_frozen_critic_is_verls_reward_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server in the place of verl's router, which passes on whatever path it is asked for."""
+    config = settings(judge="frozen", url=None, model=None)
+    config.reward.reward_model.update({"enable": True, "enable_resource_pool": True})
+
+    async def run() -> Any:
+        verls = worker(config, monkeypatch, f"127.0.0.1:{server.port}")
+        async with verls.reward_manager._critic:
+            return await verls.compute_score_batch(group(boxed(1, 3)))
+
+    with FakeServer(larger) as server:
+        results = asyncio.run(run())
+    assert [result["reward_score"] for result in results] == pytest.approx([0.1, 1.0])
+    assert {body["model"] for body in server.bodies} == {"the/critic"}
+
+
+@pytest.mark.parametrize(
+    ("own", "named"),
+    [
+        ({"url": None}, "needs url"),
+        ({"model": ""}, "needs url"),
+        ({"judge": "self"}, "url, frozen"),
+        ({"judge": "frozen"}, "enable_resource_pool"),
+        ({"sheme": "win_rate"}, "no option sheme"),
+        ({"api_key": "secret"}, "no option api_key"),
+        ({"scheme": "best"}, "knock_out"),
+        ({"attempts": 0}, "attempts"),
+    ],
+)
+def test_settings_are_checked_before_the_first_step(own: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        CriticGroupRewardManager(settings(**own), Letters(), None)
