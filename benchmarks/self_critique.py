@@ -27,12 +27,12 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from benchmarks.harness import RESULTS, Out, Server, english, photo, served, write
 from data_prep.tasks.prompts import get_wording
-from recipe.critic_r1.best_of_n.candidates import Candidate, Pool, Problem
-from recipe.critic_r1.best_of_n.knock_out import knock_out
-from recipe.critic_r1.best_of_n.matches import CriticPrompt, MatchJudge, critic_prompt
 from recipe.critic_r1.demo.model import CHAT_TEMPLATE, model_config
 from recipe.critic_r1.judging.generation import GenerationRequest, ImagePart, Message, Sampling, TextPart
 from recipe.critic_r1.judging.openai_client import OpenAIGenerator
+from recipe.critic_r1.selection.candidates import Candidate, Pool, Problem
+from recipe.critic_r1.selection.knock_out import knock_out
+from recipe.critic_r1.selection.matches import CriticPrompt, MatchJudge, critic_prompt
 from tests.data_prep.made_processors import make_processor
 
 SIZE = (644, 476)

@@ -84,7 +84,9 @@ def image() -> str:
         arrow((279, 300), (311, 300), (311, 62), (343, 62)),
         box(middle, 18, 278, 88, "Rollouts", "8 responses to each task", "`<think>…</think> \\boxed{2}"),
         arrow((482, 106), (482, 132)),
-        box(middle, 132, 278, 88, "Verifiable reward", "0.9 × the verdict is the label", "0.1 × the format is followed"),
+        box(
+            middle, 132, 278, 88, "Verifiable reward", "0.9 × the verdict is the label", "0.1 × the format is followed"
+        ),
         arrow((482, 220), (482, 246)),
         box(middle, 246, 278, 107, "GRPO", *grpo),
         arrow((621, 284), (637, 284), (637, 62), (621, 62)),

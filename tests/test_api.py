@@ -1,4 +1,4 @@
-"""The snippets of docs/api.md run, in their order, against a fake server; public names are loaded when they are used."""
+"""The snippets of docs/api.md run, in their order, against a fake server; public names are lazy."""
 
 import ast
 import asyncio

@@ -38,7 +38,7 @@ def test_every_command_and_option_exists() -> None:
 def test_every_file_exists() -> None:
     for path in re.findall(r"`((?:benchmarks|tests|docs)/[\w/.-]+)`", TEXT):
         assert (ROOT / path).exists(), path
-    for path in re.findall(r"`((?:judging|best_of_n|config)/[\w/.-]+)`", TEXT):
+    for path in re.findall(r"`((?:judging|selection|config)/[\w/.-]+)`", TEXT):
         assert (ROOT / "recipe" / "critic_r1" / path).exists(), path
     assert "+variant=self_improvement" in TEXT
     assert (ROOT / "recipe/critic_r1/config/variant/self_improvement.yaml").exists()

@@ -15,12 +15,6 @@ import typer
 
 from data_prep.files import folder_lock, write_json_lines
 from data_prep.tasks.prompts import get_wording
-from recipe.critic_r1.best_of_n.candidates import Problem, sample_pools, save_pools
-from recipe.critic_r1.best_of_n.curves import measure
-from recipe.critic_r1.best_of_n.knock_out import Bracket, knock_out, weighted_knock_out
-from recipe.critic_r1.best_of_n.league import round_robin
-from recipe.critic_r1.best_of_n.matches import MatchJudge, critic_prompt
-from recipe.critic_r1.best_of_n.problems import read_problems, right_answer
 from recipe.critic_r1.cli.judge import show, write
 from recipe.critic_r1.cli.options import (
     FAULTS,
@@ -49,6 +43,12 @@ from recipe.critic_r1.cli.output import ending, warn
 from recipe.critic_r1.judging.generation import Generation, Sampling
 from recipe.critic_r1.judging.intervals import Estimate
 from recipe.critic_r1.judging.journal import Journal
+from recipe.critic_r1.selection.candidates import Problem, sample_pools, save_pools
+from recipe.critic_r1.selection.curves import measure
+from recipe.critic_r1.selection.knock_out import Bracket, knock_out, weighted_knock_out
+from recipe.critic_r1.selection.league import round_robin
+from recipe.critic_r1.selection.matches import MatchJudge, critic_prompt
+from recipe.critic_r1.selection.problems import read_problems, right_answer
 
 
 class Selector(StrEnum):

@@ -23,7 +23,11 @@ import typer
 
 from data_prep.files import write_json, write_json_lines
 from data_prep.tasks.prompts import get_wording
-from recipe.critic_r1.best_of_n.candidates import (
+from recipe.critic_r1.judging.generation import Generation, GenerationRequest, Generator, Sampling
+from recipe.critic_r1.judging.intervals import ClusterBootstrap, Estimate
+from recipe.critic_r1.judging.metrics import pairwise_metrics
+from recipe.critic_r1.judging.pairwise import Judgement, JudgeTask, judge, read_rows, task_from_row
+from recipe.critic_r1.selection.candidates import (
     Pool,
     Problem,
     exact_match,
@@ -33,13 +37,9 @@ from recipe.critic_r1.best_of_n.candidates import (
     sample_pools,
     save_pools,
 )
-from recipe.critic_r1.best_of_n.curves import BestOfN, measure
-from recipe.critic_r1.best_of_n.knock_out import knock_out
-from recipe.critic_r1.best_of_n.matches import MatchJudge, critic_prompt
-from recipe.critic_r1.judging.generation import Generation, GenerationRequest, Generator, Sampling
-from recipe.critic_r1.judging.intervals import ClusterBootstrap, Estimate
-from recipe.critic_r1.judging.metrics import pairwise_metrics
-from recipe.critic_r1.judging.pairwise import Judgement, JudgeTask, judge, read_rows, task_from_row
+from recipe.critic_r1.selection.curves import BestOfN, measure
+from recipe.critic_r1.selection.knock_out import knock_out
+from recipe.critic_r1.selection.matches import MatchJudge, critic_prompt
 from reward_fns.verdict import find_box
 
 MAX_TOKENS = 24

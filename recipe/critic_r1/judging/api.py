@@ -13,9 +13,6 @@ from typing import TypeVar
 
 from data_prep.tasks.pairwise import Image, PreferencePair, PreferenceTask
 from data_prep.tasks.prompts import MARKER, Wording, get_wording, neutralise
-from recipe.critic_r1.best_of_n.candidates import Candidate, Pool, Problem, Shown, make_pool
-from recipe.critic_r1.best_of_n.knock_out import knock_out
-from recipe.critic_r1.best_of_n.matches import MatchJudge, critic_prompt
 from recipe.critic_r1.judging.address import choose_key
 from recipe.critic_r1.judging.generation import Message, Sampling, messages_from_row
 from recipe.critic_r1.judging.journal import Journal
@@ -24,6 +21,9 @@ from recipe.critic_r1.judging.pairwise import Judgement, task_from_row
 from recipe.critic_r1.judging.pairwise import judge as judge_tasks
 from recipe.critic_r1.labeling.labeler import Decision, Labeller, LabelSettings
 from recipe.critic_r1.labeling.questions import LabelPrompt
+from recipe.critic_r1.selection.candidates import Candidate, Pool, Problem, Shown, make_pool
+from recipe.critic_r1.selection.knock_out import knock_out
+from recipe.critic_r1.selection.matches import MatchJudge, critic_prompt
 from reward_fns.verdict import Parsing
 
 T = TypeVar("T")

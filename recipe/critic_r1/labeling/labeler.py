@@ -18,10 +18,10 @@ from typing import Any, Literal
 from data_prep.tasks.ordering import choose_wording, seeded_fraction, split_of
 from data_prep.tasks.pairwise import PreferencePair, content_id
 from data_prep.tasks.prompts import MARKER, neutralise
-from recipe.critic_r1.best_of_n.candidates import Shown, final_answer
 from recipe.critic_r1.judging.generation import GenerationRequest, Generator, Sampling
 from recipe.critic_r1.judging.pairwise import REQUEST_FAILED, SPLIT_VOTES, Judgement, JudgeTask, images_blake3, judge
 from recipe.critic_r1.labeling.questions import LabelPrompt, LostRow
+from recipe.critic_r1.selection.candidates import Shown, final_answer
 from reward_fns.verdict import Parsing
 
 Outcome = Literal[

@@ -9,9 +9,9 @@ import pytest
 
 from data_prep.tasks.pairwise import Image, PolicyTask
 from data_prep.writer import write_parquet
-from recipe.critic_r1.best_of_n.candidates import make_pool
-from recipe.critic_r1.best_of_n.problems import read_problems, right_answer
 from recipe.critic_r1.judging.generation import ImagePart, TextPart
+from recipe.critic_r1.selection.candidates import make_pool
+from recipe.critic_r1.selection.problems import read_problems, right_answer
 from tests.data_prep.made_images import make_image
 
 

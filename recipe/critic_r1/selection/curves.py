@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recipe.critic_r1.best_of_n.candidates import Pool
-from recipe.critic_r1.best_of_n.costs import PointCost, sampling_cost, tournament_cost
-from recipe.critic_r1.best_of_n.knock_out import Bracket, blocks, majority, oracle
-from recipe.critic_r1.best_of_n.matches import MatchJudge
 from recipe.critic_r1.judging.intervals import ClusterBootstrap, Estimate
+from recipe.critic_r1.selection.candidates import Pool
+from recipe.critic_r1.selection.costs import PointCost, sampling_cost, tournament_cost
+from recipe.critic_r1.selection.knock_out import Bracket, blocks, majority, oracle
+from recipe.critic_r1.selection.matches import MatchJudge
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from recipe.critic_r1.best_of_n.candidates import final_answer, load_pools, make_pool, sample_pools, save_pools
 from recipe.critic_r1.judging.generation import Generation, Sampling
+from recipe.critic_r1.selection.candidates import final_answer, load_pools, make_pool, sample_pools, save_pools
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from recipe.critic_r1.best_of_n.candidates import Candidate, Pool
-from recipe.critic_r1.best_of_n.matches import MOST_VOTES, Match, MatchJudge
+from recipe.critic_r1.selection.candidates import Candidate, Pool
+from recipe.critic_r1.selection.matches import MOST_VOTES, Match, MatchJudge
 
 Lead = Callable[[Sequence[Candidate], Candidate, Candidate], float]
 """Votes by which the first of two candidates is ahead, given the block that their match decides."""

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from data_prep.tasks.prompts import MARKER, Wording
-from recipe.critic_r1.best_of_n.candidates import Candidate, Problem
 from recipe.critic_r1.judging.generation import (
     GenerationRequest,
     Generator,
@@ -30,6 +29,7 @@ from recipe.critic_r1.judging.generation import (
     Sampling,
     TextPart,
 )
+from recipe.critic_r1.selection.candidates import Candidate, Problem
 from reward_fns.verdict import Parsing, parse_verdict
 
 CriticPrompt = Callable[[Problem, str, str], tuple[Message, ...]]

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 
 from data_prep.tasks.prompts import get_wording
-from recipe.critic_r1.best_of_n.candidates import Pool, Problem, make_pool
-from recipe.critic_r1.best_of_n.matches import MatchJudge, critic_prompt
 from recipe.critic_r1.judging.generation import (
     Generation,
     GenerationRequest,
@@ -17,6 +15,8 @@ from recipe.critic_r1.judging.generation import (
     Sampling,
     TextPart,
 )
+from recipe.critic_r1.selection.candidates import Pool, Problem, make_pool
+from recipe.critic_r1.selection.matches import MatchJudge, critic_prompt
 
 PAIR = re.compile(r"Response 1: (.*)\nResponse 2: (.*)\n")
 

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from recipe.critic_r1.best_of_n.candidates import Candidate, Pool, Problem
-from recipe.critic_r1.best_of_n.knock_out import Bracket, blocks
-from recipe.critic_r1.best_of_n.matches import Match, MatchJudge
+from recipe.critic_r1.selection.candidates import Candidate, Pool, Problem
+from recipe.critic_r1.selection.knock_out import Bracket, blocks
+from recipe.critic_r1.selection.matches import Match, MatchJudge
 
 
 @dataclass

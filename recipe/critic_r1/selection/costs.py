@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recipe.critic_r1.best_of_n.candidates import Pool
-from recipe.critic_r1.best_of_n.knock_out import Bracket
-from recipe.critic_r1.best_of_n.matches import MatchJudge
+from recipe.critic_r1.selection.candidates import Pool
+from recipe.critic_r1.selection.knock_out import Bracket
+from recipe.critic_r1.selection.matches import MatchJudge
 
 LEAST_GAIN = 1e-9
 """Gains below are rounding."""

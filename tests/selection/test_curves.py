@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from recipe.critic_r1.best_of_n.curves import measure
-from recipe.critic_r1.best_of_n.knock_out import knock_out, weighted_knock_out
-from recipe.critic_r1.best_of_n.league import round_robin
 from recipe.critic_r1.judging.generation import Generation
+from recipe.critic_r1.selection.curves import measure
+from recipe.critic_r1.selection.knock_out import knock_out, weighted_knock_out
+from recipe.critic_r1.selection.league import round_robin
 
 
 def test_a_perfect_critic_reaches_the_oracle(pool: Any, critic: Any, referee: Any, rules: Any) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from recipe.critic_r1.best_of_n.knock_out import blocks, seeding
-from recipe.critic_r1.best_of_n.league import round_robin
+from recipe.critic_r1.selection.knock_out import blocks, seeding
+from recipe.critic_r1.selection.league import round_robin
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 8])

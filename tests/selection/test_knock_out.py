@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from recipe.critic_r1.best_of_n.candidates import Candidate
-from recipe.critic_r1.best_of_n.knock_out import (
+from recipe.critic_r1.selection.candidates import Candidate
+from recipe.critic_r1.selection.knock_out import (
     blocks,
     knock_out,
     majority,

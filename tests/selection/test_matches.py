@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from data_prep.tasks.prompts import WORDINGS, get_wording
-from recipe.critic_r1.best_of_n.matches import Cost, Match, critic_prompt
 from recipe.critic_r1.judging.generation import Generation, ImagePart, TextPart
+from recipe.critic_r1.selection.matches import Cost, Match, critic_prompt
 
 
 def match(pool: Any, a: object = 3, b: object = 8, name: str = "p") -> Match:
