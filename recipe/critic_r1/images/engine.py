@@ -62,18 +62,19 @@ class PreparesImages:
         text, config = prompts.text_model_of(self.module), self.model_config.hf_config
         if text is None:
             return "the model has no language model of its own"
-        reason = prompt_path.reason_for_stock(text.config, config.model_type, self.ulysses_sequence_parallel_size)
+        text_config: Any = text.config
+        reason = prompt_path.reason_for_stock(text_config, config.model_type, self.ulysses_sequence_parallel_size)
         if reason is not None:
             return reason
         if self.engine_config.pad_to_length:
             return "pad_to_length pads packed sequences"
-        self._text_config, self._stock_attention = text.config, text.config._attn_implementation
+        self._text_config, self._stock_attention = text_config, text_config._attn_implementation
         if torch.cuda.is_available():
             dtype = getattr(self, "_autocast_dtype", torch.bfloat16)
             if dtype not in (torch.bfloat16, torch.float16):
                 return f"flash attention does not compute in {dtype}"
-            heads, key_heads = text.config.num_attention_heads, text.config.num_key_value_heads
-            size = getattr(text.config, "head_dim", None) or text.config.hidden_size // heads
+            heads, key_heads = text_config.num_attention_heads, text_config.num_key_value_heads
+            size = getattr(text_config, "head_dim", None) or text_config.hidden_size // heads
             try:
                 right = prompt_attention.kernels_are_right("cuda", heads, key_heads, size)
             except RuntimeError as error:

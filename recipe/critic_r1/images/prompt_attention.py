@@ -235,9 +235,9 @@ def shared_prompts_attention(
         # As torch's own attention does: with adapters or a float32 rotary embedding, inputs can be of mixed types.
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    packed = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return attend(*packed, layout=kwargs[LAYOUT], scale=scale)[None], None
+    return attend(q, k, v, kwargs[LAYOUT], scale)[None], None
 
 
 AttentionInterface.register(NAME, shared_prompts_attention)
@@ -258,8 +258,8 @@ def plain_attention(
     seen = (group[:, None] == group) & ((owner == -1) | (owner[:, None] == owner))
     mask = seen.tril().to(query.device)
     repeated = (other.repeat_interleave(query.shape[1] // key.shape[1], 1) for other in (key, value))
-    batch = (tensor.transpose(0, 1)[None] for tensor in (query, *repeated))
-    return torch.nn.functional.scaled_dot_product_attention(*batch, attn_mask=mask)[0].transpose(0, 1)
+    q, k, v = (tensor.transpose(0, 1)[None] for tensor in (query, *repeated))
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)[0].transpose(0, 1)
 
 
 def kernels_are_right(device: torch.device | str, heads: int, key_heads: int, size: int) -> bool:
@@ -278,11 +278,11 @@ def kernels_are_right(device: torch.device | str, heads: int, key_heads: int, si
     shapes = [(tokens, heads, size), *[(tokens, key_heads, size)] * 2, (tokens, heads, size)]
     drawn = [torch.randn(shape, generator=generator).to(device, torch.bfloat16) for shape in shapes]
     with torch.enable_grad():
-        given = [tensor.requires_grad_() for tensor in drawn[:3]]
-        ours = attend(*given, layout=Layout(prompts, responses, device), scale=size**-0.5)
+        q, k, v = given = [tensor.requires_grad_() for tensor in drawn[:3]]
+        ours = attend(q, k, v, Layout(prompts, responses, device), size**-0.5)
         found = [ours, *torch.autograd.grad(ours, given, drawn[3])]
-        exact = [tensor.detach().float().requires_grad_() for tensor in given]
-        theirs = plain_attention(*exact, prompts, responses)
+        q, k, v = exact = [tensor.detach().float().requires_grad_() for tensor in given]
+        theirs = plain_attention(q, k, v, prompts, responses)
         wanted = [theirs, *torch.autograd.grad(theirs, exact, drawn[3].float())]
     return all(
         bool((a.float() - b).norm() <= 0.02 * b.norm()) for a, b in zip(found, wanted, strict=True)

@@ -23,9 +23,9 @@ import errno
 import hashlib
 import json
 import sys
-import threading
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 
@@ -93,6 +93,16 @@ def _errors(workers: Sequence[asyncio.Task[None]]) -> list[BaseException]:
     return [error for worker in workers if not worker.cancelled() and (error := worker.exception()) is not None]
 
 
+def _outside_a_loop(work: Callable[[], T]) -> T:
+    """Call `work`, which runs an event loop; in a thread of its own where the caller runs inside another loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return work()
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(work).result()
+
+
 class OpenAIGenerator:
     """Answer requests through a chat-completions endpoint. See `Generator`.
 
@@ -154,11 +164,12 @@ class OpenAIGenerator:
 
     def close(self) -> None:
         """Close the connections."""
-        if self._runner is not None:
-            if self._client is not None:
-                self._run(self._client.close())
-            self._runner.close()
+        runner, client = self._runner, self._client
         self._runner = self._client = None
+        if runner is not None:
+            if client is not None:
+                _outside_a_loop(lambda: runner.run(client.close()))
+            _outside_a_loop(runner.close)
 
     def stop(self) -> None:
         """Take no new request; those under way are still waited for. May be called from another thread."""
@@ -180,31 +191,8 @@ class OpenAIGenerator:
         if self._runner is None:
             self._runner = asyncio.Runner()
             self._client = self.address.client(self._api_key, self._timeout)
-        return self._run(self._generate(requests))
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run in the object's loop; in a thread of its own where the caller runs inside another loop."""
-        assert self._runner is not None
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return self._runner.run(work)
         runner = self._runner
-        found: list[T] = []
-        errors: list[BaseException] = []
-
-        def call() -> None:
-            try:
-                found.append(runner.run(work))
-            except BaseException as error:
-                errors.append(error)
-
-        thread = threading.Thread(target=call)
-        thread.start()
-        thread.join()
-        if errors:
-            raise errors[0]
-        return found[0]
+        return _outside_a_loop(lambda: runner.run(self._generate(requests)))
 
     async def _generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         answers: dict[str, Generation] = {}

@@ -13,7 +13,7 @@ from verl.trainer.ppo.core_algos import get_policy_loss_fn, register_policy_loss
 NAME = "release"
 
 
-@register_policy_loss(NAME)  # type: ignore[arg-type]
+@register_policy_loss(NAME)
 def release_loss(
     old_log_prob: torch.Tensor,
     log_prob: torch.Tensor,
