@@ -1,6 +1,6 @@
 """Each ablation of the paper, two steps on a CPU with the demo's model and data.
 
-    python -m benchmarks.ablations --run runs/demo --out benchmarks/results/ablations.json
+    python -m benchmarks.ablations
 
 Two steps say nothing about what an ablation does to a model; they show that each of them runs through the real stack:
 
@@ -8,29 +8,26 @@ Two steps say nothing about what an ablation does to a model; they show that eac
 - ``policy_then_critic``: GRPO on the model that ``policy_only`` left, exported with ``critic-r1 export``
 - ``supervised``: verl's SFT trainer under torchrun, with ``config/critic_sft.yaml``, on the same critic rows
 
-Policy rows are plain questions about the training images of the run's critic rows. A run that is finished is not
+Policy rows are plain questions about the training images of the run's critic rows. A finished run is not
 repeated.
 """
 
 import json
 import re
-import shutil
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from benchmarks.harness import RESULTS, DemoFolder, Out, follow, once, training, write
 from data_prep.sources import digits
 from data_prep.writer import write_parquet
-from recipe.critic_r1 import provenance
 from recipe.critic_r1.demo.pipeline import DemoRun, DemoSettings
 from recipe.critic_r1.demo.stages import SPLIT_SIZES
-from recipe.critic_r1.launch import processes
 from recipe.critic_r1.training.export import export
 from recipe.critic_r1.training.run_log import METRICS, SAMPLES, read_lines
 
@@ -38,20 +35,12 @@ STEPS = 2
 POLICY_ROWS = 200
 
 
-def _follow(command: list[str], folder: Path, environment: Mapping[str, str] | None = None) -> tuple[str, float]:
-    started, log = time.monotonic(), folder / "log"
-    status = processes.follow(command, log, on_line=lambda _: None, on_tick=lambda: None, environment=environment)
-    if status:
-        raise RuntimeError(f"exit status {status}; see {log}")
-    return log.read_text(errors="replace"), round(time.monotonic() - started, 1)
-
-
 def grpo(run: Path, folder: Path, ablation: str, *more: str) -> dict[str, Any]:
     """Two steps of GRPO with ``ablation/``; what was paid for what."""
-    command = [sys.executable, "-m", "recipe.critic_r1.train", "--config-name", "demo", f"+ablation={ablation}"]
-    command += [*DemoRun(run, DemoSettings(), Console()).train_overrides(), f"critic_r1.run_dir={folder}"]
+    command = training([f"+ablation={ablation}", *DemoRun(run, DemoSettings(), Console()).train_overrides()])
+    command += [f"critic_r1.run_dir={folder}"]
     command += [f"trainer.total_training_steps={STEPS}", f"trainer.save_freq={STEPS}", "trainer.logger=[console]"]
-    _, seconds = _follow([*command, *more], folder)
+    seconds = follow([*command, *more], folder / "log")
     metrics = [record["data"] for record in read_lines(folder / "train" / METRICS)]
     samples = list(read_lines(folder / "train" / SAMPLES))
     paid: dict[str, Counter[str]] = {}
@@ -82,7 +71,9 @@ def supervised(run: Path, folder: Path) -> dict[str, Any]:
     command += ["model.use_remove_padding=false", "+model.override_config.attn_implementation=sdpa"]
     command += ["model.enable_gradient_checkpointing=false", "engine.use_torch_compile=false"]
     command += ["data.mm_processor_kwargs.min_pixels=1"]
-    text, seconds = _follow(command, folder, {"VERL_PLATFORM": "cpu", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
+    environment = {"VERL_PLATFORM": "cpu", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    seconds = follow(command, folder / "log", environment=environment)
+    text = (folder / "log").read_text(errors="replace")
     checkpoint = folder / "checkpoints" / f"global_step_{STEPS}" / "huggingface"
     return {
         "seconds": seconds,
@@ -94,9 +85,9 @@ def supervised(run: Path, folder: Path) -> dict[str, Any]:
 
 
 def main(
-    run: Annotated[Path, typer.Option(help="A demo run, or one whose first stage is done.")] = Path("runs/demo"),
-    folder: Annotated[Path, typer.Option(help="Where the runs are.")] = Path("runs/bench-ablations"),
-    out: Annotated[Path, typer.Option(help="Result file.")] = Path("benchmarks/results/ablations.json"),
+    run: DemoFolder = Path("runs/demo"),
+    folder: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/bench-ablations"),
+    out: Out = RESULTS / "ablations.json",
 ) -> None:
     """Run each ablation for two steps."""
     run, folder = run.absolute(), folder.absolute()
@@ -115,19 +106,9 @@ def main(
         "policy_then_critic": policy_then_critic,
         "supervised": lambda at: supervised(run, at),
     }
-    found = {}
-    for name, train in ablations.items():
-        record = folder / f"{name}.json"
-        if not record.exists():
-            shutil.rmtree(folder / name, ignore_errors=True)
-            result = train(folder / name)
-            record.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        found[name] = json.loads(record.read_text(encoding="utf-8"))
-        print(name, json.dumps(found[name]))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    result = {"machine": provenance.machine(), "versions": provenance.versions(), "steps": STEPS, "ablations": found}
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(out)
+    found = {name: once(folder, name, train) for name, train in ablations.items()}
+    print(json.dumps(found, indent=1))
+    write(out, {"steps": STEPS, "ablations": found})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A run across two Ray nodes against the same run on one, and a run that loses a process, a node, and is stopped.
 
-    python -m benchmarks.cluster --run runs/demo --out benchmarks/results/cluster.json
+    python -m benchmarks.cluster
 
 Takes the model and the data of a demo run (its first stage is enough) and trains `STEPS` steps three times:
 
@@ -10,7 +10,7 @@ Takes the model and the data of a demo run (its first stage is enough) and train
   every process of the second node, which comes back a moment later, then the job is stopped and sent again.
   Each happens in the middle of a checkpoint's interval, so that steps have to be made again.
 
-Every rollout has its own seed (`benchmarks.cluster_rollouts`), so runs are compared response by response and not only
+Every rollout has its own seed (`benchmarks.seeded`), so runs are compared response by response and not only
 by their means. Reported: which actors ran where, the largest difference of each metric, the share of equal responses,
 rows that a step of one run had and the other's had not, lines lost or doubled, and how long a restart took. A run
 that is finished is not repeated, so the command can be stopped and started again. Needs root and about 12 GB of memory.
@@ -19,7 +19,6 @@ that is finished is not repeated, so the command can be stopped and started agai
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -37,12 +37,10 @@ from rich.console import Console
 
 from benchmarks.cluster_compare import TOLERANCE, compare
 from benchmarks.cluster_nodes import INTERFACE, Cluster
-from recipe.critic_r1 import provenance
+from benchmarks.harness import COMMAND, RESULTS, ROOT, DemoFolder, Out, follow, once, training, write
 from recipe.critic_r1.demo.pipeline import DemoRun, DemoSettings
 from recipe.critic_r1.launch import processes, submit, supervisor
 from recipe.critic_r1.training.run_log import METRICS, read_lines
-
-ROOT = Path(__file__).resolve().parents[1]
 
 STEPS, EVERY = 8, 2
 """Steps of a run, and of them those with a checkpoint."""
@@ -61,7 +59,7 @@ def overrides(run: Path, folder: Path) -> list[str]:
         f"critic_r1.run_dir={folder}",
         "critic_r1.min_free_memory_gb=null",
         "critic_r1.recovery.backoff_seconds=5",
-        "actor_rollout_ref.rollout.agent.agent_loop_manager_class=benchmarks.cluster_rollouts.SeededLoops",
+        "actor_rollout_ref.rollout.agent.agent_loop_manager_class=benchmarks.seeded.PlacedLoops",
         "actor_rollout_ref.rollout.agent.num_workers=2",
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=128",
         "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=128",
@@ -79,25 +77,23 @@ def last_step(folder: Path) -> int:
 
 def one_node(run: Path, folder: Path) -> dict[str, Any]:
     """Two workers in a Ray of their own."""
-    command = [sys.executable, "-m", "recipe.critic_r1.train", "--config-name", "demo", *overrides(run, folder)]
-    command += ["trainer.n_gpus_per_node=2"]
-    return {"seconds": _follow(command, folder)}
+    command = training([*overrides(run, folder), "trainer.n_gpus_per_node=2"])
+    return {"seconds": follow(command, folder / "log")}
 
 
 def two_nodes(run: Path, folder: Path, cluster: Cluster) -> dict[str, Any]:
     """A worker on each node, sent with Ray's own command."""
-    python = [sys.executable, "-m", "recipe.critic_r1.train", "--config-name", "demo", "cluster=cpu_nodes"]
     command = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", cluster.jobs]
     command += ["--working-dir", str(ROOT)]
     command += ["--runtime-env-json", json.dumps({"env_vars": {"GLOO_SOCKET_IFNAME": INTERFACE}})]
-    command += ["--", *python, *overrides(run, folder)]
+    command += ["--", *training(["cluster=cpu_nodes", *overrides(run, folder)])]
     placed: dict[str, Any] = {}
 
     def look() -> None:
         if not placed and last_step(folder) >= 1:
             placed.update({node.address: actors(node.processes()) for node in cluster.nodes})
 
-    seconds = _follow(command, folder, look, cluster.environment)
+    seconds = follow(command, folder / "log", look=look, environment=cluster.environment)
     return {"seconds": seconds, "actors": placed}
 
 
@@ -171,7 +167,7 @@ def processes_killed(pids: list[int]) -> int:
 
 def cli(cluster: Cluster, *arguments: str) -> str:
     """``critic-r1`` with these arguments; what it printed."""
-    command = [sys.executable, "-m", "recipe.critic_r1.cli", *arguments, "--address", cluster.jobs]
+    command = [COMMAND, *arguments, "--address", cluster.jobs]
     environment = {**cluster.environment, "COLUMNS": "200"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return done.stdout + done.stderr
@@ -181,7 +177,7 @@ def disturbed(run: Path, folder: Path, cluster: Cluster) -> dict[str, Any]:
     """A worker on each node, sent with ``critic-r1 submit``, and everything that `Disturber` does."""
     started = time.monotonic()
     disturber = Disturber(folder, cluster, "disturbed")
-    command = [sys.executable, "-m", "recipe.critic_r1.cli", "submit", "demo", "--address", cluster.jobs]
+    command = [COMMAND, "submit", "demo", "--address", cluster.jobs]
     command += ["--python", sys.executable, "cluster=cpu_nodes", *overrides(run, folder)]
     log, statuses = folder / "log", []
     for job in (disturber.job, "again"):
@@ -223,16 +219,6 @@ def controllers(log: str, cluster: Cluster) -> list[str]:
 STATUSES = ("SUCCEEDED", "STOPPED", "FAILED", "RUNNING", "PENDING")
 
 
-def _follow(
-    command: list[str], folder: Path, look: Callable[[], None] = lambda: None, environment: dict[str, str] | None = None
-) -> float:
-    started = time.monotonic()
-    status = processes.follow(command, folder / "log", on_line=lambda _: None, on_tick=look, environment=environment)
-    if status:
-        raise RuntimeError(f"exit status {status}; see {folder / 'log'}")
-    return round(time.monotonic() - started, 1)
-
-
 def packed_bytes() -> dict[str, int]:
     """What `critic-r1 submit` sends: bytes and files."""
     with submit.packed() as folder:
@@ -240,26 +226,16 @@ def packed_bytes() -> dict[str, int]:
 
 
 def main(
-    run: Annotated[Path, typer.Option(help="A demo run, or one whose first stage is done.")] = Path("runs/demo"),
-    folder: Annotated[Path, typer.Option(help="Where the runs are.")] = Path("runs/bench-cluster"),
+    run: DemoFolder = Path("runs/demo"),
+    folder: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/bench-cluster"),
     disturb: Annotated[bool, typer.Option(help="Whether to make the third run.")] = True,
-    out: Annotated[Path, typer.Option(help="Result file.")] = Path("benchmarks/results/cluster.json"),
+    out: Out = RESULTS / "cluster.json",
 ) -> None:
     """Train on one node, on two, and on two that fail; write the comparison."""
     run, folder = run.absolute(), folder.absolute()
     supervisor.interrupt_on_sigterm()  # the nodes are taken down then as well
-    found: dict[str, Any] = {}
-
-    def once(name: str, train: Callable[[Path], dict[str, Any]]) -> None:
-        record = folder / f"{name}.json"
-        if not record.exists():
-            shutil.rmtree(folder / name, ignore_errors=True)
-            result = train(folder / name)
-            record.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        found[name] = json.loads(record.read_text(encoding="utf-8"))
-
     folder.mkdir(parents=True, exist_ok=True)
-    once("one_node", lambda at: one_node(run, at))
+    found = {"one_node": once(folder, "one_node", lambda at: one_node(run, at))}
     names = ["two_nodes", "disturbed"] if disturb else ["two_nodes"]
     with ExitStack() as stack:
         cluster: Any = None
@@ -267,12 +243,9 @@ def main(
             # Ray's sockets need a short path.
             scratch = stack.enter_context(TemporaryDirectory(prefix="ray"))
             cluster = stack.enter_context(Cluster(Path(scratch)))
-        once("two_nodes", lambda at: two_nodes(run, at, cluster))
-        if disturb:
-            once("disturbed", lambda at: disturbed(run, at, cluster))
-    result = {
-        "machine": provenance.machine(),
-        "versions": provenance.versions(),
+        for name, train in zip(names, (two_nodes, disturbed), strict=False):
+            found[name] = once(folder, name, partial(train, run, cluster=cluster))
+    result: dict[str, Any] = {
         "settings": {"steps": STEPS, "checkpoint_every": EVERY, "tolerance": TOLERANCE},
         "packed_job": packed_bytes(),
         "runs": found,
@@ -283,9 +256,7 @@ def main(
     for name, (one, other) in compared.items():
         result[name] = compare(folder / one, folder / other, STEPS)
         print(name, json.dumps({key: value for key, value in result[name].items() if key != "steps"}, indent=1))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(out)
+    write(out, result)
 
 
 if __name__ == "__main__":

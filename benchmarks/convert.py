@@ -1,99 +1,197 @@
-"""Conversion speed, side by side on the same file: stock pattern, Image(decode=False), bare pyarrow copies, ours.
+"""Conversion speed on the same file: the stock pattern, Image(decode=False), a bare pyarrow copy, and ours.
 
-Each way runs in a process of its own, several times in turn: held to one core, and once more on all cores, which
-ours uses by a second thread. Other work may share the machine, so ways are compared within a turn only, by the clock,
-and the median of the turns counts, with the least and the most. A process first converts a small set: what it loads,
-and the memory that it gets for the first time, is paid once for a set of any size. Then the clock starts, with the
-source still a file, and stops when the Parquet files are written. All files lie in memory (/dev/shm) unless --folder
-says otherwise: a disk that is slower than any of the ways would make them all alike. The images are synthetic 640x480
-JPEGs of the size of a photograph.
+    python -m benchmarks.convert
 
-The stock patterns run in one process, as their users run them; `datasets` decodes, encodes and writes there.
+Each way runs in a process of its own, several turns of all ways: held to one core, and once more on all cores, of which
+ours uses two. Other work may share the machine, so ways are compared within a turn only, by wall time, and the median
+of the turns counts. A process first converts a small set: what it loads is paid once for a set of any size. Then the
+clock starts, with the source still a file, and stops when the Parquet files are written. All files are in /dev/shm
+unless --folder says otherwise: a disk that is slower than any of the ways would make them all alike. The images are
+synthetic 640x480 JPEGs of the size of a photograph, each different.
 
-Two copies are the limit: one as it is usually written, and one with the writer options of our own shards. What hashes
-and tokens cost by themselves is measured too: the copy with the same digests of images and checksum of the file, and
-the same prompts through the `tokenizers` library, which lengths do without.
-
-    python -m benchmarks.convert --out benchmarks/results/convert.json
+The stock patterns run in one process, as their users run them; `datasets` decodes, encodes and writes there. Measured
+too: two workers against one, and peak memory by the number of rows, also of a set that only names its images.
 """
 
-import argparse
+import contextlib
+import io
 import json
 import os
-import platform
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from pathlib import Path
-from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import typer
 from blake3 import blake3
 
-from benchmarks.convert_ways import AS_IS, LIMITS, NAMED, OURS, WAYS, make_named, make_source
+from benchmarks.harness import RESULTS, Out, english, photo, spread, write
+from data_prep.convert import convert
+from data_prep.settings import Settings
 from recipe.critic_r1.cli.data import LIBRARY_VARIABLES
+
+OURS = ("ours_plain", "ours_hashes", "ours_hashes_length")
+WAYS = ("stock", "undecoded", "copy", *OURS)
+NAMED = "ours_named"
+"""Ours with hashes, of a set that ships the names of its images only."""
 
 SLOW_ROWS = 2_000
 """The stock pattern gets a file of this many rows only: enough that what it costs to load the set hardly counts."""
 
-WARM_ROWS, SLOW_WARM_ROWS = 4_096, 256
-"""Rows of the small set that a way converts first (a unit for each thread), and of that for the stock pattern."""
+WARM_ROWS = 4_096
+"""Rows of the small set that a way converts first; the stock pattern a sixteenth of it."""
 
 NAMED_ROWS = 6_144
-"""The most images of 4 megapixels that are loaded by their names."""
+"""Images of 4 megapixels that are loaded by their names."""
 
-PARTS = ("ways", "order", "two_workers", "named")
+TARGETS = {"stock": 20.0, "undecoded": 3.0}
+"""How many times as fast as another way a conversion is to be, on all cores."""
 
-TARGETS = {"stock": 30.0, "undecoded": 3.0, "copy": 0.75}
-"""How many times as fast as each other way a conversion is to be."""
+PEAK_MB = 700.0
+"""Most memory of a process."""
 
-TWO_WORKERS, PEAK_MB = 1.7, 700.0
-"""Two workers against one on one core; most memory of a process."""
-
-
-def run_way(
-    way: str,
-    source: Path,
-    folder: Path,
-    model: str,
-    workers: int = 1,
-    limit: int | None = None,
-    cores: int = 1,
-    warm: Path | None = None,
-) -> dict[str, float]:
-    """One way in a fresh process; rows, seconds (of its workers, too) and peak memory.
-
-    Args:
-        warm: a small set that the process converts first, without the clock.
-    """
-    output = folder / f"out_{way}"
-    remove_output(output)
-    command = [sys.executable, "-m", "benchmarks.convert_ways", way, "--source", str(source), "--output", str(output)]
-    command += ["--workers", str(workers), "--cores", str(cores), "--model", model]
-    command += ["--limit", str(limit)] if limit else []
-    command += ["--warm", str(warm)] if warm else []
-    threads = {"OMP_NUM_THREADS": str(cores), "TOKENIZERS_PARALLELISM": "true" if cores > 1 else "false"}
-    own = LIBRARY_VARIABLES if way in (*OURS, AS_IS, NAMED) else {}  # as the command `prepare` has it
-    environment = {**os.environ, **threads, **own, "PYTHONPATH": os.getcwd(), "TMPDIR": str(folder)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    lines = [x for x in done.stdout.splitlines() if x.startswith("RESULT ")]
-    if done.returncode or not lines:
-        raise RuntimeError(f"{way} failed: {done.stderr[-2000:]}")
-    result: dict[str, float] = json.loads(lines[-1].removeprefix("RESULT "))
-    return result
+Run = dict[str, float]
 
 
-def remove_output(output: Path) -> None:
-    """Take away what a way wrote: files in memory are memory that the next way needs."""
-    for old in (output, output.with_name(f"{output.name}.warm")):
-        shutil.rmtree(old, ignore_errors=True)
-        if old.is_file():
-            old.unlink()
+def make_source(path: Path, rows: int) -> Path:
+    """A file in the form of RLAIF-V with `rows` different images (64 made ones, each copy with its own comment)."""
+    if path.exists():
+        return path
+    made = [photo((640, 480), seed) for seed in range(64)]
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    texts = [(name, pa.string()) for name in ("question", "chosen", "rejected")]
+    schema = pa.schema([("idx", pa.int64()), ("image", image), *texts])
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, rows, 100):
+            batch = []
+            for i in range(start, min(start + 100, rows)):
+                # A comment segment after the start marker: other bytes, the same image.
+                note, data = f"row {i}".encode(), made[i % 64]
+                data = data[:2] + b"\xff\xfe" + (len(note) + 2).to_bytes(2, "big") + note + data[2:]
+                street, beach = f"It shows a quiet street {i}. " * 20, f"It shows a beach {i}. " * 20
+                row = (i, {"bytes": data, "path": f"{i}.jpg"}, f"What does image {i} show?", street, beach)
+                batch.append(dict(zip(schema.names, row, strict=True)))
+            writer.write_table(pa.Table.from_pylist(batch, schema), row_group_size=100)
+    return path
+
+
+def make_named(folder: Path, rows: int) -> Path:
+    """Records that name their images, 64 different ones of 4 megapixels, as JSON lines and files."""
+    for i in range(64):
+        (folder / f"{i}.jpg").write_bytes(photo((2304, 1728), i))
+    path, record = folder / "named.jsonl", {"question": "What?", "chosen": "A street.", "rejected": "A beach."}
+    lines = (json.dumps(record | {"question": f"What is {i}?", "image": f"{i % 64}.jpg"}) for i in range(rows))
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def _with_datasets(source: str, output: str, decode: bool) -> int:
+    import datasets
+
+    datasets.disable_progress_bars()
+
+    def to_task(row: dict[str, Any], index: int) -> dict[str, Any]:
+        first, second = (row["chosen"], row["rejected"]) if index % 2 else (row["rejected"], row["chosen"])
+        content = f"<image>{row['question']}\nResponse 1: {first}\nResponse 2: {second}"
+        return {
+            "data_source": "x",
+            "prompt": [{"role": "user", "content": content}],
+            "images": [row["image"]],
+            "ability": "critic",
+            "reward_model": {"style": "rule", "ground_truth": "1" if index % 2 else "2"},
+            "extra_info": {"index": index},
+        }
+
+    with tempfile.TemporaryDirectory() as cache, contextlib.redirect_stderr(io.StringIO()):
+        data = datasets.load_dataset("parquet", data_files=source, cache_dir=cache, split="train")
+        data = data.cast_column("image", datasets.Image(decode=decode))
+        data.map(to_task, with_indices=True, remove_columns=data.column_names).to_parquet(output)
+        return len(data)
+
+
+def _copy(source: str, output: str) -> int:
+    with (
+        pq.ParquetFile(source) as parquet,
+        pq.ParquetWriter(output, parquet.schema_arrow, compression="none") as writer,
+    ):
+        for batch in parquet.iter_batches(100, use_threads=False):
+            writer.write_batch(batch)
+        return int(parquet.metadata.num_rows)
+
+
+def one_way(way: str, source: str, output: str, model: str, workers: int, limit: int | None) -> int:
+    """Convert in this process; returns the rows."""
+    if way in ("stock", "undecoded"):
+        return _with_datasets(source, output, way == "stock")
+    if way == "copy":
+        return _copy(source, output)
+    settings = Settings(
+        "generic" if way == NAMED else "rlaif_v",
+        hashes=way != "ours_plain",
+        model=model if "length" in way else None,
+        limit=limit,
+    )
+    return int(convert([source], output, settings, workers=workers)["records"]["used"])
+
+
+def timed_way(way: str, source: str, warm: str, output: str, model: str, cores: int, workers: int, limit: int) -> None:
+    """One way in this process, after the warm set; the last line on stdout is the result."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    if warm:
+        one_way(way, warm, f"{output}.warm", model, workers, None)
+    usages, start = _usage(), time.perf_counter()
+    rows = one_way(way, source, output, model, workers, limit or None)
+    wall, cpu = time.perf_counter() - start, _usage() - usages
+    # Not ru_maxrss: that begins with the size of the process that started this one.
+    peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+    print("RESULT " + json.dumps({"rows": rows, "wall_s": wall, "cpu_s": cpu, "peak_mb": peak}))
+
+
+def _usage() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+class Folder:
+    """A folder in memory, with the sources and what the ways write."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.cores = path, len(os.sched_getaffinity(0))
+        self.model = str(path / "model")
+        from tests.data_prep.made_processors import make_processor
+
+        make_processor("qwen2_5_vl", english()).save_pretrained(self.model)
+
+    def source(self, rows: int) -> Path:
+        """A source of this many rows, made once."""
+        return make_source(self.path / f"source_{rows}.parquet", rows)
+
+    def run(
+        self, way: str, source: Path, *, cores: int = 1, workers: int = 1, limit: int = 0, warm: Path | None = None
+    ) -> tuple[Run, list[str]]:
+        """One way in a fresh process: what it took, and the hashes of the images that it wrote."""
+        output = self.path / f"out_{way}"
+        arguments = (way, str(source), str(warm or ""), str(output), self.model, cores, workers, limit)
+        code = f"from benchmarks.convert import timed_way; timed_way(*{arguments!r})"
+        threads = {"OMP_NUM_THREADS": str(cores), "TOKENIZERS_PARALLELISM": "true" if cores > 1 else "false"}
+        own = LIBRARY_VARIABLES if way.startswith("ours") else {}  # as the command `prepare` has it
+        environment = {**os.environ, **threads, **own, "TMPDIR": str(self.path)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+        )
+        lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+        if done.returncode or not lines:
+            raise RuntimeError(f"{way} failed: {done.stderr[-2000:]}")
+        hashes = image_digests(output, "image" if way == "copy" else "images")
+        for old in (output, Path(f"{output}.warm")):  # files in memory are memory that the next way needs
+            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+        return json.loads(lines[-1].removeprefix("RESULT ")), hashes
 
 
 def image_digests(path: Path, column: str) -> list[str]:
@@ -103,214 +201,90 @@ def image_digests(path: Path, column: str) -> list[str]:
         with pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(100, columns=[column]):
                 for value in batch.column(0).to_pylist():
-                    data = (value[0] if isinstance(value, list) else value)["bytes"]
-                    found.append(blake3(data).hexdigest())
+                    found.append(blake3((value[0] if isinstance(value, list) else value)["bytes"]).hexdigest())
     return found
 
 
-def digest_cost(source: Path) -> float:
-    """Microseconds of this processor for the digest of one image that is already in its cache; best of many."""
-    with pq.ParquetFile(source) as parquet:
-        data = parquet.read_row_group(0, columns=["image"])["image"][0].as_py()["bytes"]
-    times = []
-    for _ in range(200):
-        start = time.perf_counter()
-        blake3(data).digest()
-        times.append(time.perf_counter() - start)
-    return round(1e6 * min(times), 1)
+def rounded(values: list[float]) -> dict[str, float]:
+    """Median, least and largest, to two places."""
+    return {name: round(value, 2) for name, value in spread(values).items()}
 
 
-Runs = dict[str, list[dict[str, float]]]
-"""What each way took in each turn."""
-
-
-def spread(values: Iterable[float]) -> dict[str, float]:
-    """Median, least and most of some numbers."""
-    found = sorted(values)
-    return {"median": round(median(found), 2), "low": round(found[0], 2), "high": round(found[-1], 2)}
-
-
-def seconds_per_row(run: dict[str, float]) -> float:
-    """By the clock."""
-    return run["wall_s"] / run["rows"]
-
-
-def ratios(runs: Runs) -> dict[str, dict[str, float]]:
-    """How many times as fast as the other ways of the same turn ours were."""
-    return {
-        f"{way} / {other}": spread(
-            seconds_per_row(b) / seconds_per_row(a) for a, b in zip(runs[way], runs[other], strict=True)
-        )
-        for way in OURS
-        for other in ("stock", "undecoded", *LIMITS[:3])
-        if other in runs
-    }
-
-
-def make_model(folder: Path) -> str:
-    """A Qwen2.5-VL processor with a tokenizer of 8,000 entries that learnt English."""
-    sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / "data_prep"), str(Path(__file__).parent)]
-    from length import corpus
-    from made_processors import make_processor
-
-    make_processor("qwen2_5_vl", corpus()).save_pretrained(folder / "model")
-    return str(folder / "model")
-
-
-def make_warm(folder: Path, rows: int = WARM_ROWS) -> Path:
-    """A small set for a way to convert first."""
-    path = folder / f"warm_{rows}.parquet"
-    if not path.exists():
-        make_source(path, rows)
-    return path
-
-
-def measure(folder: Path, rows: int, repeats: int, minutes: float) -> dict[str, Any]:
+def measure_ways(folder: Folder, rows: int, turns: int) -> dict[str, Any]:
     """All ways on one file, with the bytes checked."""
-    source, slow = folder / "source.parquet", folder / "slow.parquet"
-    make_source(source, rows)
-    make_source(slow, SLOW_ROWS)
-    warm, slow_warm = make_warm(folder), make_warm(folder, SLOW_WARM_ROWS)
-    model = make_model(folder)
-    held: Runs = {way: [] for way in WAYS}
-    free: Runs = {way: [] for way in ("stock", "undecoded", "copy", *OURS)}
-    cores = len(os.sched_getaffinity(0))
-    wanted = image_digests(source, "image")
-    identical: dict[str, int] = {}
-    begun = time.monotonic()
-    for done in range(repeats):
-        # No further repeat that would not fit: one takes as long as the ones before.
-        if done and (time.monotonic() - begun) * (done + 1) / done > 60 * minutes:
-            break
-        for way in WAYS:
-            rows_of, first = (slow, slow_warm) if way == "stock" else (source, warm)
-            held[way].append(run_way(way, rows_of, folder, model, warm=first))
-            if way in free:
-                free[way].append(run_way(way, rows_of, folder, model, cores=cores, warm=first))
-            if way in ("stock", "undecoded", *OURS) and way not in identical:
-                found = image_digests(folder / f"out_{way}", "images")
-                identical[way] = sum(x == y for x, y in zip(wanted, found, strict=False))
-            remove_output(folder / f"out_{way}")
-    peaks = {
-        str(part): run_way("ours_hashes_length", source, folder, model, limit=part, cores=cores, warm=warm)["peak_mb"]
-        for part in (rows // 4, rows // 2, rows)
-    }
-    most = max(*peaks.values(), *(run["peak_mb"] for runs in (held, free) for way in OURS for run in runs[way]))
-    by_cores = {"one core": held, "one process on all cores": free}
-    found = {cores_of: ratios(runs) for cores_of, runs in by_cores.items()}
-    met = {
-        cores_of: {
-            pair: ratio["median"] >= TARGETS[other]
-            for pair, ratio in pairs.items()
-            if (other := pair.split(" / ")[1]) in TARGETS
+    source, warm = folder.source(rows), folder.source(WARM_ROWS)
+    slow, slow_warm = folder.source(SLOW_ROWS), folder.source(WARM_ROWS // 16)
+    wanted, identical, peak = image_digests(source, "image"), dict[str, int](), 0.0
+    per_row: dict[str, dict[str, list[float]]] = {}
+    for _ in range(turns):
+        for name, cores in (("one core", 1), ("one process on all cores", folder.cores)):
+            for way in WAYS:
+                of, first = (slow, slow_warm) if way == "stock" else (source, warm)
+                run, hashes = folder.run(way, of, cores=cores, warm=first)
+                per_row.setdefault(name, {}).setdefault(way, []).append(1e6 * run["wall_s"] / run["rows"])
+                identical[way] = sum(x == y for x, y in zip(wanted, hashes, strict=False))
+                peak = max(peak, run["peak_mb"] if way in OURS else 0.0)
+    ratios = {
+        name: {
+            f"{way} / {other}": rounded([b / a for a, b in zip(found[way], found[other], strict=True)])
+            for way in OURS
+            for other in ("stock", "undecoded", "copy")
         }
-        for cores_of, pairs in found.items()
+        for name, found in per_row.items()
+    }
+    met = {
+        pair: ratio["median"] >= TARGETS[other]
+        for pair, ratio in ratios["one process on all cores"].items()
+        if (other := pair.split(" / ")[1]) in TARGETS
     }
     return {
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
-        f"pyarrow {pa.__version__}; load average at the end {os.getloadavg()[0]:.1f}",
-        "files_in": str(folder.parent),
-        "turns": len(held["stock"]),
+        "turns": turns,
         "rows": rows,
         "image_kb": round(source.stat().st_size / rows / 1024, 1),
-        "us_per_row": {
-            cores_of: {way: spread(1e6 * seconds_per_row(run) for run in runs[way]) for way in runs}
-            for cores_of, runs in by_cores.items()
-        },
-        "digest_us_per_image": digest_cost(source),
-        "ratios": found,
-        "targets": {**TARGETS, "two_workers": TWO_WORKERS, "peak_mb": PEAK_MB},
-        "met": {**met, "peak_mb": most < PEAK_MB},
+        "us_per_row": {name: {way: rounded(found[way]) for way in found} for name, found in per_row.items()},
+        "ratios": ratios,
+        "targets": {**TARGETS, "peak_mb": PEAK_MB},
+        "met": {**met, "peak_mb": peak < PEAK_MB},
         "identical_images": identical,
-        "peak_mb_by_rows": peaks,
     }
 
 
-def order_balance(folder: Path, rows: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Microseconds a row with the balanced order and with that of the source, without hashes, in turn, on all cores."""
-    source = folder / "source.parquet"
-    make_source(source, rows)
-    warm = make_warm(folder)
-    cores = len(os.sched_getaffinity(0))
-    runs: Runs = {"ours_plain": [], AS_IS: []}
-    for _ in range(repeats):
-        for way in runs:
-            runs[way].append(run_way(way, source, folder, "", cores=cores, warm=warm))
-            remove_output(folder / f"out_{way}")
-    balanced, as_is = ([seconds_per_row(run) for run in runs[way]] for way in runs)
-    return {
-        "balanced": spread(1e6 * s for s in balanced),
-        "as_is": spread(1e6 * s for s in as_is),
-        "as_is_over_balanced": spread(b / a for a, b in zip(balanced, as_is, strict=True)),
-    }
-
-
-def two_workers(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
-    """Two workers on two cores against one on one, in turn, with hashes; median and spread.
-
-    On twice as many rows: the second worker takes a third of a second to start, and a unit is the least that it does.
-    """
-    source = folder / "source.parquet"
-    make_source(source, 2 * rows)
-    warm = make_warm(folder)
-    model = make_model(folder)
-    one, two = [], []
-    for _ in range(repeats):
-        for workers, found in ((1, one), (2, two)):
-            found.append(run_way("ours_hashes", source, folder, model, workers=workers, cores=workers, warm=warm))
-            remove_output(folder / "out_ours_hashes")
-    pairs = list(zip(one, two, strict=True))
+def measure_workers(folder: Folder, rows: int, turns: int) -> dict[str, Any]:
+    """Two workers on two cores against one on one, in turn, with hashes, on twice as many rows."""
+    source, warm = folder.source(2 * rows), folder.source(WARM_ROWS)
+    pairs = [
+        [folder.run("ours_hashes", source, workers=n, cores=n, warm=warm)[0] for n in (1, 2)] for _ in range(turns)
+    ]
     return {
         "rows": 2 * rows,
-        "over_one": spread(a["wall_s"] / b["wall_s"] for a, b in pairs),
-        "cpu_s_of_both_over_cpu_s_of_one": spread(b["cpu_s"] / a["cpu_s"] for a, b in pairs),
-        "peak_mb": max(run["peak_mb"] for run in (*one, *two)),
+        "over_one": rounded([one["wall_s"] / two["wall_s"] for one, two in pairs]),
+        "cpu_s_of_both_over_cpu_s_of_one": rounded([two["cpu_s"] / one["cpu_s"] for one, two in pairs]),
+        "peak_mb": max(run["peak_mb"] for pair in pairs for run in pair),
     }
 
 
-def named_peaks(folder: Path) -> dict[str, float]:
-    """Peak memory in MB of conversions that load large images by their names, by the number of rows."""
-    source = make_named(folder, NAMED_ROWS)
-    cores = len(os.sched_getaffinity(0))
-    peaks = {}
-    for part in (NAMED_ROWS // 2, 3 * NAMED_ROWS // 4, NAMED_ROWS):  # two units at least, so that both threads work
-        peaks[str(part)] = run_way(NAMED, source, folder, "", limit=part, cores=cores)["peak_mb"]
-        remove_output(folder / f"out_{NAMED}")
-    return peaks
+def measure_peaks(folder: Folder, way: str, source: Path, rows: int) -> dict[str, float]:
+    """Peak memory in MB by the number of rows; two units at least, so that both threads work."""
+    parts = (rows // 2, 3 * rows // 4, rows)
+    return {str(part): folder.run(way, source, limit=part, cores=folder.cores)[0]["peak_mb"] for part in parts}
 
 
-def main() -> None:
+def main(
+    rows: Annotated[int, typer.Option(help="Rows of the source.")] = 36_864,
+    turns: Annotated[int, typer.Option(min=1, help="Turns of all ways.")] = 3,
+    folder: Annotated[Path, typer.Option(help="Where files lie.")] = Path("/dev/shm"),
+    out: Out = RESULTS / "convert.json",
+) -> None:
     """Run all ways, check the bytes, and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=36_864)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--minutes", type=float, default=14.0)
-    parser.add_argument("--out", default="benchmarks/results/convert.json")
-    parser.add_argument("--folder", default="/dev/shm" if Path("/dev/shm").is_dir() else None)
-    parser.add_argument("--only", choices=PARTS, help="measure this part again")
-    a = parser.parse_args()
-    if a.only not in (None, "ways") and not Path(a.out).is_file():
-        parser.error(f"{a.out} is not there to add to: measure everything first, without --only")
-    folder = Path(tempfile.mkdtemp(dir=a.folder))
-    report = json.loads(Path(a.out).read_text()) if a.only and Path(a.out).is_file() else {}
-    try:
-        if a.only in (None, "ways"):
-            found = measure(folder, a.rows, a.repeats, a.minutes)
-            report |= {**found, "met": report.get("met", {}) | found["met"]}
-        if a.only in (None, "order"):
-            report["us_per_row_by_order"] = order_balance(folder, a.rows, a.repeats)
-        if a.only in (None, "two_workers"):
-            found = two_workers(folder, a.rows, a.repeats)
-            report["two_workers"] = found
-            report["met"]["two_workers"] = found["over_one"]["median"] >= TWO_WORKERS
-        if a.only in (None, "named"):
-            report["peak_mb_by_rows_named"] = found = named_peaks(folder)
-            report["met"]["peak_mb_named"] = max(found.values()) < PEAK_MB
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    Path(a.out).write_text(json.dumps(report, indent=2) + "\n")
-    print(json.dumps(report, indent=2))
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        here = Folder(Path(scratch))
+        found = measure_ways(here, rows, turns)
+        found["peak_mb_by_rows"] = measure_peaks(here, OURS[-1], here.source(rows), rows)
+        found["two_workers"] = measure_workers(here, rows, turns)
+        named = make_named(here.path, NAMED_ROWS)
+        found["peak_mb_by_rows_named"] = measure_peaks(here, NAMED, named, NAMED_ROWS)
+    write(out, {"files_in": str(folder), **found})
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -22,11 +22,9 @@ from typing import Annotated, Any
 import pyarrow.parquet as pq
 import typer
 
-from benchmarks.served import Server, served
-from recipe.critic_r1 import provenance
+from benchmarks import harness
+from benchmarks.harness import COMMAND, RESULTS, Server, served, training
 from recipe.critic_r1.judging.intervals import wilson
-
-RESULTS = Path("benchmarks/results")
 
 LENGTH = ("--max-model-len", "512")
 """Of the server: the demo's prompts have 50 tokens."""
@@ -37,10 +35,10 @@ ANSWER = ("--max-tokens", "24")
 SHORT = ("--shown", "answer", "--wording", "compact", *ANSWER)
 """How the demo's critic was trained: it compares final answers, in the wording for tiny models."""
 
-SELECTORS = ("--selector", "weighted_knock_out", "--selector", "swiss", "--selector", "round_robin")
+SELECTORS = ("--selector", "weighted_knock_out", "--selector", "round_robin")
 
 LARGEST_TABLE = 16
-"""Candidates of a Swiss tournament or a round robin."""
+"""Candidates of a round robin."""
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -58,23 +56,18 @@ class Commands:
 
     def __call__(self, *words: object) -> None:
         """Run `critic-r1` with these words."""
-        self.python("-m", "recipe.critic_r1.cli", *words)
+        self.run([COMMAND, *map(str, words)])
 
-    def python(self, *words: object, log: Path | None = None) -> None:
-        """Run Python with these words; what it prints goes to the log when there is one."""
-        command, start = [str(word) for word in words], time.perf_counter()
+    def run(self, command: list[str], log: Path | None = None) -> None:
+        """Run a command; what it prints goes to the log when there is one."""
+        start = time.perf_counter()
         with log.open("w", encoding="utf-8") if log else nullcontext() as lines:
-            subprocess.run([sys.executable, *command], check=True, stdout=lines, stderr=lines)
-        text = " ".join(command).replace("-m recipe.critic_r1.cli", "critic-r1")
+            subprocess.run(command, check=True, stdout=lines, stderr=lines)
+        text = " ".join(command).replace(COMMAND, "critic-r1").replace(sys.executable, "python")
         for place, name in self._places.items():
             text = text.replace(place, name)
         text = re.sub(r"http://127\.0\.0\.1:\d+", "http://HOST", text)
         self.typed.append({"command": text, "seconds": round(time.perf_counter() - start, 1)})
-
-
-def at(server: Server) -> tuple[str, ...]:
-    """Options that name a server and its model."""
-    return "--model", server.name, "--base-url", server.url
 
 
 def models(run: Path) -> dict[str, Path]:
@@ -84,7 +77,7 @@ def models(run: Path) -> dict[str, Path]:
 
 def judged(critic: Commands, server: Server, run: Path, out: Path) -> dict[str, Any]:
     """The held-out critic pairs, judged in both orders."""
-    critic("judge", run / "data" / "critic" / "test-00000.parquet", *at(server), *ANSWER, "--out", out)
+    critic("judge", run / "data" / "critic" / "test-00000.parquet", *server.options, *ANSWER, "--out", out)
     found: dict[str, Any] = json.loads((out / "judge.json").read_text(encoding="utf-8"))
     return {name: figure for name, figure in found["metrics"].items() if figure["n"]}
 
@@ -92,7 +85,7 @@ def judged(critic: Commands, server: Server, run: Path, out: Path) -> dict[str, 
 def chosen(critic: Commands, server: Server, run: Path, out: Path, n: int) -> dict[str, Any]:
     """The held-out questions, each answered n times and chosen among in every way."""
     words = ("--n", n, "--small-n", min(n, LARGEST_TABLE), *SHORT, *SELECTORS)
-    critic("best-of-n", run / "data" / "policy", *at(server), *words, "--out", out)
+    critic("best-of-n", run / "data" / "policy", *server.options, *words, "--out", out)
     found: dict[str, Any] = json.loads((out / "best_of_n.json").read_text(encoding="utf-8"))
     return {name: found[name] for name in ("metrics", "curves", "bill")}
 
@@ -107,10 +100,7 @@ def compared(critic: Commands, first: Path, second: Path, out: Path) -> dict[str
 
 def write(name: str, critic: Commands, content: dict[str, Any]) -> None:
     """A result file with the machine, the versions and the commands."""
-    result = {"machine": provenance.machine(), "versions": provenance.versions(), "commands": critic.typed, **content}
-    path = RESULTS / name
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(path)
+    harness.write(RESULTS / name, {"commands": critic.typed, **content})
 
 
 @app.command()
@@ -145,7 +135,7 @@ def self_improvement(run: Run, folder: Folder = FOLDER, seed: Annotated[int, typ
         best_before = chosen(commands, server, run, here / "best-before", 8)
         draw = ("--samples", 8, "--redraw", "--max-pairs", 1, "--seed", seed)
         commands(
-            "label", run / "data" / "critic" / "train-00000.parquet", *at(server), *draw, *SHORT, "--out", answered
+            "label", run / "data" / "critic" / "train-00000.parquet", *server.options, *draw, *SHORT, "--out", answered
         )
     commands("validate", answered / "tasks")
     train(commands, trained, answered / "tasks", run, here / "run", seed)
@@ -191,13 +181,13 @@ def agreement(judged: Path, run: Path) -> dict[str, Any]:
 
 def train(commands: Commands, model: Path, tasks: Path, run: Path, out: Path, seed: int) -> None:
     """The variant `self_improvement` of the demo on the labelled pairs."""
-    command = ["-m", "recipe.critic_r1.train", "--config-name", "demo", "+variant=self_improvement"]
+    command = training(["+variant=self_improvement"])
     command += [f"critic_r1.run_dir={out.resolve()}", f"actor_rollout_ref.model.path={model.resolve()}"]
     command += [f"data.train_files={next(tasks.glob('*.parquet')).resolve()}", f"data.seed={seed}"]
     command += [f"data.val_files={(run / 'data' / 'critic' / 'test-00000.parquet').resolve()}"]
     command += [f"actor_rollout_ref.rollout.seed={seed}", "actor_rollout_ref.actor.optim.lr=2.0e-4"]
     out.mkdir(parents=True, exist_ok=True)
-    commands.python(*command, log=out / "train.log")
+    commands.run(command, log=out / "train.log")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """CPU time, memory and probe lines of a training run's processes, by what a process is; for `benchmarks.images`."""
 
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -8,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import TICKS, title_of
 from recipe.critic_r1.launch import processes
 from recipe.critic_r1.training.run_log import read_lines
-
-TICKS = os.sysconf("SC_CLK_TCK")
 
 AGENT, TRAINER, ENGINE, STORAGE = "agent loop", "training worker", "rollout engine", "TransferQueue"
 KINDS = {
@@ -75,13 +73,6 @@ def memory_of(pid: int) -> int:
     except OSError:
         return 0
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-
-
-def title_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
-    except OSError:
-        return ""
 
 
 def cpu_of(pid: int) -> float:

@@ -1,6 +1,6 @@
 """What images cost on the host, on verl's own path and on ours, in real training runs on the CPU.
 
-    python -m benchmarks.images --out benchmarks/results/images.json
+    python -m benchmarks.images
 
 For each size of image and each number of rollouts n, three steps of GRPO (Ray, FSDP2, vLLM, TransferQueue, a tiny
 Qwen2.5-VL that takes images up to 4,194,304 pixels) with ``critic_r1.image_path`` ``stock`` and ``shared``, one after
@@ -25,7 +25,6 @@ import io
 import json
 import math
 import os
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -36,14 +35,13 @@ import numpy as np
 import PIL.Image
 import typer
 
+from benchmarks.harness import RESULTS, Out, follow, training, write
 from benchmarks.image_meter import CLIENTS, Meter, cpu_of, events, kind_of
 from benchmarks.image_probe import FOLDER
 from data_prep.tasks.pairwise import Image, PolicyTask
 from data_prep.writer import write_parquet
-from recipe.critic_r1 import provenance
 from recipe.critic_r1.demo.model import build_model, build_tokenizer
 from recipe.critic_r1.images.encoded import ImageInputs, PixelSettings
-from recipe.critic_r1.launch import processes
 from recipe.critic_r1.preflight.memory_estimate import BYTES_PER_PIXEL
 from recipe.critic_r1.training.run_log import read_lines
 
@@ -150,8 +148,7 @@ def measure(model: Path, data: Path, scratch: Path, path: str, n: int, prompts: 
         "trainer.logger": "[console]",
     }
     arguments = [f"{name}={value}" for name, value in overrides.items()]
-    command = [sys.executable, "-m", "recipe.critic_r1.train", "--config-name", "demo", *arguments]
-    metrics, log = run_dir / "train" / "metrics.jsonl", scratch / "log"
+    metrics = run_dir / "train" / "metrics.jsonl"
     ends: list[float] = []
     seen: list[tuple[float, dict[int, tuple[str, float]]]] = []
 
@@ -162,16 +159,10 @@ def measure(model: Path, data: Path, scratch: Path, path: str, n: int, prompts: 
             ends.append(metrics.stat().st_mtime)
             seen.append((time.time(), {pid: (title, cpu_of(pid)) for pid, (title, _) in meter.cpu.items()}))
 
-    status = processes.follow(
-        command,
-        log,
-        on_line=lambda line: None,
-        on_tick=watch,
-        environment={FOLDER: str(probe), "VERL_USE_EXTERNAL_MODULES": "benchmarks.image_probe"},
-        memory=meter,
-    )
-    if status or len(ends) < STEPS:
-        raise RuntimeError(f"training failed ({status}): {log.read_text(errors='replace')[-3000:]}")
+    environment = {FOLDER: str(probe), "VERL_USE_EXTERNAL_MODULES": "benchmarks.image_probe"}
+    follow(training(arguments), scratch / "log", look=watch, environment=environment, memory=meter)
+    if len(ends) < STEPS:
+        raise RuntimeError(f"training logged {len(ends)} of {STEPS} steps: see {scratch / 'log'}")
     shown, rollouts = (STEPS - 1) * prompts, (STEPS - 1) * prompts * n
     processed: dict[str, float] = defaultdict(float)
     queue = 0.0
@@ -277,18 +268,16 @@ def plot(points: list[dict[str, Any]], out: Path) -> None:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Result file; the plot lies beside it.")] = Path(
-        "benchmarks/results/images.json"
-    ),
+    out: Out = RESULTS / "images.json",
     sizes: Annotated[list[str] | None, typer.Option("--size", help="Some sizes only.")] = None,
     rollouts: Annotated[list[int] | None, typer.Option("--n", help="Some numbers of rollouts only.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each path, of which the middle one counts.")] = 1,
 ) -> None:
-    """Measure both paths; what a result file holds already is not measured again."""
+    """Measure both paths and plot them next to the result file; what that holds already is not measured again."""
     result: dict[str, Any] = {"points": []}
     if out.exists():
         result = json.loads(out.read_text(encoding="utf-8"))
-    result |= {"machine": provenance.machine(), "versions": provenance.versions(), "steps": STEPS}
+    result["steps"] = STEPS
     wanted = [(size, 8) for size in PROMPTS] + [("0.3 MP", n) for n in ROLLOUTS if n != 8]
     for size, n in wanted:
         if (sizes and size not in sizes) or (rollouts and n not in rollouts):
@@ -310,12 +299,10 @@ def main(
         result["points"].append(point)
         compare(result["points"])
         print(size, n, json.dumps(point["ratio"]), flush=True)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write(out, result)
     result["processor_seconds_per_megapixel"] = processor_seconds()
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(out, result)
     plot(result["points"], out.with_suffix(".svg"))
-    print(out)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 r"""`critic-r1 eval-policy` on the demo's models, against the demo's own evaluation of the same questions.
 
-    python -m benchmarks.policy_evaluation --run runs/demo --out benchmarks/results/policy_evaluation.json
+    python -m benchmarks.policy_evaluation
 
 Two ways to one number: lmms-eval against a served model, and our own evaluation in the process of an engine. The
 questions, the images and greedy decoding are the same, the code on the way is not. Measured of the model before and
@@ -17,15 +17,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from benchmarks.served import Server, served
-from recipe.critic_r1 import provenance
+from benchmarks.harness import COMMAND, RESULTS, DemoFolder, Out, Server, served, write
 from recipe.critic_r1.eval_policy.command import Served, tool_environment
 from recipe.critic_r1.eval_policy.environment import default_cache, prepare
 from recipe.critic_r1.eval_policy.suites import ROWS_TASK, names
@@ -35,11 +33,9 @@ FIGURE = f"policy/rows/{ROWS_TASK}"
 KILLED_AT = 100
 """Answers in the journal when the command is killed."""
 
-COMMAND = [sys.executable, "-m", "recipe.critic_r1.cli", "eval-policy"]
-
 
 def _command(server: Server, rows: Path, out: Path, cache: Path, *, concurrency: int = 32) -> list[str]:
-    asked = [*COMMAND, "rows", "--rows", str(rows), "--model", server.name, "--base-url", server.url]
+    asked = [COMMAND, "eval-policy", "rows", "--rows", str(rows), *server.options]
     return [*asked, "--out", str(out), "--cache", str(cache), "--concurrency", str(concurrency)]
 
 
@@ -112,16 +108,16 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main(
-    run: Annotated[Path, typer.Option(help="A finished run of the demo.")] = Path("runs/demo"),
+    run: DemoFolder = Path("runs/demo"),
     folder: Annotated[Path, typer.Option(help="Where the answers go; an empty one.")] = Path("runs/bench-eval-policy"),
     cache: Annotated[Path | None, typer.Option(help="As in eval-policy.")] = None,
-    out: Annotated[Path, typer.Option(help="Result file.")] = Path("benchmarks/results/policy_evaluation.json"),
+    out: Out = RESULTS / "policy_evaluation.json",
 ) -> None:
     """Measure and write the results."""
     cache, rows = cache or default_cache(), run / "data" / "policy"
     if folder.exists():
         raise SystemExit(f"{folder} exists: answers in it would be taken for new ones; remove it or give --folder")
-    check = [*COMMAND, "all", "--check", "--cache", str(cache)]
+    check = [COMMAND, "eval-policy", "all", "--check", "--cache", str(cache)]
     checked = subprocess.run(check, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
     python = prepare(cache).python
     found: dict[str, Any] = {}
@@ -140,16 +136,12 @@ def main(
             if stage == "after":
                 found["killed"] = _killed(server, rows, folder / "killed", cache)
     result = {
-        "machine": provenance.machine(),
-        "versions": provenance.versions(),
         "tool": report["settings"]["tool"],
         "suites": {"names": names(), "check": checked},
         **found,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(table(result))
-    print(out)
+    write(out, result)
 
 
 if __name__ == "__main__":

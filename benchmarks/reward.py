@@ -3,35 +3,29 @@
 Compares with the release's reward (mathruler), math-verify and a bare regular expression, in one run. Every opponent
 runs in a child process with a time-out: some of the texts would keep it busy for hours.
 
-    python benchmarks/reward.py            writes benchmarks/results/reward.json
+    python -m benchmarks.reward
 """
 
-import argparse
-import json
 import logging
 import multiprocessing
-import platform
 import random
 import re
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests" / "reward_fns")]
+import typer
 
-from response_grammar import random_response  # type: ignore[import-not-found]  # noqa: E402
-
-from reward_fns import mixed, preference  # noqa: E402
+from benchmarks.harness import RESULTS, Out, write
+from reward_fns import mixed, preference
+from tests.reward_fns.response_grammar import random_response
 
 CHARS = 3_500
 HOSTILE_SECONDS = 10.0
 TARGETS = {"speed_up_over_release": 20.0, "p99_us": 30.0, "doubling": 2.3}
 _FORM = re.compile(r"<think>.*</think>.*\\boxed\{.*\}.*", re.DOTALL)
-_WORDS = (
+_WORDS = [
     "the",
     "first",
     "response",
@@ -45,8 +39,8 @@ _WORDS = (
     "does",
     "not",
     "show,",
-    "2 < 3",
-)
+    "2<3",
+]
 _BARE = re.compile(r"\\boxed\{([^{}]*)\}")
 
 
@@ -164,76 +158,55 @@ def fuzz(count: int, seed: int) -> dict[str, Any]:
     return {"responses": count, "seed": seed, "failures": 0, "best_score": best}
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--fuzz", type=int, default=1_000_000)
-    options.add_argument("--out", type=Path, default=HERE / "results" / "reward.json")
-    args = options.parse_args()
+def main(
+    fuzzed: Annotated[int, typer.Option("--fuzz", help="Random responses to score.")] = 1_000_000,
+    out: Out = RESULTS / "reward.json",
+) -> None:
+    """Measure speed, growth with length, hostile texts and random responses; write the result."""
     logging.disable(logging.CRITICAL)
-
     rng = random.Random(0)
     mix = [realistic(rng) for _ in range(300)]
     speed = {}
     for name, reward in REWARDS.items():
         timings(reward, mix[:20], 1)
-        fast = name.startswith(("ours", "bare"))
-        found = sorted(timings(reward, mix, 30) if fast else timings(reward, mix, 2))
-        speed[name] = {
-            "calls": len(found),
-            "mean_us": statistics.fmean(found),
-            "median_us": found[len(found) // 2],
-            "p99_us": found[int(len(found) * 0.99)],
-        }
-        print(f"{name:26} mean {speed[name]['mean_us']:9.1f} us   p99 {speed[name]['p99_us']:9.1f} us", flush=True)
+        found = sorted(timings(reward, mix, 30 if name.startswith(("ours", "bare")) else 2))
+        mean, p99 = statistics.fmean(found), found[int(len(found) * 0.99)]
+        speed[name] = {"calls": len(found), "mean_us": mean, "median_us": found[len(found) // 2], "p99_us": p99}
+        print(f"{name:26} mean {mean:9.1f} us   p99 {p99:9.1f} us", flush=True)
 
     doubling = {}
-    base, double = hostile(500_000), hostile(1_000_000)
     rng = random.Random(1)
-    base["realistic"], double["realistic"] = realistic(rng, 500_000), realistic(rng, 1_000_000)
-    del base["tower of powers"], double["tower of powers"]
-    for name in base:
-        # In turns, so that other work on the machine hits both lengths alike; the least of the calls is the least hit.
-        found = timings(ours, [base[name], double[name]], 25)
-        pair = [min(found[0::2]), min(found[1::2])]
-        doubling[name] = {"us_at_500k": pair[0], "us_at_1m": pair[1], "ratio": pair[1] / pair[0]}
-        print(f"doubling {name:32} {doubling[name]['ratio']:.2f}", flush=True)
+    texts = {length: hostile(length) | {"realistic": realistic(rng, length)} for length in (500_000, 1_000_000)}
+    for name in texts[500_000]:
+        if name != "tower of powers":  # it does not grow
+            # In turns, so that other work on the machine hits both lengths alike; the least of the calls is least hit.
+            found = timings(ours, [of[name] for of in texts.values()], 25)
+            short, long = min(found[0::2]), min(found[1::2])
+            doubling[name] = {"us_at_500k": short, "us_at_1m": long, "ratio": long / short}
+            print(f"doubling {name:32} {long / short:.2f}", flush=True)
 
-    costs: dict[str, dict[str, float | None]] = {}
-    for what, text in hostile(30_000).items():
-        costs[what] = {name: seconds_for(name, text) for name in REWARDS}
-        print(f"hostile {what:32}", {name: cost and round(cost, 5) for name, cost in costs[what].items()}, flush=True)
-
-    fuzzed = fuzz(args.fuzz, 0)
-    speed_up = speed["release"]["mean_us"] / speed["ours"]["mean_us"]
-    worst = max(entry["ratio"] for entry in doubling.values())
+    costs = {what: {name: seconds_for(name, text) for name in REWARDS} for what, text in hostile(30_000).items()}
+    reached = {
+        "speed_up_over_release": speed["release"]["mean_us"] / speed["ours"]["mean_us"],
+        "p99_us": speed["ours"]["p99_us"],
+        "doubling": max(entry["ratio"] for entry in doubling.values()),
+    }
+    met = {
+        name: value >= TARGETS[name] if "speed" in name else value <= TARGETS[name] for name, value in reached.items()
+    }
     result = {
-        "machine": {"cpu": _cpu(), "python": platform.python_version(), "system": platform.platform()},
         "response_chars": CHARS,
         "speed": speed,
-        "speed_up_over_release": speed_up,
+        "speed_up_over_release": reached["speed_up_over_release"],
         "doubling": doubling,
         "hostile_30k_chars_seconds": costs,
         "hostile_time_out_seconds": HOSTILE_SECONDS,
-        "fuzz": fuzzed,
+        "fuzz": fuzz(fuzzed, 0),
         "targets": TARGETS,
-        "met": {
-            "speed_up_over_release": speed_up >= TARGETS["speed_up_over_release"],
-            "p99_us": speed["ours"]["p99_us"] <= TARGETS["p99_us"],
-            "doubling": worst <= TARGETS["doubling"],
-        },
+        "met": met,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(f"{speed_up:.0f} times the release; doubling at most {worst:.2f}; met: {result['met']}; {args.out}")
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"
+    write(out, result)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -1,6 +1,6 @@
 r"""A knock-out among N candidates against the obvious way to play it, on a served model.
 
-    python -m benchmarks.self_critique --out benchmarks/results/self_critique.json
+    python -m benchmarks.self_critique
 
 The obvious way asks one judgement after another and puts the responses first, where they are at hand. Ours keeps all
 matches of a round, over all questions, in flight together, and puts the image and the question first, so that a
@@ -15,29 +15,24 @@ machine; tokens are the server's own counters. Each way has a part of the prefix
 shown once before the clock runs.
 """
 
-import io
 import json
 import random
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
-from PIL import Image
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from benchmarks.length import corpus
-from benchmarks.served import Server, served
+from benchmarks.harness import RESULTS, Out, Server, english, photo, served, write
 from data_prep.tasks.prompts import get_wording
-from recipe.critic_r1 import provenance
-from recipe.critic_r1.best_of_n.candidates import Candidate, Pool, Problem
-from recipe.critic_r1.best_of_n.knock_out import knock_out
-from recipe.critic_r1.best_of_n.matches import CriticPrompt, MatchJudge, critic_prompt
 from recipe.critic_r1.demo.model import CHAT_TEMPLATE, model_config
 from recipe.critic_r1.judging.generation import GenerationRequest, ImagePart, Message, Sampling, TextPart
 from recipe.critic_r1.judging.openai_client import OpenAIGenerator
+from recipe.critic_r1.selection.candidates import Candidate, Pool, Problem
+from recipe.critic_r1.selection.knock_out import knock_out
+from recipe.critic_r1.selection.matches import CriticPrompt, MatchJudge, critic_prompt
 from tests.data_prep.made_processors import make_processor
 
 SIZE = (644, 476)
@@ -82,7 +77,7 @@ def check_words(problem: Problem) -> None:
 
 def make_model(folder: Path) -> Path:
     """The demo's architecture, not trained, with a tokenizer that learned English words and the usual pixel limits."""
-    processor = make_processor("qwen2_5_vl", corpus())
+    processor = make_processor("qwen2_5_vl", english())
     processor.chat_template = processor.tokenizer.chat_template = CHAT_TEMPLATE
     torch.manual_seed(0)
     model = Qwen2_5_VLForConditionalGeneration(model_config(processor.tokenizer)).to(torch.float32)
@@ -94,15 +89,12 @@ def make_model(folder: Path) -> Path:
 def make_pool(number: int, n: int, distinct: int) -> Pool:
     """A question about an image with n responses, `distinct` of them different."""
     drawn = random.Random(number)
-    words = sorted({word for text in corpus() for word in text.split() if word.isalpha() and word.islower()})
+    words = sorted({word for text in english() for word in text.split() if word.isalpha() and word.islower()})
 
     def text(length: int) -> str:
         return " ".join(drawn.choice(words) for _ in range(length))
 
-    noise = np.random.default_rng(number).integers(0, 256, (17, 23, 3), dtype=np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(noise).resize(SIZE, Image.Resampling.BICUBIC).save(stream, "JPEG", quality=85)
-    image, question = ImagePart(stream.getvalue()), f"{text(12)}?"
+    image, question = ImagePart(photo(SIZE, number, quality=85)), f"{text(12)}?"
     problem = Problem(f"{number}", (Message("user", (image, TextPart(question))),), question, None)
     answers = [f"{text(80)}." for _ in range(distinct)]
     shown = [answers[i % distinct] for i in range(n)]
@@ -138,12 +130,12 @@ def play(server: Server, pools: list[Pool], way: str, salt: str) -> dict[str, An
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Result file.")] = Path("benchmarks/results/self_critique.json"),
     folder: Annotated[Path, typer.Option(help="For the model and the server's log.")] = Path(
         "runs/bench-self-critique"
     ),
     n: Annotated[int, typer.Option(help="Candidates of a question, a power of two.")] = 32,
     questions: Annotated[int, typer.Option(help="Tournaments.")] = 4,
+    out: Out = RESULTS / "self_critique.json",
 ) -> None:
     """Measure, check the number of judgements, write the results."""
     pools = [make_pool(number, n, n) for number in range(questions)]
@@ -164,8 +156,6 @@ def main(
     one, other = ways["obvious"], ways["ours"]
     figures = ("seconds", "seconds_per_judgement", "prefilled_tokens", "prefilled_tokens_per_judgement")
     result = {
-        "machine": provenance.machine(),
-        "versions": provenance.versions(),
         "candidates": n,
         "questions": questions,
         "judgements: (N - 1) x 2 orders x questions": expected,
@@ -173,9 +163,8 @@ def main(
         "obvious / ours": {figure: round(one[figure] / other[figure], 2) for figure in figures},
         "ours, each response given twice": duplicates,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result["obvious / ours"], indent=1))
+    write(out, result)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Where the time of a demo run's training goes on a CPU, on verl's own rollout path and on ours.
 
-    python -m benchmarks.step_time --run runs/demo --out benchmarks/results/step_time.json
+    python -m benchmarks.step_time
 
 Takes the model and the data of a finished demo run and trains a few steps from them, one variant after the other:
 
@@ -11,14 +11,13 @@ Takes the model and the data of a finished demo run and trains a few steps from 
 
 Reported are the median and the spread of each part of a step, without the first step (it pays for lazy imports), and
 the start-up, in parts that end when a process of the run is first seen. ``stock`` and ``shared`` train once more with a
-seed for each request (`benchmarks.seeded_requests`), one request after the other, so that both draw the same
+seed for each request (`benchmarks.seeded`), one request after the other, so that both draw the same
 responses: ``same_result`` is the largest difference of what the trainer then logs. What scikit-learn adds to the start
 of every process that imports transformers (`recipe.critic_r1.compat` hides it) is measured apart.
 """
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -29,9 +28,8 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.image_meter import title_of
+from benchmarks.harness import RESULTS, DemoFolder, Out, follow, spread, title_of, training, write
 from benchmarks.images import PATHS
-from recipe.critic_r1 import provenance
 from recipe.critic_r1.demo.pipeline import DemoRun, DemoSettings
 from recipe.critic_r1.launch import processes
 from recipe.critic_r1.training.run_log import read_lines
@@ -52,7 +50,7 @@ STARTS = {
 """Parts of the start-up, and the process whose first sight ends each; the rest lasts until the first step begins."""
 
 SEEDED = [
-    "actor_rollout_ref.rollout.agent.agent_loop_manager_class=benchmarks.seeded_requests.SeededLoops",
+    "actor_rollout_ref.rollout.agent.agent_loop_manager_class=benchmarks.seeded.SeededLoops",
     "actor_rollout_ref.rollout.max_num_seqs=1",
     "actor_rollout_ref.rollout.enable_prefix_caching=false",
 ]
@@ -101,17 +99,14 @@ def train(run: Path, overrides: list[str], steps: int) -> tuple[list[dict[str, A
         base = DemoRun(run, DemoSettings(), Console()).train_overrides()
         arguments = [*base, f"critic_r1.run_dir={scratch}", "trainer.save_freq=-1"]
         arguments += [f"trainer.total_training_steps={steps}", *overrides]
-        command = [sys.executable, "-m", "recipe.critic_r1.train", "--config-name", "demo", *arguments]
-        metrics, log = Path(scratch) / "train" / "metrics.jsonl", Path(scratch) / "log"
+        metrics = Path(scratch) / "train" / "metrics.jsonl"
         sights, first_line = Sights(), [0.0]
 
         def watch() -> None:
             if not first_line[0] and metrics.exists() and metrics.stat().st_size:
                 first_line[0] = time.monotonic()
 
-        status = processes.follow(command, log, on_line=lambda line: None, on_tick=watch, memory=sights)
-        if status:
-            raise RuntimeError(f"training failed ({status}): {log.read_text(errors='replace')[-2000:]}")
+        follow(training(arguments), Path(scratch) / "log", look=watch, memory=sights)
         records = [record["data"] for record in read_lines(metrics)]
     return records, sights.parts(first_line[0] - sights.started - records[0]["timing_s/step"])
 
@@ -120,10 +115,7 @@ def measure(run: Path, overrides: list[str], steps: int) -> dict[str, Any]:
     """Seconds of each part of a step, and of the start-up; and what else the machine was doing when it began."""
     load = os.getloadavg()[1]
     records, start_up = train(run, overrides, steps)
-    parts = {}
-    for part in PARTS:
-        values = [record[f"timing_s/{part}"] for record in records[1:]]
-        parts[part] = {"median": statistics.median(values), "low": min(values), "high": max(values)}
+    parts = {part: spread([record[f"timing_s/{part}"] for record in records[1:]]) for part in PARTS}
     return {
         "load_average_before": round(load, 1),
         "start_up_seconds": round(sum(start_up.values()), 2),
@@ -163,14 +155,13 @@ def import_seconds() -> dict[str, float]:
 
 
 def main(
-    run: Annotated[Path, typer.Option(help="A finished demo run.")] = Path("runs/demo"),
+    run: DemoFolder = Path("runs/demo"),
     steps: Annotated[int, typer.Option(min=2, help="Steps per variant.")] = 8,
     only: Annotated[list[str] | None, typer.Option(help="Measure this part again: time, result, imports.")] = None,
-    out: Annotated[Path, typer.Option(help="Result file.")] = Path("benchmarks/results/step_time.json"),
+    out: Out = RESULTS / "step_time.json",
 ) -> None:
     """Measure the parts of a step and of the start-up on both paths."""
     result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    result |= {"machine": provenance.machine(), "versions": provenance.versions()}
     wanted, run = only or ["time", "result", "imports"], run.absolute()
     if "time" in wanted:
         result["variants"] = {name: measure(run, overrides, steps) for name, overrides in VARIANTS.items()}
@@ -178,9 +169,7 @@ def main(
         result["same_result"] = same_result(run)
     if "imports" in wanted:
         result["import_seconds"] = import_seconds()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(out)
+    write(out, result)
 
 
 if __name__ == "__main__":

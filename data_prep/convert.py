@@ -13,12 +13,16 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from data_prep import pool, ray_pool
 from data_prep.checks.overlap import Exclusion, Texts
 from data_prep.dataset_card import CARD_FILE
+from data_prep.files import FolderInUseError, folder_lock, write_json
 from data_prep.lengths.processor import facts_of_model
 from data_prep.merge import REJECTED, finish
 from data_prep.reading.inputs import InputError, expand_inputs, stamp
@@ -26,8 +30,8 @@ from data_prep.reading.label_column import survey_labels
 from data_prep.reading.units import Unit, plan_units
 from data_prep.settings import Settings
 from data_prep.sources.registry import load_source
-from data_prep.worker import WORK, Job
-from data_prep.writer import FORMAT_VERSION, MANIFEST, file_checksum, require_current, write_json
+from data_prep.worker import ID_TYPE, WORK, Job
+from data_prep.writer import FORMAT_VERSION, MANIFEST, file_checksum, require_current
 
 Progress = Callable[[int, int], None]
 """Called with the records done and their total."""
@@ -86,49 +90,65 @@ def convert(
         identity["source_xxh3_128"] = file_checksum(Path(settings.source.rpartition(":")[0]))
     # Through JSON, so that it compares equal with what is read back.
     identity = json.loads(json.dumps(identity))
-    try:
+    with _held(folder):
         done = _prepare_folder(folder, identity, overwrite, files)
-    except OSError as error:
-        raise InputError(f"{output} cannot be the output ({error}); mend that or choose another --output") from error
-    if done is not None:
-        if tell is not None:
-            tell(f"{output} was made already, with these settings of these files; --overwrite makes it again")
-        return done
-    units = plan_units(files, unit_rows=settings.unit_rows, limit=settings.limit)
-    todo = [u for u in units if not _is_done(folder, u)]
-    facts = None
-    if settings.model is not None and todo:
-        facts = facts_of_model(settings.model, settings.min_pixels, settings.max_pixels)
-        if facts.slow is not None and tell is not None:
-            tell(f"lengths are counted by `tokenizers`, which takes many times as long as `fastokens`: {facts.slow}")
-    try:
-        labels = survey_labels(units, source, settings)
-    except InputError:
-        if len(todo) == len(units):  # nothing is lost, and other options may be given for the same folder
-            shutil.rmtree(folder / WORK)
-        raise
-    job = Job(settings, str(folder), exclusion, facts, labels)
-    total = sum(u.rows for u in units)
-    state = {"done": total - sum(u.rows for u in todo)}
+        if done is not None:
+            if tell is not None:
+                tell(f"{folder} was made already, with these settings of these files; --overwrite makes it again")
+            return done
+        units = plan_units(files, unit_rows=settings.unit_rows, limit=settings.limit)
+        todo = [u for u in units if not _is_done(folder, u)]
+        facts = None
+        if settings.model is not None and todo:
+            facts = facts_of_model(settings.model, settings.min_pixels, settings.max_pixels)
+            if facts.slow is not None and tell is not None:
+                tell(
+                    f"lengths are counted by `tokenizers`, which takes many times as long as `fastokens`: {facts.slow}"
+                )
+        try:
+            labels = survey_labels(units, source, settings)
+        except InputError:
+            if len(todo) == len(units):  # nothing is lost, and other options may be given for the same folder
+                shutil.rmtree(folder / WORK)
+            raise
+        job = Job(settings, str(folder), exclusion, facts, labels)
+        total = sum(u.rows for u in units)
+        state = {"done": total - sum(u.rows for u in todo)}
 
-    def advance(rows: int) -> None:
-        state["done"] += rows
-        if progress is not None:
-            progress(state["done"], total)
+        def advance(rows: int) -> None:
+            state["done"] += rows
+            if progress is not None:
+                progress(state["done"], total)
 
-    advance(0)
-    run_units = ray_pool.run_units if engine == "ray" else pool.run_units
-    try:
+        advance(0)
+        run_units = ray_pool.run_units if engine == "ray" else pool.run_units
         run_units(job, todo, workers, advance)
         manifest = finish(job, units, identity, source)
+        shutil.rmtree(folder / WORK)
+        return manifest
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold the output folder, and say what is wrong with it.
+
+    Raises:
+        InputError: another command writes into it, there is no room, or it cannot be a folder.
+    """
+    try:
+        with folder_lock(folder, "critic-r1 prepare"):
+            yield
+    except FolderInUseError as error:
+        raise InputError(str(error)) from error
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno in _FULL:
+            raise InputError(
+                f"{folder}: {os.strerror(error.errno)}; make room and run the same command again, which resumes from"
+                " here"
+            ) from error
+        if (folder / WORK).is_dir():
             raise
-        raise InputError(
-            f"{output}: {os.strerror(error.errno)}; make room and run the same command again, which goes on from here"
-        ) from error
-    shutil.rmtree(folder / WORK)
-    return manifest
+        raise InputError(f"{folder} cannot be the output ({error}); repair it or choose another --output") from error
 
 
 def _prepare_folder(
@@ -136,6 +156,8 @@ def _prepare_folder(
 ) -> dict[str, Any] | None:
     """Make the folder ready; the manifest if it is finished already."""
     finished, started = folder / MANIFEST, folder / WORK / "identity.json"
+    if link := next((folder / n for n in (WORK, "images", "card") if (folder / n).is_symlink()), None):
+        raise InputError(f"{link} is a symbolic link, and nothing is written through one; choose another --output")
     begun = next((path for path in (finished, started) if path.exists()), None)
     if begun is None and (foreign := next(_written_names(folder), None)) is not None:
         raise InputError(f"{foreign} would be overwritten, and no conversion made it; choose another --output")
@@ -148,10 +170,11 @@ def _prepare_folder(
     elif begun is not None:
         stored = _stored(begun)
         require_current(folder)
+        if stored.get("format", FORMAT_VERSION) != FORMAT_VERSION:
+            raise InputError(f"{folder} is of another version of critic-r1; run the command again with --overwrite")
         if {k: stored.get(k) for k in identity} != identity:
             raise InputError(
-                f"{folder} holds the output of other settings, other input or another version of critic-r1; choose"
-                " another --output, or --overwrite"
+                f"{folder} holds the output of other settings or other input; choose another --output, or --overwrite"
             )
         made = begun.stat().st_mtime
         if changed := next((f for f in files if "://" not in f and os.path.getmtime(f) > made), None):
@@ -165,7 +188,7 @@ def _prepare_folder(
 def _stored(path: Path) -> dict[str, Any]:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); choose another --output, or --overwrite") from error
     return stored if isinstance(stored, dict) else {}
 
@@ -191,8 +214,23 @@ def _empty(folder: Path) -> None:
 
 
 def _is_done(folder: Path, unit: Unit) -> bool:
-    path = folder / WORK / f"{unit.number:05d}.json"
-    if not path.exists():
+    """Whether a unit's note and its shards are there and whole. What is not as a worker wrote it is made again."""
+    note = folder / WORK / f"{unit.number:05d}.json"
+    try:
+        found = json.loads(note.read_text(encoding="utf-8"))
+        shards = [(folder / s["file"], s["bytes"]) for s in found["shards"]]
+        ids = np.load(note.with_suffix(".npy"))
+        whole = found["rows"] == unit.rows and ids.dtype == ID_TYPE and found.keys() >= _NOTED
+        return whole and all(
+            path.parent == folder
+            and path.name.endswith(f"-{unit.number:05d}.parquet")
+            and not path.is_symlink()
+            and path.stat().st_size == size
+            for path, size in shards
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, EOFError):
         return False
-    shards = json.loads(path.read_text(encoding="utf-8"))["shards"]
-    return all((folder / s["file"]).is_file() and (folder / s["file"]).stat().st_size == s["bytes"] for s in shards)
+
+
+_NOTED = {"rows", "used", "rejected", "dropped_pairs", "normalised_images", "shards"}
+"""Keys of a unit's note."""

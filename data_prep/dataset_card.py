@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
+from data_prep.files import replacing, write_text
 from data_prep.tasks.pairwise import EMBEDDED_IMAGES, LABELS, row_schema
 
 CARD_FILE = "README.md"
@@ -72,7 +73,7 @@ def write_card(folder: Path, manifest: dict[str, Any]) -> None:
         lengths="## Prompt lengths\n\n![Prompt lengths](card/lengths.png)\n" if has_lengths else "",
         rejected=left_out,
     )
-    (folder / CARD_FILE).write_text(text, encoding="utf-8")
+    write_text(folder / CARD_FILE, text)
 
 
 def balance(labels: dict[str, dict[str, int]]) -> tuple[list[str], dict[str, list[int]]]:
@@ -165,7 +166,8 @@ def _bars(path: Path, counts: dict[str, list[int]], names: list[str]) -> None:
     axes.set_xlabel("rows")
     if counts:
         axes.legend(title="label")
-    axes.figure.savefig(path, metadata={"Software": None})
+    with replacing(path) as temporary:
+        axes.figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
 def _histogram(path: Path, lengths: dict[str, Any]) -> None:
@@ -175,4 +177,5 @@ def _histogram(path: Path, lengths: dict[str, Any]) -> None:
     axes.bar(starts, list(lengths["histogram"].values()), width=bucket, align="edge", edgecolor="white")
     axes.set_xlabel(f"{lengths['unit']} of the prompt (longest: {lengths['longest']:,})")
     axes.set_ylabel("rows")
-    axes.figure.savefig(path, metadata={"Software": None})
+    with replacing(path) as temporary:
+        axes.figure.savefig(temporary, format="png", metadata={"Software": None})

@@ -85,6 +85,20 @@ def write_json_lines(path: Path, values: Iterable[Any]) -> int:
     return count
 
 
+def append_json_line(path: Path, value: Any) -> None:
+    """Add a line to a file of JSON lines, in one write, so that lines of two commands never mix.
+
+    Raises:
+        OSError: it cannot be written, or is a symbolic link.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o644)
+    try:
+        os.write(descriptor, json_line(value).encode())
+    finally:
+        os.close(descriptor)
+
+
 def json_lines(path: Path) -> Iterator[Line]:
     """The lines of a file of JSON lines; blank ones are skipped, and one that cannot be read carries its error.
 

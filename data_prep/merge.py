@@ -5,7 +5,6 @@ shards that hold a duplicate pair.
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +16,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.dataset_card import write_card
+from data_prep.files import write_json, write_json_lines
 from data_prep.reading.units import Unit
 from data_prep.repeats import balance_orders, drop_repeats
 from data_prep.sources.record import Source
 from data_prep.worker import WORK, Job
-from data_prep.writer import MANIFEST, temporary_name, write_json
+from data_prep.writer import MANIFEST, manifest_of
 
 REJECTED = "rejected.jsonl"
 BUCKETS = {"tokens": 128, "characters": 512}
@@ -43,45 +43,38 @@ def finish(job: Job, units: Sequence[Unit], identity: dict[str, Any], source: So
         balance_orders(job, notes)
     rejects: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
-    temporary = temporary_name(folder / REJECTED)
-    with temporary.open("w", encoding="utf-8") as stream:
-        for note in notes:
-            for reject in sorted(note["rejected"], key=lambda r: r["row"]):
-                rejects[reject["reason"]] += 1
-                stream.write(json.dumps(reject, ensure_ascii=False, sort_keys=True) + "\n")
-            dropped.update(note["dropped_pairs"])
-    os.replace(temporary, folder / REJECTED)
+    normalised: Counter[str] = Counter()
+    for note in notes:
+        rejects.update(reject["reason"] for reject in note["rejected"])
+        dropped.update(note["dropped_pairs"])
+        normalised.update(note["normalised_images"])
+    write_json_lines(folder / REJECTED, (r for n in notes for r in sorted(n["rejected"], key=lambda r: r["row"])))
     records = {
         "in": sum(n["rows"] for n in notes),
         "used": sum(n["used"] for n in notes),
         "rejected": sum(rejects.values()),
     }
     assert records["in"] == records["used"] + records["rejected"], f"records do not add up: {records}"
-    shards = sorted((s for n in notes for s in n["shards"]), key=lambda s: s["file"])
+    shards = [shard for note in notes for shard in note["shards"]]
     unit = "characters" if identity["settings"]["model"] is None else "tokens"
     labels, lengths = _count([folder / s["file"] for s in shards], unit)
-    manifest = {
-        **identity,
+    counts = {
         "source": {"name": source.name, "title": source.title, "licence": source.licence, "label": source.label_rule},
         "records": records,
         "rejected": dict(sorted(rejects.items())),
         "dropped_pairs": dict(sorted(dropped.items())),
         "kept_contradictions": kept_contradictions,
+        "normalised_images": dict(sorted(normalised.items())),
         "label_values": job.labels and {"given": dict(sorted(job.labels.given.items())), "base": job.labels.base},
-        "rows": {
-            split: sum(s["rows"] for s in shards if s["split"] == split)
-            for split in sorted({s["split"] for s in shards})
-        },
-        "labels": labels,
         "prompt_lengths": lengths,
-        "shards": shards,
     }
+    manifest = manifest_of(identity, shards, labels, **counts)
     write_card(folder, manifest)
     write_json(folder / MANIFEST, manifest)
     return manifest
 
 
-def _count(paths: Sequence[Path], unit: str) -> tuple[dict[str, dict[str, int]], dict[str, Any]]:
+def _count(paths: Sequence[Path], unit: str) -> tuple[dict[str, Counter[str]], dict[str, Any]]:
     """Labels by split and source, and the histogram of prompt lengths, from the small columns of the shards."""
     labels: dict[str, Counter[str]] = {}
     histogram: Counter[int] = Counter()
@@ -109,4 +102,4 @@ def _count(paths: Sequence[Path], unit: str) -> tuple[dict[str, dict[str, int]],
         longest = max(longest, int(lengths.max(initial=0)))
     bars = {str(start): count for start, count in sorted(histogram.items())}
     found = {"unit": unit, "bucket": bucket, "longest": longest, "histogram": bars}
-    return {k: dict(sorted(v.items())) for k, v in sorted(labels.items())}, found
+    return labels, found

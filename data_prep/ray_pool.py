@@ -11,7 +11,7 @@ from typing import Any
 
 from data_prep.reading.inputs import InputError
 from data_prep.reading.units import Unit
-from data_prep.worker import Job, Worker, fewer_pauses, meter_of
+from data_prep.worker import Job, Worker, meter_of
 
 
 class _RayWorker:
@@ -22,8 +22,7 @@ class _RayWorker:
         self._worker = Worker(job, meter_of(job))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        with fewer_pauses():
-            return {"rows": self._worker(Unit(**row))}
+        return {"rows": self._worker(Unit(**row))}
 
 
 def run_units(job: Job, units: Sequence[Unit], workers: int, advance: Callable[[int], None]) -> None:

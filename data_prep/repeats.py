@@ -5,7 +5,6 @@ Only shards that hold such pairs, or a row whose order has to be swapped, are wr
 removed first, so that a run that is killed meanwhile makes the unit again.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,14 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_prep.lengths.meter import PromptMeter
-from data_prep.reading.images import read_header
+from data_prep.files import replacing
+from data_prep.reading.images import upright_size
 from data_prep.reading.units import Unit
 from data_prep.sources.reject import contradictory, repeated
 from data_prep.tasks.pairwise import swapped_row
 from data_prep.tasks.row import Row, rows_batch
 from data_prep.worker import WORK, Job, meter_of
-from data_prep.writer import WRITER_OPTIONS, file_checksum, temporary_name
+from data_prep.writer import WRITER_OPTIONS, file_checksum
 
 Notes = Sequence[dict[str, Any]]
 
@@ -107,7 +106,6 @@ def balance_orders(job: Job, notes: Notes) -> None:
     """Swap the responses of as many rows as make the better response the first in half of the rows of each split."""
     shards = [shard for note in sorted(notes, key=lambda n: not n.get("touched")) for shard in note["shards"]]
     folder = Path(job.output)
-    meter = meter_of(job)
     for split in sorted({shard["split"] for shard in shards}):
         own = [shard for shard in shards if shard["split"] == split]
         firsts = [_better_first(folder / shard["file"]) for shard in own]
@@ -116,7 +114,7 @@ def balance_orders(job: Job, notes: Notes) -> None:
         for shard, better_first in zip(own, firsts, strict=True):
             candidates = np.flatnonzero(better_first == (surplus > 0))
             if left and len(candidates):
-                left -= _swap(job, shard, candidates, left, meter)
+                left -= _swap(job, shard, candidates, left)
 
 
 def _better_first(path: Path) -> np.ndarray:
@@ -138,10 +136,11 @@ def _better_first(path: Path) -> np.ndarray:
     )
 
 
-def _swap(job: Job, shard: dict[str, Any], candidates: np.ndarray, most: int, meter: PromptMeter | None) -> int:
+def _swap(job: Job, shard: dict[str, Any], candidates: np.ndarray, most: int) -> int:
     """Swap the responses of the first rows of a shard that allow it; returns how many."""
     ties, limit = job.settings.ties == "keep", job.settings.max_prompt_tokens
     places, swapped, start = set(candidates.tolist()), 0, 0
+    meter = meter_of(job)
     with _rewriting(job, shard) as (tables, write):
         for table in tables:
             here = [n for n in range(table.num_rows) if start + n in places] if swapped < most else []
@@ -153,7 +152,7 @@ def _swap(job: Job, shard: dict[str, Any], candidates: np.ndarray, most: int, me
             for n in here:
                 row = swapped_row(rows[n], ties=ties)
                 if meter is not None:
-                    sizes = [read_header(_bytes(image.data, image.path))[:2] for image in row.images]
+                    sizes = [upright_size(image.data or Path(image.path or "")) for image in row.images]
                     row = row._replace(prompt_tokens=meter.measure([row.prompt], [sizes])[0])
                 if limit is None or (row.prompt_tokens or 0) <= limit:
                     rows[n], swapped = row, swapped + 1
@@ -161,10 +160,6 @@ def _swap(job: Job, shard: dict[str, Any], candidates: np.ndarray, most: int, me
                     break
             write(pa.Table.from_batches([rows_batch(rows, embedded=job.settings.images == "embed")]))
     return swapped
-
-
-def _bytes(data: bytes | memoryview | None, path: str | None) -> bytes | memoryview:
-    return data if data is not None else Path(path or "").read_bytes()
 
 
 @contextmanager
@@ -175,26 +170,22 @@ def _rewriting(job: Job, shard: dict[str, Any]) -> Iterator[tuple[Iterator[pa.Ta
     """
     path = Path(job.output) / shard["file"]
     number = path.stem.rpartition("-")[2]
-    temporary = temporary_name(path)
     shard["rows"] = 0
-    try:
-        with (
-            pq.ParquetFile(path) as parquet,
-            pq.ParquetWriter(temporary, parquet.schema_arrow, **WRITER_OPTIONS) as writer,
-        ):
+    with (
+        replacing(path) as temporary,
+        pq.ParquetFile(path) as parquet,
+        pq.ParquetWriter(temporary, parquet.schema_arrow, **WRITER_OPTIONS) as writer,
+    ):
 
-            def write(table: pa.Table) -> None:
-                if table.num_rows:
-                    writer.write_table(table, row_group_size=table.num_rows)
-                    shard["rows"] += table.num_rows
+        def write(table: pa.Table) -> None:
+            if table.num_rows:
+                writer.write_table(table, row_group_size=table.num_rows)
+                shard["rows"] += table.num_rows
 
-            yield (parquet.read_row_group(group) for group in range(parquet.num_row_groups)), write
+        yield (parquet.read_row_group(group) for group in range(parquet.num_row_groups)), write
         (path.parent / WORK / f"{number}.json").unlink(missing_ok=True)
-        if shard["rows"]:
-            os.replace(temporary, path)
-            shard["bytes"] = path.stat().st_size
-            shard["xxh3_128"] = shard["xxh3_128"] and file_checksum(path)
-        else:
-            path.unlink()
-    finally:
-        temporary.unlink(missing_ok=True)
+    if shard["rows"]:
+        shard["bytes"] = path.stat().st_size
+        shard["xxh3_128"] = shard["xxh3_128"] and file_checksum(path)
+    else:
+        path.unlink()

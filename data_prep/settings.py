@@ -1,5 +1,4 @@
-"""Everything that decides what `prepare` writes. Stored in the manifest; two runs with equal settings and equal input
-write equal bytes."""
+"""Everything that decides what `prepare` writes; stored in the manifest. Equal settings and input give equal bytes."""
 
 import re
 from collections.abc import Mapping
@@ -22,13 +21,13 @@ class Settings:
     seed: int = 0
     """Decides orders, splits, drawn wordings and flips."""
     ties: Literal["keep", "drop"] = "keep"
-    """Ties stay as tasks with the label `tie`, or are left out. The paper does not say; its row counts fit `keep`."""
+    """Ties become tasks with the label `tie`, or are dropped. The paper does not say; its row counts fit `keep`."""
     orders: Orders = "balanced"
     """`balanced`: better response first in half of the rows. `both`: each pair twice. `as_is`: as the source lists."""
     min_gap: float = 0.6
     """VLFeedback: least difference of mean ratings (paper: 0.6)."""
     wording: str = "critic"
-    """Name of a wording, or `drawn` for a seeded draw among all."""
+    """Name of a prompt template, or `drawn` for a seeded choice among all."""
     nway: Literal["pairs", "tasks"] = "pairs"
     """Ranked responses: all pairs, or one task that asks for the best."""
     split: str = "train"
@@ -46,9 +45,9 @@ class Settings:
     images: Literal["embed", "reference"] = "embed"
     """Images inside the Parquet files, or as files beside them."""
     hashes: bool = True
-    """BLAKE3 digest of every image and checksum of every shard; without, splits and duplicates go by a quick key."""
+    """BLAKE3 digest of every image and checksum of every shard; without, splits and duplicates use a quick key."""
     flip_labels: float = 0.0
-    """Control experiments: share of the pairs with their label turned over."""
+    """Control experiments: share of the pairs whose label is flipped."""
     limit: int | None = None
     """Read this many records only."""
     unit_rows: int = UNIT_ROWS

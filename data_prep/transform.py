@@ -1,4 +1,4 @@
-"""Records in, rows out: the pure heart of the conversion, the same on one core and on a hundred machines."""
+"""From records to rows: the pure part of a conversion, which knows nothing of files, processes or machines."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,6 +42,8 @@ class Outcome:
     """By reason: pairs left out of records that gave other rows."""
     used: int = 0
     """Records that gave at least one row."""
+    normalised: Counter[str] = field(default_factory=Counter)
+    """By reason: images stored as PNG because other readers would show the bytes that came differently."""
 
     def add(self, other: "Outcome") -> None:
         """Take over the counts of what came after it, and its rows."""
@@ -50,6 +52,7 @@ class Outcome:
         self.rejected += other.rejected
         self.dropped_pairs += other.dropped_pairs
         self.used += other.used
+        self.normalised += other.normalised
 
 
 class _Draft(NamedTuple):
@@ -114,7 +117,7 @@ class Transform:
             records: (ordinal, record or `Broken`).
             base: folder of the data file, for images named relative to it.
             file: name of the data file, for the rejects.
-            turns: goes on counting from one batch of a unit to the next.
+            turns: continues the count from one batch of a unit to the next.
             place: ordinal less this is the place of a record in its file.
         """
         turns = turns or Turns()
@@ -141,7 +144,9 @@ class Transform:
                 found = found or [Reject("not-pairwise", "the source made no pair of this record")]
             if found:
                 problems[items.ordinal] = found
-        return self._finish(drafts, problems, excerpts, file, place)
+        outcome = self._finish(drafts, problems, excerpts, file, place)
+        outcome.normalised, self._read.normalised = self._read.normalised, Counter()
+        return outcome
 
     def _draft_all(self, items: Items, turns: Turns, drafts: list[_Draft]) -> list[Reject]:
         """Add the drafts that a record gives; returns what is wrong with it or with a pair of it."""
@@ -171,7 +176,7 @@ class Transform:
         seen: set[str],
         drafts: list[_Draft],
     ) -> list[Reject]:
-        """Add the rows to be of one item; returns what its pairs that were left out are left out for."""
+        """Add the drafts of one item; returns why some of its pairs are left out."""
         settings, sizes = self.settings, images.sizes
         if images.found is not item.images:
             item = replace(item, images=images.found)
@@ -291,8 +296,8 @@ class Transform:
 def take_digests(read: Iterable[Items]) -> None:
     """Hash all images, which remember their digests.
 
-    All together, and not each when it is asked for: every digest lets go of Python's lock, and two threads that took
-    turns there, record by record, would find the processor's cache full of each other's objects.
+    All together: every digest releases the GIL, and two threads that alternate record by record would evict each
+    other's objects from the CPU cache.
     """
     for items in read:
         for found in items.found:

@@ -1,17 +1,14 @@
 """One unit after another from its records to its shards and its note."""
 
-import gc
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data_prep.checks.overlap import Exclusion
+from data_prep.files import replacing, write_json
 from data_prep.lengths.meter import ProcessorFacts, PromptMeter
 from data_prep.lengths.processor import load_processor
 from data_prep.reading.inputs import inside
@@ -20,15 +17,11 @@ from data_prep.settings import Settings
 from data_prep.sources.labels import Labels
 from data_prep.sources.registry import load_source
 from data_prep.tasks.ordering import Turns
-from data_prep.tasks.row import Row
 from data_prep.transform import Outcome, Transform
-from data_prep.writer import ShardWriter, write_json
+from data_prep.writer import ShardWriter
 
 WORK = ".work"
 """Folder, inside the output, of what a run needs to go on; removed when the manifest is written."""
-
-SWITCH_SECONDS = 0.0005
-"""How long a thread may hold Python's lock while another waits for it."""
 
 ID_TYPE = np.dtype([("ordinal", np.int64), ("id", "V16"), ("compared", "V16"), ("better", np.int8)])
 """One pair in a unit's list of pairs."""
@@ -48,28 +41,12 @@ class Job:
 
 
 def meter_of(job: Job) -> PromptMeter | None:
-    """What measures the prompts, if anything does; threads may share it."""
+    """What measures the prompts, if anything does."""
     settings, facts = job.settings, job.facts
     if facts is None or settings.model is None:
         return None
     load = partial(load_processor, settings.model, settings.min_pixels, settings.max_pixels)
     return PromptMeter.from_facts(facts, load)
-
-
-@contextmanager
-def fewer_pauses() -> Iterator[None]:
-    """While workers work: no collections of garbage, and short turns for the threads that share Python's lock."""
-    collecting, interval = gc.isenabled(), sys.getswitchinterval()
-    # Good records make no cycles: the collector would only look, again and again, through all that is loaded.
-    gc.disable()
-    # A thread that comes back from Arrow or a hash waits up to this long for Python's lock: 5 ms are half a batch.
-    sys.setswitchinterval(SWITCH_SECONDS)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(interval)
-        if collecting:
-            gc.enable()
 
 
 class Worker:
@@ -100,26 +77,18 @@ class Worker:
         try:
             for batch in read_batches(unit):
                 for outcome in self.transform.portions(batch, base or ".", unit.name, turns, unit.first - unit.before):
-                    if outcome.rejected or outcome.dropped_pairs:
-                        gc.collect(0)  # the errors of broken images make cycles, and would keep them
-                    by_split: dict[str, list[Row]] = {}
                     for row in outcome.rows:
-                        by_split.setdefault(row.split, []).append(row)
-                    for split, rows in by_split.items():
-                        if split not in shards:
-                            shards[split] = self._shard(split, unit)
-                        shards[split].extend(rows)
-                    for shard in shards.values():
-                        shard.settle()
+                        if row.split not in shards:
+                            shards[row.split] = self._shard(row.split, unit)
+                        shards[row.split].extend([row])
                     outcome.rows = []
                     total.add(outcome)
-            for shard in shards.values():
-                shard.close()
+            entries = [{"split": split, **shard.close()} for split, shard in sorted(shards.items())]
         except BaseException:
             for shard in shards.values():
                 shard.abort()
             raise
-        self._note(unit, total, shards)
+        self._note(unit, total, entries)
         return unit.rows
 
     def _shard(self, split: str, unit: Unit) -> ShardWriter:
@@ -127,30 +96,21 @@ class Worker:
         settings = self.job.settings
         return ShardWriter(path, embedded=settings.images == "embed", checked=settings.hashes)
 
-    def _note(self, unit: Unit, total: Outcome, shards: dict[str, ShardWriter]) -> None:
+    def _note(self, unit: Unit, total: Outcome, shards: list[dict[str, Any]]) -> None:
         work = self.output / WORK
         ids = np.empty(len(total.ids), ID_TYPE)
         columns = zip(*total.ids, strict=True) if total.ids else [()] * 4
         ids["ordinal"], id_texts, compared, ids["better"] = (list(column) for column in columns)
         ids["id"] = np.frombuffer(bytes.fromhex("".join(id_texts)), "V16")
         ids["compared"] = np.frombuffer(bytes.fromhex("".join(compared)), "V16")
-        temporary = work / f".{unit.number:05d}.{os.getpid()}.npy"
-        np.save(temporary, ids)
-        os.replace(temporary, work / f"{unit.number:05d}.npy")
+        with replacing(work / f"{unit.number:05d}.npy") as temporary, temporary.open("wb") as stream:
+            np.save(stream, ids)
         note = {
             "rows": unit.rows,
             "used": total.used,
             "rejected": total.rejected,
             "dropped_pairs": dict(sorted(total.dropped_pairs.items())),
-            "shards": [
-                {
-                    "file": shard.path.name,
-                    "split": split,
-                    "rows": shard.rows,
-                    "bytes": shard.path.stat().st_size,
-                    "xxh3_128": shard.xxh3_128,
-                }
-                for split, shard in sorted(shards.items())
-            ],
+            "normalised_images": dict(sorted(total.normalised.items())),
+            "shards": shards,
         }
         write_json(work / f"{unit.number:05d}.json", note)

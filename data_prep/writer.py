@@ -7,12 +7,11 @@ in size by a factor of a thousand.
 Text columns are compressed, images are not: JPEG and PNG do not shrink further, and trying costs most of the time.
 """
 
-import io
 import json
 import os
-import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from data_prep.files import replacing, write_json
 from data_prep.reading.inputs import InputError
 from data_prep.tasks.row import HasRow, Row, row_bytes, row_schema, rows_batch
 
@@ -35,50 +35,37 @@ SHARD_BYTES = 512 * 2**20
 MANIFEST = "manifest.json"
 
 
-CHECKED_BYTES = 2**20
-"""Bytes read at a time for a checksum: few enough to stay in a core's cache, and few calls that want Python's lock."""
-
-
 class ShardWriter:
     """One shard: rows in, row groups of bounded size out, whole file or nothing.
 
     Use as a context manager. Leaving it by an exception removes the temporary file.
 
     Args:
-        embedded: whether images stand in the file.
+        embedded: whether the images are inside the file.
         group_bytes: target size of a row group.
-        checked: whether to take the file's checksum, which is done as it grows.
+        checked: whether to take the file's checksum.
     """
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        embedded: bool = True,
-        group_bytes: int = GROUP_BYTES,
-        checked: bool = True,
+        self, path: Path, *, embedded: bool = True, group_bytes: int = GROUP_BYTES, checked: bool = True
     ) -> None:
         self.path = path
-        self.xxh3_128: str | None = None
-        """Checksum of the closed file, in hex."""
         self.rows = 0
         self.bytes = 0
+        """About how many bytes the rows take in memory."""
         self._embedded = embedded
         self._schema = row_schema(embedded=embedded)
         self._group_bytes = group_bytes
+        self._checked = checked
         self._pending: list[Row] = []
         self._pending_bytes = 0
-        self._settled: list[pa.RecordBatch] = []
-        self._settled_bytes = 0
-        self._temporary = temporary_name(path)
+        self._resources = ExitStack()
         self._writer: pq.ParquetWriter | None = None
-        self._checksum = xxhash.xxh3_128() if checked else None
-        self._written: io.FileIO | None = None
 
     def __enter__(self) -> "ShardWriter":
         return self
 
-    def __exit__(self, exc_type: object, *_: object) -> None:
+    def __exit__(self, exc_type: type[BaseException] | None, *rest: Any) -> None:
         if exc_type is None:
             self.close()
         else:
@@ -89,73 +76,47 @@ class ShardWriter:
         self.extend([Row.of(row)])
 
     def extend(self, rows: Iterable[Row]) -> None:
-        """Add rows."""
+        """Add rows; a row group ends before the row that would make it too large."""
         for row in rows:
             size = row_bytes(row)
             if self._pending and self._pending_bytes + size > self._group_bytes:
-                self.settle()
                 self._flush()
             self._pending.append(row)
             self._pending_bytes += size
             self.bytes += size
             self.rows += 1
 
-    def settle(self) -> None:
-        """Turn the rows added since the last call into Arrow columns.
-
-        Called after the rows of one batch that was read: then their images lie in one buffer and need not be copied,
-        and a shard that gets few of a batch's rows does not keep the whole batch in memory. A row group ends before
-        the batch that would make it too large.
-        """
-        if not self._pending:
-            return
-        if self._settled_bytes + self._pending_bytes > self._group_bytes:
-            self._flush()
-        self._settled.append(rows_batch(self._pending, embedded=self._embedded))
-        self._settled_bytes += self._pending_bytes
-        self._pending, self._pending_bytes = [], 0
-
     def _flush(self) -> None:
-        """Write the settled rows as a row group."""
-        if not self._settled:
-            return
-        group = pa.Table.from_batches(self._settled, self._schema)
-        self._settled, self._settled_bytes = [], 0
-        self._file().write_table(group, row_group_size=group.num_rows)
-        self._check_new()
-
-    def _check_new(self) -> None:
-        """Take what was written since the last call into the checksum; a Parquet file only ever grows."""
-        if self._checksum is None:
-            return
-        if self._written is None:
-            self._written = io.FileIO(self._temporary)
-        _update(self._checksum, self._written)
+        """Write the pending rows as a row group."""
+        writer = self._file()
+        if self._pending:
+            batch = rows_batch(self._pending, embedded=self._embedded)
+            writer.write_table(pa.Table.from_batches([batch], self._schema), row_group_size=batch.num_rows)
+            self._pending, self._pending_bytes = [], 0
 
     def _file(self) -> pq.ParquetWriter:
         if self._writer is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(self._temporary, self._schema, **WRITER_OPTIONS)
+            temporary = self._resources.enter_context(replacing(self.path))
+            writer = pq.ParquetWriter(temporary, self._schema, **WRITER_OPTIONS)
+            self._writer = self._resources.enter_context(writer)
         return self._writer
 
-    def close(self) -> None:
-        """Finish the file and give it its name."""
-        self.settle()
+    def close(self) -> dict[str, Any]:
+        """Finish the file and give it its name; returns its entry in the manifest, without the split."""
         self._flush()
-        self._file().close()
-        self._check_new()
-        if self._checksum is not None and self._written is not None:
-            self._written.close()
-            self.xxh3_128 = self._checksum.hexdigest()
-        os.replace(self._temporary, self.path)
+        self._resources.close()
+        checksum = file_checksum(self.path) if self._checked else None
+        size = self.path.stat().st_size
+        return {"file": self.path.name, "rows": self.rows, "bytes": size, "xxh3_128": checksum}
 
     def abort(self) -> None:
         """Leave nothing behind."""
-        if self._written is not None:
-            self._written.close()
-        if self._writer is not None:
-            self._writer.close()
-        self._temporary.unlink(missing_ok=True)
+        with suppress(_Aborted), self._resources:
+            raise _Aborted
+
+
+class _Aborted(Exception):
+    """Ends a `replacing` block without giving the file its name."""
 
 
 WRITER_OPTIONS: dict[str, Any] = {
@@ -180,28 +141,53 @@ WRITER_OPTIONS: dict[str, Any] = {
 def file_checksum(path: Path) -> str:
     """The XXH3 checksum of a file, 128 bits in hex, as `xxhsum -H2` prints it; read in pieces."""
     checksum = xxhash.xxh3_128()
-    with io.FileIO(path) as stream:
-        _update(checksum, stream)
+    with path.open("rb") as stream:
+        while piece := stream.read(CHECKED_BYTES):
+            checksum.update(piece)
     return checksum.hexdigest()
 
 
-def _update(checksum: xxhash.xxh3_128, stream: io.FileIO) -> None:
-    """Take the rest of a file into a checksum."""
-    buffer = memoryview(bytearray(CHECKED_BYTES))
-    while count := stream.readinto(buffer):
-        checksum.update(buffer[:count])
+CHECKED_BYTES = 2**20
+"""Bytes read at a time for a checksum."""
 
 
-def temporary_name(path: Path) -> Path:
-    """Where a file is written before it gets its name; no two threads share it."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
+def manifest_of(
+    identity: Mapping[str, Any],
+    shards: Iterable[Mapping[str, Any]],
+    labels: Mapping[str, Mapping[str, int]],
+    **counts: Any,
+) -> dict[str, Any]:
+    """What `manifest.json` holds; it is written last and marks the folder as complete.
+
+    Args:
+        identity: what the rows were made of: `settings`, and of a conversion also its `inputs`.
+        shards: of each its `file`, `split`, `rows`, `bytes` and `xxh3_128`.
+        labels: split and source -> label -> rows.
+        counts: whatever else there is to say of the rows.
+    """
+    listed = sorted(shards, key=lambda s: s["file"])
+    splits = sorted({s["split"] for s in listed})
+    return {
+        "format": FORMAT_VERSION,
+        **identity,
+        **counts,
+        "rows": {split: sum(s["rows"] for s in listed if s["split"] == split) for split in splits},
+        "labels": {key: dict(sorted(of.items())) for key, of in sorted(labels.items())},
+        "shards": listed,
+    }
 
 
-def write_json(path: Path, value: Any) -> None:
-    """JSON with sorted keys, under a temporary name first, so that the file is whole or absent."""
-    temporary = temporary_name(path)
-    temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+def shard_names(folder: Path) -> list[str]:
+    """Names of the shards in a folder's manifest; none that would lead out of the folder.
+
+    Raises:
+        ValueError: it is not a manifest.
+    """
+    try:
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return [name for shard in found["shards"] if (name := str(shard["file"])) == Path(name).name]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{folder / MANIFEST} is not a manifest ({error}); choose another folder") from error
 
 
 def require_current(folder: Path) -> None:
@@ -226,11 +212,10 @@ def require_current(folder: Path) -> None:
 
 def _remove_former(folder: Path) -> None:
     """Take away the manifest of an earlier run, then its shards: a stale shard would be read along with new ones."""
-    manifest = folder / MANIFEST
-    if not manifest.exists():
+    if not (folder / MANIFEST).exists():
         return
-    names = [Path(s["file"]).name for s in json.loads(manifest.read_text(encoding="utf-8")).get("shards", [])]
-    manifest.unlink()
+    names = shard_names(folder)
+    (folder / MANIFEST).unlink()
     for name in names:
         (folder / name).unlink(missing_ok=True)
 
@@ -246,8 +231,8 @@ def write_parquet(
 ) -> dict[str, Any]:
     """Write tasks into `directory` as `SPLIT-00000.parquet`, ... and a `manifest.json`; returns the manifest.
 
-    Tasks of several splits may be mixed; the order within a split is kept. Manifest and
-    shards of an earlier run are removed first, so an interrupted run is never taken for a finished one.
+    Tasks of several splits may be mixed; the order within a split is kept. Manifest and shards of an earlier run are
+    removed first, so an interrupted run is never taken for a finished one.
 
     Args:
         tasks: anything that gives its row by `flat()`.
@@ -255,7 +240,7 @@ def write_parquet(
         shard_bytes: a new shard begins when this many bytes are reached.
 
     Raises:
-        ValueError: one image stands in two splits, or there was no task at all.
+        ValueError: one image is in two splits, or there was no task at all.
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
@@ -267,9 +252,7 @@ def write_parquet(
     home: dict[str, str] = {}
 
     def finish(split: str) -> None:
-        shard = open_shards.pop(split)
-        shard.close()
-        shards.append({"file": shard.path.name, "split": split, "rows": shard.rows, "xxh3_128": shard.xxh3_128})
+        shards.append({"split": split, **open_shards.pop(split).close()})
 
     try:
         for task in tasks:
@@ -278,7 +261,7 @@ def write_parquet(
             for digest in row.image_blake3 or ():
                 if home.setdefault(digest, split) != split:
                     raise ValueError(
-                        f"image {digest[:12]} stands in the splits {home[digest]} and {split}: rows would leak from"
+                        f"image {digest[:12]} is in the splits {home[digest]} and {split}: rows would leak from"
                         " one to the other; split by image, not by row"
                     )
             if split not in open_shards:
@@ -297,13 +280,6 @@ def write_parquet(
         raise
     if not shards:
         raise ValueError(f"no task to write into {folder}: the source yielded nothing")
-    shards.sort(key=lambda s: s["file"])
-    manifest = {
-        "format": FORMAT_VERSION,
-        "settings": dict(settings or {}),
-        "rows": {s: sum(x["rows"] for x in shards if x["split"] == s) for s in sorted(numbers)},
-        "labels": {k: dict(sorted(v.items())) for k, v in sorted(labels.items())},
-        "shards": shards,
-    }
+    manifest = manifest_of({"settings": dict(settings or {})}, shards, labels)
     write_json(folder / MANIFEST, manifest)
     return manifest

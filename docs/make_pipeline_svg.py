@@ -68,15 +68,15 @@ def arrow(*points: tuple[int, int]) -> str:
 def image() -> str:
     """The whole SVG."""
     left, middle, right = 17, 343, 701
-    tasks = ("prompt, images, label 1, 2 or tie;", "better one first in half of them,", "no image in two splits")
-    grpo = ("responses above their group's mean", "become likelier; the new weights go", "back to the rollouts")
-    critique = ("N answers of its own, two at a time,", "the better one goes on: best of N", "without a second model")
+    tasks = ("prompt, images, label 1, 2 or tie;", "better response first in half,", "no image in two splits")
+    grpo = ("responses above their group's mean", "become likelier; the new weights", "return to the rollouts")
+    critique = ("N answers of its own, two at a time,", "the better one advances: best of N", "without a second model")
     body = [
         # Lanes first: what is drawn later lies on top.
         lane(1, 294, "data_prep/"),
         lane(327, 326, "reward_fns/ · recipe/critic_r1/ on verl"),
-        lane(685, 294, "judging/ · self_critique/ · report/"),
-        box(left, 18, 262, 88, "Source rows", "rankings, ratings, chosen/rejected:", "each data set in its own way"),
+        lane(685, 294, "judging/ · best_of_n/ · report/"),
+        box(left, 18, 262, 88, "Source rows", "rankings, ratings, chosen/rejected:", "one converter per data set"),
         arrow((148, 106), (148, 132)),
         box(left, 132, 262, 88, "Preference pairs", "image, question, two responses,", "which one is better"),
         arrow((148, 220), (148, 246)),
@@ -84,14 +84,16 @@ def image() -> str:
         arrow((279, 300), (311, 300), (311, 62), (343, 62)),
         box(middle, 18, 278, 88, "Rollouts", "8 responses to each task", "`<think>…</think> \\boxed{2}"),
         arrow((482, 106), (482, 132)),
-        box(middle, 132, 278, 88, "Verifiable reward", "0.9 × the verdict is the label", "0.1 × the form holds"),
+        box(
+            middle, 132, 278, 88, "Verifiable reward", "0.9 × the verdict is the label", "0.1 × the format is followed"
+        ),
         arrow((482, 220), (482, 246)),
         box(middle, 246, 278, 107, "GRPO", *grpo),
         arrow((621, 284), (637, 284), (637, 62), (621, 62)),
         arrow((621, 316), (669, 316), (669, 62), (701, 62)),
         box(right, 18, 262, 88, "One model, two skills", *SKILLS, kind="lead"),
         arrow((832, 106), (832, 132)),
-        box(right, 132, 262, 88, "Judged", "each pair in both orders,", "each figure with its interval"),
+        box(right, 132, 262, 88, "Judged", "each pair in both orders,", "each metric with its interval"),
         arrow((832, 220), (832, 246)),
         box(right, 246, 262, 107, "Self-critique", *critique),
     ]

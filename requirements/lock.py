@@ -1,5 +1,5 @@
 """Write every pin again, for Linux on x86-64: cpu.txt and lmms-eval.txt (the environment of `critic-r1 eval-policy`)
-for Python 3.11, gpu.txt for Python 3.11 and 3.12.
+for Python 3.11, gpu.txt for Python 3.11 and 3.12. flash-attn.txt is written by hand.
 
 Run by `make lock`. No registry's address is written into the files.
 """

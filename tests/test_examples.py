@@ -86,8 +86,7 @@ def test_every_example_is_tested() -> None:
     rest = {"run_policy_then_critic.sh", "run_qwen2_5_vl_7b_sft.sh"}
     rest |= {"slurm_r1.sbatch", "rayjob_r1.yaml", "skypilot_r1.yaml", "Dockerfile"}
     assert {path.name for path in EXAMPLES.iterdir()} == set(ONE_RUN) | rest
-    # Llama-3.2-Vision has a configuration and no script: the pinned vLLM does not serve it.
-    assert set(ONE_RUN.values()) == set(RUNS) - {"r1_llama32v"}
+    assert set(ONE_RUN.values()) == set(RUNS)
 
 
 @pytest.mark.parametrize("path", [*SCRIPTS, EXAMPLES / "slurm_r1.sbatch"], ids=lambda path: path.name)
@@ -183,14 +182,18 @@ def test_the_slurm_job_starts_a_head_workers_and_the_run(tmp_path: Path) -> None
 
 def pinned(name: str) -> str:
     found = re.search(
-        rf"^{re.escape(name)}(?:\[\w+\])?==([\w.]+)", (ROOT / "requirements/gpu.txt").read_text(), re.MULTILINE
+        rf"^{re.escape(name)}(?:\[\w+\])?==([\w.]+)",
+        "".join((ROOT / "requirements" / file).read_text() for file in ("gpu.txt", "flash-attn.txt")),
+        re.MULTILINE,
     )
     assert found, name
     return found[1]
 
 
 def test_the_ray_job_has_the_machines_of_its_run() -> None:
-    job = yaml.safe_load((EXAMPLES / "rayjob_r1.yaml").read_text())
+    job, policy = yaml.safe_load_all((EXAMPLES / "rayjob_r1.yaml").read_text())
+    selected = policy["spec"]["podSelector"]["matchLabels"]
+    assert (policy["kind"], policy["spec"]["policyTypes"]) == ("NetworkPolicy", ["Ingress"])
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     cluster = job["spec"]["rayClusterSpec"]
     assert cluster["rayVersion"] == pinned("ray")
@@ -201,6 +204,8 @@ def test_the_ray_job_has_the_machines_of_its_run() -> None:
     assert config.trainer.nnodes == 1 + workers["replicas"]
     for group in (cluster["headGroupSpec"], workers):
         pod = group["template"]["spec"]
+        assert selected.items() <= group["template"]["metadata"]["labels"].items()
+        assert pod["securityContext"]["runAsNonRoot"]
         (container,) = pod["containers"]
         assert int(container["resources"]["limits"]["nvidia.com/gpu"]) == config.trainer.n_gpus_per_node
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
@@ -216,18 +221,40 @@ def test_the_skypilot_task_has_the_machine_of_its_run() -> None:
     assert config.trainer.nnodes == task["num_nodes"]
     assert config.trainer.n_gpus_per_node == int(task["resources"]["accelerators"].split(":")[1])
     assert any(config.critic_r1.run_dir.startswith(mount) for mount in task["file_mounts"])
-    for file in re.findall(r"-r (\S+)", task["setup"]):
-        assert (ROOT / file).is_file()
+    assert re.search(r"^gpu:$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert "make gpu" in task["setup"]
     accept_with_groups(call)
 
 
 def test_the_dockerfile_copies_what_exists_and_installs_what_is_pinned() -> None:
     text = (EXAMPLES / "Dockerfile").read_text().replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    assert {line.split()[0] for line in lines} == {"FROM", "ENV", "RUN", "WORKDIR", "COPY"}
+    assert {line.split()[0] for line in lines} == {"FROM", "ARG", "ENV", "RUN", "WORKDIR", "COPY", "USER"}
     for line in lines:
         if line.startswith("COPY"):
-            assert (ROOT / line.split()[1]).exists(), line
+            *sources, _ = line.removeprefix("COPY").replace("--chown=critic", "").split()
+            assert all((ROOT / source).exists() for source in sources), line
+    user = next(i for i, line in enumerate(lines) if line.startswith("USER"))
+    assert not [line for line in lines[user:] if "apt-get" in line or line == "USER root"]
+    assert [line for line in lines[user:] if line.startswith("RUN")]
     assert pinned("flash-attn") == "2.8.3"
     commands = " ".join(line.removeprefix("RUN") + ";" for line in lines if line.startswith("RUN"))
     subprocess.run(["bash", "-n", "-c", commands], check=True)
+
+
+def test_flash_attn_is_installed_after_torch() -> None:
+    """Its build needs torch and wheel; a file with both could not be installed."""
+    assert "flash-attn" not in (ROOT / "requirements" / "gpu.txt").read_text()
+    assert pinned("wheel")
+    for text in ((ROOT / "Makefile").read_text(), (EXAMPLES / "Dockerfile").read_text()):
+        assert text.index("-r requirements/gpu.txt") < text.index("--no-build-isolation -r requirements/flash-attn.txt")
+
+
+@pytest.mark.parametrize("choice", ["build", "none", "/wheels/flash_attn-2.8.3.whl"])
+def test_make_gpu_does_what_is_asked(choice: str) -> None:
+    done = subprocess.run(
+        ["make", "--dry-run", "gpu", f"FLASH_ATTN={choice}"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ("MAX_JOBS=" in done.stdout) == (choice == "build")
+    assert (choice in done.stdout) == choice.endswith(".whl")
+    assert done.stdout.rstrip().endswith("critic-r1 doctor")

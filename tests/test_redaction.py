@@ -4,7 +4,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from recipe.critic_r1.redaction import HIDDEN, redact, redacted_config, secret_name
+from recipe.critic_r1.redaction import HIDDEN, redact, redacted, redacted_config, secret_name
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,11 @@ def test_names_of_no_secrets(name: str) -> None:
         ("https://me:pw@mirror/x", f"https://{HIDDEN}@mirror/x"),
         ("see s3://token@bucket, then", f"see s3://{HIDDEN}@bucket, then"),
         ("https://h/x?X-Amz-Signature=abc&n=1", f"https://h/x?X-Amz-Signature={HIDDEN}&n=1"),
+        ("http://u:p@ss@host/v1", f"http://{HIDDEN}@host/v1"),
+        ("bad key Bearer abc.def-ghi", f"bad key Bearer {HIDDEN}"),
+        ("bad key: Basic dXNlcjpwYXNz", f"bad key: Basic {HIDDEN}"),
+        ("key sk-abc123 refused", f"key {HIDDEN} refused"),
+        ("basic training data, a task-force", "basic training data, a task-force"),
         ("https://h/x@1?n=1", "https://h/x@1?n=1"),
         ("me@host: ok", "me@host: ok"),
         ("/shared/a@b/train.parquet", "/shared/a@b/train.parquet"),
@@ -36,6 +41,11 @@ def test_names_of_no_secrets(name: str) -> None:
 )
 def test_addresses_lose_their_credentials(text: str, expected: str) -> None:
     assert redact(text) == expected
+
+
+def test_settings_keep_their_numbers() -> None:
+    settings = {"api_key": "abc", "tokens_per_point": 2.6, "auth": "", "urls": ["http://u:p@h/v1"], "max_tokens": 9}
+    assert redacted(settings) == {**settings, "api_key": HIDDEN, "urls": [f"http://{HIDDEN}@h/v1"]}
 
 
 def test_a_configuration_is_saved_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

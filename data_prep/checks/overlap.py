@@ -9,18 +9,20 @@ circle? Yes. No." under another image is another row.
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from blake3 import blake3
 
 from data_prep.checks.rows import expand, image_bytes
 from data_prep.reading.images import BadImage, open_image
 from data_prep.reading.inputs import InputError
+from data_prep.reading.parquet_files import bounded_batches, first_line
 from data_prep.tasks.nway import RankedResponses
 from data_prep.tasks.pairwise import Image, PreferencePair, content_id
 
@@ -146,7 +148,12 @@ class Exclusion:
 
     @classmethod
     def from_files(
-        cls, paths: Iterable[str | os.PathLike[str]], *, perceptual: bool = True, texts: Texts = "long"
+        cls,
+        paths: Iterable[str | os.PathLike[str]],
+        *,
+        perceptual: bool = True,
+        texts: Texts = "long",
+        image_roots: Sequence[str] = (),
     ) -> "Exclusion":
         """The index of prepared Parquet files or folders of them.
 
@@ -157,7 +164,7 @@ class Exclusion:
         for path in paths:
             for file in expand(path):
                 keys, rows = hashlib.sha256(), 0
-                for known in _rows(file, perceptual):
+                for known in _rows(file, perceptual, image_roots):
                     rows += 1
                     index.digests.update(dict.fromkeys(known.digests, known.name))
                     index.texts[known.text] = known.name, not known.has_images
@@ -216,7 +223,14 @@ class Exclusion:
         return next((name for other, name in found if own.is_near(other)), None)
 
 
-def _rows(file: Path, perceptual: bool) -> Iterator[_Known]:
+def _batches(parquet: pq.ParquetFile, file: Path) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from bounded_batches(parquet, file, ["data_source", "images", "extra_info"], 64)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{file}: {first_line(error)}") from error
+
+
+def _rows(file: Path, perceptual: bool, image_roots: Sequence[str] = ()) -> Iterator[_Known]:
     try:
         parquet = pq.ParquetFile(file)
     except (OSError, ValueError) as error:
@@ -224,13 +238,13 @@ def _rows(file: Path, perceptual: bool) -> Iterator[_Known]:
     with parquet:
         if not {"images", "extra_info", "data_source"} <= set(parquet.schema_arrow.names):
             raise InputError(f"{file}: not a file of tasks; turn the benchmark into one with `critic-r1 prepare` first")
-        for batch in parquet.iter_batches(64, columns=["data_source", "images", "extra_info"]):
+        for batch in _batches(parquet, file):
             for row in batch.to_pylist():
                 info = row["extra_info"]
                 images = []
                 for image in row["images"] or []:
                     try:
-                        images.append(image_bytes(image, file.parent))
+                        images.append(image_bytes(image, [file.parent, *image_roots]))
                     except BadImage:
                         continue
                 found = [f for p in images if (f := fingerprint(p)) is not None] if perceptual else []
@@ -264,17 +278,21 @@ def compare(
     *,
     perceptual: bool = True,
     texts: Texts = "long",
+    image_roots: Sequence[str] = (),
 ) -> OverlapReport:
     """Compare every row of the prepared files `a` with all rows of `b`.
+
+    Args:
+        image_roots: folders that named images may lie in, besides the folder of the row's file.
 
     Raises:
         InputError: as `Exclusion.from_files`.
     """
-    index = Exclusion.from_files(b, perceptual=perceptual, texts=texts)
+    index = Exclusion.from_files(b, perceptual=perceptual, texts=texts, image_roots=image_roots)
     report = OverlapReport()
     for path in a:
         for file in expand(path):
-            for known in _rows(file, perceptual):
+            for known in _rows(file, perceptual, image_roots):
                 report.rows += 1
                 same_image = next((index.digests[d] for d in known.digests if d in index.digests), None)
                 near = None if same_image else next((n for f in known.fingerprints if (n := index.near(f))), None)

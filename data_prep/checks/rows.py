@@ -17,7 +17,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.reading.images import BadImage, open_image, read_header
+from data_prep.reading.image_files import BadImage, allowed_path, read_file
+from data_prep.reading.images import normalised, open_image, read_header
+from data_prep.reading.parquet_files import bounded_batches
 from data_prep.tasks.pairwise import LABELS
 from data_prep.tasks.prompts import MARKER
 from data_prep.writer import MANIFEST, file_checksum, require_current
@@ -58,6 +60,9 @@ class Report:
     """Rows whose images were decoded in full; all others had their headers read."""
     failures: list[Failure] = field(default_factory=list)
     n_failures: int = 0
+    unlike_verl: list[Failure] = field(default_factory=list)
+    """Images that stock verl shows differently from critic-r1, the first of them. Not failures."""
+    n_unlike_verl: int = 0
 
     @property
     def ok(self) -> bool:
@@ -70,9 +75,18 @@ class Report:
         if len(self.failures) < MAX_FAILURES:
             self.failures.append(failure)
 
+    def add_unlike_verl(self, note: Failure) -> None:
+        """Count an image that stock verl shows differently."""
+        self.n_unlike_verl += 1
+        if len(self.unlike_verl) < MAX_FAILURES:
+            self.unlike_verl.append(note)
+
 
 def check_parquet(
-    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, decode_rows: int = DECODE_ALL_BELOW
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    decode_rows: int = DECODE_ALL_BELOW,
+    image_roots: Sequence[str] = (),
 ) -> Report:
     """Check files of tasks; a folder stands for all `*.parquet` in it.
 
@@ -84,6 +98,7 @@ def check_parquet(
     Args:
         paths: one file or folder, or several.
         decode_rows: rows of each file whose images are decoded in full, spread evenly over the file.
+        image_roots: folders that named images may lie in, besides the folder of the row's file.
     """
     paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     report = Report()
@@ -101,7 +116,7 @@ def check_parquet(
             report.add(Failure(name, None, "no-parquet", detail, "Prepare it again: a copy or a write was cut off."))
             continue
         with parquet:
-            _check_file(name, parquet, report, decode_rows)
+            _check_file(path, parquet, report, decode_rows, image_roots)
         for failure in _checksum_problems(path):
             report.add(failure)
     return report
@@ -176,7 +191,10 @@ def _shards(manifest: Path, changed: int) -> dict[str, dict[str, Any]]:
     return {shard["file"]: shard for shard in json.loads(manifest.read_text("utf-8"))["shards"]}
 
 
-def _check_file(name: str, parquet: pq.ParquetFile, report: Report, decode_rows: int) -> None:
+def _check_file(
+    path: Path, parquet: pq.ParquetFile, report: Report, decode_rows: int, image_roots: Sequence[str]
+) -> None:
+    name, roots = str(path), [str(path.parent), *image_roots]
     rows = parquet.metadata.num_rows
     missing = [c for c in REQUIRED if c not in parquet.schema_arrow.names]
     if missing:
@@ -191,25 +209,41 @@ def _check_file(name: str, parquet: pq.ParquetFile, report: Report, decode_rows:
     every = max(1, -(-rows // decode_rows)) if decode_rows > 0 else 0
     number = 0
     try:
-        for batch in parquet.iter_batches(BATCH_ROWS, columns=list(REQUIRED)):
+        for batch in bounded_batches(parquet, path, list(REQUIRED), BATCH_ROWS):
             for row in batch.to_pylist():
                 full = every > 0 and number % every == 0
-                for reason, detail, remedy in row_problems(row, full=full, base=Path(name).parent):
-                    report.add(Failure(name, number, reason, detail, remedy))
+                for reason, detail, remedy in _problems(row, full=full, roots=roots):
+                    failure = Failure(name, number, reason, detail, remedy)
+                    (report.add_unlike_verl if reason == UNLIKE_VERL else report.add)(failure)
                 report.decoded += full
                 number += 1
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         detail = f"the file breaks off after row {number} ({str(error).splitlines()[0]})"
         report.add(Failure(name, number, "no-parquet", detail, "Prepare it again: a copy or a write was cut off."))
     report.rows += number
 
 
-def row_problems(row: Mapping[str, Any], *, full: bool, base: Path) -> Iterator[tuple[str, str, str]]:
+def _problems(row: Mapping[str, Any], *, full: bool, roots: Sequence[str]) -> list[tuple[str, str, str]]:
+    """`row_problems`, and a row of another shape as one of them."""
+    try:
+        return list(row_problems(row, full=full, roots=roots))
+    except (TypeError, AttributeError, KeyError, ValueError) as error:
+        detail = f"its columns are not those of a task ({type(error).__name__}: {error})"
+        return [("columns", detail, "Prepare the set with `critic-r1 prepare`.")]
+
+
+UNLIKE_VERL = "unlike-verl"
+"""Reason of an image that stock verl shows differently: the row is good for critic-r1."""
+
+
+def row_problems(
+    row: Mapping[str, Any], *, full: bool, roots: Sequence[str | os.PathLike[str]]
+) -> Iterator[tuple[str, str, str]]:
     """What is wrong with one row, as (reason, detail, remedy); nothing for a good row.
 
     Args:
         full: decode the images instead of reading their headers.
-        base: folder that relative image paths start from.
+        roots: folders that a named image may lie in; the first is that of the row's own file.
     """
     prompt, images = row["prompt"], row["images"] or []
     if not prompt or any(not isinstance(turn, Mapping) or not isinstance(turn.get("content"), str) for turn in prompt):
@@ -225,18 +259,28 @@ def row_problems(row: Mapping[str, Any], *, full: bool, base: Path) -> Iterator[
             yield "markers", detail, "Free text must go through data_prep.tasks.prompts.neutralise."
     for place, image in enumerate(images):
         try:
-            data = image_bytes(image, base)
-            (open_image if full else read_header)(data)
+            data = image_bytes(image, roots)
+            header = read_header(data)
+            if full and header.direct:
+                open_image(data)
+            reason = normalised(data, header).reason
         except BadImage as error:
             yield error.reason, f"image {place}: {error}", "Drop the row or fetch the image again."
+            continue
+        if reason not in (None, "alpha"):
+            detail = f"image {place}: stock verl shows it differently ({reason})"
+            yield UNLIKE_VERL, detail, "Prepare the set again with critic-r1, which stores what it shows."
     yield from _label_problems(row)
 
 
-def image_bytes(image: Any, base: Path) -> bytes:
+def image_bytes(image: Any, roots: Sequence[str | os.PathLike[str]]) -> bytes:
     """The bytes of one entry of the `images` column.
 
+    Args:
+        roots: folders that a named image may lie in; the first is that of the row's own file.
+
     Raises:
-        BadImage: `image-missing` when there are none or the file cannot be read.
+        BadImage: there are none, or the name is not that of a file below a root; see `allowed_path`.
     """
     if isinstance(image, Mapping):
         if isinstance(image.get("bytes"), bytes):
@@ -244,9 +288,9 @@ def image_bytes(image: Any, base: Path) -> bytes:
         raise BadImage("image-missing", "`bytes` is null, which verl cannot open")
     if isinstance(image, str) and image:
         try:
-            return (base / image.removeprefix("file://")).read_bytes()
+            return read_file(allowed_path(image, roots))
         except OSError as error:
-            raise BadImage("image-missing", f"cannot read {image} ({error.strerror})") from error
+            raise BadImage("image-unreadable", f"cannot read {image} ({error.strerror})") from error
     raise BadImage("image-missing", "neither bytes nor a path")
 
 
@@ -278,11 +322,3 @@ def gold_score(truth: str, ability: str = "critic") -> float:
     from reward_fns.mixed import compute_score
 
     return float(compute_score(f"{ability}/check", f"<think>I looked.</think>\\boxed{{{truth}}}", truth)["score"])
-
-
-def explain(failures: Sequence[Failure], limit: int = 10) -> str:
-    """The first failures, one a line, and how many more there are."""
-    lines = [str(f) for f in failures[:limit]]
-    if len(failures) > limit:
-        lines.append(f"... and {len(failures) - limit} more")
-    return "\n".join(lines)

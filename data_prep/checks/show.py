@@ -1,10 +1,10 @@
 """A few tasks to look at: as records for the terminal, and as one HTML page with the images inside."""
 
 import base64
+import heapq
 import html
 import os
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.checks.rows import expand, image_bytes
+from data_prep.files import write_text
 from data_prep.reading.images import BadImage, read_header
+from data_prep.reading.parquet_files import group_rows, open_parquet
 from data_prep.tasks.ordering import seeded_fraction
 
 _PAGE = """<!doctype html>
@@ -35,7 +37,12 @@ def sample_rows(
     Raises:
         ValueError: there is no such file, or no Parquet file in the folder.
     """
-    places = []
+    drawn = heapq.nsmallest(n, _places(paths), key=lambda p: seeded_fraction(seed, "show", p[0].name, p[1], p[2]))
+    for file, group, i in sorted(drawn):
+        yield file, _row(file, group, i)
+
+
+def _places(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[Path, int, int]]:
     for file in expand(paths):
         if not file.is_file():
             raise ValueError(f"{file}: no such file; name a folder that `critic-r1 prepare` wrote, or a Parquet file")
@@ -46,28 +53,35 @@ def sample_rows(
                 f"{file}: not a readable Parquet file ({error}); `critic-r1 validate` tells more"
             ) from error
         for group in range(metadata.num_row_groups):
-            places += [(file, group, i) for i in range(metadata.row_group(group).num_rows)]
-    drawn = sorted(places, key=lambda p: seeded_fraction(seed, "show", p[0].name, p[1], p[2]))[:n]
-    for file, group, i in sorted(drawn):
-        with pq.ParquetFile(file) as parquet:
-            yield file, parquet.read_row_group(group).slice(i, 1).to_pylist()[0]
+            yield from ((file, group, i) for i in range(metadata.row_group(group).num_rows))
 
 
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+def _row(file: Path, group: int, place: int) -> dict[str, Any]:
+    """One row, without holding more than a few others."""
+    with open_parquet(file) as parquet:
+        rows = group_rows(parquet, file, group, 64)
+        batches = parquet.iter_batches(rows, row_groups=[group], use_threads=False)
+        for batch in batches:
+            if place < batch.num_rows:
+                found: dict[str, Any] = batch.slice(place, 1).to_pylist()[0]
+                return found
+            place -= batch.num_rows
+    raise ValueError(f"{file}: row group {group} breaks off")
 
 
-def printable(text: str) -> str:
-    """The text without what would command a terminal; it was written by strangers."""
-    return _CONTROLS.sub("\ufffd", text)
+def html_sheet(
+    rows: Iterable[tuple[Path, dict[str, Any]]], path: str | os.PathLike[str], *, image_roots: Sequence[str] = ()
+) -> None:
+    """Write one self-contained page. All text is escaped: it was written by strangers.
 
-
-def html_sheet(rows: Iterable[tuple[Path, dict[str, Any]]], path: str | os.PathLike[str]) -> None:
-    """Write one self-contained page. All text is escaped: it was written by strangers."""
+    Args:
+        image_roots: folders that named images may lie in, besides the folder of the row's file.
+    """
     parts = [_PAGE]
     for file, row in rows:
         info, truth = row["extra_info"], row["reward_model"]["ground_truth"]
         parts.append(f"<article><small>{html.escape(file.name)} · {html.escape(row['data_source'])} · ")
-        parts.append(f"{html.escape(info['pair_id'])}</small><p>{_images(row, file.parent)}</p>")
+        parts.append(f"{html.escape(info['pair_id'])}</small><p>{_images(row, [str(file.parent), *image_roots])}</p>")
         parts.append(f"<p><b>{html.escape(info['question'] or '')}</b></p>")
         pair = [r for r in (info["response_1"], info["response_2"]) if r is not None]
         if cells := pair or info["responses"]:
@@ -80,14 +94,14 @@ def html_sheet(rows: Iterable[tuple[Path, dict[str, Any]]], path: str | os.PathL
         parts.append(f"<p>Label: <b>{html.escape(truth)}</b></p><details><summary>Prompt</summary>")
         parts.append(f"<pre>{html.escape(row['prompt'][0]['content'])}</pre></details></article>")
     parts.append("</body></html>\n")
-    Path(path).write_text("".join(parts), encoding="utf-8")
+    write_text(Path(path), "".join(parts))
 
 
-def _images(row: dict[str, Any], base: Path) -> str:
+def _images(row: dict[str, Any], roots: Sequence[str]) -> str:
     tags = []
     for image in row["images"] or []:
         try:
-            data = image_bytes(image, base)
+            data = image_bytes(image, roots)
             kind = read_header(data).format.lower()
         except BadImage as problem:
             tags.append(f"<em>{html.escape(str(problem))}</em>")

@@ -2,20 +2,21 @@
 
 verl opens every image and splits every prompt in its own way, so only its own class can say that a row loads. The
 class is used as it is; what it would do next, handing the images to a processor, is tried as far as counting them.
-Shard by shard, the result is written down, so that a second run goes on where the first one stopped.
+Shard by shard, the result is written down, so that a second run resumes where the first one stopped.
 """
 
 import contextlib
 import io
-import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from data_prep.checks.rows import Failure, Report, check_parquet, expand, manifest_problems
+from data_prep.files import append_json_line, json_lines
+from data_prep.reading.image_files import allowed_path
 
 LOG = "validated.jsonl"
 """One line for each shard that was checked, in the folder of the shard."""
@@ -26,6 +27,7 @@ def validate(
     *,
     through_verl: bool = True,
     resume: bool = True,
+    image_roots: Sequence[str] = (),
     progress: Callable[[str, int], None] | None = None,
 ) -> Report:
     """Check all shards with `check_parquet` and, unless told otherwise, with verl's dataset class.
@@ -34,6 +36,7 @@ def validate(
         paths: files or folders.
         through_verl: needs verl to be installed.
         resume: leave out shards that an earlier run found good and that have not changed since.
+        image_roots: folders that named images may lie in, besides the folder of the row's file.
         progress: called with the name and the rows of each checked shard.
     """
     paths = list(paths)
@@ -42,21 +45,24 @@ def validate(
         total.add(failure)
     for file in expand(paths):
         mark = _mark(file, through_verl)
-        rows = _already_good(file, mark) if resume and mark else None
-        if rows is not None:
-            total.rows += rows
+        known = _already_good(file, mark) if resume and mark else None
+        if known is not None:
+            total.rows += known["rows"]
+            total.n_unlike_verl += known["unlike_verl"]
             continue
-        report = check_parquet(file)
+        report = check_parquet(file, image_roots=image_roots)
         if report.ok and through_verl:
-            check_with_verl(file, report)
+            check_with_verl(file, report, image_roots=image_roots)
         total.rows += report.rows
         total.decoded += report.decoded
         total.failures += report.failures
         total.n_failures += report.n_failures
+        total.unlike_verl += report.unlike_verl
+        total.n_unlike_verl += report.n_unlike_verl
         if mark:
-            line = {**mark, "rows": report.rows, "failures": report.n_failures}
-            with (file.parent / LOG).open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(line, sort_keys=True) + "\n")
+            counts = {"rows": report.rows, "failures": report.n_failures, "unlike_verl": report.n_unlike_verl}
+            with contextlib.suppress(PermissionError):  # somebody else's folder: nothing is remembered there
+                append_json_line(file.parent / LOG, mark | counts)
         if progress is not None:
             progress(file.name, report.rows)
     return total
@@ -68,34 +74,48 @@ def _mark(file: Path, through_verl: bool) -> dict[str, Any] | None:
         stat = file.stat()
     except OSError:
         return None
-    return {"file": file.name, "bytes": stat.st_size, "changed": stat.st_mtime_ns, "verl": through_verl}
+    # Not the time of the last change, which comes along with a copied folder and its log: nobody can set this one.
+    return {"file": file.name, "bytes": stat.st_size, "changed": stat.st_ctime_ns, "verl": through_verl}
 
 
-def _already_good(file: Path, mark: dict[str, Any]) -> int | None:
+def _already_good(file: Path, mark: dict[str, Any]) -> dict[str, int] | None:
+    """The counts of an earlier run that found the shard good."""
     log = file.parent / LOG
-    if not log.exists():
+    if not log.is_file():
         return None
-    for line in log.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:  # a line that a killed run did not finish
-            continue
-        if all(entry.get(k) == v for k, v in mark.items()) and entry.get("failures") == 0:
-            return int(entry["rows"])
+    counts = ("rows", "failures", "unlike_verl")
+    for line in json_lines(log):
+        entry = line.value
+        if isinstance(entry, dict) and {k: entry.get(k) for k in mark} == mark and entry.get("failures") == 0:
+            found = {name: entry[name] for name in counts if type(entry.get(name)) is int and entry[name] >= 0}
+            if len(found) == len(counts):
+                return found
     return None
 
 
-def check_with_verl(file: str | os.PathLike[str], report: Report | None = None) -> Report:
+def check_with_verl(
+    file: str | os.PathLike[str], report: Report | None = None, *, image_roots: Sequence[str] = ()
+) -> Report:
     """Load every row of one file through `verl.utils.dataset.rl_dataset.RLHFDataset`.
 
     Args:
         report: failures are added to it; a new one otherwise.
+        image_roots: folders that named images may lie in, besides that of the file. verl itself would open any file,
+            and relative names from the folder in which it was started.
     """
     import datasets
     from omegaconf import OmegaConf
     from verl.utils.dataset.rl_dataset import RLHFDataset
 
-    name = os.fspath(file)
+    class Named(RLHFDataset):
+        def _build_messages(self, example: dict[str, Any], key: str) -> Any:
+            images = [
+                str(allowed_path(image, [folder, *image_roots])) if isinstance(image, str) else image
+                for image in example.get(self.image_key) or []
+            ]
+            return super()._build_messages({**example, self.image_key: images}, key)
+
+    name, folder = os.fspath(file), os.path.dirname(os.path.abspath(file))
     report = Report() if report is None else report
     remedy = "Prepare the set again, or drop the row."
     # datasets keeps an Arrow copy of what it loads; it must not fill the user's cache.
@@ -107,7 +127,7 @@ def check_with_verl(file: str | os.PathLike[str], report: Report | None = None) 
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 # The processor is only asked whether it exists: lengths are not filtered here.
-                dataset = RLHFDataset(
+                dataset = Named(
                     [name],
                     None,
                     OmegaConf.create({"filter_overlong_prompts": False, "cache_dir": cache}),

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from data_prep.reading.inputs import inside, open_input
-from data_prep.reading.units import BATCH_ROWS, LINE_SUFFIXES, Broken, Unit, _list_spans, _parsed
+from data_prep.reading.units import BATCH_BYTES, BATCH_ROWS, LINE_SUFFIXES, Broken, Unit, _list_spans, _parsed
 
 Stretch = tuple[str, int, int, int, str]
 """Kind, start, stop, records and note of a stretch; the fields of `Unit`."""
@@ -145,7 +145,8 @@ class _Lines:
 
     def __init__(self, stream: Any, offset: int) -> None:
         self._stream = stream
-        self.offset = offset
+        self.offset = self.begun = offset
+        """Where the next line and where the row that is being read begins."""
         stream.seek(offset)
 
     def __iter__(self) -> "_Lines":
@@ -156,8 +157,8 @@ class _Lines:
         if not line:
             raise StopIteration
         self.offset += len(line)
-        if len(line) > LONGEST_FIELD:
-            raise csv.Error(f"a line has more than {LONGEST_FIELD:,} bytes")
+        if self.offset - self.begun > LONGEST_FIELD:  # a row is in memory as a whole
+            raise csv.Error(f"it has more than {LONGEST_FIELD:,} bytes")
         return str(line, "utf-8-sig" if self.offset == len(line) else "utf-8", "surrogateescape")
 
 
@@ -174,7 +175,7 @@ def _table_rows(stream: Any, kind: str, start: int) -> Iterator[tuple[int, dict[
     # Strict: an open quote would otherwise take all rows that follow for its text.
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
-        offset = lines.offset
+        offset = lines.begun = lines.offset
         try:
             values = next(reader)
         except StopIteration:
@@ -223,11 +224,13 @@ def _table_stretches(file: str, kind: str, unit_rows: int) -> Iterator[Stretch]:
 def _read_table(unit: Unit) -> Iterator[list[Any]]:
     with open_input(unit.file) as stream:
         batch: list[Any] = []
-        for _, record in _table_rows(stream, unit.kind, unit.start):
-            batch.append(record)
-            if len(batch) == BATCH_ROWS:
+        begun = 0
+        for offset, record in _table_rows(stream, unit.kind, unit.start):
+            if len(batch) == BATCH_ROWS or (batch and offset - begun > BATCH_BYTES):
                 yield batch
                 batch = []
+            begun = begun if batch else offset
+            batch.append(record)
         yield batch
 
 
@@ -263,8 +266,11 @@ def _read_arrow(unit: Unit) -> Iterator[list[Any]]:
         if place >= unit.stop:
             return
         if place >= unit.start:
-            for first in range(0, batch.num_rows, BATCH_ROWS):
-                yield _arrow_records(batch.slice(first, BATCH_ROWS))
+            repeated = sum(column.dictionary.nbytes for column in batch.columns if hasattr(column, "dictionary"))
+            row = max(1, repeated, batch.nbytes // max(1, batch.num_rows))  # bytes of it, at most or on average
+            rows = max(1, min(BATCH_ROWS, BATCH_BYTES // row))
+            for first in range(0, batch.num_rows, rows):
+                yield _arrow_records(batch.slice(first, rows))
 
 
 def _arrow_records(batch: pa.RecordBatch) -> list[Any]:

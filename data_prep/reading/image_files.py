@@ -5,6 +5,7 @@ links are resolved, and nothing else: no device, no pipe, no address, no private
 rows gives `/` as a root.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -15,6 +16,10 @@ LARGEST_FILE = 256 * 2**20
 
 LONGEST_NAME = 4_096
 """Characters of a name."""
+
+
+_NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
+_NOT_READABLE = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENXIO, errno.ENODEV}
 
 
 class BadImage(ValueError):
@@ -55,6 +60,7 @@ def allowed_path(name: str, roots: Sequence[str | os.PathLike[str]]) -> Path:
     Raises:
         BadImage: `image-outside` for an address, `..`, or a link that leads out of the roots; `image-missing` when
             there is no such file; `image-unreadable` for what is not a regular file or may not be read.
+        OSError: the disk or the network fails.
     """
     inner = relative_name(name)
     tops = [Path(root).resolve() for root in roots]
@@ -68,7 +74,11 @@ def allowed_path(name: str, roots: Sequence[str | os.PathLike[str]]) -> Path:
             mode = found.stat().st_mode
         except PermissionError as error:
             raise BadImage("image-unreadable", f"{name[:200]!r} may not be read ({error.strerror})") from error
-        except (OSError, RuntimeError, ValueError):  # no such file, or no name that a file may have
+        except (RuntimeError, ValueError):  # a loop of links, or no name that a file may have
+            continue
+        except OSError as error:
+            if error.errno not in _NO_SUCH_FILE:
+                raise
             continue
         if not any(found.is_relative_to(top) for top in tops):
             outside = True
@@ -87,22 +97,23 @@ def read_file(path: Path) -> bytes:
 
     Raises:
         BadImage: `image-missing`, `image-unreadable` or `image-too-large`.
+        OSError: the disk or the network fails.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise BadImage("image-missing", f"no file {path}") from error
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise BadImage("image-unreadable", f"{path} is not a regular file")
+            with open(descriptor, "rb", closefd=False) as stream:
+                data = stream.read(LARGEST_FILE + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
-        raise BadImage("image-unreadable", f"{path} cannot be opened ({error.strerror})") from error
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise BadImage("image-unreadable", f"{path} is not a regular file")
-        with open(descriptor, "rb", closefd=False) as stream:
-            data = stream.read(LARGEST_FILE + 1)
-    except OSError as error:
-        raise BadImage("image-unreadable", f"{path} cannot be read ({error.strerror})") from error
-    finally:
-        os.close(descriptor)
+        if error.errno in _NO_SUCH_FILE:
+            raise BadImage("image-missing", f"no file {path}") from error
+        if error.errno in _NOT_READABLE:
+            raise BadImage("image-unreadable", f"{path} cannot be read ({error.strerror})") from error
+        raise
     if len(data) > LARGEST_FILE:
         raise too_many_bytes(path.name)
     return data

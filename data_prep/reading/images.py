@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 
 from data_prep.reading.image_files import LARGEST_FILE, BadImage, read_file, too_many_bytes
 
-__all__ = ["BadImage", "Header", "check_whole", "open_image", "read_header", "upright_size"]
+__all__ = ["BadImage", "Header", "check_whole", "normalised", "open_image", "read_header", "upright_size"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
 """Formats that are opened. A closed list: some of Pillow's others run an external interpreter (EPS runs Ghostscript).
@@ -78,12 +78,9 @@ def open_image(
     _header(data, max_pixels)
     try:
         with _opened(data) as image:
-            return _as_rgb(image)
+            return _as_rgb(image)[0]
     except Exception as error:  # Pillow's plug-ins raise whatever the broken bytes lead them to
-        raise BadImage(
-            "image-truncated",
-            f"the image cannot be decoded ({type(error).__name__}: {error}): fetch the file again or drop the row",
-        ) from error
+        raise _undecodable(error) from error
 
 
 def upright_size(source: bytes | memoryview | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -149,20 +146,61 @@ def _orientation(image: Image.Image) -> int:
     return found if isinstance(found, int) and found in _TURNS else 1
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def _as_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
+    """The image as a model sees it, and why `image.convert("RGB")` would show it differently, if it would."""
     image.load()
+    differs = None
     if (orientation := _orientation(image)) != 1:
-        image = image.transpose(_TURNS[orientation])
+        image, differs = image.transpose(_TURNS[orientation]), "orientation"
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        rgb = _eight_bits(image).convert("RGB")
+        rgb, differs = _eight_bits(image).convert("RGB"), "depth"
     elif image.has_transparency_data:
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+        alpha = rgba.getchannel("A")
+        if alpha.getextrema()[0] != 255:
+            differs = differs or ("alpha" if image.mode == "RGBA" else "transparency")
         rgb = Image.new("RGB", rgba.size, "white")
-        rgb.paste(rgba, mask=rgba.getchannel("A"))
+        rgb.paste(rgba, mask=alpha)
     else:
         rgb = image.convert("RGB")
     rgb.info = {}
-    return rgb
+    return rgb, differs
+
+
+class Normalised(NamedTuple):
+    """An image's bytes as they are stored."""
+
+    data: bytes | memoryview
+    """As they came, or a PNG of what `open_image` gives."""
+    reason: str | None
+    """Why they had to be changed: `orientation`, `depth` (more than 8 bits), `alpha` (RGBA, which verl itself puts on
+    white and other readers do not), `transparency` (of any other kind). None when they were not."""
+
+
+def normalised(data: bytes | memoryview, header: Header) -> Normalised:
+    """The bytes of an image that every reader shows as `open_image` does.
+
+    Stock verl, and servers that are not ours, open images by rules of their own. Where theirs give other pixels the
+    image becomes a PNG of ours; all other bytes stay as they came.
+
+    Args:
+        header: what `read_header` found.
+
+    Raises:
+        BadImage: `image-truncated`.
+    """
+    if header.direct:
+        return Normalised(data, None)
+    try:
+        with _opened(data) as image:
+            rgb, differs = _as_rgb(image)
+    except Exception as error:  # as in `open_image`
+        raise _undecodable(error) from error
+    if differs is None:
+        return Normalised(data, None)
+    stream = io.BytesIO()
+    rgb.save(stream, "PNG")
+    return Normalised(stream.getvalue(), differs)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -280,6 +318,11 @@ def _pillow_header(data: bytes | memoryview) -> Header:
         raise BadImage(
             "image-unreadable", f"no image format fits the bytes ({type(error).__name__}): fetch the file again"
         ) from error
+
+
+def _undecodable(error: Exception) -> BadImage:
+    detail = f"the image cannot be decoded ({type(error).__name__}: {error}): fetch the file again or drop the row"
+    return BadImage("image-truncated", detail)
 
 
 def _too_many_pixels(most: int) -> BadImage:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_prep.reading.parquet_files import group_rows, open_parquet
 from data_prep.reading.records import options_of
-from data_prep.reading.units import Unit, open_parquet, read_unit
+from data_prep.reading.units import Unit, read_unit
 from data_prep.settings import Settings
 from data_prep.sources.labels import Labels, Survey, parse_label_values
 from data_prep.sources.record import Source
@@ -43,9 +44,10 @@ def _light_records(unit: Unit) -> Iterator[Any]:
     try:
         with open_parquet(unit.file) as parquet:
             columns = [field.name for field in parquet.schema_arrow if not _holds_bytes(field.type)]
-            groups = list(range(unit.start, unit.stop))
-            for batch in parquet.iter_batches(1024, row_groups=groups, columns=columns, use_threads=False):
-                yield from batch.to_pylist()
+            for group in range(unit.start, unit.stop):
+                rows = group_rows(parquet, unit.file, group, 1024)
+                for batch in parquet.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
+                    yield from batch.to_pylist()
     except (OSError, pa.ArrowException, ValueError):
         return
 

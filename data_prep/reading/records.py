@@ -1,14 +1,14 @@
 """From a record to the items that its source makes of it, with their images: the reading half of the transform."""
 
-import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_prep.files import replacing
 from data_prep.reading.image_store import ImageStore
-from data_prep.reading.images import BadImage, Header, check_whole, read_header
+from data_prep.reading.images import BadImage, check_whole, normalised, read_header
 from data_prep.reading.inputs import InputError
 from data_prep.reading.units import Broken
 from data_prep.settings import Settings
@@ -20,7 +20,6 @@ from data_prep.tasks.pairwise import PreferencePair
 from data_prep.tasks.pointwise import ScoredResponse
 from data_prep.tasks.prompts import valid_text
 from data_prep.tasks.row import Image, quick_key
-from data_prep.writer import temporary_name
 
 
 class Images(NamedTuple):
@@ -63,6 +62,8 @@ class ItemReader:
         self.source = source
         self.loaded = 0
         """Bytes of images that had to be loaded by their names, since this was last set to 0."""
+        self.normalised: Counter[str] = Counter()
+        """Images whose bytes were changed, by reason, since this was last cleared; see `normalised`."""
         self._quick_keys = quick_keys
         self._image_folder = image_folder
         self._options = options_of(settings, labels)
@@ -112,14 +113,17 @@ class ItemReader:
                     self.loaded += len(data)
                 header = read_header(data)
                 check_whole(data, header)
+                data, reason = normalised(data, header)
             except BadImage as problem:
                 raise Reject(problem.reason, str(problem), "Fetch the image again, or leave the row out.") from None
+            if reason is not None:
+                self.normalised[reason] += 1
             path = image.path and valid_text(image.path)
             kept = image if data is image.data and path == image.path else Image(data, path)
             if self._quick_keys:
                 kept.key = quick_key(data)
             if self._image_folder is not None:
-                kept = _as_file(kept, header, self._image_folder)
+                kept = _as_file(kept, "png" if reason else header.format.lower(), self._image_folder)
             same = same and kept is image
             found.append(kept)
             sizes.append((header.width, header.height))
@@ -132,7 +136,7 @@ def options_of(settings: Settings, labels: Labels | None = None) -> Options:
     return options if labels is None else replace(options, labels=labels)
 
 
-def _as_file(image: Image, header: Header, folder: Path) -> Image:
+def _as_file(image: Image, suffix: str, folder: Path) -> Image:
     """The same image as a file named by its content.
 
     Raises:
@@ -140,19 +144,15 @@ def _as_file(image: Image, header: Header, folder: Path) -> Image:
     """
     assert image.data is not None
     name = image.blake3.lstrip("~")
-    path = folder / name[:2] / f"{name}.{header.format.lower()}"
+    path = folder / name[:2] / f"{name}.{suffix}"
     if not path.exists():
-        temporary = temporary_name(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(image.data)
-            os.replace(temporary, path)
+            with replacing(path) as temporary:
+                temporary.write_bytes(image.data)
         except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
             raise InputError(
-                f"{path} cannot be written ({error.strerror}); mend that and run the same command again, which goes on"
-                " from here"
+                f"{path} cannot be written ({error.strerror}); repair that and run the same command again, which"
+                " resumes from here"
             ) from error
     return Image(None, str(path.absolute()), image.blake3)
 

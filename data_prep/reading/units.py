@@ -9,17 +9,15 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_prep.reading.inputs import inside, names_of, open_input
-from data_prep.reading.views import batch_records
+from data_prep.reading.parquet_files import first_line, group_rows, open_parquet
 
 UNIT_ROWS = 2_048
 """Rows of a unit."""
@@ -31,16 +29,16 @@ BATCH_ROWS = 128
 """Records read and transformed together; their prompts are tokenised in one batch."""
 
 BATCH_BYTES = 32 * 2**20
-"""Uncompressed bytes of a batch of a Parquet file; with large images it has fewer rows."""
-
-READ_BYTES = 2**16
-"""Bytes read at a time from a local Parquet file."""
+"""Bytes of a batch; with large images it has fewer records."""
 
 LINE_SUFFIXES = (".jsonl", ".ndjson")
 """Files with one record a line, whatever the first line looks like."""
 
-LONGEST_LINE = 64 * 2**20
-"""Bytes of one JSON record; a longer line is rejected without being parsed."""
+LONGEST_RECORD = 64 * 2**20
+"""Bytes of one JSON record; a longer one is rejected, and never held in memory."""
+
+MOST_VALUES = 2**20
+"""Values of one JSON record: a list of numbers takes many times its text in memory."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def _stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[tuple[str
             spans = _list_spans(stream, 0, False) if as_list else _line_spans(stream, 0)
             start, rows = 0, 0
             for offset, raw in spans:
-                if isinstance(raw, Broken):  # can only be found from an element before it
+                if raw is _BEHIND:  # can only be found from an element before it
                     rows += 1
                     continue
                 if rows == unit_rows:
@@ -132,7 +130,7 @@ def _stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[tuple[str
             if rows:
                 yield ("json" if as_list else "jsonl"), start, rows, rows, ""
     except (OSError, pa.ArrowException, EOFError, zlib.error) as error:
-        yield "unreadable", 0, 0, 1, (str(error).splitlines() or [repr(error)])[0]
+        yield "unreadable", 0, 0, 1, first_line(error)
 
 
 def _parquet_stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[tuple[str, int, int, int, str]]:
@@ -174,7 +172,7 @@ def read_batches(unit: Unit) -> Iterator[list[tuple[int, Any]]]:
                 return
         error_text = "the file ends early"
     except (OSError, pa.ArrowException, EOFError, zlib.error) as error:
-        error_text = (str(error).splitlines() or [repr(error)])[0]
+        error_text = first_line(error)
     broken = Broken("file-unreadable", f"the file breaks off here ({error_text})")
     for start in range(count, unit.rows, BATCH_ROWS):
         yield [(unit.first + i, broken) for i in range(start, min(start + BATCH_ROWS, unit.rows))]
@@ -182,40 +180,21 @@ def read_batches(unit: Unit) -> Iterator[list[tuple[int, Any]]]:
 
 def _read_parquet(unit: Unit) -> Iterator[list[Any]]:
     with open_parquet(unit.file) as parquet:
-        groups = list(range(unit.start, unit.stop))
         # Each row group by itself: a batch that spans two would be put together from both.
-        for group in groups:
+        for group in range(unit.start, unit.stop):
             metadata = parquet.metadata.row_group(group)
             rows = BATCH_BYTES * metadata.num_rows // (metadata.total_byte_size or 1)
-            rows = max(1, min(BATCH_ROWS, rows))
-            if rows < metadata.num_rows:
-                batches = parquet.iter_batches(rows, row_groups=[group], use_threads=False)
-            else:  # the usual road costs a third less
-                batches = parquet.read_row_group(group, use_threads=False).to_batches()
-            for batch in batches:
+            rows = group_rows(parquet, unit.file, group, max(1, min(BATCH_ROWS, rows)))
+            for batch in parquet.iter_batches(rows, row_groups=[group], use_threads=False):
                 try:
-                    yield batch_records(batch)
-                except (pa.ArrowException, ValueError):  # a text that is no UTF-8 spoils a batch; find the row
+                    yield batch.to_pylist()
+                except (pa.ArrowException, ValueError):  # a text that is not UTF-8 spoils a batch; find the row
                     yield [_one_row(batch.slice(i, 1)) for i in range(batch.num_rows)]
-
-
-@contextmanager
-def open_parquet(file: str) -> Iterator[pq.ParquetFile]:
-    """A Parquet file; a local one is read by Arrow itself, without Python in between.
-
-    A local file is read in small pieces: fetching a whole row group first, which pays for a remote one, costs a copy.
-    """
-    if "://" in file:
-        with open_input(file) as stream, pq.ParquetFile(stream) as parquet:
-            yield parquet
-    else:
-        with pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_BYTES) as parquet:
-            yield parquet
 
 
 def _one_row(batch: pa.RecordBatch) -> Any:
     try:
-        return batch_records(batch)[0]
+        return batch.to_pylist()[0]
     except (pa.ArrowException, ValueError) as error:
         return Broken("bad-text", f"the record cannot be decoded ({error})")
 
@@ -233,12 +212,14 @@ def _read_json(unit: Unit) -> Iterator[list[Any]]:
 def _parsed(spans: Iterator[tuple[int, bytes | Broken]]) -> Iterator[list[Any]]:
     """The records of the spans, a batch at a time; also those read before the file breaks off."""
     batch: list[Any] = []
+    size = 0
     try:
         for _, raw in spans:
             batch.append(raw if isinstance(raw, Broken) else parse_record(raw))
-            if len(batch) == BATCH_ROWS:
+            size += 0 if isinstance(raw, Broken) else len(raw)
+            if len(batch) == BATCH_ROWS or size > BATCH_BYTES:
                 yield batch
-                batch = []
+                batch, size = [], 0
     except (OSError, EOFError, zlib.error):
         yield batch
         raise
@@ -250,22 +231,35 @@ _READERS = {"parquet": _read_parquet, "jsonl": _read_jsonl, "json": _read_json}
 
 def parse_record(raw: bytes) -> Any:
     """A record from its JSON text, or `Broken`."""
-    if len(raw) > LONGEST_LINE:
-        return Broken("record-too-long", f"{len(raw)} bytes in one record; at most {LONGEST_LINE} are parsed")
+    if len(raw) > LONGEST_RECORD:
+        return _too_long()
+    # Only what may be large is looked through: small records cannot hold many values.
+    if len(raw) > MOST_VALUES and raw.count(b",") + raw.count(b"[") > MOST_VALUES:
+        return Broken("record-too-long", f"more than {MOST_VALUES:,} values in one record")
     try:
         return json.loads(raw)
     except (ValueError, RecursionError) as error:
-        return Broken("bad-json", f"the record is no valid JSON ({error})")
+        return Broken("bad-json", f"the record is not valid JSON ({error})")
 
 
-def _line_spans(stream: Any, start: int) -> Iterator[tuple[int, bytes]]:
-    """(offset, line) of every line that is not blank."""
+def _too_long() -> Broken:
+    return Broken("record-too-long", f"more than {LONGEST_RECORD:,} bytes in one record", "Split it, or leave it out.")
+
+
+def _line_spans(stream: Any, start: int) -> Iterator[tuple[int, bytes | Broken]]:
+    """(offset, line) of every line that is not blank; one that is too long is never held in memory."""
     stream.seek(start)
     offset = start
-    for line in stream:
-        if line.strip():
-            yield offset, line.removeprefix(b"\xef\xbb\xbf")
+    while line := stream.readline(LONGEST_RECORD + 1):
+        begun, long = offset, len(line) > LONGEST_RECORD
         offset += len(line)
+        while long and line and not line.endswith(b"\n"):
+            line = stream.readline(_CHUNK)
+            offset += len(line)
+        if long:
+            yield begun, _too_long()
+        elif line.strip():
+            yield begun, line.removeprefix(b"\xef\xbb\xbf")
 
 
 _BEHIND = Broken(
@@ -312,9 +306,10 @@ def _list_spans(stream: Any, start: int, inside: bool) -> Iterator[tuple[int, by
                     kept, begun = place + 1, at + place + 1
             elif symbol in b"]}" or (symbol == 0x2C and depth == 1):
                 if depth == 1:
-                    element += chunk[kept:place]
+                    if len(element) <= LONGEST_RECORD:
+                        element += chunk[kept:place]
                     if element.strip():
-                        yield begun, bytes(element)
+                        yield begun, _whole(element)
                     element.clear()
                     kept, begun = place + 1, at + place + 1
                 if symbol != 0x2C:
@@ -324,7 +319,13 @@ def _list_spans(stream: Any, start: int, inside: bool) -> Iterator[tuple[int, by
                         if any(more.strip() for more in rest):
                             yield at + place + 1, _BEHIND
                         return
-        element += chunk[kept:]
+        if len(element) <= LONGEST_RECORD:
+            element += chunk[kept:]
         at += len(chunk)
     if element.strip():
-        yield begun, bytes(element)
+        yield begun, _whole(element)
+
+
+def _whole(element: bytearray) -> bytes | Broken:
+    """An element of a list; of one that is too long, the rest was not kept."""
+    return _too_long() if len(element) > LONGEST_RECORD else bytes(element)

@@ -56,7 +56,7 @@ def load_digit_images() -> list[DigitImage]:
     images = []
     digits = load_digits()
     for index, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-        # 16 grey levels; rounded here, so that the bytes do not hang on how a cast rounds.
+        # 16 grey levels; rounded here, so that the bytes do not depend on how a cast rounds.
         grey = (pixels * 255 / 16).round().astype("uint8")
         image = PIL.Image.fromarray(grey).resize((SIDE, SIDE), PIL.Image.Resampling.BICUBIC).convert("RGB")
         stream = io.BytesIO()
@@ -69,7 +69,7 @@ def load_digit_images() -> list[DigitImage]:
 def digit_split(seed: int, n_warm_start: int = 60, n_rl: int = 1000, n_test: int = 400) -> dict[str, list[int]]:
     """Disjoint image indices for `warm_start`, `rl` and `test`, drawn by seed.
 
-    Equal images count as one, so no image stands in two splits. The test set depends on the seed and on `n_test`
+    Equal images count as one, so no image is in two splits. The test set depends on the seed and on `n_test`
     only: changing the size of the training data leaves it as it is. The warm start gets every digit equally often (to
     within one): a handful of images drawn freely can lack a digit altogether, and no later step would make up for it.
 
@@ -114,10 +114,10 @@ def digit_pairs(indices: Sequence[int], wrong: Mapping[int, Sequence[int] | int]
     Args:
         indices: places in the set, as `digit_split` gives them.
         wrong: for each index one wrong digit or several; several give as many pairs. Images without one are left
-            out. An error of the policy that is no digit at all has no place here: pass the digits only.
+            out. Answers of the policy that are not digits cannot be used.
 
     Raises:
-        ValueError: a wrong response equals the true digit or is no digit.
+        ValueError: a wrong response equals the true digit or is not a digit.
     """
     images = load_digit_images()
     for i in indices:

@@ -3,7 +3,7 @@
 The form is found from the columns of the record; the first of these that is complete counts:
 
 - `responses` with `rankings` (1 = best, ties allowed) or `scores` (higher = better);
-- `response_1`, `response_2` and `label`;
+- `response_1`, `response_2` and `label`; arena battles, with `conversation_a`, `conversation_b` and `winner`;
 - `chosen` and `rejected` (TRL, LLaMA-Factory, our own DPO output), each text or turns;
 - `messages` with `rejected_response` or `rejected_messages` (ms-swift), `chosen_messages` with `rejected_messages`
   (LLaMA-Factory v1), `conversations` with `rejected_conversations` (POVID): two conversations that differ in their last
@@ -112,6 +112,13 @@ def convert(record: Record, options: Options) -> Iterator[Item]:
 def _item(record: Record, fields: dict[str, Any], options: Options) -> PreferencePair | RankedResponses:
     meta = kept(fields, "id")
     form = _form(fields, options)
+    if form is None and fields["battle"] is not None:
+        first, second = fields["battle"]
+        turns, responses = _fork(
+            _before(fields), read_turns(first, "'conversation_a'"), read_turns(second, "'conversation_b'")
+        )
+        better = options.labels.read(get(fields, "label"))
+        return make_pair("generic", *_shown(turns, fields, options), responses, better, meta)
     if form is None and (found := _branches(record, fields)) is not None:
         turns, responses = found
         return make_pair("generic", *_shown(turns, fields, options), responses, 0, meta)
@@ -154,6 +161,8 @@ def _fields(record: Record, options: Options) -> dict[str, Any]:
             fields[field] = _at(record, options.columns[field], field)
         else:
             fields[field] = next((record[n] for n in names if n not in mapped and record.get(n) is not None), None)
+    battle = record.get("conversation_a"), record.get("conversation_b")
+    fields["battle"] = battle if battle[0] is not None and battle[1] is not None else None
     for name in ("input", "history", "tools"):
         fields[name] = None if name in mapped else record.get(name)
     if fields["chosen"] is None and isinstance(fields["responses"], str) and fields["rejected"] is not None:
@@ -275,8 +284,12 @@ def label(record: Record, options: Options) -> RawLabel | None:
         fields = _fields(record, options)
     except Reject:
         return None
-    if _form(fields, options) is not PAIR or fields["label"] is None:
+    form = _form(fields, options)
+    battle = form is None and fields["battle"] is not None
+    if fields["label"] is None or not (form is PAIR or battle):
         return None
+    if battle:
+        return RawLabel(fields["label"], ("model_a", "model_b"))
     first, second = (_column(record, field, options) for field in PAIR[:2])
     return RawLabel(fields["label"], (first, second) if first and second else None)
 

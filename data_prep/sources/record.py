@@ -122,7 +122,7 @@ def parsed_json(value: Any, what: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
-        raise Reject("bad-json", f"{what} is no valid JSON ({error})", "Fetch the file again.") from None
+        raise Reject("bad-json", f"{what} is not valid JSON ({error})", "Fetch the file again.") from None
 
 
 def number(value: Any, what: str) -> float:
@@ -164,7 +164,7 @@ def read_image(value: Any, what: str = "'image'") -> Image:
 def read_images(record: Record, *keys: str) -> tuple[Image, ...]:
     """The images under the first of `keys` that is there; a list or a single one.
 
-    Records about a video are rejected with their own reason, since no image stands for it.
+    Records about a video are rejected with a reason of their own, since no image represents it.
     """
     for key in keys:
         value = record.get(key)

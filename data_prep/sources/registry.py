@@ -20,6 +20,8 @@ NAMES = (
     "mm_rlhf_rewardbench",
     "vl_rewardbench",
     "multimodal_rewardbench",
+    "multimodal_rewardbench_2",
+    "mllm_judge",
     "r1_reward",
     "omni_preference",
     "spa_vl",
@@ -57,7 +59,7 @@ def _own_source(path: Path, function: str) -> Source:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file does
+    except Exception as error:  # the file may raise anything
         raise ValueError(f"{path}: cannot be imported ({type(error).__name__}: {error})") from error
     convert = getattr(module, function, None)
     if not callable(convert):

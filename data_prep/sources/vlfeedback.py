@@ -2,7 +2,7 @@
 
 The score of an answer is the mean of its ratings. Two answers with equal scores are a tie; a difference that is smaller
 than the least gap is neither a tie nor a preference one can trust, so that pair is dropped. Ratings come as texts, and
-some are no numbers.
+some are not numbers.
 """
 
 from collections.abc import Iterator, Mapping
@@ -79,7 +79,7 @@ def _answers(completions: Any) -> Iterator[tuple[str, str, float] | Reject]:
 def _mean(annotations: Any) -> float:
     annotations = parsed_json(annotations, "'annotations'")
     if not isinstance(annotations, Mapping) or not annotations:
-        raise Reject("wrong-type", "'annotations' is no object with aspects")
+        raise Reject("wrong-type", "'annotations' is not an object with aspects")
     ratings = [
         number(get(aspect, "Rating") if isinstance(aspect, Mapping) else aspect, f"the rating of '{name}'")
         for name, aspect in annotations.items()

@@ -43,8 +43,8 @@ def balanced_order(pair: PreferencePair, ordinal: int, seed: int) -> int:
 class Turns:
     """The running number of each pair among those of its split, in one stretch of the input that is read as a whole.
 
-    As ordinals for `balanced_order` these have no gaps: whatever was rejected or went to another split, the labels of a
-    split stay balanced. Ties, which have no better response, are counted apart.
+    As ordinals for `balanced_order` these have no gaps, even where records were rejected or went to another split, so
+    that the labels of a split stay balanced. Ties, which have no better response, are counted apart.
     """
 
     start: int = 0
@@ -68,7 +68,7 @@ def _coin(seed: int, source: str, couple: int) -> bool:
 def split_of(image_keys: Iterable[str], *, seed: int, val_share: float) -> str | None:
     """The split, `train` or `val`, of a row with these images; None when its images belong to different splits.
 
-    Each image belongs to one split by its own hash, whatever rows it stands in. A row whose images disagree can go
+    Each image belongs to one split by its own hash, in every row. A row whose images disagree can go
     nowhere without putting an image in two splits, so it has to be left out.
 
     Args:
@@ -87,7 +87,7 @@ def choose_wording(name: str, pair_id: str, seed: int) -> Wording:
 
 
 def is_flipped(pair_id: str, seed: int, share: float) -> bool:
-    """Whether the label of this pair is turned over in a control run with `share` of flipped labels.
+    """Whether the label of this pair is flipped in a control run with `share` of flipped labels.
 
     Both orders of a pair are flipped together, so a control stays consistent under swapping.
     """
@@ -114,7 +114,7 @@ def preference_tasks(
         orders: `balanced` (better response first in half of the rows), `both` (each pair twice), `as_is`.
         wording: a name in `prompts.WORDINGS`, or `drawn` for a seeded draw.
         ties: whether the prompt offers a tie.
-        flip_labels: share of the pairs, 0 to 1, whose label is turned over: a control that must destroy any gain.
+        flip_labels: share of the pairs, 0 to 1, whose label is flipped: a control run that must not improve the model.
         start: ordinal of the first pair.
 
     Raises:

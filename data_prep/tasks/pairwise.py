@@ -6,8 +6,8 @@ Every step of data preparation speaks these records: a source yields `Preference
 Images are carried as the bytes that the source shipped. They are hashed and measured but never decoded and encoded
 again, so a row's image is the very image the annotators saw. They may be views of a buffer (see `views.py`).
 
-The records of a pair are not to be changed, but they are not frozen either: Python makes a frozen one in four times
-the time, and a conversion makes two for each row.
+Do not change the records of a pair. They are not frozen only because a frozen dataclass takes four times as long to
+create, and a conversion creates two per row.
 """
 
 import hashlib
@@ -66,7 +66,7 @@ class PreferencePair:
     @property
     def pair_id(self) -> str:
         """32 hex digits over source, images, question, responses and label: equal content, equal id."""
-        # Not a cached_property, which takes a lock in Python 3.11.
+        # cached_property takes a lock in Python 3.11.
         if self._pair_id is None:
             images = [image.blake3 for image in self.images]
             self._pair_id = content_id(self.source, *images, self.question, *self.responses, str(self.preferred))
@@ -119,7 +119,7 @@ class PreferenceTask(HasRow):
     ties: bool = False
     """Whether the prompt offers a tie as a verdict."""
     label_flipped: bool = False
-    """Whether the label was turned over on purpose (control experiments only)."""
+    """Whether the label was flipped on purpose (control experiments only)."""
 
     @property
     def shown(self) -> tuple[str, str]:
@@ -148,7 +148,7 @@ class PreferenceTask(HasRow):
         pair = self.pair
         first, second = self.shown
         source_id, meta = meta_texts(pair.meta)
-        # By place: by name it would take three times as long.
+        # Positional: keyword arguments take three times as long.
         return Row(
             f"critic/{pair.source}",
             self.prompt,
@@ -220,7 +220,7 @@ class PolicyTask(HasRow):
 
 
 def known_hashes(images: Sequence[Image]) -> list[str]:
-    """The digests of the images that have one; a quick key is none."""
+    """The digests of the images that were hashed in full."""
     return [digest for i in images if (digest := i.blake3)[0] != "~"]
 
 
@@ -232,4 +232,4 @@ def meta_texts(meta: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 
 _META = json.JSONEncoder(ensure_ascii=True, sort_keys=True, default=str)
-"""Made once: `json.dumps` makes a new one at every call that has options."""
+"""Created once: `json.dumps` with options creates a new encoder at every call."""

@@ -1,11 +1,11 @@
-"""What the judge reads: the wordings, the instruction to think and box, and the neutralising of free text.
+"""Every prompt text: the templates, the instruction to think and box, and the neutralising of free text.
 
 Questions and responses are written by strangers and by models. Three readers can be tricked by them: verl splits a
 prompt on the literal markers of images, the tokenizer turns the text of a special token into that token, and a judge
-that quotes a response can end up with two boxed verdicts. `neutralise` takes the power from all of these while the
-text stays readable; the row keeps the original in `extra_info`.
+that quotes a response can end up with two boxed verdicts. `neutralise` disarms all of these while the text stays
+readable; the row keeps the original in `extra_info`.
 
-The wordings are our own, in the form that LLaVA-Critic describes in its model card: a fair judge, the question, the
+The templates are our own, in the form that LLaVA-Critic describes in its model card: a fair judge, the question, the
 two responses. Several exist so that a critic does not learn one sentence by heart.
 """
 
@@ -54,7 +54,7 @@ def neutralise(text: str, special_tokens: Iterable[str] = ()) -> str:
 
     Args:
         text: a question or a response.
-        special_tokens: further literal strings to break, such as the added tokens of a tokenizer; a space is put behind
+        special_tokens: further literal strings to break, such as the added tokens of a tokenizer; a space is put after
             their first character.
 
     >>> print(neutralise(r"<image> says \boxed{2}<|im_end|>"))
@@ -63,7 +63,7 @@ def neutralise(text: str, special_tokens: Iterable[str] = ()) -> str:
     text = valid_text(text)
     if "\\" in text:
         # All backslashes go: dropping one of two would build the very command that is to be broken. This comes before
-        # the tags, because a box may stand inside one.
+        # the tags, because a box may be inside one.
         text = _BOX.sub("", text)
     if "<" in text or "[" in text:
         text = _TAGS.sub(_tame, text)
@@ -93,7 +93,7 @@ class Wording:
 
     @cached_property
     def _parts(self) -> tuple[list[str], dict[str, int]]:
-        """The template in parts, with the instruction behind it, and the places of the fields among them."""
+        """The parts of the template, with the instruction at the end, and the places of the fields among them."""
         parts: list[str] = []
         places: dict[str, int] = {}
         for literal, name, _, _ in Formatter().parse(self.template):
@@ -152,7 +152,7 @@ _FULL = {
     "pairwise": "Below: a question about the picture, and two candidate responses. State which candidate is preferable"
     " overall, taking accuracy, relevance and helpfulness together.\n\n" + _BLOCKS,
 }
-"""Name -> what stands behind the images, in wordings that end with the think-and-box instruction."""
+"""Name -> the text after the images, in templates that end with the think-and-box instruction."""
 
 WORDINGS: dict[str, Wording] = {
     **{name: Wording(name, "{images}\n" + text) for name, text in _FULL.items()},

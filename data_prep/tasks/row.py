@@ -20,8 +20,6 @@ import numpy as np
 import pyarrow as pa
 from blake3 import blake3
 
-from data_prep.reading.views import binary_array
-
 if TYPE_CHECKING:
     import PIL.Image
 
@@ -83,7 +81,7 @@ class Image:
     data: bytes | memoryview | None = field(default=None, repr=False)
     path: str | None = None
     key: str | None = field(default=None, compare=False)
-    """The digest once it is known, or what stands for it when images are not hashed in full; see `quick_key`."""
+    """The digest once it is known, or `quick_key` when images are not hashed in full."""
 
     @classmethod
     def from_path(cls, path: str | os.PathLike[str]) -> "Image":
@@ -113,10 +111,9 @@ class Image:
 
 
 def quick_key(data: bytes | memoryview) -> str:
-    """A key of an image's length, beginning and end: for runs that do without full hashes.
+    """A key of an image's length, beginning and end, for runs without full hashes.
 
-    Two different images share it only if someone builds them so; it begins with `~` so that nobody takes it for a
-    full digest.
+    Two different images share it only by intent. It begins with `~`, unlike a full digest.
     """
     ends = b"%d %b %b" % (len(data), bytes(data[:KEY_BYTES]), bytes(data[-KEY_BYTES:]))
     return "~" + blake3(ends).hexdigest(16)
@@ -127,7 +124,7 @@ KEY_BYTES = 512
 
 
 class Row(NamedTuple):
-    """One row. The fields behind `ground_truth` are those of `EXTRA_INFO`; what a task does not know is null."""
+    """One row. The fields after `ground_truth` are those of `EXTRA_INFO`; what a task does not know is null."""
 
     data_source: str
     prompt: str
@@ -202,7 +199,7 @@ def row_bytes(row: Row) -> int:
 
 
 def rows_batch(rows: Sequence[Row], *, embedded: bool = True) -> pa.RecordBatch:
-    """Rows as Arrow columns, in the order and types of `row_schema`; views of one buffer are not copied.
+    """Rows as Arrow columns, in the order and types of `row_schema`.
 
     Args:
         rows: at least one.
@@ -235,7 +232,7 @@ TEXTS = ("data_source", "prompt", "ability", "ground_truth", *(f.name for f in E
 
 
 def _texts(columns: Row) -> dict[str, pa.Array]:
-    """The columns of texts, converted at once: each conversion lets go of Python's lock, which other threads want."""
+    """The columns of texts, converted together: every conversion releases the GIL, which other threads wait for."""
     n = len(columns.prompt)
     joined = pa.array(list(chain.from_iterable(getattr(columns, name) for name in TEXTS)), pa.string())
     return {name: joined.slice(place * n, n) for place, name in enumerate(TEXTS)}
@@ -250,5 +247,5 @@ def _images(images: Sequence[tuple[Image, ...]], embedded: bool) -> pa.Array:
         if any(d is None for d in data):
             raise ValueError("an image has a path and no bytes: load it, or write the rows with referenced images")
         fields = list(EMBEDDED_IMAGES.value_type)
-        inner = pa.StructArray.from_arrays([binary_array(data), inner], fields=fields)
+        inner = pa.StructArray.from_arrays([pa.array(data, pa.binary()), inner], fields=fields)
     return pa.ListArray.from_arrays(offsets, inner, type=EMBEDDED_IMAGES if embedded else REFERENCED_IMAGES)

@@ -1,7 +1,13 @@
-"""Secrets taken out of what is written down: passwords in addresses, values of keys that hold tokens."""
+"""Secrets taken out of what is written or shown: messages, reports, settings, journals, configurations.
+
+Gateways are often reached by `https://user:password@host/v1`, and servers repeat the key that they refuse. What a
+person needs is the host and the message.
+"""
 
 import re
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,8 +20,10 @@ _SECRET_NAME = re.compile(
 _NOT_SECRET = re.compile(
     r"(?i)tokens$|(^|_)(eos|bos|pad|unk|sep|cls|mask|image|video|audio|stop|special)_token|token_(id|len)"
 )
-_USER_INFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/?#@]+@")
+_USER_INFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/?#\"'<>]+@")
 _SECRET_PARAMETER = re.compile(r"(?i)([?&](?:[\w-]*(?:key|token|secret|password|signature|sig|credential))=)[^&#\s]+")
+_HEADER = re.compile(r"\b(?:((?i:bearer))\s+[\w.~+/=*-]{6,}|((?i:basic))\s+(?=[a-z+/]*[A-Z0-9])[\w+/]{8,}={0,2})")
+_KEY = re.compile(r"\b(?:sk-|hf_|gsk_|xai-|AIza)[\w*.-]{4,}")
 
 
 def secret_name(name: str) -> bool:
@@ -27,13 +35,38 @@ def secret_name(name: str) -> bool:
     return bool(_SECRET_NAME.search(name)) and not _NOT_SECRET.search(name)
 
 
-def redact(text: str) -> str:
-    """The text with user names, passwords and keys taken out of the addresses in it.
+def redact(text: str, *secrets: str) -> str:
+    """The text without user names, passwords and keys in addresses, without API keys, and without the given secrets.
 
-    >>> redact("https://me:pw@mirror/x?token=abc&n=1")
-    'https://<redacted>@mirror/x?token=<redacted>&n=1'
+    >>> redact("https://me:pw@mirror/x?token=abc&n=1 refuses Bearer abcdef")
+    'https://<redacted>@mirror/x?token=<redacted>&n=1 refuses Bearer <redacted>'
     """
-    return _SECRET_PARAMETER.sub(rf"\1{HIDDEN}", _USER_INFO.sub(rf"\1{HIDDEN}@", text))
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) > 3 and secret != "EMPTY":  # what servers without keys are given
+            text = text.replace(secret, HIDDEN)
+    text = _SECRET_PARAMETER.sub(rf"\1{HIDDEN}", _USER_INFO.sub(rf"\1{HIDDEN}@", text))
+    return _KEY.sub(HIDDEN, _HEADER.sub(lambda match: f"{match[1] or match[2]} {HIDDEN}", text))
+
+
+def redacted(value: Any) -> Any:
+    """Settings as they may be written: texts by `redact`, and no text under the name of a secret."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {
+            name: HIDDEN if item and isinstance(item, str) and secret_name(str(name)) else redacted(item)
+            for name, item in value.items()
+        }
+    return [redacted(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def address_secrets(url: str) -> tuple[str, ...]:
+    """The password of an address, as written and decoded; empty when it has none or cannot be read."""
+    try:
+        password = urlsplit(url).password or ""
+    except ValueError:
+        return ()
+    return tuple({password, unquote(password)} - {""})
 
 
 def redacted_config(config: DictConfig) -> Any:

@@ -68,6 +68,10 @@ def test_mapped_columns(raw: Path) -> None:
         (("prepare", "mm_rlhf", "--input", "IN", "--output", "o", "--wording", "x"), "no wording 'x'"),
         (("prepare", "mm_rlhf", "--input", "IN", "--output", "o", "--max-prompt-tokens", 9), "give --model"),
         (("prepare", "generic", "--input", "IN", "--output", "o", "--map", "a=b"), "FIELD=COLUMN"),
+        (("prepare", "generic", "--input", "IN", "--output", "o", "--map", "chosen"), "give NAME=VALUE"),
+        (("prepare", "generic", "--input", "IN", "--output", "o", "--label-values", "0=left"), "first, second, tie"),
+        (("prepare", "generic", "--input", "IN", "--output", "o", "--contradictions", "x"), "choose one of drop, keep"),
+        (("prepare", "generic", "--input", "IN", "--output", "o", "--exclude-texts", "x"), "long, any, never"),
         (("prepare", "mm_rlhf", "--input", "IN", "--output", "o", "--split", "a/b"), "begins a file's name"),
         (("show", "cut"), "cut.parquet: not a readable Parquet file"),
         (("overlap", "absent.parquet", "absent.parquet"), "prepare the benchmark first"),
@@ -120,10 +124,36 @@ def test_the_source_of_ones_own_in_the_documentation(raw: Path, monkeypatch: pyt
     assert run("validate", "out", "--no-verl")[0] == 0
 
 
+def test_pairs_in_memory_as_in_the_documentation(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(raw.parent)
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    Path("cat.jpg").write_bytes(Path("0.jpg").read_bytes())
+    exec(page.split("```python\n")[2].split("```")[0], {})
+    assert run("validate", "data/mine", "--no-verl")[0] == 0
+
+
+def test_labels_contradictions_and_text_only(raw: Path) -> None:
+    """The options that decide what one row alone does not say."""
+    row = {"prompt": "q?", "response_a": "a", "response_b": "b", "preferred": True}
+    raw.write_text("\n".join(map(json.dumps, [row, {**row, "preferred": False}, {**row, "prompt": "other?"}])))
+    out, arguments = raw.parent / "out", ("prepare", "generic", "--input", raw, "--text-only", "--output")
+    code, text = run(*arguments, out)
+    assert code == 2
+    assert "false (1 times), true (2 times)" in " ".join(text.split())
+    labels = ("--label-values", "true=first", "--label-values", "false=second")
+    code, text = run(*arguments, out, *labels)
+    assert code == 0
+    assert "3 records read, 1 used, 2 rejected" in text
+    assert "rejected: contradictory: 2" in text
+    code, text = run(*arguments, raw.parent / "kept", *labels, "--contradictions", "keep")
+    assert "kept with contradictory labels: 2 pairs" in text
+
+
 def test_nothing_usable_is_a_failure(raw: Path) -> None:
     code, text = run("prepare", "rlhf_v", "--input", raw, "--output", raw.parent / "out")
     assert code == 1
     assert "rejected.jsonl" in text
+    assert "'text' is missing or null The record has: " in " ".join(text.split())
 
 
 def test_validate_fails_with_a_table(tmp_path: Path) -> None:

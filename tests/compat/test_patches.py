@@ -1,10 +1,15 @@
-"""A batch whose rollouts all have the same length is split like any other (verl 0.9.1 alone fails on it)."""
+"""Patches of verl: each changes what it is for, and nothing else."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
 import verl  # noqa: F401  (loads the plug-in, and with it the patch)
 from tensordict import TensorDict
-from verl.utils import tensordict_utils
+from verl.utils import fsdp_utils, tensordict_utils
+
+from recipe.critic_r1 import compat
+from recipe.critic_r1.compat import engine_patches
 
 
 @pytest.mark.parametrize(
@@ -38,3 +43,42 @@ def test_text_positions_are_left_alone() -> None:
     data = TensorDict({"position_ids": packed}, batch_size=2)
     tensordict_utils.maybe_fix_3d_position_ids(data)
     assert data["position_ids"] is packed or torch.equal(data["position_ids"].values(), packed.values())
+
+
+class _Model(torch.nn.Module):
+    """What FSDP2's choice of units looks at."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.embed_tokens = torch.nn.Embedding(4, 2)
+        self.layer = torch.nn.Linear(2, 2)
+        self.lm_head = torch.nn.Linear(2, 4)
+        self.config = SimpleNamespace(tie_word_embeddings=False)
+        if fused:
+            self._verl_fused_kernels_backend = "torch"
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        return self.lm_head
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_head_stays_with_the_root_only_for_fused_kernels(fused: bool) -> None:
+    compat.head_with_the_root()
+    model = _Model(fused)
+    units = fsdp_utils._select_fsdp2_wrap_targets(model, ["Linear"])
+    assert any(unit is model.embed_tokens for unit in units)
+    assert any(unit is model.layer for unit in units)
+    assert any(unit is model.lm_head for unit in units) != fused
+
+
+@pytest.mark.parametrize("name", ["HEAD_FUNCTIONS", "ATTENTION_FUNCTIONS", "FSDP1_FUNCTIONS"])
+def test_a_patch_of_the_engine_is_refused_on_another_source(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = dict.fromkeys(getattr(engine_patches, name), "0" * 12)
+    monkeypatch.setattr(engine_patches, name, changed)
+    apply = {
+        "HEAD_FUNCTIONS": compat.head_with_the_root,
+        "ATTENTION_FUNCTIONS": compat.attention_without_flash_attn,
+        "FSDP1_FUNCTIONS": lambda: compat.fsdp1_on_cpu().__enter__(),
+    }[name]
+    with pytest.raises(compat.IncompatibleVersion, match=next(iter(changed)).partition(":")[2]):
+        apply()

@@ -104,6 +104,27 @@ GOOD: dict[str, Callable[[int], Record]] = {
         "Better": "Output1",
         "Category": "reasoning",
     },
+    "multimodal_rewardbench_2": lambda n: {
+        "pair_id": f"muirbench_{n}",
+        "prompt_text": f"What is in image {n}?",
+        "prompt_images": [f"{n}.jpg"],
+        "response_a_text": f"A dog {n}.",
+        "response_a_images": [],
+        "response_b_text": f"A cat {n}.",
+        "response_b_images": [],
+        "chosen": "B",
+        "prompt_source": "muirbench",
+    },
+    "mllm_judge": lambda n: {
+        "id": n,
+        "pair_id": n,
+        "image_path": f"{n}.jpg",
+        "original_dataset": "coco",
+        "instruction": f"What is in image {n}?",
+        "answer1": {"name": "cogvlm", "answer": f"A dog {n}."},
+        "answer2": {"name": "gemini", "answer": f" A cat {n}."},
+        "human_answer": "A",
+    },
     "r1_reward": lambda n: {
         "message": json.dumps(
             [{"role": "user", "content": [{"type": "image", "image": f"{n}.jpg"}, {"type": "text", "text": headed(n)}]}]
@@ -143,6 +164,8 @@ EXPECTED = {
     "mm_rlhf_rewardbench": [0],
     "vl_rewardbench": [1],
     "multimodal_rewardbench": [0],
+    "multimodal_rewardbench_2": [1],
+    "mllm_judge": [0],
     "r1_reward": [1],
     "omni_preference": ["tie"],
     "spa_vl": [0],

@@ -13,6 +13,7 @@ from data_prep.convert import convert
 from data_prep.settings import Settings
 from data_prep.tasks.pairwise import PreferencePair, PreferenceTask, swapped_row
 from data_prep.tasks.prompts import get_wording
+from data_prep.worker import Job
 from tests.data_prep.made_images import make_image
 from tests.data_prep.made_sets import digest
 
@@ -104,6 +105,29 @@ def test_a_swapped_row_is_the_task_in_the_other_order() -> None:
     first, second = (PreferenceTask(pair, order, wording=get_wording("short"), ties=True).flat() for order in (0, 1))
     assert swapped_row(first, ties=True) == second
     assert swapped_row(second, ties=True) == first
+
+
+@pytest.mark.parametrize(("longer", "swapped"), [(0, 5), (1, 0)])
+def test_a_swapped_prompt_is_measured_and_kept_below_the_limit(
+    longer: int, swapped: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stand-in for the meter finds swapped prompts as long as the limit, or longer."""
+    limit = 50
+
+    class Meter:
+        def measure(self, prompts: list[str], sizes: list[list[tuple[int, int]]]) -> list[int]:
+            assert [len(own) for own in sizes] == [1]
+            return [limit + longer]
+
+    prepared(folder, [row(n, "a", "b", "A") for n in range(10)], orders="as_is")
+    given = Settings("generic", model="m", max_prompt_tokens=limit)
+    shard = {"file": "train-00000.parquet", "split": "train", "rows": 10, "xxh3_128": None}
+    (folder / "out" / ".work").mkdir()
+    monkeypatch.setattr(repeats, "meter_of", lambda job: Meter())
+    repeats.balance_orders(Job(given, str(folder / "out")), [{"shards": [shard]}])
+    info = pq.read_table(folder / "out" / "train-00000.parquet")["extra_info"].to_pylist()
+    assert sum(i["order"] for i in info) == swapped
+    assert [i["prompt_tokens"] for i in info].count(limit) == swapped
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])

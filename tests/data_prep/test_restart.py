@@ -73,7 +73,7 @@ engine.convert([source], output, Settings("rlaif_v", unit_rows=10, val_share=0.2
 """
 
 
-@pytest.mark.parametrize(("kind", "after"), [("rows", 6), ("shard", 4), ("note", 2), ("finish", 1)])
+@pytest.mark.parametrize(("kind", "after"), [("rows", 16), ("shard", 4), ("note", 2), ("finish", 1)])
 def test_killed_and_resumed_ends_the_same(kind: str, after: int, tmp_path: Path) -> None:
     source = source_file(tmp_path, [GOOD["rlaif_v"](n % 50) for n in range(ROWS)])
     convert([str(source)], tmp_path / "whole", settings())
@@ -115,5 +115,5 @@ def test_an_output_that_is_no_folder_is_named(below: str, tmp_path: Path) -> Non
 def test_a_image_that_cannot_be_written_ends_the_run_and_rejects_no_record(tmp_path: Path) -> None:
     (tmp_path / "images").write_text("a file where the folder should be")
     read = ItemReader(Settings("rlaif_v"), load_source("rlaif_v"), image_folder=tmp_path / "images")
-    with pytest.raises(InputError, match=r"cannot be written .*; mend that and run the same command again"):
+    with pytest.raises(InputError, match=r"cannot be written .*; repair that and run the same command again"):
         read(0, GOOD["rlaif_v"](0), ".")

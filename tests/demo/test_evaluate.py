@@ -11,9 +11,9 @@ import pytest
 from data_prep.tasks.pairwise import Image, PolicyTask, PreferencePair, PreferenceTask
 from data_prep.tasks.prompts import get_wording
 from data_prep.writer import ShardWriter
-from recipe.critic_r1.best_of_n.candidates import load_pools
 from recipe.critic_r1.demo.evaluate import evaluate, load_test_data, run, write_results
 from recipe.critic_r1.judging.generation import Generation, GenerationRequest, TextPart
+from recipe.critic_r1.selection.candidates import load_pools
 
 DIGITS = (3, 5, 8, 0, 4, 4, 9, 1)
 

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from data_prep.files import folder_lock
 from recipe.critic_r1.cli import app
 from recipe.critic_r1.demo.console import parse_progress, progress_line
 from recipe.critic_r1.demo.pipeline import DemoRun, DemoSettings, Stage, StageFailed, start_over
@@ -33,7 +34,7 @@ def python(name: str, code: str) -> Stage:
     return Stage(name, name.title(), [sys.executable, "-c", code])
 
 
-def test_a_failed_stage_says_why_and_a_second_run_goes_on_there(tmp_path: Path) -> None:
+def test_a_failed_stage_says_why_and_a_second_run_resumes_there(tmp_path: Path) -> None:
     count = f"open({str(tmp_path / 'count')!r}, 'a').write('x')"
     broken = "import sys; print('noise'); sys.exit('critic-r1: no room at the inn')"
     run, _ = run_in(tmp_path / "run", [python("first", count), python("second", broken)])
@@ -106,14 +107,44 @@ def test_the_command_asks_before_it_touches_a_run(
     assert said in result.output
 
 
-def test_a_folder_that_is_no_run_is_never_removed(tmp_path: Path) -> None:
+def test_starting_over_removes_only_what_the_demo_wrote(tmp_path: Path) -> None:
     (tmp_path / "precious").touch()
     with pytest.raises(StageFailed, match="is not a run of the demo"):
         start_over(tmp_path)
-    assert (tmp_path / "precious").exists()
+    (tmp_path / "run.json").write_text('{"name": "of train"}')
+    with pytest.raises(StageFailed, match="is not the record of a demo run"):
+        start_over(tmp_path)
+    (tmp_path / "run.json").unlink()
+    run_in(tmp_path, [python("first", "pass")])[0].run()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").touch()
+    (tmp_path / "model").symlink_to(tmp_path / "elsewhere")
+    start_over(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "elsewhere", "precious"]
+    assert (tmp_path / "elsewhere" / "kept").exists()
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"asked": {"overrides": [], "unknown": 1}}'])
+def test_a_second_demo_in_the_folder_is_refused_before_it_touches_anything(tmp_path: Path) -> None:
+    run_in(tmp_path, [])[0].run()
+    before = (tmp_path / "run.json").read_bytes()
+    with folder_lock(tmp_path, "critic-r1 demo"):
+        for attempt in (run_in(tmp_path, [python("first", "pass")])[0].run, lambda: start_over(tmp_path)):
+            with pytest.raises(StageFailed, match=r"is being written by critic-r1 demo \(process"):
+                attempt()
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        "[" * 100_000,
+        '{"asked": {"overrides": []}}',
+        '{"asked": {"overrides": [], "unknown": 1}, "stages": []}',
+    ],
+)
 def test_a_broken_record_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(StageFailed, match=r"run\.json is not the record of a demo run"):

@@ -8,17 +8,16 @@ import pytest
 import yaml
 
 from recipe.critic_r1.eval_policy.command import (
-    KEY_VARIABLE,
     Judge,
     Places,
     Served,
     lmms_eval,
     settings,
     tool_environment,
-    vlmevalkit,
     write_rows_task,
 )
 from recipe.critic_r1.eval_policy.suites import THINK_THEN_ANSWER, load_suite
+from recipe.critic_r1.judging.address import KEY_VARIABLE
 
 SERVED = Served("org/model,v2=x", "http://host:8000/v1", api_key="secret", concurrency=7)
 PLACES = Places(Path("/out/benchmarks/gqa"))
@@ -56,7 +55,7 @@ def test_names_with_commas_reach_the_model_and_the_key_stands_nowhere() -> None:
     [
         # Some tasks read both when they are imported, and end where they are not set.
         (None, {}, {"OPENAI_API_KEY": "EMPTY", "HF_HOME": str(Path.home() / ".cache" / "huggingface")}),
-        (None, {"HF_HOME": "/data/hf", "OPENAI_API_KEY": "mine"}, {"HF_HOME": "/data/hf", "OPENAI_API_KEY": "mine"}),
+        (None, {"HF_HOME": "/data/hf", "OPENAI_API_KEY": "mine"}, {"HF_HOME": "/data/hf", "OPENAI_API_KEY": "EMPTY"}),
         (
             Judge("big", "http://judge/v1", "k"),
             {"OPENAI_API_KEY": "mine"},
@@ -90,15 +89,3 @@ def test_a_comma_in_a_path_is_refused() -> None:
     suite = load_suite("paper26")
     with pytest.raises(ValueError, match="has a comma"):
         lmms_eval(Path("python"), suite, suite.benchmarks[0], Places(Path("/out,1")))
-
-
-def test_vlmevalkit_gets_a_configuration_and_a_command(tmp_path: Path) -> None:
-    content, line, absent = vlmevalkit(load_suite("paper26"), SERVED, tmp_path)
-    (model,) = content["model"].values()
-    assert model["api_base"] == "http://host:8000/v1/chat/completions"
-    assert model["system_prompt"] == THINK_THEN_ANSWER
-    assert content["data"]["MMStar"] == {"class": "ImageMCQDataset", "dataset": "MMStar"}
-    assert content["data"]["Video-MME_64frame"] == {}
-    assert len(content["data"]) + len(absent) == 26
-    assert "SPLIT_THINK=True" in line
-    assert "secret" not in line + json.dumps(content)

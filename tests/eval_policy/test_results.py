@@ -156,7 +156,7 @@ def test_how_responses_were_read(tmp_path: Path) -> None:
     def line(text: str, finish: str = "stop") -> str:
         choice = {"message": {"content": text}, "finish_reason": finish}
         usage = {"prompt_tokens": 10, "completion_tokens": 4}
-        return json.dumps({"key": text, "response": {"choices": [choice], "usage": usage}}) + "\n"
+        return json.dumps({"format": 2, "key": text, "response": {"choices": [choice], "usage": usage}}) + "\n"
 
     path = tmp_path / "answers.jsonl"
     texts = line("<think>x</think>\\boxed{1}") + line("<think>x", "length") + line("plain") + line("<think>y")[:20]

@@ -27,7 +27,7 @@ from verl.workers.utils.padding import response_from_nested
 
 from recipe.critic_r1.cpu import fsdp_engine as _registers_cpu_engine  # noqa: F401
 from recipe.critic_r1.images.encoded import ImageInputs, pixel_cache
-from recipe.critic_r1.images.prompts import PROMPT_PATH
+from recipe.critic_r1.images.prompt_path import PROMPT_PATH
 from recipe.critic_r1.training.trainer import SCORED_FIELDS
 
 SPLITS = {

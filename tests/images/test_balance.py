@@ -36,6 +36,18 @@ def test_ranks_get_nearly_the_same_number_of_tokens() -> None:
     assert max(tokens) < 1.03 * min(tokens)
 
 
+def test_a_prompt_that_is_computed_once_counts_once() -> None:
+    """Two long prompts with short responses weigh less than two short prompts with long ones."""
+    sizes = {"a": (900, 10), "b": (900, 10), "c": (100, 300), "d": (100, 300)}
+    keys = [f"{name}_{i}_0" for name in sizes for i in range(8)]
+    prompts, responses = zip(*(sizes[key[0]] for key in keys), strict=True)
+    lengths = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+    order = by_prompt(keys, lengths, 2, prompts)
+    assert order is not None
+    for rank in (order[:16], order[16:]):
+        assert len({keys[i][0] for i in rank} & {"a", "b"}) == 1
+
+
 @pytest.mark.parametrize(
     ("keys", "ranks"),
     [

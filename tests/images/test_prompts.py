@@ -14,7 +14,8 @@ import torch
 
 from recipe.critic_r1 import compat
 from recipe.critic_r1.compat.pinned_sources import PROMPT_FUNCTIONS, PROMPT_REMEDY
-from recipe.critic_r1.images.prompts import Group, cut, reason_for_stock
+from recipe.critic_r1.images.prompt_path import reason_for_stock
+from recipe.critic_r1.images.prompts import Group, cut
 from tests.images.prompt_passes import GROUPS, Case, build
 
 ROOT = Path(__file__).parents[2]

@@ -101,7 +101,9 @@ class FakeServer:
             with self._lock:
                 self._in_flight -= 1
                 self.answered[name] += isinstance(what, dict)
-            if isinstance(what, dict):
+            if isinstance(what, dict) and "status" in what:
+                _send(handler, what["status"], json.dumps(what["body"]).encode())
+            elif isinstance(what, dict):
                 _send(handler, 200, json.dumps(what).encode())
             else:
                 _fault(handler, what, body)

@@ -113,7 +113,7 @@ def test_unusable_runs_are_named(said: Any, tmp_path: Path) -> None:
         load_judgements(tmp_path)
     path = write([said("p", 0, True)], tmp_path / "run") / "judgements.jsonl"
     path.write_text(path.read_text() + '{"pair_id": "p"}\n')
-    with pytest.raises(ValueError, match=r"judgements\.jsonl line 2 is no judgement \(KeyError"):
+    with pytest.raises(ValueError, match=r"judgements\.jsonl line 2 is not a judgement \(KeyError"):
         load_judgements(path)
     path.write_text("")
     with pytest.raises(ValueError, match="is empty"):

@@ -32,13 +32,13 @@ def test_every_command_and_option_exists() -> None:
     assert seen == {"serve", "judge", "compare", "best-of-n", "label", "validate", "export"}
     # Options in the text belong to some command, or to vLLM's.
     known = {option for command in commands.values() for p in command.params for option in (*p.opts, *p.secondary_opts)}
-    assert set(re.findall(r"`(--[a-z-]+)", TEXT)) - known == {"--served-model-name", "--max-model-len"}
+    assert set(re.findall(r"`(--[a-z-]+)", TEXT)) - known == {"--served-model-name", "--max-model-len", "--host"}
 
 
 def test_every_file_exists() -> None:
     for path in re.findall(r"`((?:benchmarks|tests|docs)/[\w/.-]+)`", TEXT):
         assert (ROOT / path).exists(), path
-    for path in re.findall(r"`((?:judging|best_of_n|config)/[\w/.-]+)`", TEXT):
+    for path in re.findall(r"`((?:judging|selection|config)/[\w/.-]+)`", TEXT):
         assert (ROOT / "recipe" / "critic_r1" / path).exists(), path
     assert "+variant=self_improvement" in TEXT
     assert (ROOT / "recipe/critic_r1/config/variant/self_improvement.yaml").exists()

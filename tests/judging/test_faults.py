@@ -79,7 +79,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     return {
         "judge": [str(tmp_path / "pairs"), "--votes", "3", "--temperature", "1"],
         "best-of-n": [str(tmp_path / "policy"), "--n", "8", "--shown", "answer", "--wording", "compact",
-                      "--selector", "swiss", "--selector", "weighted_knock_out"],
+                      "--selector", "weighted_knock_out"],
         "label": [str(tmp_path / "prompts.jsonl"), "--wording", "compact"],
     }  # fmt: skip
 

@@ -112,7 +112,7 @@ def test_an_unknown_image_format_is_a_failure_before_anything_is_sent() -> None:
     odd = GenerationRequest((Message("user", (ImagePart(b"not an image"),)),))
     with FakeServer(good) as server, client(server) as generator:
         (generation,) = generator.generate([odd])
-    assert "is no PNG" in str(generation.error)
+    assert "is not a PNG" in str(generation.error)
     assert server.bodies == []
 
 
@@ -319,7 +319,7 @@ def test_a_torn_line_is_dropped_and_a_broken_one_named(tmp_path: Path) -> None:
         assert len(journal) == 1
     assert path.read_text() == whole
     path.write_text(whole + "{not json}\n" + whole)
-    with pytest.raises(ValueError, match=r"j\.jsonl line 2 is no record"):
+    with pytest.raises(ValueError, match=r"j\.jsonl line 2 is not a record"):
         Journal(path)
 
 

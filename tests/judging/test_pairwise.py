@@ -177,6 +177,7 @@ def test_a_record_names_everything_a_reader_needs(scripted: Any, task: Any) -> N
         "well_formed": 1.0,
         "votes": ["2"],
         "error": None,
+        "finish_reasons": [],
     }
 
 
@@ -222,7 +223,7 @@ def test_broken_rows_are_named() -> None:
     label["reward_model"]["ground_truth"] = "3"
     image["images"] = [{"bytes": None, "path": "gone.png"}]
     marker["images"] = marker["images"] * 2
-    for row, message in ((label, "none of 1, 2, tie"), (image, "image 1 .* no bytes"), (marker, r"has 2 image")):
+    for row, message in ((label, "not one of 1, 2, tie"), (image, "image 1 .* no bytes"), (marker, r"has 2 image")):
         with pytest.raises(ValueError, match=message):
             task_from_row(row)
 

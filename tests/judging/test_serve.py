@@ -1,6 +1,7 @@
 """How the server is called; that it serves is measured by `benchmarks.critic_server`."""
 
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,7 +13,28 @@ from recipe.critic_r1.judging import serve
 
 
 def test_a_gpu_needs_nothing_of_ours() -> None:
-    assert serve.arguments("folder", ["--port", "1"], cpu=False) == ["serve", "folder", "--port", "1"]
+    assert serve.arguments("folder", ["--host", "::1"], cpu=False) == ["serve", "folder", "--host", "::1"]
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "refused"),
+    [
+        ([], "", False),
+        (["--host", "127.0.0.1"], "", False),
+        (["--host=::1"], "", False),
+        (["--host", "localhost"], "", False),
+        (["--host", "0.0.0.0"], "", True),
+        (["--host=::"], "", True),
+        (["--host", "node7"], "", True),
+        (["--host", "0.0.0.0", "--api-key", "k"], "", False),
+        (["--host", "0.0.0.0", "--api_key=k"], "", False),
+        (["--host", "0.0.0.0"], "k", False),
+    ],
+)
+def test_other_machines_need_a_key(given: list[str], key: str, refused: bool) -> None:
+    assert ("--host" in serve.arguments("folder", given, cpu=False)) or given[0].startswith("--host=")
+    with pytest.raises(ValueError, match="give a key") if refused else nullcontext():
+        serve.check_host(given, {"VLLM_API_KEY": key})
 
 
 @pytest.mark.parametrize(
@@ -30,7 +52,7 @@ def test_what_the_caller_sets_goes_before_ours(given: list[str], left_out: str |
     assert words[:2] == ["serve", "folder"]
     assert words[len(words) - len(given) :] == given
     ours = {word for word in words[2 : len(words) - len(given)] if word.startswith("--")}
-    assert ours == set(serve.CPU_OPTIONS) - {left_out}
+    assert ours == {"--host", *serve.CPU_OPTIONS} - {left_out}
 
 
 def test_the_build_for_a_cpu_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:

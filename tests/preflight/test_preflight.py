@@ -48,6 +48,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_model(tmp_path_factory.mktemp("model"), seed=0)
 
 
+@pytest.fixture(autouse=True)
+def flash_attn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machines of the estimates have it."""
+    monkeypatch.setattr("recipe.critic_r1.preflight.memory_estimate.has_flash_attn", lambda: True)
+
+
 @pytest.fixture
 def good(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -211,9 +217,12 @@ def test_another_verl_is_refused(good: dict[str, str], monkeypatch: pytest.Monke
     monkeypatch.setattr("recipe.critic_r1.compat.VERL", "0.1.0")
     with pytest.raises(preflight.PreflightError, match=r"verl 0\.9\.1 is installed.*verl 0\.1\.0"):
         preflight.check(config(good))
+    own = [f for f in ray_cluster.versions(config(good | {"critic_r1.image_path": "stock"})) if f.status != "pass"]
+    assert [(f.status, "verl 0.9.1 is installed" in f.detail) for f in own] == [("warn", True)]
 
 
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+MODEL = "actor_rollout_ref.model.path"
 KWARGS = "+reward.custom_reward_function.reward_kwargs"
 
 # One line makes one check fail or warn: the check, the configuration, what is changed, the status, what is said.
@@ -247,6 +256,9 @@ SETTINGS = [
         "fail",
         "4096 tokens do not hold a longest prompt",
     ),
+    (sizes.prompts, "r1", {"critic_r1.prompt_path": "twice"}, "fail", "'twice' is neither 'once' nor 'stock'"),
+    (sizes.prompts, "r1", {f"{ACTOR}.ulysses_sequence_parallel_size": "2"}, "warn", "ulysses.* cuts sequences"),
+    (sizes.prompts, "r1", {"tuning": "async"}, "warn", "colocate_async does not share prompts"),
     (sizes.trainer, "r1", {"tuning": "async"}, "warn", "colocate_async is verl's own"),
     (
         sizes.trainer,
@@ -254,13 +266,6 @@ SETTINGS = [
         {"tuning": "async", "variant": "swap_consistency"},
         "fail",
         "does not know .*swap_consistency",
-    ),
-    (
-        model_folder.engine,
-        "r1_llama32v",
-        {},
-        "fail",
-        "vLLM does not serve MllamaForConditionalGeneration; 0.10.2 was the last",
     ),
     (
         reward_function.options,
@@ -298,7 +303,7 @@ SETTINGS = [
         "fail",
         "training: about .* of 80: .*logits",
     ),
-    (memory.estimate, "r1", {f"{ACTOR}.ppo_micro_batch_size_per_gpu": "7"}, "warn", "training: about 7. GiB of 80"),
+    (memory.estimate, "r1", {f"{ACTOR}.ppo_micro_batch_size_per_gpu": "8"}, "warn", "training: about 7. GiB of 80"),
     (memory.estimate, "r1", {f"{ROLLOUT}.gpu_memory_utilization": "0.9"}, "fail", "rollout: about 8. GiB of 80"),
     (
         memory.estimate,
@@ -308,7 +313,7 @@ SETTINGS = [
         "KV cache: about 0 tokens.*not one of 8190",
     ),
     (memory.estimate, "r1", {"critic_r1.machine.host_memory_gib": "96"}, "fail", "host memory: about .* of 96"),
-    (memory.estimate, "r1_llama32v", {}, "warn", "not known here, or of another family"),
+    (memory.estimate, "r1", {MODEL: "nobody/nothing"}, "warn", "not known here, or of another family"),
     (ray_cluster.nodes, "r1", {"cluster": "2x8"}, "warn", "no Ray address is given, so 2 machines"),
     (storage.shared_folder, "r1", {"cluster": "2x8"}, "warn", "looks local to this machine; 2 machines write there"),
     (data_files.missing_values, "r1", {"data.val_files": "null"}, "fail", "data.val_files has no value"),
@@ -359,6 +364,19 @@ def half_a_folder(folder: Path) -> None:
     (folder / "tokenizer_config.json").unlink()
 
 
+def dropped_architecture(folder: Path) -> None:
+    edit(folder / "config.json", architectures=["MllamaForConditionalGeneration"])
+
+
+def endless_template(folder: Path) -> None:
+    loops = "".join(f"{{% for {name} in range(99999) %}}" for name in "abc")
+    (folder / "chat_template.jinja").write_text(loops + "{% endfor %}" * 3)
+
+
+def huge_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{{ 'a' * 99999999999 }}")
+
+
 def unknown_architecture(folder: Path) -> None:
     edit(folder / "config.json", architectures=["NobodysForConditionalGeneration"])
 
@@ -369,13 +387,19 @@ def unknown_architecture(folder: Path) -> None:
         (no_template, "chat template: .* has none"),
         (text_only_template, r"writes <\|image_pad\|> 0 times for one image"),
         (broken_template, "cannot be rendered .*no images here"),
+        (endless_template, "cannot be rendered .*no end within 1 s"),
+        (huge_template, "cannot be rendered .*MemoryError"),
+        (dropped_architecture, "does not serve MllamaForConditionalGeneration; 0.10.2 was the last"),
         (thinking_template, "writes <think> itself"),
         (foreign_image_token, "no token of config.json's image_token_id"),
         (half_a_folder, "lacks tokenizer_config.json"),
         (unknown_architecture, "does not name NobodysForConditionalGeneration"),
     ],
 )
-def test_a_spoilt_model_folder_is_named(good: dict[str, str], spoil, said: str) -> None:
+def test_a_spoilt_model_folder_is_named(
+    good: dict[str, str], spoil, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_folder, "RENDER_SECONDS", 1)
     spoil(Path(good["actor_rollout_ref.model.path"]))
     with pytest.raises(preflight.PreflightError, match=said):
         preflight.check(config(good))
@@ -457,7 +481,7 @@ def test_the_disk_has_room_for_checkpoints(
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free_gib * 1024**3))
     (found,) = storage.checkpoints(config(good | {"trainer.total_training_steps": "1000"}, "r1"))
     assert found.status == status
-    assert found.detail.startswith("5 checkpoint(s) of 124 GiB = 618 GiB are kept")
+    assert found.detail.startswith("5 checkpoint(s) of 124 GiB and the best model of 30.9 GiB = 649 GiB are kept")
 
 
 def test_a_relative_folder_for_checkpoints_is_named(good: dict[str, str]) -> None:
@@ -521,7 +545,7 @@ def test_unmeasured_prompts_are_a_warning(good: dict[str, str]) -> None:
 
 
 def refusals(source: Path) -> Iterator[tuple[str, int, str]]:
-    """File, line and status of each place that can make a finding which is no `pass`."""
+    """File, line and status of each place that can make a finding other than a `pass`."""
     for function in ast.walk(ast.parse(source.read_text())):
         if not isinstance(function, ast.FunctionDef):
             continue

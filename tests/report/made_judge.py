@@ -40,13 +40,29 @@ def benchmark(pairs: int, *, per_image: int = 2) -> list[PreferenceTask]:
     return made
 
 
+def judge_task(task: PreferenceTask) -> JudgeTask:
+    """A benchmark's pair in one order as a judge is asked; the prompt stays empty."""
+    first, second = task.shown
+    return JudgeTask(
+        pair_id=task.pair.pair_id,
+        order=task.order,
+        messages=(),
+        question=task.pair.question,
+        response_1=first,
+        response_2=second,
+        ground_truth=task.ground_truth,
+        image_blake3=task.pair.images[0].blake3,
+        category=str(task.pair.meta["category"]),
+        group=task.pair.pair_id,
+    )
+
+
 def judgements(listed: list[PreferenceTask], skill: float, seed: int) -> list[Judgement]:
     """One judgement a task: right by `skill` and category, a few unparsed, one in a hundred unanswered."""
     draw = random.Random(seed)
     made = []
     for task in listed:
         category = str(task.pair.meta["category"])
-        first, second = task.shown
         luck = draw.random()
         pred: str | None = task.ground_truth
         reason, error = "ok", None
@@ -56,21 +72,9 @@ def judgements(listed: list[PreferenceTask], skill: float, seed: int) -> list[Ju
             pred, reason = None, draw.choice(["no_box", "two_boxes"])
         elif luck > skill + CATEGORIES[category]:
             pred = {"1": "2", "2": "1"}[task.ground_truth]
-        judged = JudgeTask(
-            pair_id=task.pair.pair_id,
-            order=task.order,
-            messages=(),
-            question=task.pair.question,
-            response_1=first,
-            response_2=second,
-            ground_truth=task.ground_truth,
-            image_blake3=task.pair.images[0].blake3,
-            category=category,
-            group=task.pair.pair_id,
-        )
         box = f"\\boxed{{{pred}}}" if pred else "I cannot say."
         text = "" if error else f"<think>I compare both. {task.pair.question[-40:]}</think>{box}"
-        made.append(Judgement(judged, pred, reason, float(pred is not None), (pred,), text, error=error))
+        made.append(Judgement(judge_task(task), pred, reason, float(pred is not None), (pred,), text, error=error))
     return made
 
 

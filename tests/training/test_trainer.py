@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
+from recipe.critic_r1.images.prompt_path import PROMPT_PATH
 from recipe.critic_r1.launch.watchdog import ActorWatchdog, WorkerDied
 from recipe.critic_r1.training.trainer import AGREEMENT, SCORED_FIELDS, CriticTrainerSync, RolloutDisagreement
 
@@ -40,11 +41,26 @@ def test_a_pass_for_log_probabilities_fetches_what_the_engine_reads(
     seen = []
     monkeypatch.setattr(PPOTrainerSync, name, lambda self, batch, metrics: seen.append(batch.fields))
     trainer = object.__new__(CriticTrainerSync)
-    trainer.config = OmegaConf.create({"actor_rollout_ref": {"actor": {"strategy": strategy}}})
+    settings = {"critic_r1": {"prompt_path": "once"}, "actor_rollout_ref": {"actor": {"strategy": strategy}}}
+    trainer.config = OmegaConf.create(settings)
     batch = KVBatchMeta(keys=["a"], tags=[{}])
     getattr(trainer, name)(batch, {})
     assert seen == [fetched]
     assert batch.fields is None  # what comes after it fetches as before
+
+
+@pytest.mark.parametrize("path", ["once", "stock"])
+@pytest.mark.parametrize("name", ["_compute_old_log_prob", "_compute_ref_log_prob", "_update_actor"])
+def test_every_pass_tells_the_engine_how_prompts_are_computed(
+    name: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(PPOTrainerSync, name, lambda self, batch, metrics: seen.append(batch.extra_info[PROMPT_PATH]))
+    trainer = object.__new__(CriticTrainerSync)
+    settings = {"critic_r1": {"prompt_path": path}, "actor_rollout_ref": {"actor": {"strategy": "fsdp2"}}}
+    trainer.config = OmegaConf.create(settings)
+    getattr(trainer, name)(KVBatchMeta(keys=["a"], tags=[{}]), {})
+    assert seen == [path]
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from typer.core import TyperGroup
 from typer.main import get_group
 
@@ -23,7 +24,7 @@ MODULES = {
 
 
 class _Commands(TyperGroup):
-    """Loads a command's module when the command is asked for: some need libraries that take long to load."""
+    """Loads a command's module when the command is used: some need libraries that take long to load."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*MODULES, *(name for name in self.commands if name not in MODULES)]
@@ -55,17 +56,19 @@ def _program() -> None:
 
 @app.command()
 def doctor(
-    worker: Annotated[bool, typer.Option(help="Also start Ray and look inside a worker.")] = True,
+    worker: Annotated[bool, typer.Option(help="Also start Ray and check the plug-in in a worker.")] = True,
 ) -> None:
-    """Say what is installed, whether the plug-in loads here and in a Ray worker, and what to do when not."""
+    """Check the installation: versions, Python, GPU driver, flash-attn, and the plug-in here and in a Ray worker."""
     from recipe.critic_r1.preflight.doctor import examine
 
     findings = examine(in_worker=worker)
     for finding in findings:
         colour = {"pass": "green", "warn": "yellow", "fail": "red"}[finding.status]
-        console.print(f"[{colour}]{finding.status:4}[/]  {finding.check}: {finding.detail}", highlight=False)
+        console.print(
+            f"[{colour}]{finding.status:4}[/]  {escape(f'{finding.check}: {finding.detail}')}", highlight=False
+        )
         if finding.remedy:
-            console.print(f"      {finding.remedy}", highlight=False)
+            console.print(f"      {escape(finding.remedy)}", highlight=False)
     if any(finding.status == "fail" for finding in findings):
         raise typer.Exit(1)
 

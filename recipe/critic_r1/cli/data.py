@@ -1,19 +1,23 @@
-"""The commands about data: `prepare`, `validate`, `overlap`, `show`.
+"""`critic-r1 prepare`, `validate`, `overlap` and `show`: options only; `data_prep` does the work."""
 
-Only the wiring of options stands here; `data_prep` does the work and can be used without the command line.
-"""
-
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from data_prep.terminal import one_line, printable
+
+if TYPE_CHECKING:
+    from data_prep.settings import Settings
 
 console = Console()
 errors = Console(stderr=True)
@@ -23,13 +27,16 @@ LIBRARY_VARIABLES = {"MIMALLOC_PURGE_DELAY": "-1", "FASTOKENS_BPE_THREADS": "1"}
 again batch after batch; `fastokens` counts in the thread that asks, for every core has its work already."""
 
 
+IMAGE_ROOT = "Folder that named images may lie in, besides the folder of the file; / allows any file."
+
+
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """What the user can mend is one red line and exit code 2, not a traceback."""
+    """Print an error that the user can fix as one red line and exit with 2, without a traceback."""
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
-        errors.print(Text(str(error), style="red"))
+    except (ValueError, OSError) as error:
+        errors.print(Text(printable(error), style="red"))
         raise typer.Exit(2) from error
 
 
@@ -50,23 +57,37 @@ def _list_sources(listing: bool) -> None:
 
 
 def prepare(
-    source: Annotated[str, typer.Argument(help="Name of a source (see --list), or FILE.py:FUNCTION.")],
-    input: Annotated[list[str], typer.Option(help="Files, globs, folders, addresses that fsspec knows, or a hub id.")],
+    source: Annotated[str, typer.Argument(help="Name of a source (see --list), auto, or FILE.py:FUNCTION.")],
+    input: Annotated[list[str], typer.Option(help="Files, globs, folders, fsspec addresses or a hub id. Repeatable.")],
     output: Annotated[Path, typer.Option(help="Folder for the Parquet files.")],
-    image_root: Annotated[list[str] | None, typer.Option(help="Folder or zip with the images.")] = None,
-    ties: Annotated[str, typer.Option(help="keep or drop.")] = "keep",
-    orders: Annotated[str, typer.Option(help="balanced, both or as_is.")] = "balanced",
-    min_gap: Annotated[float, typer.Option(help="VLFeedback: least difference of ratings.")] = 0.6,
-    wording: Annotated[str, typer.Option(help="Name of a wording, or drawn.")] = "critic",
-    nway: Annotated[str, typer.Option(help="Ranked responses as pairs or as tasks.")] = "pairs",
-    split: Annotated[str, typer.Option(help="Split of all rows when there is no --val-share.")] = "train",
-    val_share: Annotated[float, typer.Option(help="Share of the images for validation.")] = 0.0,
-    model: Annotated[str | None, typer.Option(help="Model whose processor measures the prompts.")] = None,
-    max_prompt_tokens: Annotated[int | None, typer.Option(help="Reject longer prompts.")] = None,
-    min_pixels: Annotated[int | None, typer.Option(help="Pixel limit of the processor.")] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Pixel limit of the processor.")] = None,
-    images: Annotated[str, typer.Option(help="embed or reference.")] = "embed",
-    hashes: Annotated[bool, typer.Option(help="BLAKE3 digest of every image, checksum of every shard.")] = True,
+    image_root: Annotated[
+        list[str] | None, typer.Option(help="Folder, zip or address with the images that rows name. Repeatable.")
+    ] = None,
+    ties: Annotated[str, typer.Option(help="Pairs labelled as ties: keep or drop.")] = "keep",
+    orders: Annotated[
+        str, typer.Option(help="Order of the responses: balanced, both (each pair twice) or as_is.")
+    ] = "balanced",
+    min_gap: Annotated[float, typer.Option(help="VLFeedback: minimum difference of two mean ratings.")] = 0.6,
+    wording: Annotated[
+        str, typer.Option(help="Name of a prompt template, or drawn for a random one per pair.")
+    ] = "critic",
+    nway: Annotated[
+        str, typer.Option(help="Ranked responses: pairs (all pairs) or tasks (find the best of N).")
+    ] = "pairs",
+    split: Annotated[str, typer.Option(help="Name of the split, when --val-share is 0.")] = "train",
+    val_share: Annotated[float, typer.Option(help="Share of the images that go to the split val, 0 to 1.")] = 0.0,
+    model: Annotated[
+        str | None, typer.Option(help="Model folder or hub id; its processor measures the prompts.")
+    ] = None,
+    max_prompt_tokens: Annotated[
+        int | None, typer.Option(help="Reject prompts with more tokens; needs --model.")
+    ] = None,
+    min_pixels: Annotated[int | None, typer.Option(help="Least pixels of an image, as in training.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Most pixels of an image, as in training.")] = None,
+    images: Annotated[
+        str, typer.Option(help="Images inside the Parquet files (embed) or beside them (reference).")
+    ] = "embed",
+    hashes: Annotated[bool, typer.Option(help="Hash every image (BLAKE3) and every shard (XXH3).")] = True,
     map: Annotated[
         list[str] | None,
         typer.Option(help="generic: FIELD=COLUMN, where COLUMN may be a path such as a.b[0].c. Repeatable."),
@@ -79,7 +100,9 @@ def prepare(
         str, typer.Option(help="Pairs that are labelled in more than one way: drop or keep.")
     ] = "drop",
     text_only: Annotated[bool, typer.Option(help="generic: take records without an image.")] = False,
-    exclude: Annotated[list[str] | None, typer.Option(help="Prepared benchmark whose rows are kept out.")] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Prepared benchmark whose rows must not be used. Repeatable.")
+    ] = None,
     near: Annotated[bool, typer.Option(help="--exclude also finds images that are almost the same.")] = True,
     exclude_texts: Annotated[
         str,
@@ -88,18 +111,18 @@ def prepare(
             " by chance), any or never."
         ),
     ] = "long",
-    seed: Annotated[int, typer.Option()] = 0,
-    limit: Annotated[int | None, typer.Option(help="Read this many records.")] = None,
-    shard_rows: Annotated[int | None, typer.Option(help="Records of a shard.")] = None,
-    flip_labels: Annotated[float, typer.Option(help="Control experiments: share of labels turned over.")] = 0.0,
-    workers: Annotated[int, typer.Option(help="Processes (or Ray actors).")] = 1,
-    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
-    overwrite: Annotated[bool, typer.Option(help="Throw away what an earlier run left there.")] = False,
+    seed: Annotated[int, typer.Option(help="Decides orders, splits, drawn templates and flips.")] = 0,
+    limit: Annotated[int | None, typer.Option(help="Read at most this many records.")] = None,
+    shard_rows: Annotated[int | None, typer.Option(help="Records per shard.")] = None,
+    flip_labels: Annotated[float, typer.Option(help="Control experiments: share of the labels to flip.")] = 0.0,
+    workers: Annotated[int, typer.Option(help="Number of processes or Ray actors.")] = 1,
+    engine: Annotated[str, typer.Option(help="Where to run: local or ray.")] = "local",
+    overwrite: Annotated[bool, typer.Option(help="Replace what an earlier run wrote into --output.")] = False,
     list_: Annotated[
-        bool, typer.Option("--list", is_eager=True, callback=_list_sources, help="Show the sources.")
+        bool, typer.Option("--list", is_eager=True, callback=_list_sources, help="List the sources and exit.")
     ] = False,
 ) -> None:
-    """Turn a critic data set into verifiable tasks."""
+    """Turn preference data into tasks that stock verl trains on."""
     for name, value in LIBRARY_VARIABLES.items():
         os.environ.setdefault(name, value)  # before they are loaded, for this process and its workers
 
@@ -145,9 +168,11 @@ def prepare(
             text_only=text_only,
             image_roots=tuple(image_root or ()),
         )
+        if source == "auto":
+            settings = _detected(input, settings)
         columns = TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn()
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=errors) as bar:
-            task = bar.add_task(f"{source}", total=None)
+            task = bar.add_task(settings.source, total=None)
             manifest = convert(
                 input,
                 output,
@@ -159,9 +184,22 @@ def prepare(
                 overwrite=overwrite,
                 engine=engine,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
-                tell=lambda text: console.print(Text(text)),
+                tell=lambda text: console.print(Text(printable(text))),
             )
     _summary(manifest, output)
+
+
+def _detected(inputs: list[str], settings: "Settings") -> "Settings":
+    """The settings with the source that reads the input; prints how it reads the first records."""
+    from data_prep.detect import detect
+    from data_prep.reading.inputs import expand_inputs
+
+    found = detect(expand_inputs(inputs), settings)
+    console.print(Text(f"{found.source} reads {found.read} of the first {found.seen} records, for example:"))
+    for example in found.examples:
+        console.print(Text(printable(example)))
+        console.print()
+    return replace(settings, source=found.source)
 
 
 def _assignments(option: str, pairs: list[str]) -> dict[str, str]:
@@ -180,19 +218,24 @@ def _summary(manifest: dict[str, Any], output: Path) -> None:
 
     records = manifest["records"]
     names, by_label = balance(manifest["labels"])
-    table = Table("Split and source", "Rows", *names, title=str(output))
+    table = Table("Split and source", "Rows", *names, title=Text(one_line(output)))
     for key, counts in by_label.items():
-        table.add_row(key, str(sum(counts)), *map(str, counts))
+        table.add_row(Text(one_line(key)), str(sum(counts)), *map(str, counts))
     console.print(table)
     console.print(f"{records['in']} records read, {records['used']} used, {records['rejected']} rejected")
     for reason, count in manifest["rejected"].items():
-        console.print(f"  rejected: {reason}: {count}")
+        console.print(Text(one_line(f"  rejected: {reason}: {count}")))
     for reason, count in manifest["dropped_pairs"].items():
-        console.print(f"  pairs left out of used records: {reason}: {count}")
+        console.print(Text(one_line(f"  pairs left out of used records: {reason}: {count}")))
     if manifest["kept_contradictions"]:
         console.print(f"  kept with contradictory labels: {manifest['kept_contradictions']} pairs")
+    for reason, count in manifest["normalised_images"].items():
+        console.print(f"  images stored as PNG, because other readers show the file differently ({reason}): {count}")
     if not records["used"]:
-        errors.print(Text(f"no task was made; see {output / 'rejected.jsonl'}", style="red"))
+        errors.print(Text(f"no task was made; see {output / 'rejected.jsonl'}, which begins with:", style="red"))
+        with (output / "rejected.jsonl").open(encoding="utf-8") as stream:
+            first = json.loads(next(stream, "{}"))
+        errors.print(Text(printable(f"{first.get('detail', '')} {first.get('remedy', '')}")))
         raise typer.Exit(1)
 
 
@@ -200,14 +243,22 @@ def validate(
     paths: Annotated[list[Path], typer.Argument(help="Folders or Parquet files of tasks.")],
     verl: Annotated[bool, typer.Option(help="Load every row through verl's dataset class, too.")] = True,
     resume: Annotated[bool, typer.Option(help="Skip shards already found good.")] = True,
+    image_root: Annotated[list[str] | None, typer.Option(help=IMAGE_ROOT)] = None,
 ) -> None:
     """Prove that every row loads and that its gold answer earns 1.0."""
     from data_prep.checks.verl import validate as run
 
     with _plain_errors():
         report = run(
-            paths, through_verl=verl, resume=resume, progress=lambda name, rows: errors.print(f"{name}: {rows} rows")
+            paths,
+            through_verl=verl,
+            resume=resume,
+            image_roots=image_root or (),
+            progress=lambda name, rows: errors.print(Text(one_line(f"{name}: {rows} rows"))),
         )
+    if report.n_unlike_verl:
+        first = f", first {report.unlike_verl[0]}" if report.unlike_verl else ""
+        console.print(Text(one_line(f"stock verl shows {report.n_unlike_verl} images differently{first}")))
     if report.ok:
         console.print(f"{report.rows} rows are good")
         return
@@ -216,7 +267,8 @@ def validate(
     )
     for failure in report.failures[:50]:
         row = "" if failure.row is None else str(failure.row)
-        table.add_row(Path(failure.file).name, row, failure.reason, Text(failure.detail), Text(failure.remedy))
+        cells = Path(failure.file).name, row, failure.reason, failure.detail, failure.remedy
+        table.add_row(*(Text(one_line(cell)) for cell in cells))
     console.print(table)
     if report.n_failures > 50:
         console.print(f"... and {report.n_failures - 50} more")
@@ -227,13 +279,14 @@ def overlap(
     a: Annotated[Path, typer.Argument(help="Prepared training files.")],
     b: Annotated[Path, typer.Argument(help="Prepared benchmark files.")],
     near: Annotated[bool, typer.Option(help="Compare perceptual hashes, too.")] = True,
+    image_root: Annotated[list[str] | None, typer.Option(help=IMAGE_ROOT)] = None,
 ) -> None:
     """Count the rows of A that stand in B."""
     from data_prep.checks.overlap import compare
 
     with _plain_errors():
-        report = compare([a], [b], perceptual=near)
-    table = Table("What", "Rows of A", title=f"{a} in {b}")
+        report = compare([a], [b], perceptual=near, image_roots=image_root or ())
+    table = Table("What", "Rows of A", title=Text(one_line(f"{a} in {b}")))
     for what, count in (
         ("all", report.rows),
         ("same image", report.same_image),
@@ -244,7 +297,7 @@ def overlap(
         table.add_row(what, str(count))
     console.print(table)
     for name, how, other in report.examples[:10]:
-        console.print(Text(f"{name}: {how} as {other}"), soft_wrap=True)
+        console.print(Text(one_line(f"{name}: {how} as {other}")), soft_wrap=True)
 
 
 def show(
@@ -252,19 +305,22 @@ def show(
     n: Annotated[int, typer.Option("-n", help="How many.")] = 3,
     seed: Annotated[int, typer.Option()] = 0,
     sheet: Annotated[Path | None, typer.Option("--html", help="Write a page with the images.")] = None,
+    image_root: Annotated[list[str] | None, typer.Option(help=IMAGE_ROOT)] = None,
 ) -> None:
     """Print a few tasks, and write a page that shows them with their images."""
-    from data_prep.checks.show import html_sheet, printable, sample_rows
+    from data_prep.checks.show import html_sheet, sample_rows
 
     with _plain_errors():
         rows = list(sample_rows([directory], n, seed))
     for file, row in rows:
         truth = row["reward_model"]["ground_truth"]
-        console.rule(Text(f"{file.name}  {row['data_source']}  label {truth}  {len(row['images'])} image(s)"))
+        title = f"{file.name}  {row['data_source']}  label {truth}  {len(row['images'] or [])} image(s)"
+        console.rule(Text(one_line(title)))
         console.print(Text(printable(row["prompt"][0]["content"])))
     if sheet is not None:
-        html_sheet(rows, sheet)
-        console.print(f"page: {sheet}")
+        with _plain_errors():
+            html_sheet(rows, sheet, image_roots=image_root or ())
+        console.print(Text(printable(f"page: {sheet}")))
 
 
 def register(app: typer.Typer) -> None:

@@ -4,7 +4,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -27,17 +27,20 @@ HEADLINES = {
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
-    seed: Annotated[int | None, typer.Option(help="Of model, data, training and evaluation; 0 if not given.")] = None,
+    out: Annotated[Path, typer.Option(help="Output folder of the run.")] = Path("runs/demo"),
+    seed: Annotated[int | None, typer.Option(help="Seed of model, data, training and evaluation (default: 0).")] = None,
     flip_labels: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="Control: share of training labels turned over; 0.5 destroys all."),
+        typer.Option(min=0.0, max=1.0, help="Control: share of training labels to flip; 0.5 leaves nothing to learn."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Remove the run in --out and start over.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove the run in --out and start again.")] = False,
     overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides for training, key=value.")] = None,
 ) -> None:
-    """Train a tiny Qwen2.5-VL to judge readings of handwritten digits, and measure what that changed."""
+    """Train a tiny Qwen2.5-VL as a critic on handwritten digits, and evaluate it before and after.
+
+    Runs the complete pipeline on a CPU: data, warm start, GRPO by verl, evaluation, self-critique, report.
+    """
     from recipe.critic_r1.demo.pipeline import (
         RUN_FILE,
         DemoRun,
@@ -68,7 +71,7 @@ def demo(
         console.print(f"[red]{escape(str(error))}[/red]", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
-        console.print(f"\nstopped; nothing is left running. Go on with: {resume_command(out)}", soft_wrap=True)
+        console.print(f"\nstopped; no process is left running. Resume with: {resume_command(out)}", soft_wrap=True)
         raise typer.Exit(130) from None
     show_results(out)
     console.print(f"Report: {page}", highlight=False)
@@ -76,9 +79,9 @@ def demo(
 
 def _ask_to_resume(out: Path) -> bool:
     if not sys.stdin.isatty():
-        console.print(f"{out} holds a run: give --resume to go on with it, or --fresh to start over.", soft_wrap=True)
+        console.print(f"{out} holds a run: give --resume to resume it, or --fresh to start again.", soft_wrap=True)
         return False
-    return typer.confirm(f"{out} holds a run. Go on with it?", default=True)
+    return typer.confirm(f"{out} holds a run. Resume it?", default=True)
 
 
 def show_results(out: Path) -> None:
@@ -97,7 +100,7 @@ def show_results(out: Path) -> None:
     Console(width=max(100, min(140, shutil.get_terminal_size().columns))).print(table)
 
 
-def _interval(estimate: dict) -> str:
+def _interval(estimate: dict[str, Any]) -> str:
     low, high = 100 * estimate["low"], 100 * estimate["high"]
     return f"{100 * estimate['value']:.1f} [{low:.1f}, {high:.1f}]"
 

@@ -1,48 +1,59 @@
-"""`critic-r1 serve`, `judge` and `compare`: a critic behind an address, measured on pairs.
+"""`critic-r1 serve`, `judge` and `compare`: serve a critic and measure it on pairs.
 
-The commands only connect: rows to requests, requests to a server, answers to figures. Every answer is kept in a journal
+The commands only connect: rows to requests, requests to a server, answers to metrics. Every answer is kept in a journal
 in the output folder, so the way out of any accident is to run the same command again.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
+from data_prep.files import folder_lock, write_json, write_json_lines
 from data_prep.sources.registry import NAMES
+from recipe.critic_r1.cli.options import (
+    FAULTS,
+    ApiKey,
+    BaseUrl,
+    Concurrency,
+    Model,
+    Out,
+    Prefilled,
+    Request,
+    Seed,
+    Timeout,
+    close,
+    connect,
+    is_prefilled,
+    request_fields,
+    tell,
+)
+from recipe.critic_r1.cli.output import cell, console, ending, say, warn
 from recipe.critic_r1.judging.benchmarks import BENCHMARKS, benchmark_name, prepare_benchmark
 from recipe.critic_r1.judging.comparison import compare, load_judgements
 from recipe.critic_r1.judging.generation import Sampling
 from recipe.critic_r1.judging.intervals import Estimate
-from recipe.critic_r1.judging.journal import Journal, JournalBusyError, JournalFullError
+from recipe.critic_r1.judging.journal import Journal
 from recipe.critic_r1.judging.metrics import category_metrics, length_metrics, pairwise_metrics
 from recipe.critic_r1.judging.official import OfficialPrompt, load_prompt
 from recipe.critic_r1.judging.official_metrics import official_metrics
-from recipe.critic_r1.judging.openai_client import OpenAIGenerator, ServerRefusedError
-from recipe.critic_r1.judging.pairwise import judge, read_rows, task_from_row
-from reward_fns.verdict import Parsing
+from recipe.critic_r1.judging.pairwise import REFUSED, REQUEST_FAILED, Judgement, judge, read_rows, task_from_row
+from recipe.critic_r1.redaction import redacted
 
 Benchmark = Annotated[
     list[str],
-    typer.Argument(help=f"{', '.join(BENCHMARKS)} with --input; or Parquet files or folders from `critic-r1 prepare`."),
+    typer.Argument(
+        help=f"A benchmark by name ({', '.join(BENCHMARKS)}), with its files as --input; or Parquet files or folders"
+        " written by `critic-r1 prepare`."
+    ),
 ]
-Model = Annotated[str, typer.Option(help="Name under which the server knows the model.")]
-BaseUrl = Annotated[str, typer.Option(help="Address of the server, up to and including /v1.")]
-Out = Annotated[Path, typer.Option(help="Folder for results and the journal of answers.")]
-ApiKey = Annotated[str, typer.Option(envvar="OPENAI_API_KEY", help="Key; any text where none is needed.")]
-Concurrency = Annotated[int, typer.Option(help="Most requests in flight.")]
-Timeout = Annotated[float, typer.Option(help="Seconds for one attempt.")]
-MaxTokens = Annotated[int, typer.Option(help="Longest answer.")]
-Seed = Annotated[int, typer.Option(help="Of samples, brackets and intervals.")]
-Verdicts = Annotated[str, typer.Option(help="How verdicts are read: strict, or lenient for models of others.")]
-
-FAULTS = (ValueError, OSError, RuntimeError, JournalBusyError, JournalFullError, ServerRefusedError)
 
 
 def register(app: typer.Typer) -> None:
@@ -53,14 +64,22 @@ def register(app: typer.Typer) -> None:
 
 
 def serve_command(
-    context: typer.Context, model: Annotated[str, typer.Argument(help="Hugging Face folder of a model.")]
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="Model folder in Hugging Face format, or a Hub id.")],
 ) -> None:
-    """`vllm serve MODEL`, with settings for a CPU where vLLM is built for one; all options of `vllm serve` serve."""
+    """Serve a model by `vllm serve`, with suitable settings for the CPU build of vLLM.
+
+    All options of `vllm serve` are accepted. The server listens on 127.0.0.1 unless --host says otherwise; on any
+    other address it wants a key (--api-key, or $VLLM_API_KEY).
+    """
     from recipe.critic_r1.judging.serve import serve
 
     if model.startswith(("/", ".", "~")) and not Path(model).expanduser().is_dir():
         raise ending(FileNotFoundError(f"{model} is not a folder: give a model folder, or a Hub id ORG/NAME"))
-    serve(model, context.args)
+    try:
+        serve(model, context.args)
+    except ValueError as error:
+        raise ending(error) from error
 
 
 def judge_command(
@@ -68,116 +87,156 @@ def judge_command(
     model: Model,
     base_url: BaseUrl,
     out: Out,
-    api_key: ApiKey = "EMPTY",
-    input: Annotated[list[str] | None, typer.Option(help="The benchmark's own files, or a hub id. Repeatable.")] = None,
-    image_root: Annotated[list[str] | None, typer.Option(help="Folder or zip of its images. Repeatable.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Judge so many records of the benchmark.")] = None,
+    api_key: ApiKey = "",
+    input: Annotated[
+        list[str] | None, typer.Option(help="Files of the benchmark as published, or a Hub id. Repeatable.")
+    ] = None,
+    image_root: Annotated[
+        list[str] | None, typer.Option(help="Folder or zip file with the benchmark's images. Repeatable.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Judge at most this many records of the benchmark.")] = None,
     prompt: Annotated[
-        str, typer.Option(help="r1: as prepared; official: the benchmark's own wording, settings and form of verdict.")
+        Literal["r1", "official"],
+        typer.Option(
+            help="r1: the prompt that the data was prepared with. official: the benchmark's own prompt, sampling"
+            " settings and form of verdict."
+        ),
     ] = "r1",
     official_code: Annotated[
-        Path | None, typer.Option(help="For --prompt official: a clone of the benchmark's repository.")
+        Path | None, typer.Option(help="Clone of the benchmark's repository, for --prompt official.")
     ] = None,
-    votes: Annotated[int, typer.Option(help="Answers per pair and order; the majority is the verdict.")] = 1,
+    votes: Annotated[int, typer.Option(help="Answers to sample per pair and order; the majority is the verdict.")] = 1,
     temperature: Annotated[
-        float | None, typer.Option(help="0 is greedy; several votes need more. Default: 0, or the benchmark's own.")
+        float | None,
+        typer.Option(
+            help="Sampling temperature; 0 is greedy, several votes need more. Default: 0, or the benchmark's own.",
+            show_default=False,
+        ),
     ] = None,
     top_p: Annotated[
-        float | None, typer.Option(help="Share of the probability mass that is kept. Default: 1, or the benchmark's.")
+        float | None,
+        typer.Option(help="Nucleus sampling threshold. Default: 1, or the benchmark's own.", show_default=False),
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(help="Longest answer. Default: 2048, or the benchmark's own.")
+        int | None,
+        typer.Option(
+            help="Maximum length of an answer in tokens, thoughts included. Default: 2048, or the benchmark's own.",
+            show_default=False,
+        ),
     ] = None,
     verdicts: Annotated[
-        str | None, typer.Option(help="strict, or lenient for models of others. Default: strict for r1.")
+        Literal["strict", "lenient"] | None,
+        typer.Option(
+            help="How verdicts are read: strict accepts \\boxed{1} after the thoughts; lenient also accepts the forms"
+            " and think tags of third-party models. Default: strict, or lenient for --prompt official.",
+            show_default=False,
+        ),
     ] = None,
+    prefilled: Prefilled = None,
+    request: Request = None,
     concurrency: Concurrency = 64,
     timeout: Timeout = 600.0,
     seed: Seed = 0,
 ) -> None:
-    """Measure a critic on preference pairs, each in both orders."""
+    """Measure a served critic on preference pairs, each judged in both orders."""
     try:
         name = benchmark_name(data)
         if name is None and (input or image_root or limit):
-            raise ValueError(f"--input, --image-root and --limit go with the name of a benchmark: {', '.join(NAMES)}")
-        prepared = prepare_benchmark(name, input or (), image_root or (), out / "tasks", limit=limit) if name else None
-        rows = _critic_rows([prepared.folder] if prepared else [Path(path) for path in data])
-        tasks = [task_from_row(row) for row in rows]
-        official = _official(prompt, official_code, {row["data_source"] for row in rows})
-        verdicts = verdicts or ("lenient" if official else "strict")
-        parsing = parsing_of(verdicts)
-        if official:
-            if parsing == "strict":
-                raise ValueError(
-                    "--verdicts strict reads our own form of a verdict, which --prompt official does not ask for"
-                )
-            tasks = [official.task(task) for task in tasks]
-        given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
-        chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        sampling = replace(official.protocol.sampling if official else Sampling(), **chosen, n=votes, seed=seed)
-        with (
-            Journal(out / "answers.jsonl") as journal,
-            OpenAIGenerator(
-                model, base_url, api_key=api_key, journal=journal, concurrency=concurrency, timeout=timeout
-            ) as generator,
-        ):
-            judgements = judge(generator, tasks, sampling, parsing=parsing, read=official.read if official else None)
-        figures = {f"critic/{k}": v for k, v in pairwise_metrics(judgements, seed=seed).items()}
-        figures |= {f"length/{k}": v for k, v in length_metrics(judgements, seed=seed).items()}
-        figures |= {f"category/{k}": v for k, v in category_metrics(judgements, seed=seed).items()}
-        figures |= {f"official/{k}": v for k, v in official_metrics(judgements, seed=seed).items()}
-        if official:
-            del figures["critic/format_rate"]  # of a form that was not asked for
-        settings: dict[str, Any] = {"model": model, "base_url": base_url, "benchmark": name, "prompt": prompt,
-                                    "sampling": asdict(sampling), "verdicts": verdicts}  # fmt: skip
-        if prepared:
-            settings |= {"records": prepared.records, "records_lost": prepared.lost}
-        else:
-            settings["data"] = [str(Path(path).resolve()) for path in data]  # where a report finds the images
-        lines = [json.dumps(j.record(), ensure_ascii=False) for j in judgements]
-        (out / "judgements.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        write(out / "judge.json", figures, {**settings, "traffic": asdict(generator.traffic)})
+            raise ValueError(f"--input, --image-root and --limit need the name of a benchmark: {', '.join(NAMES)}")
+        with folder_lock(out, "critic-r1 judge"):
+            prepared = (
+                prepare_benchmark(name, input or (), image_root or (), out / "tasks", limit=limit) if name else None
+            )
+            rows = _critic_rows([prepared.folder] if prepared else [Path(path) for path in data])
+            tasks = [task_from_row(row) for row in rows]
+            official = _official(prompt, official_code, {row["data_source"] for row in rows})
+            parsing = verdicts or ("lenient" if official else "strict")
+            if official:
+                if parsing == "strict":
+                    raise ValueError("--verdicts strict reads \\boxed{}, which --prompt official does not ask for")
+                tasks = [official.task(task) for task in tasks]
+            given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
+            chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+            sampling = replace(official.protocol.sampling if official else Sampling(), **chosen, n=votes, seed=seed)
+            thinks = is_prefilled(prefilled, model)
+            with (
+                Journal(out / "answers.jsonl") as journal,
+                connect(
+                    model, base_url, key=api_key, journal=journal, concurrency=concurrency, timeout=timeout,
+                    request=request,
+                ) as generator,
+            ):  # fmt: skip
+                read = official.read if official else None
+                judgements = judge(generator, tasks, sampling, parsing=parsing, prefilled=thinks, read=read)
+            metrics = {f"critic/{k}": v for k, v in pairwise_metrics(judgements, seed=seed).items()}
+            metrics |= {f"length/{k}": v for k, v in length_metrics(judgements, seed=seed).items()}
+            metrics |= {f"category/{k}": v for k, v in category_metrics(judgements, seed=seed).items()}
+            metrics |= {f"official/{k}": v for k, v in official_metrics(judgements, seed=seed).items()}
+            if official:
+                del metrics["critic/format_rate"]  # of a form that was not asked for
+            settings: dict[str, Any] = {"model": model, "base_url": base_url, "benchmark": name, "prompt": prompt,
+                                        "sampling": asdict(sampling), "verdicts": parsing, "prefilled": thinks,
+                                        "request": request_fields(request or ())}  # fmt: skip
+            if prepared:
+                settings |= {"records": prepared.records, "records_lost": prepared.lost}
+            else:
+                settings["data"] = [str(Path(path).resolve()) for path in data]  # where a report finds the images
+            ended = Counter(reason for j in judgements for reason in j.finish_reasons)
+            settings |= {"endings": dict(sorted(ended.items())), "traffic": asdict(generator.traffic)}
+            write_json_lines(out / "judgements.jsonl", (judgement.record() for judgement in judgements))
+            write(out / "judge.json", metrics, {**settings, **generator.facts()})
     except FAULTS as error:
         raise ending(error) from error
-    show(figures)
+    show(metrics)
     if prepared and prepared.lost:
         reasons = ", ".join(f"{n} {reason}" for reason, n in prepared.lost.items())
-        typer.echo(f"of {prepared.records} records some gave no task ({reasons}): the figures are about the rest, see"
-                   f" {prepared.folder / 'rejected.jsonl'}", err=True)  # fmt: skip
-    warn_of_failures(sum(not j.answered for j in judgements), len(judgements))
+        warn(f"some of {prepared.records} records gave no task ({reasons}): the metrics are about the others, see"
+             f" {prepared.folder / 'rejected.jsonl'}")  # fmt: skip
+    _tell_endings(judgements, ended, prefilled=thinks)
+    tell([generator])
+    lost = Counter(j.reason for j in judgements if not j.answered)
+    failed = lost.pop(REQUEST_FAILED, 0)
+    close(failed, lost, len(judgements))
+
+
+def _tell_endings(judgements: Sequence[Judgement], ended: Counter[str], *, prefilled: bool) -> None:
+    """Say how many answers were cut off or refused, and when the chat template seems to open the thoughts."""
+    if cut := ended["length"]:
+        warn(f"{cut} of {ended.total()} answers were cut off at the token limit: raise --max-tokens")
+    if refused := sum(j.reason == REFUSED for j in judgements):
+        warn(f"{refused} of {len(judgements)} judgements were refused by the model: they count as not right")
+    opened = sum(j.reason == "think_not_opened" for j in judgements)
+    if opened and not prefilled:
+        warn(f"{opened} answers close a think block that they did not open: give --prefilled if the template opens it")
 
 
 def compare_command(
-    first: Annotated[Path, typer.Argument(help="The --out folder of one `critic-r1 judge`.")],
-    second: Annotated[Path, typer.Argument(help="The folder of another on the same data.")],
-    out: Annotated[Path | None, typer.Option(help="File for the figures as JSON.")] = None,
+    first: Annotated[Path, typer.Argument(help="Output folder of one `critic-r1 judge`.")],
+    second: Annotated[Path, typer.Argument(help="Output folder of another one on the same data.")],
+    out: Annotated[Path | None, typer.Option(help="JSON file to write the comparison to.")] = None,
     seed: Seed = 0,
 ) -> None:
-    """Compare two judge runs on the same items: second minus first, paired by image, and McNemar's exact test."""
+    """Compare two judge runs on the same items: second minus first, paired by image, with McNemar's exact test."""
     try:
         result = compare(load_judgements(first), load_judgements(second), seed=seed)
         settings = [_settings(run) for run in (first, second)]
         if out is not None:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            content = {"first": settings[0], "second": settings[1], "seed": seed, **result.as_dict()}
-            out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            write_json(out, {"first": settings[0], "second": settings[1], "seed": seed, **result.as_dict()})
     except FAULTS as error:
         raise ending(error) from error
-    table = Table(Column("figure", overflow="fold"), "first", "second", "change", "95 % interval", "n")
+    table = Table(Column("metric", overflow="fold"), "first", "second", "change", "95 % interval", "n")
     for name, change in result.figures.items():
         e = change.difference
-        table.add_row(name, f"{change.first.value:.3f}", f"{change.second.value:.3f}", f"{e.value:+.3f}",
+        table.add_row(cell(name), f"{change.first.value:.3f}", f"{change.second.value:.3f}", f"{e.value:+.3f}",
                       f"{e.low:+.3f} to {e.high:+.3f}", str(e.n))  # fmt: skip
-    console = Console()
     for name in sorted({*settings[0], *settings[1]}):
         one, other = (run.get(name, "-") for run in settings)
-        console.print(f"{name}: {one}" + ("" if one == other else f" and {other}"), highlight=False)
+        say(f"{name}: {one}" + ("" if one == other else f" and {other}"))
     console.print(table)
-    console.print(
+    say(
         f"{result.pairs} pairs compared, {result.unanswered} left out for failed requests. Right in every order shown:"
         f" {result.only_first} only in the first, {result.only_second} only in the second run; McNemar's exact test:"
-        f" p = {result.p_value:.3g}.",
-        highlight=False,
+        f" p = {result.p_value:.3g}."
     )
 
 
@@ -194,23 +253,14 @@ def _critic_rows(paths: list[Path]) -> list[dict[str, Any]]:
     return rows
 
 
-def parsing_of(verdicts: str) -> Parsing:
-    """How verdicts are read, by the option's value."""
-    if verdicts not in ("strict", "lenient"):
-        raise ValueError(f"--verdicts {verdicts!r} is neither strict nor lenient")
-    return cast(Parsing, verdicts)
-
-
 def _official(prompt: str, code: Path | None, sources: set[str]) -> OfficialPrompt | None:
     """The official prompt of the only benchmark in the data, None for our own."""
     if prompt == "official":
         if len(sources) > 1:
             raise ValueError(f"--prompt official takes one benchmark at a time, not {', '.join(sorted(sources))}")
         return load_prompt(sources.pop().removeprefix("critic/"), code)
-    if prompt != "r1":
-        raise ValueError(f"--prompt {prompt!r} is neither r1 nor official")
     if code is not None:
-        raise ValueError("--official-code goes with --prompt official")
+        raise ValueError("--official-code needs --prompt official")
     return None
 
 
@@ -219,35 +269,24 @@ def _settings(run: Path) -> dict[str, Any]:
     path = run / "judge.json"
     if not path.is_file():
         return {}
-    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): run `critic-r1 judge` again") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is not a result of `critic-r1 judge`: run it again")
     return {name: found[name] for name in ("model", "prompt", "verdicts", "sampling") if name in found}
 
 
-def write(path: Path, figures: dict[str, Estimate], settings: dict[str, Any]) -> None:
-    """Settings and figures as JSON."""
-    content = {**settings, "metrics": {name: estimate.as_dict() for name, estimate in figures.items()}}
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+def write(path: Path, metrics: dict[str, Estimate], settings: dict[str, Any]) -> None:
+    """Settings, without secrets, and metrics as JSON."""
+    write_json(path, {**redacted(settings), "metrics": {name: e.as_dict() for name, e in metrics.items()}})
 
 
-def show(figures: dict[str, Estimate]) -> None:
-    """Figures as a table."""
-    table = Table("figure", "value", "95 % interval", "n")
-    for name, e in figures.items():
+def show(metrics: dict[str, Estimate]) -> None:
+    """Metrics as a table."""
+    table = Table(Column("metric", overflow="fold"), "value", "95 % interval", "n")
+    for name, e in metrics.items():
         value, interval = ("-", "-") if e.value is None else (f"{e.value:.3f}", f"{e.low:.3f} to {e.high:.3f}")
-        table.add_row(name, value, interval, str(e.n))
-    Console().print(table)
-
-
-def warn_of_failures(failed: int, asked: int) -> None:
-    """Figures over what was answered are no figures of the benchmark: the exit code says so."""
-    if failed:
-        typer.echo(
-            f"{failed} of {asked} requests failed: run the same command again; answers so far are kept", err=True
-        )
-        raise typer.Exit(1)
-
-
-def ending(error: BaseException) -> typer.Exit:
-    """What was wrong as one line and exit code 2."""
-    typer.echo(f"critic-r1: {error}", err=True)
-    return typer.Exit(2)
+        table.add_row(cell(name), value, interval, str(e.n))
+    console.print(table)

@@ -6,41 +6,53 @@ folder, so an interrupted run is finished by the same command. `label.json` is w
 
 from __future__ import annotations
 
-import json
+import os
+import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import IO, Annotated, Any, cast
+from typing import IO, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from data_prep.files import folder_lock, json_line, write_json, write_json_lines
 from data_prep.reading.inputs import expand_inputs
 from data_prep.tasks.ordering import Orders, preference_tasks
 from data_prep.tasks.pairwise import PreferenceTask
-from data_prep.writer import write_json, write_parquet
-from recipe.critic_r1.best_of_n.candidates import Shown
-from recipe.critic_r1.cli.judge import (
+from data_prep.writer import write_parquet
+from recipe.critic_r1.cli.options import (
     FAULTS,
     ApiKey,
     BaseUrl,
     Concurrency,
+    ImageRoot,
     MaxTokens,
     Model,
     Out,
+    Prefilled,
+    Request,
+    Shown,
     Timeout,
     Verdicts,
+    Wording,
+    close,
+    connect,
+    is_prefilled,
+    key_for,
+    request_fields,
+    tell,
 )
+from recipe.critic_r1.cli.output import cell, console, ending, warn
 from recipe.critic_r1.judging.generation import Sampling
 from recipe.critic_r1.judging.journal import Journal
-from recipe.critic_r1.judging.openai_client import OpenAIGenerator
 from recipe.critic_r1.labeling.dpo import DpoWriter
 from recipe.critic_r1.labeling.labeler import Labeller, LabelSettings
 from recipe.critic_r1.labeling.questions import LabelPrompt, LostRow, read_prompts
-from reward_fns.verdict import Parsing
+from recipe.critic_r1.redaction import redacted
 
 PROMPTS_AT_A_TIME = 256
 """Prompts whose images are in memory and whose judgements are in flight together."""
@@ -52,58 +64,62 @@ def register(app: typer.Typer) -> None:
 
 
 def label_command(
-    prompts: Annotated[list[str], typer.Argument(help="JSONL or Parquet files with `question`, `image`, `responses`.")],
+    prompts: Annotated[
+        list[str],
+        typer.Argument(help="JSONL, JSON or Parquet files with `question`, `image` and, optionally, `responses`."),
+    ],
     model: Model,
     base_url: BaseUrl,
     out: Out,
-    api_key: ApiKey = "EMPTY",
-    votes: Annotated[int, typer.Option(help="Answers of the critic per pair and order.")] = 1,
-    temperature: Annotated[float, typer.Option(help="Of the critic: 0 is greedy; several votes need more.")] = 0.0,
+    api_key: ApiKey = "",
+    votes: Annotated[int, typer.Option(help="Answers to sample from the critic per pair and order.")] = 1,
+    temperature: Annotated[
+        float, typer.Option(help="Sampling temperature of the critic; 0 is greedy, several votes need more.")
+    ] = 0.0,
     min_confidence: Annotated[
-        float, typer.Option(help="Least share of all votes, over both orders, for the chosen response.")
+        float, typer.Option(help="Least share of all votes, over both orders, that the chosen response needs.")
     ] = 0.75,
-    samples: Annotated[int, typer.Option(help="Responses drawn for a row that has none.")] = 0,
-    redraw: Annotated[bool, typer.Option(help="Draw them for every row, also for one that has some.")] = False,
-    shown: Annotated[
-        str, typer.Option(help="What the critic compares of a drawn response: response, or its final answer.")
-    ] = "response",
-    policy_model: Annotated[str, typer.Option(help="Who draws them; the critic itself when empty.")] = "",
-    policy_url: Annotated[str, typer.Option(help="Its server; the critic's when empty.")] = "",
-    policy_temperature: Annotated[float, typer.Option(help="Of the responses drawn.")] = 1.0,
+    samples: Annotated[int, typer.Option(help="Responses to sample for each row that has none.")] = 0,
+    redraw: Annotated[bool, typer.Option(help="Sample responses for every row, replacing those that it has.")] = False,
+    shown: Shown = "response",
+    policy_model: Annotated[str, typer.Option(help="Model that samples the responses. Default: --model.")] = "",
+    policy_url: Annotated[str, typer.Option(help="Address of the policy's server. Default: --base-url.")] = "",
+    policy_temperature: Annotated[float, typer.Option(help="Sampling temperature of the responses.")] = 1.0,
     max_pairs: Annotated[
-        int, typer.Option(help="Most pairs of a prompt; of more, the responses given most often.")
+        int, typer.Option(help="Maximum number of pairs per prompt; the most frequent responses are paired first.")
     ] = 6,
-    wording: Annotated[str, typer.Option(help="Wording of the critic's prompt and of the tasks.")] = "critic",
-    ties: Annotated[bool, typer.Option(help="Offer the critic a tie.")] = False,
+    wording: Wording = "critic",
+    ties: Annotated[bool, typer.Option(help="Offer the critic a tie as a verdict.")] = False,
     verdicts: Verdicts = "strict",
-    orders: Annotated[str, typer.Option(help="Of the tasks: balanced, both or as_is.")] = "balanced",
-    split: Annotated[str, typer.Option(help="Split of all pairs when there is no share of val.")] = "train",
-    val_share: Annotated[float, typer.Option(help="Share of the images whose pairs go to val.")] = 0.0,
-    source: Annotated[str, typer.Option(help="Name of the data: data_source becomes critic/NAME.")] = "labelled",
-    image_root: Annotated[list[str] | None, typer.Option(help="Folder or zip of the images. Repeatable.")] = None,
-    skip_bad_rows: Annotated[bool, typer.Option(help="Count unreadable rows and go on, instead of stopping.")] = False,
+    prefilled: Prefilled = None,
+    request: Request = None,
+    orders: Annotated[
+        Literal["balanced", "both", "as_is"], typer.Option(help="Order of the responses in the tasks that are written.")
+    ] = "balanced",
+    split: Annotated[str, typer.Option(help="Split that all pairs go to when --val-share is 0.")] = "train",
+    val_share: Annotated[float, typer.Option(help="Share of the images whose pairs go to the split val.")] = 0.0,
+    source: Annotated[str, typer.Option(help="Name of the data set: data_source becomes critic/NAME.")] = "labelled",
+    image_root: ImageRoot = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option(help="Leave out rows that cannot be used, instead of stopping.")
+    ] = False,
     max_tokens: MaxTokens = 2048,
     concurrency: Concurrency = 64,
     timeout: Timeout = 600.0,
-    seed: Annotated[int, typer.Option(help="Of samples, drawn pairs, splits and orders.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of sampling, of the choice of pairs, of splits and of orders.")] = 0,
 ) -> None:
-    """Build preference data with a critic: pairs judged in both orders, as our Parquet tasks and for DPO."""
+    """Build preference data with a critic: pairs judged in both orders, written as task Parquet and for DPO."""
     try:
-        if verdicts not in ("strict", "lenient"):
-            raise ValueError(f"--verdicts {verdicts!r} is neither strict nor lenient")
-        if orders not in ("balanced", "both", "as_is"):
-            raise ValueError(f"--orders {orders!r} is none of balanced, both, as_is")
         if samples == 1 or samples < 0:
             raise ValueError(f"--samples {samples} makes no pair: take 2 or more")
-        if shown not in ("answer", "response"):
-            raise ValueError(f"--shown {shown!r} is neither answer nor response")
         if redraw and not samples:
             raise ValueError("--redraw needs --samples: 2 or more")
         settings = LabelSettings(
             sampling=Sampling(temperature=temperature, max_tokens=max_tokens, n=votes, seed=seed),
             wording=wording,
             ties=ties,
-            verdicts=cast(Parsing, verdicts),
+            verdicts=verdicts,
+            prefilled=is_prefilled(prefilled, model),
             min_confidence=min_confidence,
             max_pairs=max_pairs,
             split=split,
@@ -113,26 +129,33 @@ def label_command(
         drawing: Sampling | None = None
         if samples:
             drawing = Sampling(temperature=policy_temperature, max_tokens=max_tokens, n=samples, seed=seed)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "label.json").unlink(missing_ok=True)
-        files = expand_inputs(prompts)
-        bad = _check(files, image_root or [], out, drawn=drawing is not None, skip=skip_bad_rows)
         with ExitStack() as stack:
+            stack.enter_context(folder_lock(out, "critic-r1 label"))
             journal = stack.enter_context(Journal(out / "answers.jsonl"))
-            client: dict[str, Any] = {"api_key": api_key, "journal": journal, "concurrency": concurrency,
-                                      "timeout": timeout}  # fmt: skip
-            critic = stack.enter_context(OpenAIGenerator(model, base_url, **client))
-            policy = stack.enter_context(OpenAIGenerator(policy_model or model, policy_url or base_url, **client))
-            labeller = Labeller(
-                critic, settings, policy=policy, policy_sampling=drawing, shown=cast(Shown, shown), redraw=redraw
+            files = expand_inputs(prompts)
+            bad = _check(files, image_root or [], out, drawn=drawing is not None, skip=skip_bad_rows)
+            client: dict[str, Any] = {"journal": journal, "concurrency": concurrency, "timeout": timeout,
+                                      "request": request}  # fmt: skip
+            critic = stack.enter_context(connect(model, base_url, key=api_key, **client))
+            policy_key = key_for(api_key, base_url, policy_url)
+            policy = stack.enter_context(
+                connect(policy_model or model, policy_url or base_url, key=policy_key, **client)
             )
-            dpo = stack.enter_context(DpoWriter(out / "dpo"))
-            judged = stack.enter_context((out / "judged.jsonl").open("w", encoding="utf-8"))
+            labeller = Labeller(
+                critic, settings, policy=policy, policy_sampling=drawing, shown=shown, redraw=redraw,
+                policy_prefilled=is_prefilled(prefilled, policy_model or model),
+            )  # fmt: skip
+            stage = _fresh(out / ".label.new")
+            dpo = stack.enter_context(DpoWriter(stage / "dpo"))
+            judged = stack.enter_context((stage / "judged.jsonl").open("w", encoding="utf-8"))
             good = (p for p in read_prompts(files, image_root or []) if isinstance(p, LabelPrompt))
-            tasks = _tasks(good, labeller, dpo, judged, source=source, critic=model, orders=cast(Orders, orders))
+            tasks = _tasks(good, labeller, dpo, judged, source=source, critic=model, orders=orders)
             chosen = {"settings": asdict(settings), "critic": model, "source": source, "orders": orders}
-            rows = _write_tasks(tasks, out / "tasks", chosen)
-        _write_lost(out, [*bad, *labeller.lost])
+            rows = _write_tasks(tasks, stage / "tasks", chosen)
+            dpo.close()
+            judged.close()
+            write_json_lines(stage / "rejected.jsonl", map(asdict, [*bad, *labeller.lost]))
+            _publish(stage, out)
         counts = labeller.tally.as_dict()
         counts["prompts"] |= {"read": counts["prompts"].get("read", 0) + len(bad), "rejected": len(bad)}
         agreed = sum(labeller.tally.pairs[name] for name in ("labelled", "low_confidence", "split_conflict"))
@@ -142,23 +165,27 @@ def label_command(
             "policy": (policy_model or model) if drawing else None,
             "policy_sampling": asdict(drawing) if drawing else None,
             "shown": shown if drawing else "response",
+            "request": request_fields(request or ()),
             "counts": counts,
             "swap_consistency": agreed / compared if compared else None,
             "rows": {"tasks": rows, "dpo": dpo.rows},
             "traffic": {"critic": asdict(critic.traffic), "policy": asdict(policy.traffic)},
+            "server": {"critic": critic.facts(), "policy": policy.facts()},
         }
-        write_json(out / "label.json", report)
+        write_json(out / "label.json", redacted(report))
     except FAULTS as error:
-        typer.echo(f"critic-r1: {error}", err=True)
-        raise typer.Exit(2) from error
+        raise ending(error) from error
     _show(counts)
-    failed = labeller.tally.pairs["request_failed"] + labeller.tally.prompts["sampling-failed"]
-    if failed:
-        lack = f"{failed} pairs or prompts lack answers"
-        typer.echo(f"{lack}: run the same command again; answers so far are kept", err=True)
     if not rows:
-        typer.echo(f"no pair was labelled: see {out / 'judged.jsonl'} and {out / 'rejected.jsonl'}", err=True)
-    if failed or not rows:
+        warn(f"no pair was labelled: see {out / 'judged.jsonl'} and {out / 'rejected.jsonl'}")
+    tally = labeller.tally
+    if cut := tally.judgements["length"]:
+        warn(f"{cut} of {tally.judgements.total()} judgements were cut off at the token limit: raise --max-tokens")
+    tell([critic, policy])
+    failed = tally.pairs["request_failed"] + tally.prompts["sampling-failed"]
+    unanswerable = Counter({"pairs": tally.pairs["unanswerable"], "prompts": tally.prompts["sampling-unanswerable"]})
+    close(failed, +unanswerable, tally.prompts["read"] + tally.pairs.total(), what="pairs or prompts")
+    if not rows:
         raise typer.Exit(1)
 
 
@@ -172,17 +199,19 @@ def _check(files: list[str], roots: list[str], out: Path, *, drawn: bool, skip: 
     usable = 0
     for item in read_prompts(files, roots):
         if isinstance(item, LabelPrompt) and not item.responses and not drawn:
-            remedy = "Add 'responses' (two or more texts) to the row, or draw some with --samples 4."
+            remedy = "Add 'responses' (two or more texts) to the row, or sample some with --samples 4."
             raise ValueError(str(item.lost("missing-field", "the row has no responses", remedy)))
         if isinstance(item, LostRow):
             bad.append(item)
         else:
             usable += 1
-    _write_lost(out, bad)
     if bad and not skip:
+        # The rejects of a finished run belong to its results.
+        named = out / ("refused.jsonl" if (out / "label.json").exists() else "rejected.jsonl")
+        write_json_lines(named, map(asdict, bad))
         raise ValueError(
-            f"{bad[0]} {len(bad)} of {usable + len(bad)} rows cannot be used, all named in {out / 'rejected.jsonl'}:"
-            " mend them, or leave them out with --skip-bad-rows"
+            f"{bad[0]} {len(bad)} of {usable + len(bad)} rows cannot be used, all named in {named}: mend them, or leave"
+            " them out with --skip-bad-rows"
         )
     if not usable:
         raise ValueError(f"no prompt in {', '.join(files)}: each row needs a question and an image")
@@ -203,7 +232,7 @@ def _tasks(
     settings, ordinals = labeller.settings, count()
     while some := list(islice(prompts, PROMPTS_AT_A_TIME)):
         for decision in labeller(some):
-            judged.write(json.dumps(decision.record(), ensure_ascii=True) + "\n")
+            judged.write(json_line(decision.record()))
             if decision.outcome == "labelled":
                 dpo.write(decision)
                 yield from preference_tasks(
@@ -218,26 +247,40 @@ def _tasks(
 
 
 def _write_tasks(tasks: Iterator[PreferenceTask], folder: Path, settings: dict[str, Any]) -> dict[str, int]:
-    """Rows per split; none when there was no task, and then what an earlier run left is gone."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink()  # what a killed run was writing
+    """Rows per split; none when there was no task."""
     first = next(tasks, None)
     if first is None:
-        with suppress(ValueError):
-            write_parquet([], folder)
         return {}
     rows: dict[str, int] = write_parquet(chain([first], tasks), folder, settings=settings)["rows"]
     return rows
 
 
-def _write_lost(out: Path, rows: list[LostRow]) -> None:
-    lines = (json.dumps(asdict(row), ensure_ascii=True) for row in rows)
-    (out / "rejected.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+def _fresh(folder: Path) -> Path:
+    """An empty folder for results that are not complete yet; what a killed run left in it is removed."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _publish(stage: Path, out: Path) -> None:
+    """Put complete results in the place of an earlier run's. `label.json` is gone until the caller writes it."""
+    (out / "label.json").unlink(missing_ok=True)
+    with suppress(ValueError):
+        write_parquet([], out / "tasks")  # which removes an earlier run's manifest and shards
+    for path in (out / "dpo").glob("*"):
+        if path.suffix in (".jsonl", ".parquet"):
+            path.unlink()
+    for path in sorted(path for path in stage.rglob("*") if path.is_file()):
+        target = out / path.relative_to(stage)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, target)
+    shutil.rmtree(stage)
 
 
 def _show(counts: dict[str, dict[str, int]]) -> None:
     table = Table("what", "became", "count")
     for what, by_name in counts.items():
         for name, number in by_name.items():
-            table.add_row(what, name, str(number))
-    Console().print(table)
+            table.add_row(what, cell(name), str(number))
+    console.print(table)

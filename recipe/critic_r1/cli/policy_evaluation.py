@@ -1,7 +1,7 @@
 """`critic-r1 eval-policy`: a served model on public benchmarks, by lmms-eval.
 
-The command prepares the tool's environment once, runs a suite benchmark by benchmark, and reads the results back into
-the form of all our result files. The same command again goes on where the last one stopped.
+The command prepares the tool's environment once, runs a suite benchmark by benchmark, and reads the results into the
+form of all result files. The same command again resumes where the last one stopped.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import json
 import shlex
 import shutil
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from data_prep.files import folder_lock, write_json
+from recipe.critic_r1.cli.options import FAULTS, ApiKey, Concurrency, Prefilled, Timeout, is_prefilled
+from recipe.critic_r1.cli.output import cell, console, ending, say, warn
 from recipe.critic_r1.eval_policy import results
 from recipe.critic_r1.eval_policy.command import (
     TOOL_SIDE,
@@ -28,16 +31,12 @@ from recipe.critic_r1.eval_policy.command import (
     run,
     settings,
     tool_environment,
-    vlmevalkit,
-    write_json,
     write_rows_task,
 )
 from recipe.critic_r1.eval_policy.environment import PINS, default_cache, prepare
 from recipe.critic_r1.eval_policy.suites import INSTALLED, ROWS_TASK, Benchmark, Suite, faults, load_suite, names
-
-FAULTS = (ValueError, OSError, RuntimeError)
-
-_console = Console()
+from recipe.critic_r1.judging.address import choose_key, proxy_note
+from recipe.critic_r1.redaction import redacted
 
 
 def register(app: typer.Typer) -> None:
@@ -46,34 +45,49 @@ def register(app: typer.Typer) -> None:
 
 
 def eval_policy_command(
-    suite: Annotated[str, typer.Argument(help="A suite's name, the path of a suite's yaml, or `all` with --check.")],
-    model: Annotated[str, typer.Option(help="Name under which the server knows the model.")] = "",
-    base_url: Annotated[str, typer.Option(help="Address of the server, up to and including /v1.")] = "",
-    out: Annotated[Path, typer.Option(help="Folder for answers and results.")] = Path("runs/eval-policy"),
-    api_key: Annotated[
-        str, typer.Option(envvar="OPENAI_API_KEY", help="Key; any text where none is needed.")
-    ] = "EMPTY",
+    suite: Annotated[str, typer.Argument(help="Name of a suite, path of a suite's yaml file, or `all` with --check.")],
+    model: Annotated[str, typer.Option(help="Name by which the server knows the model.")] = "",
+    base_url: Annotated[str, typer.Option(help="Address of the server, such as http://127.0.0.1:8000/v1.")] = "",
+    out: Annotated[Path, typer.Option(help="Output folder: answers, logs and results.")] = Path("runs/eval-policy"),
+    api_key: ApiKey = "",
     rows: Annotated[
-        list[Path] | None, typer.Option(help="For the suite `rows`: policy rows from `prepare`, files or folders.")
+        list[Path] | None,
+        typer.Option(help="Files or folders with policy rows from `critic-r1 prepare`, for the suite `rows`."),
     ] = None,
-    task: Annotated[list[str] | None, typer.Option(help="Only this task of the suite. Repeatable.")] = None,
-    limit: Annotated[int | None, typer.Option(help="First rows of each benchmark only; for trying out.")] = None,
-    judge_model: Annotated[str, typer.Option(help="Model for metrics that ask a judge; none: they stay out.")] = "",
+    task: Annotated[list[str] | None, typer.Option(help="Run only this task of the suite. Repeatable.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Ask only this many questions of each benchmark, for a trial run.")
+    ] = None,
+    judge_model: Annotated[
+        str, typer.Option(help="Model that metrics with a judge ask. Without one, their benchmarks are left out.")
+    ] = "",
     judge_url: Annotated[str, typer.Option(help="Address of the judge's server, up to /v1.")] = "",
-    judge_key: Annotated[str, typer.Option(envvar="CRITIC_R1_JUDGE_KEY", help="The judge's key.")] = "EMPTY",
-    prefilled: Annotated[bool, typer.Option(help="The chat template already writes <think>.")] = False,
-    tool: Annotated[str, typer.Option(help="lmms-eval, or vlmevalkit with --print.")] = "lmms-eval",
-    print_only: Annotated[bool, typer.Option("--print", help="Write and show the commands; run nothing.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Hold the suite against the tool; run nothing.")] = False,
-    record: Annotated[bool, typer.Option("--record", help="With `all --check`: keep what the tool says.")] = False,
-    cache: Annotated[Path | None, typer.Option(help="Folder for the environment. Default: the user's cache.")] = None,
-    pins: Annotated[Path, typer.Option(help="Pins of the tool's environment.")] = PINS,
-    concurrency: Annotated[int, typer.Option(help="Most requests in flight.")] = 64,
-    timeout: Annotated[float, typer.Option(help="Seconds for one attempt.")] = 600.0,
-    max_tokens: Annotated[int | None, typer.Option(help="Longest answer. Default: the suite's.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the intervals.")] = 0,
+    judge_key: Annotated[
+        str, typer.Option(envvar="CRITIC_R1_JUDGE_KEY", show_envvar=True, help="API key of the judge's server.")
+    ] = "EMPTY",
+    prefilled: Prefilled = None,
+    print_only: Annotated[
+        bool, typer.Option("--print", help="Write and show the commands without running them.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check the suite's tasks and metrics against the installed lmms-eval.")
+    ] = False,
+    record: Annotated[
+        bool, typer.Option("--record", help="With `all --check`: save what the tool offers to installed.json.")
+    ] = False,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for lmms-eval's environment. Default: the user's cache.")
+    ] = None,
+    pins: Annotated[Path, typer.Option(help="Requirements file of lmms-eval's environment.")] = PINS,
+    concurrency: Concurrency = 64,
+    timeout: Timeout = 600.0,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Maximum length of an answer in tokens. Default: the suite's own.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Measure a served model on public benchmarks, by lmms-eval in an environment of its own."""
+    stack = ExitStack()
     try:
         if check:
             _check(suite, cache or default_cache(), pins, record=record)
@@ -83,16 +97,15 @@ def eval_policy_command(
             chosen = chosen.model_copy(update={"max_tokens": max_tokens})
         if not model or not base_url:
             raise ValueError("give --model and --base-url: the name and the address of the served model")
-        served = Served(model, base_url, api_key, concurrency, timeout, prefilled=prefilled)
-        if tool == "vlmevalkit":
-            _show_vlmevalkit(chosen, served, out, print_only=print_only)
-            return
-        if tool != "lmms-eval":
-            raise ValueError(f"--tool {tool!r} is neither lmms-eval nor vlmevalkit")
+        if note := proxy_note(base_url):
+            warn(note)
+        thinks = is_prefilled(prefilled, model)
+        key = choose_key(api_key, base_url, warn)
+        served = Served(model, base_url, key, concurrency, timeout, prefilled=thinks)
+        stack.enter_context(folder_lock(out, "critic-r1 eval-policy"))
         include = _rows_task(chosen, rows or [], out)
         judge = Judge(judge_model, judge_url, judge_key) if judge_model and judge_url else None
         wanted, left_out = _choose(chosen, task or [], judge)
-        say = _say
         python = (
             Path("ENVIRONMENT/bin/python")
             if print_only
@@ -107,7 +120,7 @@ def eval_policy_command(
             if print_only:
                 typer.echo(shlex.join(command))
                 continue
-            _say(f"{number}/{len(wanted)}  {benchmark.task}: log in {places.log}")
+            say(f"{number}/{len(wanted)}  {benchmark.task}: log in {places.log}")
             try:
                 environment = tool_environment(served, judge)
                 figure = _measure(command, benchmark, places, environment, seed)
@@ -116,19 +129,20 @@ def eval_policy_command(
                 figures[benchmark.task] = figure
             except FAULTS as error:
                 left_out[benchmark.task] = str(error)
-                typer.echo(f"{benchmark.task}: {error}", err=True)
+                warn(f"{benchmark.task}: {error}")
             if places.journal.is_file():
-                readings[benchmark.task] = results.reading(places.journal, prefilled=prefilled)
+                readings[benchmark.task] = results.reading(places.journal, prefilled=thinks)
         if print_only:
             return
         content = results.report({g: list(b) for g, b in chosen.groups.items()}, figures, readings, left_out)
         said = {"suite": suite, "about": chosen.about.strip(), "tool": _version(python), "model": model,
                 "base_url": base_url, "limit": limit, "max_tokens": chosen.max_tokens, "suffix": chosen.suffix,
                 "judge": judge.model if judge else None, "seed": seed}  # fmt: skip
-        write_json(out / "eval_policy.json", {"settings": said, **content})
+        write_json(out / "eval_policy.json", {"settings": redacted(said), **content})
     except FAULTS as error:
-        typer.echo(f"critic-r1: {error}", err=True)
-        raise typer.Exit(2) from error
+        raise ending(error) from error
+    finally:
+        stack.close()
     _show(content, out / "eval_policy.json")
     if any(benchmark.task in left_out for benchmark in wanted):
         raise typer.Exit(1)
@@ -142,7 +156,7 @@ def _check(suite: str, cache: Path, pins: Path, *, record: bool) -> None:
     """
     suites = [load_suite(name) for name in (names() if suite == "all" else [suite])]
     tasks = sorted({b.task for one in suites for b in one.benchmarks} - {ROWS_TASK})
-    python = prepare(cache, pins=pins, say=_say).python
+    python = prepare(cache, pins=pins, say=say).python
     asked = subprocess.run(
         [str(python), str(TOOL_SIDE / "lmms_tasks.py"), *tasks],
         capture_output=True,
@@ -161,7 +175,7 @@ def _check(suite: str, cache: Path, pins: Path, *, record: bool) -> None:
         raise ValueError("; ".join(wrong))
     if record:
         if suite != "all":
-            raise ValueError("--record goes with `all`: the record is of every suite")
+            raise ValueError("--record needs `all`: it records every suite")
         write_json(INSTALLED, {"lmms_eval": found["lmms_eval"], "tasks": found["tasks"]})
     typer.echo(
         f"lmms-eval {found['lmms_eval']}: all {len(found['tasks'])} tasks are there, load, and have their metric"
@@ -172,7 +186,7 @@ def _rows_task(suite: Suite, rows: list[Path], out: Path) -> str:
     """The folder with the local task; empty when the suite has none."""
     if not any(benchmark.task == ROWS_TASK for benchmark in suite.benchmarks):
         if rows:
-            raise ValueError("--rows goes with the suite `rows`")
+            raise ValueError("--rows needs the suite `rows`")
         return ""
     files = sorted({file for path in rows for file in (path.rglob("*.parquet") if path.is_dir() else [path])})
     if not files:
@@ -233,18 +247,6 @@ def _redrawn(
     return figure if found is None else results.redrawn(figure, found, benchmark.unit)
 
 
-def _show_vlmevalkit(suite: Suite, served: Served, out: Path, *, print_only: bool) -> None:
-    if not print_only:
-        raise ValueError("--tool vlmevalkit goes with --print: it is not on package registries, so it is not run here")
-    content, line, absent = vlmevalkit(suite, served, out)
-    if not content["data"]:
-        raise ValueError("VLMEvalKit has none of the suite's benchmarks")
-    write_json(out / "vlmevalkit.json", content)
-    typer.echo(line)
-    if absent:
-        typer.echo(f"not in VLMEvalKit, or not under one name: {', '.join(absent)}", err=True)
-
-
 def _version(python: Path) -> str:
     said = subprocess.run(
         [str(python), "-c", "from importlib.metadata import version; print(version('lmms_eval'))"],
@@ -255,19 +257,15 @@ def _version(python: Path) -> str:
     return f"lmms-eval {said.stdout.strip()}"
 
 
-def _say(line: str) -> None:
-    _console.print(line, highlight=False, markup=False)
-
-
 def _show(content: dict[str, Any], path: Path) -> None:
-    table = Table("figure", "value", "95 % interval", "questions")
+    table = Table("metric", "value", "95 % interval", "questions")
     for name, f in content["metrics"].items():
         interval = "-" if f["low"] is None else f"{f['low']:.3f} to {f['high']:.3f}"
-        table.add_row(name, f"{f['value']:.3f}", interval, str(f["n"]))
-    _console.print(table)
+        table.add_row(cell(name), f"{f['value']:.3f}", interval, str(f["n"]))
+    console.print(table)
     for task, found in content["reading"].items():
         boxed = f"{found['boxed']} of {found['responses']} responses with an answer in a box"
-        _say(f"{task}: {boxed}, {found['cut']} cut off")
+        say(f"{task}: {boxed}, {found['cut']} cut off")
     for task, why in content["left_out"].items():
-        _say(f"left out: {task}: {why}")
-    _say(str(path))
+        say(f"left out: {task}: {why}")
+    say(str(path))

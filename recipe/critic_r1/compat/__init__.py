@@ -1,11 +1,11 @@
 """Everything that depends on one release of verl, vLLM or torch: versions, pinned sources, and every patch."""
 
+from recipe.critic_r1.compat.cpu_patches import apply_cpu, keep_plain_linear_weights
+from recipe.critic_r1.compat.engine_patches import attention_without_flash_attn, fsdp1_on_cpu, head_with_the_root
 from recipe.critic_r1.compat.patches import (
     apply,
-    apply_cpu,
-    keep_plain_linear_weights,
     micro_batches_of_named_rows,
-    pad_cross_attention_masks,
+    poll,
     registered_attention_where_asked,
     text_only_micro_batches,
 )
@@ -24,11 +24,14 @@ __all__ = [
     "IncompatibleVersion",
     "apply",
     "apply_cpu",
+    "attention_without_flash_attn",
     "check_sources",
     "check_version",
+    "fsdp1_on_cpu",
+    "head_with_the_root",
     "keep_plain_linear_weights",
     "micro_batches_of_named_rows",
-    "pad_cross_attention_masks",
+    "poll",
     "registered_attention_where_asked",
     "source_digest",
     "text_only_micro_batches",

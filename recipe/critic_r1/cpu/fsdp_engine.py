@@ -1,21 +1,20 @@
-"""verl's FSDP2 engine on device ``cpu``; imported through ``actor_rollout_ref.model.external_lib``.
+"""verl's FSDP engines on device ``cpu``; imported through ``actor_rollout_ref.model.external_lib``.
 
-verl registers its FSDP engines for cuda and npu only. Ours is the same engine with one difference. A forward-only
-engine (the reference policy) asks FSDP2 to offload parameters to the host, and pins that memory, which needs CUDA.
-Here the parameters are on the host anyway, so the offload is switched off while the module is wrapped.
-
-FSDP1 is not offered: it refuses parameters on the CPU together with ``sync_module_states``.
+verl registers its FSDP engines for cuda and npu only. Ours are the same engines, FSDP1 and FSDP2, built without what
+needs an accelerator: the offload of parameters to pinned host memory (they are on the host anyway), and FSDP1's
+broadcast of the weights (every rank loads them).
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
-from recipe.critic_r1.cpu import attention  # noqa: F401  (registers causal_sdpa)
+from recipe.critic_r1 import compat
 from recipe.critic_r1.images.engine import PreparesImages
+from recipe.critic_r1.training import worker  # noqa: F401  (attention, and the patches for any device)
 
 
 @contextmanager
@@ -34,12 +33,11 @@ def _without_offload(engine_config: Any) -> Iterator[None]:
 class _OnCPU:
     engine_config: Any
 
+    def _build_model_optimizer(self) -> None:
+        with compat.fsdp1_on_cpu() if self.engine_config.strategy == "fsdp" else nullcontext():
+            super()._build_model_optimizer()  # type: ignore[misc]
+
     def _build_fsdp_module(self, module: Any) -> Any:
-        if self.engine_config.strategy != "fsdp2":
-            raise ValueError(
-                f"strategy={self.engine_config.strategy!r} does not run on a CPU; "
-                "set actor_rollout_ref.actor.strategy=fsdp2"
-            )
         with _without_offload(self.engine_config):
             return super()._build_fsdp_module(module)  # type: ignore[misc]
 

@@ -1,10 +1,10 @@
 """The demo model on many images at once.
 
-The stock forward of Qwen2.5-VL walks through the images of a batch in a Python loop and knows nothing of prompts that
-are shared by several responses. For a model this small that bookkeeping is most of the time. Here every image is one
-56x56 square and all prompts of a batch have one length, so the vision tower runs as one batched tensor program, a
-prompt is computed once for all its responses, and no attention mask is needed. The modules and weights are those of the
-model itself; a test compares the logits with the stock forward.
+The stock forward of Qwen2.5-VL loops over the images of a batch in Python and does not share a prompt among its
+responses. For a model this small that overhead dominates. Here every image is one 56x56 square and all prompts of a
+batch have one length, so the vision tower is one batched computation, a prompt is computed once for all its responses,
+and no attention mask is needed. The modules and weights are the model's own; a test compares the logits with the stock
+forward.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class FastForward:
         self.end_id: int = self.tokenizer.convert_tokens_to_ids(TURN_END)
         self.pad_id: int = self.tokenizer.pad_token_id
         self.image_id: int = self.tokenizer.convert_tokens_to_ids(IMAGE_PAD)
-        # verl forbids its rollouts to write these two.
+        # verl masks these two in its rollouts.
         self._forbidden = [self.image_id, self.tokenizer.convert_tokens_to_ids(VIDEO_PAD)]
         self._prompt_ids: dict[str, list[int]] = {}
         self._positions: dict[int, tuple[Tensor, int]] = {}
@@ -66,7 +66,8 @@ class FastForward:
                     f"image {row} is {images[row].size[0]}x{images[row].size[1]} pixels; "
                     f"the demo's images are {IMAGE_SIDE}x{IMAGE_SIDE}"
                 )
-        return out["pixel_values"].view(len(images), PATCHES, -1).float()
+        pixels: Tensor = out["pixel_values"]
+        return pixels.view(len(images), PATCHES, -1).float()
 
     def prompt_ids(self, prompts: Sequence[str]) -> Tensor:
         """Chat-formatted token ids of prompts with one image marker in front: (N, P).
@@ -98,7 +99,8 @@ class FastForward:
     def texts(self, responses: Tensor) -> list[str]:
         """The text of each response up to its end token; (N, R) -> N strings."""
         rows = [row[: row.index(self.end_id)] if self.end_id in row else row for row in responses.tolist()]
-        return self.tokenizer.batch_decode(rows)
+        texts: list[str] = self.tokenizer.batch_decode(rows)
+        return texts
 
     @cached_property
     def _vision_rotary(self) -> tuple[Tensor, Tensor]:
@@ -125,10 +127,11 @@ class FastForward:
             mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
             hidden = hidden + attention.proj(mixed.reshape(count * PATCHES, -1))
             hidden = hidden + block.mlp(block.norm2(hidden))
-        return tower.merger(hidden).reshape(count, IMAGE_TOKENS, -1)
+        merged: Tensor = tower.merger(hidden)
+        return merged.reshape(count, IMAGE_TOKENS, -1)
 
     def _prompt_positions(self, ids: Tensor) -> tuple[Tensor, int]:
-        """Rotary positions of a prompt, (3, P), and the position that follows it. The image stands in one place."""
+        """Rotary positions of a prompt, (3, P), and the position that follows it. The image has a fixed position."""
         length = ids.shape[1]
         if length not in self._positions:
             one = ids[:1]
@@ -177,7 +180,8 @@ class FastForward:
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        return self.model.lm_head(torch.cat([hidden[:, None], rest], 1))
+        logits: Tensor = self.model.lm_head(torch.cat([hidden[:, None], rest], 1))
+        return logits
 
     @torch.no_grad()
     def sample(
@@ -192,8 +196,8 @@ class FastForward:
     ) -> Tensor:
         """Responses to each prompt, (B * copies, R), those of one prompt together.
 
-        Greedy at temperature 0, else drawn with `generator`. Copies that have written the same so far are computed
-        once: the demo's responses differ in two tokens, so most of the work falls away.
+        Greedy at temperature 0, else sampled with `generator`. Copies with the same text so far are computed once: the
+        demo's responses differ in two tokens, which saves most of the work.
         """
         hidden, cache, following = self._prefill(ids, image_tokens)
         decoder = self.model.model.language_model

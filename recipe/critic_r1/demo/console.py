@@ -1,8 +1,8 @@
-"""Progress of the demo's stages: one line a stage, with what it does, how far it is and how long it took.
+"""Progress of the demo's stages: one line a stage, with its task, its progress and its time.
 
 A stage runs in a process of its own whose output goes to a log file. It reports progress in lines that start with a
-mark; everything else (framework noise) stays in the log. On a terminal the line is redrawn in place; elsewhere a line
-is printed at every tenth of the way.
+mark; everything else (framework noise) stays in the log. On a terminal the line is updated in place; elsewhere a line
+is printed at every tenth.
 """
 
 import sys

@@ -1,20 +1,18 @@
 """The demo's held-out evaluation: the model as a critic, as a policy, and as its own critic.
 
 One process, one vLLM engine, one pass over the test images. Run before and after training with the same data and the
-same seed, so that a difference between two result files is a difference between two models. It is a process of its own
-because an engine is easiest to be rid of by letting its process end.
+same seed, so that a difference between two result files is a difference between two models. It runs in a process of its
+own: exiting the process is the most reliable way to release the engine.
 
     python -m recipe.critic_r1.demo.evaluate --model DIR --data DIR --out eval.json
 
-writes `eval.json` (all figures with intervals, curves, costs, settings) and beside it `judgements.jsonl` (every
-verdict on the test pairs) and `candidates.jsonl` (the sampled answers; `--candidates` of a later run lets another
-model's critic choose among them).
+writes `eval.json` (all metrics with intervals, curves, costs, settings) and next to it `judgements.jsonl` (every
+verdict on the test pairs) and `candidates.jsonl` (the sampled answers; with `--candidates` another model's critic
+chooses among them).
 """
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,8 +21,13 @@ from typing import Annotated, Any
 
 import typer
 
+from data_prep.files import write_json, write_json_lines
 from data_prep.tasks.prompts import get_wording
-from recipe.critic_r1.best_of_n.candidates import (
+from recipe.critic_r1.judging.generation import Generation, GenerationRequest, Generator, Sampling
+from recipe.critic_r1.judging.intervals import ClusterBootstrap, Estimate
+from recipe.critic_r1.judging.metrics import pairwise_metrics
+from recipe.critic_r1.judging.pairwise import Judgement, JudgeTask, judge, read_rows, task_from_row
+from recipe.critic_r1.selection.candidates import (
     Pool,
     Problem,
     exact_match,
@@ -34,13 +37,9 @@ from recipe.critic_r1.best_of_n.candidates import (
     sample_pools,
     save_pools,
 )
-from recipe.critic_r1.best_of_n.curves import BestOfN, measure
-from recipe.critic_r1.best_of_n.knock_out import knock_out
-from recipe.critic_r1.best_of_n.matches import MatchJudge, critic_prompt
-from recipe.critic_r1.judging.generation import Generation, GenerationRequest, Generator, Sampling
-from recipe.critic_r1.judging.intervals import ClusterBootstrap, Estimate
-from recipe.critic_r1.judging.metrics import pairwise_metrics
-from recipe.critic_r1.judging.pairwise import Judgement, JudgeTask, judge, read_rows, task_from_row
+from recipe.critic_r1.selection.curves import BestOfN, measure
+from recipe.critic_r1.selection.knock_out import knock_out
+from recipe.critic_r1.selection.matches import MatchJudge, critic_prompt
 from reward_fns.verdict import find_box
 
 MAX_TOKENS = 24
@@ -69,7 +68,7 @@ class TestData:
 
 @dataclass
 class Evaluation:
-    """Everything that one evaluation found."""
+    """The results of one evaluation."""
 
     metrics: dict[str, Estimate] = field(default_factory=dict)
     judgements: list[Judgement] = field(default_factory=list)
@@ -80,7 +79,7 @@ class Evaluation:
 
 
 def load_test_data(paths: Sequence[Path]) -> TestData:
-    """Read the test rows from Parquet files and folders (searched to the bottom for `*.parquet`).
+    """Read the test rows from Parquet files and folders (searched recursively for `*.parquet`).
 
     Rows of other splits are left out.
 
@@ -119,12 +118,12 @@ def evaluate(
 ) -> Evaluation:
     """Measure one model.
 
-    Figures: `critic/*` (see `pairwise_metrics`), `policy/greedy`, `policy/sampled` (one sample at temperature 1),
+    Metrics: `critic/*` (see `pairwise_metrics`), `policy/greedy`, `policy/sampled` (one sample at temperature 1),
     `policy/*_format_rate`, `best_of_8/{knock_out, one_sample, majority, oracle}` with the paired differences
     `best_of_8/knock_out_minus_{one_sample, majority}` and `best_of_8/knock_out_minus_greedy`.
 
     Args:
-        seed: of all samples, brackets and bootstrap draws.
+        seed: of all samples, brackets and bootstrap resamples.
         other_pools: candidates of another policy for the same problems; this model's critic chooses among them too
             (`best_of_8_other/*`).
     """
@@ -169,10 +168,8 @@ def evaluate(
 
 
 def write_results(found: Evaluation, out: Path, settings: dict[str, Any]) -> None:
-    """Write `judgements.jsonl` and `candidates.jsonl` beside `out`, then `out` (JSON), whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(j.record(), ensure_ascii=False) for j in found.judgements]
-    (out.parent / "judgements.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    """Write `judgements.jsonl` and `candidates.jsonl` next to `out`, then `out` (JSON), each complete or not at all."""
+    write_json_lines(out.parent / "judgements.jsonl", (judgement.record() for judgement in found.judgements))
     save_pools(found.pools, out.parent / "candidates.jsonl")
     result = {
         **settings,
@@ -181,9 +178,7 @@ def write_results(found: Evaluation, out: Path, settings: dict[str, Any]) -> Non
         "bills": found.bills,
         "seconds": {stage: round(seconds, 2) for stage, seconds in found.seconds.items()},
     }
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(out)
+    write_json(out, result)
 
 
 def run(
@@ -249,7 +244,7 @@ def _cost(bill: dict[str, int]) -> str:
 
 
 def _refuse_failures(errors: Sequence[str | None], what: str) -> None:
-    """An engine in this process has no reason to fail on single prompts: figures over the rest would be wrong."""
+    """An engine in this process has no reason to fail on single prompts: metrics over the rest would be wrong."""
     failed = [error for error in errors if error is not None]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(errors)} {what} failed, first: {failed[0]}")
@@ -270,12 +265,12 @@ class _Clock:
 
 def main(
     model: Annotated[Path, typer.Option(help="Hugging Face model folder.")],
-    data: Annotated[list[Path], typer.Option(help="Parquet file, or folder of them; may be given several times.")],
+    data: Annotated[list[Path], typer.Option(help="Parquet file, or folder of them. Repeatable.")],
     out: Annotated[Path, typer.Option(help="Result file (JSON).")],
-    seed: Annotated[int, typer.Option(help="Of samples, brackets and intervals.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of samples, brackets and intervals.")] = 0,
     tag: Annotated[str, typer.Option(help="Name of this evaluation in the result file.")] = "",
     candidates: Annotated[
-        Path | None, typer.Option(help="candidates.jsonl of another model, to choose among with this one's critic.")
+        Path | None, typer.Option(help="candidates.jsonl of another model; this model's critic chooses among them too.")
     ] = None,
 ) -> None:
     """Evaluate a model of the demo on its held-out images."""

@@ -76,8 +76,12 @@ def _corpus() -> Iterator[str]:
             yield phrases.critic_response(first, 1)
 
 
-def build_tokenizer() -> Qwen2Tokenizer:
-    """A byte-level BPE in Qwen2's form, learnt from the demo's own texts; any other text falls back to bytes."""
+def build_tokenizer(vocab: dict[str, int] | None = None) -> Qwen2Tokenizer:
+    """A byte-level BPE in Qwen2's form, learnt from the demo's own texts; any other text falls back to bytes.
+
+    Args:
+        vocab: the learnt vocabulary with more entries; null: as learnt.
+    """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -92,7 +96,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
     )
     bpe.train_from_iterator((text.replace(MARKER, "") for text in _corpus()), trainer)
     return Qwen2Tokenizer(
-        vocab=bpe.get_vocab(),
+        vocab=vocab or bpe.get_vocab(),
         merges=_merges(bpe),
         unk_token=END_OF_TEXT,
         eos_token=TURN_END,

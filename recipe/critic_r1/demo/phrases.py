@@ -1,7 +1,7 @@
 """What the demo's model reads and writes, word by word.
 
-The tiny model is trained from nothing, so every token of a prompt costs it data and costs the CPU time. The texts are
-therefore as short as they can be while they keep the paper's form: a question about an image, two responses, reasoning
+The tiny model is trained from scratch, so every token of a prompt costs data and CPU time. The texts are therefore as
+short as the paper's form allows: a question about an image, two responses, reasoning
 between think tags, one boxed verdict. The prompts are rendered by the same wording that prepares the training rows, and
 the same functions serve the tokenizer's corpus and the warm start, so that none of them can drift from the others.
 """

@@ -1,8 +1,8 @@
 """The paper in miniature, from nothing to a report: stages in order, each in a process of its own, each resumable.
 
-A stage that is done is written down in ``run.json``; a run that was killed goes on with the stage it was in, and
-training goes on at its last checkpoint. Everything that a stage prints is in ``logs/STAGE.log``; the console shows what
-runs, how far it is and how long it took.
+Finished stages are recorded in ``run.json``. A killed run resumes with the stage it was in, and training resumes from
+its last checkpoint. The output of a stage is in ``logs/STAGE.log``; the console shows the current stage, its progress
+and its time.
 """
 
 import json
@@ -17,12 +17,16 @@ from typing import Any
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from data_prep.files import FolderInUseError, folder_lock, write_json
 from recipe.critic_r1 import provenance
 from recipe.critic_r1.demo.console import StageLine, parse_progress, stage_line
 from recipe.critic_r1.launch import processes
 from recipe.critic_r1.training.run_log import METRICS, read_lines
 
 RUN_FILE = "run.json"
+
+WRITTEN = ("checkpoints", "data", "eval", "logs", "model", "train", "report.html", RUN_FILE)
+"""Everything that a demo writes into its folder; the record last, so that an interrupted removal can be repeated."""
 
 REPORTED = (
     "trainer.total_training_steps",
@@ -43,33 +47,36 @@ REPORTED = (
 
 
 class StageFailed(RuntimeError):
-    """A stage ended with an error; the message says which, why, and how to go on."""
+    """A stage failed; the message says which, why, and how to resume."""
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What a demo run is asked to do."""
+    """The options of a demo run."""
 
     seed: int = 0
 
     flip_labels: float = 0.0
-    """Share of training pairs whose label is turned over: 0.5 leaves nothing to learn, the control."""
+    """Share of training pairs whose label is flipped: 0.5 leaves nothing to learn, the control."""
 
     overrides: tuple[str, ...] = ()
     """Hydra overrides for the training stage."""
 
     coherence_gate: float | None = None
-    """Least coherence of the warm start; None: the default of `demo.warm_start`."""
+    """Minimum coherence of the warm start; None: the default of `demo.warm_start`."""
 
     @classmethod
     def of_run(cls, folder: Path) -> "DemoSettings":
-        """What the run in ``folder`` was asked to do."""
+        """The options of the run in ``folder``. Raises StageFailed when its record is damaged."""
         path = folder / RUN_FILE
         try:
-            asked = json.loads(path.read_text(encoding="utf-8"))["asked"]
+            record = json.loads(path.read_text(encoding="utf-8"))
+            asked, _ = record["asked"], [(stage["name"], stage["status"]) for stage in record["stages"]]
             return cls(**(asked | {"overrides": tuple(asked["overrides"])}))
-        except (ValueError, KeyError, TypeError) as error:
-            raise StageFailed(f"{path} is not the record of a demo run ({error!r}): choose another --out") from error
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise StageFailed(
+                f"{path} is not the record of a demo run ({type(error).__name__}: {error}): choose another --out"
+            ) from error
 
 
 @dataclass
@@ -96,16 +103,15 @@ class DemoRun:
         path = self.folder / RUN_FILE
         asked = asdict(self.settings) | {"overrides": list(self.settings.overrides)}
         if path.exists():
+            found = asdict(DemoSettings.of_run(self.folder))
             self._record = json.loads(path.read_text(encoding="utf-8"))
-            found = self._record["asked"]
-            if found != asked:
-                differs = sorted(key for key in asked if found.get(key) != asked[key])
+            differs = sorted(key for key, value in asdict(self.settings).items() if found[key] != value)
+            if differs:
                 raise StageFailed(
                     f"{path} is a run with other settings ({', '.join(differs)}): "
                     "resume it with the same ones, or choose another folder with --out."
                 )
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._record = {
             "name": "demo" if not self.settings.flip_labels else "demo (control: labels flipped)",
             "seed": self.settings.seed,
@@ -120,12 +126,10 @@ class DemoRun:
         self._save_record()
 
     def _save_record(self) -> None:
-        scratch = self.folder / f".{RUN_FILE}"
-        scratch.write_text(json.dumps(self._record, indent=1) + "\n", encoding="utf-8")
-        scratch.replace(self.folder / RUN_FILE)
+        write_json(self.folder / RUN_FILE, self._record)
 
     def _finish(self, stage: str, status: str, seconds: float, peak: int) -> None:
-        """Write a stage down; what an interrupted one took counts with what it takes when it is gone on with."""
+        """Record a stage; the time of an interrupted one is added to that of its next run."""
         before = [s for s in self._record["stages"] if s["name"] == stage]
         self._record["stages"] = [s for s in self._record["stages"] if s["name"] != stage]
         self._record["stages"].append(
@@ -160,7 +164,7 @@ class DemoRun:
             prepare += ["--coherence-gate", str(self.settings.coherence_gate)]
         train = [python, "-m", "recipe.critic_r1.train", "--config-name", "demo", *self.train_overrides()]
         export = [python, "-m", "recipe.critic_r1.cli", "export", str(folder), "--out", str(trained)]
-        report = [python, "-m", "recipe.critic_r1.report", str(folder)]
+        report = [str(Path(python).with_name("critic-r1")), "report", str(folder)]
         return [
             Stage("prepare", "Model, warm start, critic tasks", prepare),
             Stage("evaluate-before", "Evaluation before training", evaluation("before", warm)),
@@ -215,17 +219,21 @@ class DemoRun:
     # -- running them
 
     def run(self) -> Path:
-        """Run what is not done yet; returns the report's path.
+        """Run the stages that are not done yet; returns the report's path.
 
         Raises:
-            StageFailed: a stage failed, or the folder holds a run with other settings.
+            StageFailed: a stage failed, another demo writes into the folder, or it holds a run with other settings.
         """
-        self._open_record()
-        for stage in self.stages():
-            if self._is_done(stage.name):
-                self.console.print(f"[dim]  done before   {stage.title}[/dim]")
-                continue
-            self._run_stage(stage)
+        try:
+            with folder_lock(self.folder, "critic-r1 demo"):
+                self._open_record()
+                for stage in self.stages():
+                    if self._is_done(stage.name):
+                        self.console.print(f"[dim]  done before   {stage.title}[/dim]")
+                        continue
+                    self._run_stage(stage)
+        except FolderInUseError as error:
+            raise StageFailed(str(error)) from error
         return self.folder / "report.html"
 
     def _run_stage(self, stage: Stage) -> None:
@@ -258,8 +266,8 @@ class DemoRun:
         if status != 0:
             raise StageFailed(
                 f"{stage.title} failed (exit status {status}) after {seconds:.0f} s.\n"
-                f"{_last_words(log)}\nThe whole log: {log}\n"
-                f"To go on from here: {resume_command(self.folder)}"
+                f"{_last_words(log)}\nComplete log: {log}\n"
+                f"To resume: {resume_command(self.folder)}"
             )
         self.console.print(f"  {_clock(seconds):>7}   {stage.title}", highlight=False)
 
@@ -284,15 +292,24 @@ def _last_words(log: Path, lines: int = 12) -> str:
 
 
 def resume_command(folder: Path) -> str:
-    """The command that goes on with the run in ``folder``, as this process was called."""
+    """The command that resumes the run in ``folder``, as this process was called."""
     return f"{sys.argv[0]} demo --resume --out {folder}"
 
 
 def start_over(folder: Path) -> None:
-    """Remove an earlier demo run; refuses a folder that does not look like one."""
+    """Remove what an earlier demo wrote into the folder, and nothing else; refuses a folder that is not of a demo."""
     if not (folder / RUN_FILE).exists():
         raise StageFailed(f"{folder} exists and is not a run of the demo: choose another folder with --out")
-    shutil.rmtree(folder)
+    DemoSettings.of_run(folder)
+    try:
+        with folder_lock(folder, "critic-r1 demo --fresh"):
+            for path in (folder / name for name in WRITTEN):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+    except FolderInUseError as error:
+        raise StageFailed(str(error)) from error
 
 
 def results(folder: Path) -> Sequence[tuple[str, dict[str, Any], dict[str, Any]]]:

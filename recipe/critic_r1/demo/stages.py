@@ -2,13 +2,12 @@
 
     python -m recipe.critic_r1.demo.stages prepare RUN_DIR --seed 0
 
-One process for all of them, because each costs little beside its imports. Training and evaluation have entry points of
-their own. Progress is printed in lines that `demo.console` understands.
+One process for all of them, because each costs little compared with its imports. Training and evaluation have entry
+points of their own. Progress is printed in lines that `demo.console` parses.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -17,20 +16,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from data_prep.files import write_json
 from recipe.critic_r1.demo.console import progress_line
 
 if TYPE_CHECKING:
     from data_prep.sources.digits import DigitImage
 
 SPLIT_SIZES = {"n_warm_start": 20, "n_rl": 1000, "n_test": 400}
-"""Images. Two of each digit for the warm start: with four the base judged 83 % of the hard pairs rightly."""
+"""Images. Two of each digit for the warm start: with four the base already judged 83 % of the hard pairs right."""
 
 
 def prepare(
     run_dir: Annotated[Path, typer.Argument(help="Folder of the demo run.")],
-    seed: Annotated[int, typer.Option(help="Of the model, the split, the warm start and the pairs.")] = 0,
-    flip_labels: Annotated[float, typer.Option(help="Share of training pairs whose label is turned over.")] = 0.0,
-    coherence_gate: Annotated[float | None, typer.Option(help="Least coherence of the warm start.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the model, the split, the warm start and the pairs.")] = 0,
+    flip_labels: Annotated[float, typer.Option(help="Share of training pairs whose label is flipped.")] = 0.0,
+    coherence_gate: Annotated[float | None, typer.Option(help="Minimum coherence of the warm start.")] = None,
 ) -> None:
     """Make the tiny model, warm it up, and write the critic tasks with wrong answers of its own."""
 
@@ -46,9 +46,9 @@ def prepare(
         return [images[i] for i in split[name]]
 
     warm = run_dir / "model" / "warm"
-    if not warm.exists():  # it is renamed into place when it is whole
+    if not warm.exists():  # it is renamed into place when it is complete
         _warm_up(run_dir / "model", warm, chosen("warm_start"), seed, coherence_gate)
-    print(progress_line(1, 1, "drawing wrong answers from the warm start's own errors"), flush=True)
+    print(progress_line(1, 1, "sampling wrong answers from the warm start's own errors"), flush=True)
     tasks = []
     for name, split_name, orders in (("rl", "train", "balanced"), ("test", "test", "both")):
         wrong = hard_negatives(warm, chosen(name), seed=seed)
@@ -82,7 +82,7 @@ def _warm_up(folder: Path, warm: Path, images: Sequence[DigitImage], seed: int, 
     shutil.rmtree(scratch, ignore_errors=True)
     result = warm_start(base, images, scratch, seed=seed, settings=settings, progress=show)
     facts = {"coherence": result.coherence, "steps": result.steps, "settings": asdict(settings)}
-    (scratch / "warm_start.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_json(scratch / "warm_start.json", facts)
     scratch.rename(warm)
 
 

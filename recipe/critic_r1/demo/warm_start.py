@@ -1,12 +1,12 @@
-"""The short supervised training that stands for the pre-trained base of the paper.
+"""The short supervised training that replaces the pre-trained base of the paper.
 
-Reinforcement learning needs a base that already answers in form, names what it sees and draws its verdict from what it
-named. Some dozens of labelled images teach that to the tiny model. Three things decide whether critic training helps
-it afterwards, so they are measured here and not assumed. The base must not be sure of itself, or no second opinion is
-ever sampled: with probability `noise` the digit of an example is replaced by a random one. Its text must stay coherent
-all the same: pair and verdict follow the digit that is named, also when that digit is wrong. And the verdict, one token
-of fourteen, must be learnt in time: it weighs `box_weight` times another token. Training ends by a rule on the training
-images, never by a look at held-out ones, and a model whose verdict does not follow its own words is refused.
+Reinforcement learning needs a base that already answers in form, names what it sees and bases its verdict on what it
+named. Some dozens of labelled images teach that to the tiny model. Three things decide whether critic training helps it
+afterwards, so they are measured here and not assumed. The base must not be sure of itself, or no second opinion is ever
+sampled: with probability `noise` the digit of an example is replaced by a random one. Its text must stay coherent all
+the same: pair and verdict follow the digit that is named, also when that digit is wrong. And the verdict, one token of
+fourteen, must be learnt in time: it has `box_weight` times the weight of another token. Training ends by a rule on the
+training images, never by a look at held-out ones, and a model whose verdict does not follow its own words is refused.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class WarmStartSettings:
     """Sizes of the warm start; the defaults were chosen by a search over seeds."""
 
     noise: float = 0.4
-    """Probability that an example shows another digit than its image."""
+    """Probability that an example names another digit than its image shows."""
 
     learning_rate: float = 2e-3
 
@@ -62,7 +62,7 @@ class WarmStartSettings:
     """Steps of linear warm-up of the learning rate."""
 
     check_every: int = 50
-    """Steps between two looks at coherence."""
+    """Steps between two measurements of coherence."""
 
     stop_at: float = 0.9
     """Coherence on the training images that starts the cool-down."""
@@ -74,7 +74,7 @@ class WarmStartSettings:
     """Steps in all, cool-down included."""
 
     gate: float = 0.95
-    """Least coherence after the cool-down."""
+    """Minimum coherence after the cool-down."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class WarmStartResult:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Sums in one order, so that a seed gives the same weights whatever the number of cores; no slower at this size."""
+    """A fixed order of summation: a seed gives the same weights on any number of cores. No slower at this size."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -114,7 +114,7 @@ def image_patches(forward: FastForward, images: Sequence[DigitImage]) -> Tensor:
 
 
 def other_digit(rng: random.Random, digit: int) -> int:
-    """A digit drawn evenly from the nine others."""
+    """One of the nine other digits, uniformly."""
     return rng.choice([candidate for candidate in range(10) if candidate != digit])
 
 
@@ -265,7 +265,7 @@ def hard_negatives(
     samples: int = 16,
     temperature: float = 1.0,
 ) -> dict[int, int]:
-    """One wrong digit per image, drawn from what the policy itself answers wrongly.
+    """One wrong digit per image, sampled from the policy's own wrong answers.
 
     Such a pair is hard because the model believed the wrong response itself. An image that the policy never misread in
     `samples` tries gets a random wrong digit.

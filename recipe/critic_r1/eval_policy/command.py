@@ -1,7 +1,7 @@
-"""The command lines of the tools: written here, shown to the user, and for lmms-eval also run.
+"""The command lines of lmms-eval: written here, shown to the user, and run.
 
-Each benchmark is a run of the tool for itself. A data set that cannot be had then costs one benchmark and not the
-suite, and a suite that was stopped goes on with the one that was under way, its answers so far from the journal.
+Each benchmark is a run of the tool of its own. A data set that is not available then costs one benchmark and not the
+suite, and a suite that was stopped resumes with the benchmark that was running, its answers read from the journal.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from typing import Any
 import yaml
 
 from recipe.critic_r1.eval_policy.suites import ROWS_TASK, Benchmark, Suite
+from recipe.critic_r1.judging.address import KEY_VARIABLE, Address
+from recipe.critic_r1.redaction import redact
 
 TOOL_SIDE = Path(__file__).parent / "tool_side"
 
-KEY_VARIABLE = "CRITIC_R1_API_KEY"
-"""Where tool_side/lmms_model.py looks for the served model's key; a key on a command line would be seen by everyone."""
+URL_VARIABLE = "CRITIC_R1_BASE_URL"
+"""Where tool_side/lmms_model.py finds the address, as it finds the key in KEY_VARIABLE: other users of the machine can
+see a command line, and a password does not belong in settings.json."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def settings(suite: Suite, served: Served, places: Places) -> dict[str, Any]:
     return {
         "model_args": {
             "model": served.model,
-            "base_url": served.base_url,
+            "base_url": redact(served.base_url),
             "timeout": served.timeout,
             "num_cpus": served.concurrency,
             "max_retries": served.attempts,
@@ -123,12 +126,20 @@ def tool_environment(served: Served, judge: Judge | None, given: Mapping[str, st
         "HF_HOME": str(Path.home() / ".cache" / "huggingface"),
         **given,
         KEY_VARIABLE: served.api_key,
+        "CRITIC_R1_ROOT": str(TOOL_SIDE.parents[3]),
         "TOKENIZERS_PARALLELISM": "false",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    found.pop("PYTHONPATH", None)  # ours is not its
+    for name in ("PYTHONPATH", "OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        found.pop(name, None)  # not meant for the tool
+    if served.base_url:
+        found[URL_VARIABLE] = served.base_url
+        if Address(served.base_url).loopback:
+            # A proxy does not reach this machine.
+            around = [given.get("NO_PROXY") or given.get("no_proxy"), "127.0.0.1", "localhost", "::1"]
+            found["NO_PROXY"] = found["no_proxy"] = ",".join(filter(None, around))
     if judge is None:
-        return {"OPENAI_API_KEY": "EMPTY", **found}
+        return {**found, "OPENAI_API_KEY": "EMPTY"}
     # Tasks that post the request themselves take the whole address, those that use a client the base.
     return {
         **found,
@@ -171,43 +182,3 @@ def write_rows_task(files: Sequence[Path], folder: Path) -> Path:
     named = yaml.safe_dump([str(file.resolve()) for file in files], default_flow_style=True, width=10**6).strip()
     (folder / f"{ROWS_TASK}.yaml").write_text(text.replace("test: []", f"test: {named}"), encoding="utf-8")
     return folder
-
-
-def vlmevalkit(suite: Suite, served: Served, out: Path) -> tuple[dict[str, Any], str, list[str]]:
-    """VLMEvalKit's configuration, its command line, and the benchmarks that it does not have.
-
-    Written after its `run.py` and its model class `GPT4V`, and not run by us: it is not on package registries. Its own
-    `SPLIT_THINK` takes the thoughts off; the box stays in what its metrics see.
-    """
-    model: dict[str, Any] = {
-        "class": "GPT4V",
-        "model": served.model,
-        "api_base": f"{served.base_url.rstrip('/')}/chat/completions",
-        "temperature": 0,
-        "max_tokens": suite.max_tokens,
-        "img_detail": "high",
-        "timeout": int(served.timeout),
-    }
-    if suite.suffix:
-        model["system_prompt"] = suite.suffix
-    data: dict[str, Any] = {}
-    for benchmark in suite.benchmarks:
-        if isinstance(benchmark.vlmevalkit, str):
-            data[benchmark.vlmevalkit] = {}
-        elif benchmark.vlmevalkit is not None:
-            kind, name = benchmark.vlmevalkit
-            data[name] = {"class": kind, "dataset": name}
-    absent = [benchmark.task for benchmark in suite.benchmarks if benchmark.vlmevalkit is None]
-    path = out / "vlmevalkit.json"
-    words = ["python", "run.py", "--config", str(path.resolve()), "--work-dir", str((out / "vlmevalkit").resolve())]
-    words += ["--api-nproc", str(served.concurrency), "--reuse"]
-    content = {"model": {"critic_r1": model}, "data": data}
-    return content, f"SPLIT_THINK=True {shlex.join(words)}", absent
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)

@@ -21,15 +21,20 @@ from typing import Any
 
 from scipy.stats import norm
 
+from data_prep.files import json_lines
 from recipe.critic_r1.eval_policy.suites import Benchmark
 from recipe.critic_r1.eval_policy.tool_side.final_answer import final_answer
 from recipe.critic_r1.judging.intervals import CONFIDENCE, ClusterBootstrap
+from recipe.critic_r1.judging.replies import FilteredError, read_reply
 
 FAILED = ("[LMMS_EVAL_REQUEST_FAILED", "[LMMS_EVAL_BUDGET_EXCEEDED")
 """How the tool's answers begin that are none."""
 
 TOLERANCE = 5e-4
 """By how much the mean over questions may differ from the tool's figure and still be it: some round to two digits."""
+
+JOURNAL_FORMAT = 2
+"""Of the records of tool_side/lmms_model.py; older ones may hold errors of gateways as answers."""
 
 READABLE = ("ok", "no_think", "empty_think", "think_not_opened", "text_before_think", "extra_think", "repeated_box")
 """Readings with an answer in a box; the form may be another than the one asked for."""
@@ -83,7 +88,7 @@ def read(benchmark: Benchmark, output: Path, *, seed: int = 0) -> Figure:
     if path is None:
         raise FileNotFoundError(f"lmms-eval wrote no result below {output}")
     result = json.loads(path.read_text(encoding="utf-8"))["results"].get(benchmark.task, {})
-    samples = list(_lines(samples_file(benchmark, output)))
+    samples = [line.value for line in json_lines(samples_file(benchmark, output)) if line.error is None]
     failed = [text for sample in samples for text in _failures(sample)]
     if failed:
         raise IncompleteError(
@@ -147,14 +152,21 @@ def reading(journal: Path, *, prefilled: bool = False) -> Reading:
     """How the raw responses in a journal of tool_side/lmms_model.py were read, and what they cost."""
     reasons: Counter[str] = Counter()
     cut = boxed = prompt = completion = 0
-    for record in _lines(journal):
-        choice, usage = record["response"]["choices"][0], record["response"].get("usage") or {}
-        _, reason = final_answer(choice["message"].get("content") or "", prefilled=prefilled)
-        reasons[reason] += 1
+    for line in json_lines(journal):
+        if line.error is not None or not isinstance(line.value, dict) or line.value.get("format") != JOURNAL_FORMAT:
+            continue
+        try:
+            found = read_reply(line.value["response"], 1)
+        except FilteredError:
+            reasons["filtered"] += 1
+            continue
+        (text,), (ended,) = found.texts, found.finish_reasons
+        _, reason = final_answer(text, prefilled=prefilled, finished=ended != "length")
+        reasons["refused" if ended == "refusal" else reason] += 1
         boxed += reason in READABLE
-        cut += choice.get("finish_reason") == "length"
-        prompt += usage.get("prompt_tokens") or 0
-        completion += usage.get("completion_tokens") or 0
+        cut += ended == "length"
+        prompt += found.prompt_tokens
+        completion += found.completion_tokens
     return Reading(reasons.total(), boxed, cut, dict(reasons.most_common()), prompt, completion)
 
 
@@ -215,13 +227,3 @@ def samples_file(benchmark: Benchmark, output: Path) -> Path:
     if path is None:
         raise FileNotFoundError(f"lmms-eval wrote no samples of {benchmark.task} below {output}")
     return path
-
-
-def _lines(path: Path) -> Iterable[dict[str, Any]]:
-    """Records of a file of JSON lines; a line that was cut off is no record."""
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue

@@ -32,8 +32,6 @@ class Benchmark(BaseModel):
     metric: the figure that counts, by its name there.
     unit: what the tool calls everything right: 1 or 100.
     judge: whether its metric asks another model, which has to be served as well.
-    vlmevalkit: class and data set by which VLMEvalKit knows the same benchmark, or the name of one of its settings for
-        a video benchmark; None where it has no such one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,7 +40,6 @@ class Benchmark(BaseModel):
     metric: str
     unit: Literal[1, 100] = 1
     judge: bool = False
-    vlmevalkit: tuple[str, str] | str | None = None
 
 
 class Suite(BaseModel):

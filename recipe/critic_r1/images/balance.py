@@ -12,7 +12,7 @@ from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_
 
 
 def by_prompt(
-    keys: Sequence[str], lengths: Sequence[int], ranks: int, prompts: Sequence[int] | None = None
+    keys: Sequence[str], lengths: Sequence[int], ranks: int, prompt_lengths: Sequence[int] | None = None
 ) -> list[int] | None:
     """The order of a batch's rollouts in which every rank gets whole prompts; None when it cannot be had.
 
@@ -20,7 +20,7 @@ def by_prompt(
         keys: verl's, ``{uid}_{sample}_{part}``.
         lengths: tokens of each rollout.
         ranks: data-parallel size; each gets an equal, unbroken part of the order.
-        prompts: tokens of each rollout's prompt, where a prompt is computed once for all of its rollouts.
+        prompt_lengths: tokens of each rollout's prompt, where a prompt is computed once for all of its rollouts.
     """
     prompts: dict[str, list[int]] = {}
     for i, key in enumerate(keys):
@@ -28,11 +28,11 @@ def by_prompt(
     groups = [sorted(group) for group in prompts.values()]
     if ranks == 1 or len(groups) % ranks or len({len(group) for group in groups}) > 1:
         return None
-    if prompts is None:
+    if prompt_lengths is None:
         workloads = calculate_workload(torch.tensor(lengths, dtype=torch.int64)).tolist()
         totals = [sum(workloads[i] for i in group) for group in groups]
     else:
-        tokens = [sum(lengths[i] for i in group) - (len(group) - 1) * prompts[group[0]] for group in groups]
+        tokens = [sum(lengths[i] for i in group) - (len(group) - 1) * prompt_lengths[group[0]] for group in groups]
         totals = calculate_workload(torch.tensor(tokens, dtype=torch.int64)).tolist()
     parts = get_seqlen_balanced_partitions(totals, k_partitions=ranks, equal_size=True)
     return [i for part in parts for place in part for i in groups[place]]

@@ -15,7 +15,7 @@ from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp import transformer_impl
 
 from recipe.critic_r1 import compat
-from recipe.critic_r1.images import prompt_attention, prompts
+from recipe.critic_r1.images import prompt_attention, prompt_path, prompts
 from recipe.critic_r1.images.encoded import PIXELS, pixel_cache
 from recipe.critic_r1.images.vision_dedup import Places, only_pixels_apart, see_once, without_repeats
 
@@ -28,7 +28,6 @@ _SPLIT_BY = (
     MICRO_BATCHES,
 )
 
-compat.pad_cross_attention_masks()
 compat.text_only_micro_batches()
 compat.micro_batches_of_named_rows(MICRO_BATCHES)
 compat.registered_attention_where_asked(prompt_attention.LAYOUT)
@@ -63,7 +62,7 @@ class PreparesImages:
         text, config = prompts.text_model_of(self.module), self.model_config.hf_config
         if text is None:
             return "the model has no language model of its own"
-        reason = prompts.reason_for_stock(text.config, config.model_type, self.ulysses_sequence_parallel_size)
+        reason = prompt_path.reason_for_stock(text.config, config.model_type, self.ulysses_sequence_parallel_size)
         if reason is not None:
             return reason
         if self.engine_config.pad_to_length:
@@ -75,7 +74,11 @@ class PreparesImages:
                 return f"flash attention does not compute in {dtype}"
             heads, key_heads = text.config.num_attention_heads, text.config.num_key_value_heads
             size = getattr(text.config, "head_dim", None) or text.config.hidden_size // heads
-            if not prompt_attention.kernels_are_right("cuda", heads, key_heads, size):
+            try:
+                right = prompt_attention.kernels_are_right("cuda", heads, key_heads, size)
+            except RuntimeError as error:
+                return f"torch's flash attention does not run on this GPU ({error})"
+            if not right:
                 return "torch's flash attention on this GPU gives other numbers than attention with a mask"
         prompts.show_predicting(text, lambda: self._pack)
         return None
@@ -92,7 +95,7 @@ class PreparesImages:
         def setting(name: str, default: Any) -> Any:
             return tensordict_utils.get_non_tensor_data(data, name, default)
 
-        if setting(prompts.PROMPT_PATH, prompts.STOCK) != prompts.ONCE:
+        if setting(prompt_path.PROMPT_PATH, prompt_path.STOCK) != prompt_path.ONCE:
             return data
         groups, reason = None, self._stock_reason
         if reason is None:

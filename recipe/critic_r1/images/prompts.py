@@ -19,36 +19,9 @@ from verl.workers.engine.fsdp import transformer_impl
 
 from recipe.critic_r1.images.encoded import ImageInputs
 from recipe.critic_r1.images.prompt_attention import LAYOUT, Layout
-from recipe.critic_r1.preflight.sizes import SHARED_PROMPT_MODELS
-
-ONCE = "once"
-STOCK = "stock"
-"""Values of ``critic_r1.prompt_path``."""
-
-PROMPT_PATH = "prompt_path"
-"""Non-tensor of a batch in which the trainer names the path."""
 
 GROUPS = "prompt_groups"
 """Column (rows, 2) of a batch whose micro-batches are packed: number of the row's group, tokens of its prompt."""
-
-
-def reason_for_stock(text_config: Any, model_type: str, sequence_parallel: int) -> str | None:
-    """Why a model is trained verl's way, each response with a prompt of its own; None when prompts can be shared.
-
-    Args:
-        text_config: of the language model.
-        model_type: of the whole model.
-        sequence_parallel: Ulysses' size.
-    """
-    if model_type not in SHARED_PROMPT_MODELS:
-        return f"model type {model_type!r} was not compared with verl's way"
-    if sequence_parallel > 1:
-        return "ulysses_sequence_parallel_size > 1 cuts the packed sequence"
-    if "sliding_attention" in (getattr(text_config, "layer_types", None) or []):
-        return "the model has layers of sliding attention"
-    if getattr(text_config, "attention_dropout", 0.0):
-        return "attention_dropout is not 0"
-    return None
 
 
 @dataclass(frozen=True)
@@ -100,16 +73,18 @@ def groups_of(data: TensorDict, image_tokens: Sequence[int]) -> list[Group] | No
         None when this batch has to be computed verl's way: its prompts are not known, or an image or a video is in a
         response, or a video is in a prompt.
     """
-    if "prompts" not in data.keys() or tensordict_utils.get_non_tensor_data(data, "distillation_use_topk", False):  # noqa: SIM118
+    prompts = data.get("prompts", None)
+    distilled = tensordict_utils.get_non_tensor_data(data, "distillation_use_topk", False)
+    if prompts is None or not prompts.is_nested or distilled:
         return None
     inputs = _inputs(data)
     if any(item and any("video" in name for name in item.keys()) for item in inputs):  # noqa: SIM118
         return None
-    prompts = data["prompts"].offsets().diff().tolist()
+    lengths = prompts.offsets().diff().tolist()
     rows, positions = data["input_ids"].unbind(), data["position_ids"].unbind()
     placeholders = torch.tensor(list(image_tokens))
     found: dict[bytes, list[list[int]]] = {}
-    for i, (length, row) in enumerate(zip(prompts, rows, strict=True)):
+    for i, (length, row) in enumerate(zip(lengths, rows, strict=True)):
         if length < 1 or torch.isin(row[length:].cpu(), placeholders).any():
             return None
         alike = found.setdefault(row[:length].cpu().numpy().tobytes(), [])
@@ -124,7 +99,7 @@ def groups_of(data: TensorDict, image_tokens: Sequence[int]) -> list[Group] | No
             alike.append([i])
     groups = [members for alike in found.values() for members in alike]
     return [
-        Group(prompts[members[0]], tuple(members), tuple(len(rows[i]) - prompts[i] for i in members))
+        Group(lengths[members[0]], tuple(members), tuple(len(rows[i]) - lengths[i] for i in members))
         for members in sorted(groups)
     ]
 

@@ -51,7 +51,8 @@ def prepare_benchmark(
         limit: of records.
 
     Raises:
-        ValueError: no input, no record that can be used, or no file that can be read (`data_prep.reading.inputs.InputError`).
+        ValueError: no input, no record that can be used, or no file that can be read
+            (`data_prep.reading.inputs.InputError`).
     """
     source = load_source(name)
     if not inputs:

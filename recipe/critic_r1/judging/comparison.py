@@ -33,6 +33,7 @@ from recipe.critic_r1.judging.metrics import (
     signed,
 )
 from recipe.critic_r1.judging.pairwise import Judgement, JudgeTask
+from reward_fns.verdict import Reason
 
 Item = tuple[str, int]
 """A pair's id and the order in which it was shown."""
@@ -117,7 +118,9 @@ def load_judgements(run: Path) -> list[Judgement]:
     """The judgements of a run: its folder, or the `judgements.jsonl` in it. Prompts are not in there and stay empty.
 
     Raises:
-        FileNotFoundError: there is no such file. ValueError: a line is no judgement (named), or there is none.
+        FileNotFoundError: there is no such file. ValueError: a line is not a judgement (named), or there is none.
+
+    A verdict other than 1, 2 and tie counts as unreadable.
     """
     path = run / "judgements.jsonl" if run.is_dir() else run
     if not path.is_file():
@@ -127,9 +130,9 @@ def load_judgements(run: Path) -> list[Judgement]:
         for number, line in enumerate(lines, start=1):
             try:
                 judgements.append(_judgement(json.loads(line)))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ValueError(
-                    f"{path} line {number} is no judgement ({error!r}): run `critic-r1 judge` again"
+                    f"{path} line {number} is not a judgement ({error!r}): run `critic-r1 judge` again"
                 ) from error
     if not judgements:
         raise ValueError(f"{path} is empty: run `critic-r1 judge` again")
@@ -148,10 +151,11 @@ def _judgement(record: dict[str, Any]) -> Judgement:
         image_blake3=str(record["image_blake3"]),
         category=str(record["category"]),
     )
+    pred, known = record["pred"], record["pred"] in ("1", "2", "tie", None)
     return Judgement(
         task=task,
-        pred=record["pred"],
-        reason=str(record["reason"]),
+        pred=pred if known else None,
+        reason=str(record["reason"]) if known else str(Reason.NOT_A_CHOICE),
         well_formed=float(record["well_formed"]),
         votes=tuple(record["votes"]),
         text=str(record["response"]),
@@ -176,12 +180,12 @@ def _same_items(one: dict[Item, Judgement], other: dict[Item, Judgement]) -> Non
             lacking.append(f"{len(alone)} of {len(here)} only in the {name} (first: {_named(alone[0])})")
     if lacking:
         raise ValueError(f"the two runs judge different items: {', '.join(lacking)}; judge the same data with both")
-    # The id covers the label of the source; a control experiment turns labels over afterwards.
+    # The id covers the label of the source; a control experiment flips labels afterwards.
     relabelled = [item for item in one if one[item].task.ground_truth != other[item].task.ground_truth]
     if relabelled:
         raise ValueError(
             f"the two runs have different labels for {len(relabelled)} of {len(one)} items (first:"
-            f" {_named(relabelled[0])}): were the labels of one turned over?"
+            f" {_named(relabelled[0])}): were the labels of one run flipped?"
         )
 
 

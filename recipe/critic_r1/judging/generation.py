@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from blake3 import blake3
 
@@ -121,9 +121,11 @@ class Generation:
     """The answers to one request.
 
     texts: `sampling.n` answers without special tokens; empty when `error` is set.
-    finish_reasons: per text, `stop` or `length` (cut off at `max_tokens`), or what the engine says.
+    finish_reasons: per text, `stop`, `length` (cut off at `max_tokens`) or `refusal` (of the model, without text).
     prompt_tokens, completion_tokens: as counted by the engine, over all n answers; 0 when unknown.
     error: why there is no answer; None on success.
+    failure: with an error, whether the next run asks again (`failed`), the prompt does not fit the model (`rejected`),
+        or a content filter decided (`filtered`), which is final.
     """
 
     texts: tuple[str, ...]
@@ -131,6 +133,18 @@ class Generation:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: str | None = None
+    failure: Literal["failed", "rejected", "filtered"] = "failed"
+
+    @property
+    def final(self) -> bool:
+        """Whether asking again is of no use: answered, or filtered."""
+        return self.error is None or self.failure == "filtered"
+
+    @property
+    def finished(self) -> tuple[bool, ...]:
+        """Per text, whether the model ended it; False where the token limit did."""
+        reasons = self.finish_reasons or ("stop",) * len(self.texts)
+        return tuple(reason != "length" for reason in reasons)
 
     @property
     def text(self) -> str:

@@ -1,11 +1,11 @@
 """Answers that were paid for, kept line by line so that they are paid for once.
 
 One JSON line per request, appended when its answer arrives and keyed by everything that can change the answer. A run
-that was killed finds what it had, a run that is repeated sends nothing. Failures are written too, for the reader, but
-they are not answers: the next run asks again.
+that was killed finds what it had, a run that is repeated sends nothing. Failures are written too, for the reader; only
+those that are final (a content filter's) are not asked again.
 
-A file that is only ever appended to can be torn in one place, at its end; that rest is cut off at the next start. And a
-full disk must not lose answers that are already under way, so a small reserve file is held and given up for them.
+An append-only file can be torn only at its end; a torn last line is cut off at the next start. A full disk must not
+lose answers that are already under way, so a small reserve file is held and given up for them.
 """
 
 from __future__ import annotations
@@ -39,13 +39,18 @@ class Journal:
 
     Raises:
         JournalBusyError: another process has it open.
-        ValueError: a whole line is not a record; the message names it.
+        ValueError: the path is a symbolic link, or a whole line is not a record; the message names it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise ValueError(f"{path} is a symbolic link, which is not written through: remove it") from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -71,7 +76,7 @@ class Journal:
         return len(self._answers)
 
     def get(self, key: str) -> Generation | None:
-        """The answer to a request, None when there is none yet (or only a failure)."""
+        """The final answer to a request; None when there is none yet, or only a failure to ask again."""
         return self._answers.get(key)
 
     def put(self, key: str, generation: Generation) -> None:
@@ -97,7 +102,7 @@ class Journal:
                 raise JournalFullError(
                     again.errno, f"no space left for {self.path}: free some and run again; answers so far are kept"
                 ) from error
-        if generation.error is None:
+        if generation.final:
             self._answers[key] = generation
 
     def close(self) -> None:
@@ -127,24 +132,20 @@ class Journal:
                     break
                 try:
                     record = json.loads(line)
-                    key = record["key"]
-                    if record.get("error") is None:
-                        self._answers[key] = Generation(
-                            texts=tuple(record["texts"]),
-                            finish_reasons=tuple(record["finish_reasons"]),
-                            prompt_tokens=record["prompt_tokens"],
-                            completion_tokens=record["completion_tokens"],
-                        )
-                except (ValueError, KeyError, TypeError) as error:
+                    generation = _generation(record)
+                    if generation.final:
+                        self._answers[str(record["key"])] = generation
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                     raise ValueError(
-                        f"{self.path} line {number} is no record of an answer ({error}): delete that line, or choose"
-                        " another file"
+                        f"{self.path} line {number} is not a record of an answer ({error}): delete that line, or choose"
+                        " another folder"
                     ) from error
                 whole += len(line)
         os.ftruncate(self._fd, whole)
 
     def _hold_reserve(self) -> None:
-        fd = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._reserve.unlink(missing_ok=True)
+        fd = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             os.posix_fallocate(fd, 0, RESERVE_BYTES)
         except OSError as error:
@@ -160,10 +161,22 @@ class Journal:
 
 def _record(generation: Generation) -> dict[str, Any]:
     if generation.error is not None:
-        return {"error": generation.error}
+        return {"error": generation.error, "failure": generation.failure}
     return {
         "texts": list(generation.texts),
         "finish_reasons": list(generation.finish_reasons),
         "prompt_tokens": generation.prompt_tokens,
         "completion_tokens": generation.completion_tokens,
     }
+
+
+def _generation(record: dict[str, Any]) -> Generation:
+    """What `_record` wrote. An answer that ended in a way that is not final is a failure."""
+    if record.get("error") is not None:
+        return Generation((), error=str(record["error"]), failure=record.get("failure", "failed"))
+    texts, reasons = record["texts"], record["finish_reasons"]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a text that is not a string")
+    if not set(reasons) <= {"stop", "length", "refusal"}:
+        return Generation((), error=f"ended with {reasons}")
+    return Generation(tuple(texts), tuple(reasons), int(record["prompt_tokens"]), int(record["completion_tokens"]))

@@ -25,7 +25,7 @@ from string import Formatter
 
 from recipe.critic_r1.judging.generation import Message, Sampling, TextPart
 from recipe.critic_r1.judging.pairwise import JudgeTask
-from reward_fns.verdict import BOX_OPEN, Verdict, find_box, parse_verdict
+from reward_fns.verdict import BOX_OPEN, Reason, Verdict, find_box, parse_verdict
 
 CHOICES = ("1", "2")
 """No official prompt offers a tie."""
@@ -109,13 +109,16 @@ class OfficialPrompt:
         images = [image for message in task.messages for image in message.images]
         return replace(task, messages=(Message("user", (TextPart(text), *images)),))
 
-    def read(self, text: str) -> Verdict:
+    def read(self, text: str, *, prefilled: bool = False, finished: bool = True) -> Verdict:
         """The verdict of a reply: in the form that was asked for, else a box, else by the lenient parser.
 
         Statements that contradict each other are no verdict. In VL-RewardBench, where the reply compares criterion by
         criterion first, only what follows the overall judgement counts, if there is one.
         """
-        start = find_box(text).answer_start
+        box = find_box(text, prefilled=prefilled, finished=finished)
+        if box.reason in (Reason.CUT_OFF, Reason.UNCLOSED_THINK):
+            return Verdict(None, False, box.reason)
+        start = box.answer_start
         answer = text[start:].replace("*", "")
         if picks := self._picks(answer):
             return parse_verdict(" ".join(f"[[{pick}]]" for pick in picks), parsing="lenient", choices=CHOICES)

@@ -1,14 +1,15 @@
 """Any server that speaks the OpenAI chat protocol, with many requests in flight and none lost.
 
-Scale is the server's business: more replicas behind one address look the same from here. The client's business is that
-a number at the end can be trusted although things went wrong on the way:
+Scale is the server's business: more replicas at one address look the same from here. The client's business is that a
+number at the end can be trusted although things went wrong on the way:
 
-  - what may pass (refused connection, time-out, 408, 409, 429, 5xx, a cut or senseless body) is tried again, with
-    growing pauses that follow the server's `Retry-After`;
+  - what may pass (a refused connection, a time-out, 408, 409, 429, 5xx, a body that is cut or is not an answer) is
+    tried again, with growing pauses that follow the server's `Retry-After`;
   - what stays wrong is recorded as a failed request, which is neither a wrong verdict nor an unreadable one;
-  - what will be wrong for every request (no such model, no permission) stops the run at once;
-  - an answer is written down when it arrives (`Journal`), so that it is never asked for twice;
-  - whatever ends a run early (Ctrl-C, a full disk), what is under way is paid for and therefore waited for.
+  - what the first requests all meet and will not pass (a wrong model, key or address, no quota) stops the run at once;
+  - fields that a model does not take are renamed or left out after its first refusal, and said in `changes`;
+  - an answer is written down when it arrives (`Journal`), so that it is asked for once;
+  - whatever ends a run early (Ctrl-C, a full disk), requests under way are paid for and therefore waited for.
 
 At most `concurrency` requests exist at a time: a request's images are encoded when it is its turn, not before.
 """
@@ -22,15 +23,23 @@ import errno
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import threading
+from collections import Counter
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypeVar
 
 import openai
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
+from recipe.critic_r1.judging.address import Address, open_files_for
+from recipe.critic_r1.judging.failures import Failure, explain, unsupported_field
 from recipe.critic_r1.judging.generation import Generation, GenerationRequest, ImagePart, TextPart
 from recipe.critic_r1.judging.journal import Journal, JournalFullError
+from recipe.critic_r1.judging.replies import SenselessAnswerError, read_reply
+from recipe.critic_r1.redaction import redact
+
+T = TypeVar("T")
 
 LONGEST_PAUSE = 60.0
 """Seconds; also the most that a server's `Retry-After` is followed."""
@@ -38,15 +47,34 @@ LONGEST_PAUSE = 60.0
 LONGEST_ERROR = 500
 """Characters of an error message that are kept."""
 
+LARGEST_BODY = 64 << 20
+"""Bytes of an answer's body."""
+
+FIRST_REQUESTS = 8
+"""So many failures in a row for one lasting reason, or all requests if they are fewer, stop a run."""
+
+MOST_CHANGES = 6
+"""Fields of a request that are renamed or left out for one server."""
+
+KEY_VERSION = 2
+"""Raised when older journals hold answers that are read differently today."""
+
+FIXED_FIELDS = ("model", "messages", "stream")
+"""Fields of a request that are not the user's to change."""
+
 _MAGIC = ((b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif"), (b"BM", "bmp"))
 
 
-class SenselessAnswerError(RuntimeError):
-    """The server answered 200 with a body that is no answer."""
-
-
 class ServerRefusedError(RuntimeError):
-    """The server will refuse every request: wrong address, model or key."""
+    """The server will refuse every request: wrong address, model or key, no quota, a field that it does not take."""
+
+
+class _ServerError(RuntimeError):
+    """A `Failure` on its way through the retries."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 @dataclass(slots=True)
@@ -78,6 +106,10 @@ class OpenAIGenerator:
         attempts: tries per request, the first included.
         first_pause: seconds before the second try; pauses double up to LONGEST_PAUSE.
         extra_body: further fields of every request (for vLLM: `chat_template_kwargs`, `mm_processor_kwargs`, ...).
+            A field of ours takes the value given here; None leaves it out.
+
+    Raises:
+        ValueError: a setting is impossible, the address is not one, or the process may not open enough files.
     """
 
     def __init__(
@@ -95,18 +127,26 @@ class OpenAIGenerator:
     ) -> None:
         if concurrency < 1 or attempts < 1:
             raise ValueError(f"concurrency ({concurrency}) and attempts ({attempts}) must be at least 1")
-        self.model, self.base_url = model, base_url
+        if fixed := sorted(set(extra_body or ()) & set(FIXED_FIELDS)):
+            raise ValueError(f"the field {fixed[0]!r} of a request cannot be changed")
+        self.model, self.address = model, Address(base_url)
         self.traffic = Traffic()
+        self.errors: Counter[str] = Counter()
+        """Messages of the requests that were given up."""
+        self.changes: dict[str, str] = {}
+        """Fields that the server did not take -> what was done instead."""
         self._api_key, self._timeout = api_key, timeout
         self._journal, self._concurrency = journal, concurrency
+        open_files_for(concurrency)
         self._extra_body = dict(extra_body or {})
         self._runner: asyncio.Runner | None = None
         self._client: openai.AsyncOpenAI | None = None
         self._stopping = False
         self._attempts = attempts
         self._backoff = wait_exponential_jitter(multiplier=first_pause, max=LONGEST_PAUSE, jitter=first_pause)
+        self._in_a_row: Counter[str] = Counter()
 
-    def __enter__(self) -> OpenAIGenerator:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -116,9 +156,17 @@ class OpenAIGenerator:
         """Close the connections."""
         if self._runner is not None:
             if self._client is not None:
-                self._runner.run(self._client.close())
+                self._run(self._client.close())
             self._runner.close()
         self._runner = self._client = None
+
+    def stop(self) -> None:
+        """Take no new request; those under way are still waited for. May be called from another thread."""
+        self._stopping = True
+
+    def facts(self) -> dict[str, Any]:
+        """For result files: `errors`, the most frequent ones with their counts, and `changes`."""
+        return {"errors": dict(self.errors.most_common(5)), "changes": dict(self.changes)}
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """Answer all requests, those that are known from the journal. See `Generator.generate`.
@@ -131,10 +179,32 @@ class OpenAIGenerator:
         # One loop for the object's life, so that connections survive from one batch to the next.
         if self._runner is None:
             self._runner = asyncio.Runner()
-            self._client = openai.AsyncOpenAI(
-                base_url=self.base_url, api_key=self._api_key, timeout=self._timeout, max_retries=0
-            )
-        return self._runner.run(self._generate(requests))
+            self._client = self.address.client(self._api_key, self._timeout)
+        return self._run(self._generate(requests))
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run in the object's loop; in a thread of its own where the caller runs inside another loop."""
+        assert self._runner is not None
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return self._runner.run(work)
+        runner = self._runner
+        found: list[T] = []
+        errors: list[BaseException] = []
+
+        def call() -> None:
+            try:
+                found.append(runner.run(work))
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+        if errors:
+            raise errors[0]
+        return found[0]
 
     async def _generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         answers: dict[str, Generation] = {}
@@ -148,9 +218,9 @@ class OpenAIGenerator:
         self.traffic.reused += len(requests) - len(open_requests)
         queue = iter(open_requests.values())
         self._stopping = False
-        workers = [
-            asyncio.create_task(self._work(queue, answers)) for _ in range(min(self._concurrency, len(open_requests)))
-        ]
+        self._in_a_row.clear()
+        most = min(self._concurrency, len(open_requests))
+        workers = [asyncio.create_task(self._work(queue, answers, min(most, FIRST_REQUESTS))) for _ in range(most)]
         if workers:
             try:
                 await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
@@ -171,16 +241,36 @@ class OpenAIGenerator:
             )
         return [answers[request.key] for request in requests]
 
-    async def _work(self, queue: Iterator[GenerationRequest], answers: dict[str, Generation]) -> None:
-        """Take requests until none is left. Workers share the iterator, so no request is taken twice."""
+    async def _work(self, queue: Iterator[GenerationRequest], answers: dict[str, Generation], most: int) -> None:
+        """Take requests until none is left. Workers share the iterator, so no request is taken twice.
+
+        Args:
+            most: failures in a row for one lasting reason that stop the run.
+        """
         while not self._stopping and (request := next(queue, None)) is not None:
-            generation = await self._ask(request)
+            failure: Failure | None = None
+            try:
+                generation = await self._ask(request)
+                self._in_a_row.clear()
+            except _ServerError as error:
+                failure = error.failure
+                generation = Generation((), error=failure.message, failure=failure.kind)
+                self.errors[failure.message] += 1
             self.traffic.sent += 1
-            self.traffic.failed += generation.error is not None
+            self.traffic.failed += failure is not None
             answers[request.key] = generation
-            if self._journal is not None:
-                self._journal.put(self.key(request), generation)
-                self._stopping |= self._journal.full
+            self._keep(self.key(request), generation)
+            if failure is not None and failure.lasting:
+                self._in_a_row[failure.lasting] += 1
+                if self._in_a_row[failure.lasting] >= most:
+                    raise ServerRefusedError(
+                        f"{self.address.shown} refuses model {self.model!r} ({failure.message}): {failure.remedy}"
+                    )
+
+    def _keep(self, key: str, generation: Generation) -> None:
+        if self._journal is not None:
+            self._journal.put(key, generation)
+            self._stopping |= self._journal.full
 
     @staticmethod
     def _say_what_is_under_way(workers: Sequence[asyncio.Task[None]]) -> None:
@@ -193,18 +283,79 @@ class OpenAIGenerator:
 
     def key(self, request: GenerationRequest) -> str:
         """Name of a request in the journal: the request, the model, and the extra fields."""
-        content = [request.key, self.model, self._extra_body]
+        content = [KEY_VERSION, request.key, self.model, self._extra_body]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     async def _ask(self, request: GenerationRequest) -> Generation:
+        """The answer to a request, by the fields and the number of answers at a time that the server takes."""
+        wanted = request.sampling.n
+        for _ in range(MOST_CHANGES):
+            known = dict(self.changes)
+            if wanted > 1 and ("n" in self.changes or "n" in self._extra_body):
+                return await self._one_by_one(request, None)
+            try:
+                generation = await self._try(request)
+            except openai.APIStatusError as error:
+                field = unsupported_field(error)
+                if field is not None and field not in self._extra_body:
+                    self._leave_out(field)
+                if self.changes == known:
+                    raise _ServerError(self._failure(error)) from error
+                continue
+            if len(generation.texts) == wanted:
+                return generation
+            self.changes["n"] = "asked one by one: the server gives fewer answers than asked for"
+            return await self._one_by_one(request, generation)
+        raise _ServerError(Failure("the server takes none of the fields that it is asked with"))
+
+    def _leave_out(self, field: str) -> None:
+        if field == "max_tokens":
+            self.changes[field] = "max_completion_tokens"
+        elif field == "n":
+            self.changes[field] = "asked one by one: the server refuses more than one answer"
+        else:
+            self.changes[field] = "left out: the server does not take it"
+
+    async def _one_by_one(self, request: GenerationRequest, first: Generation | None) -> Generation:
+        """The answers to a request for several, each asked for and kept by itself.
+
+        Args:
+            first: answers that the server gave at once.
+        """
+        parts = [first] if first is not None else []
+        for number in range(len(first.texts) if first else 0, request.sampling.n):
+            single = replace(request.sampling, n=1)
+            # A seed of its own, or all answers would be the same.
+            part = GenerationRequest(request.messages, single.for_request("answer", str(number)) if number else single)
+            key = f"{self.key(request)}/{number}"
+            known = self._journal.get(key) if self._journal else None
+            if known is None:
+                known = await self._ask(part)
+                self._keep(key, known)
+            if known.error is not None:
+                return known
+            parts.append(known)
+        return Generation(
+            texts=tuple(text for part in parts for text in part.texts),
+            finish_reasons=tuple(reason for part in parts for reason in part.finish_reasons),
+            prompt_tokens=sum(part.prompt_tokens for part in parts),
+            completion_tokens=sum(part.completion_tokens for part in parts),
+        )
+
+    async def _try(self, request: GenerationRequest) -> Generation:
+        """Ask until there is an answer or no attempt is left.
+
+        Raises:
+            openai.APIStatusError: the server refused the request for a field. _ServerError: any other failure.
+        """
         try:
-            body = _body(request)
+            body = self._body(request)
         except ValueError as error:
-            return Generation((), error=str(error))
+            raise _ServerError(Failure(str(error), "rejected")) from error
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self._attempts),
             wait=self._pause,
-            retry=retry_if_exception(lambda error: not self._stopping and _may_pass(error)),
+            retry=retry_if_exception(lambda error: not self._stopping and self._again(error)),
             reraise=True,
         )
         try:
@@ -213,18 +364,40 @@ class OpenAIGenerator:
                     self.traffic.retried += attempt.retry_state.attempt_number > 1
                     # The library's own time-out restarts with every byte; this one bounds the whole attempt.
                     async with asyncio.timeout(self._timeout):
-                        assert self._client is not None
-                        completion = await self._client.chat.completions.create(
-                            model=self.model, extra_body=self._extra_body or None, **body
-                        )
-                    return _read(completion, request.sampling.n)
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            raise ServerRefusedError(
-                f"{self.base_url} refuses model {self.model!r} ({_message(error)}): check address, model name and key"
-            ) from error
-        except (openai.OpenAIError, SenselessAnswerError, ValueError, TimeoutError) as error:
-            return Generation((), error=_message(error))
+                        received = await self._post(body)
+                    return Generation(*read_reply(_json(received), body.get("n") or 1))
+        except Exception as error:
+            if unsupported_field(error) is not None:
+                raise
+            raise _ServerError(self._failure(error)) from error
         raise AssertionError("tenacity ends with a result or an exception")
+
+    async def _post(self, body: dict[str, Any]) -> bytearray:
+        """The body of the server's answer, its size bounded."""
+        assert self._client is not None
+        fields = {name: value for name, value in body.items() if name != "messages"}
+        received = bytearray()
+        async with self._client.chat.completions.with_streaming_response.create(
+            model=self.model, messages=body["messages"], extra_body=fields
+        ) as response:
+            async for chunk in response.iter_bytes():
+                received += chunk
+                if len(received) > LARGEST_BODY:
+                    raise SenselessAnswerError(f"a body of more than {LARGEST_BODY:,} bytes")
+        return received
+
+    def _again(self, error: BaseException) -> bool:
+        """Whether another attempt may help. A name or a route that is missing at the start will be missing later."""
+        failure = explain(error)
+        return failure.again and (failure.lasting != "no route" or bool(self.traffic.sent - self.traffic.failed))
+
+    def _failure(self, error: BaseException) -> Failure:
+        """What an error means, without secrets and with a word about the proxy that it came through."""
+        failure = explain(error)
+        text = redact(failure.message, self._api_key, *self.address.secrets)[:LONGEST_ERROR]
+        if self.address.proxy and failure.kind == "failed":
+            text += f" (through the proxy {self.address.proxy}; NO_PROXY={self.address.host} goes round it)"
+        return replace(failure, message=text)
 
     def _pause(self, state: RetryCallState) -> float:
         """Seconds to wait: what the server asks for when it does, growing pauses otherwise."""
@@ -236,34 +409,30 @@ class OpenAIGenerator:
                 pause = max(pause, float(error.response.headers.get("retry-after", "0")))
         return min(pause, LONGEST_PAUSE)
 
+    def _body(self, request: GenerationRequest) -> dict[str, Any]:
+        """The fields of a request but the model, as this server takes them."""
+        sampling = request.sampling
+        fields: dict[str, Any] = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "n": sampling.n,
+            "seed": sampling.seed,
+        }
+        for name in self.changes:
+            value = fields.pop(name, None)
+            if name == "max_tokens" and "max_completion_tokens" not in self.changes:
+                fields["max_completion_tokens"] = value
+        fields |= self._extra_body
+        messages = [{"role": m.role, "content": [_part(p) for p in m.parts]} for m in request.messages]
+        return {"messages": messages, **{name: value for name, value in fields.items() if value is not None}}
 
-def _may_pass(error: BaseException) -> bool:
-    if isinstance(error, openai.APIStatusError):
-        return error.status_code in (408, 409, 425, 429) or error.status_code >= 500
-    # ValueError: a body that is cut off or no JSON.
-    return isinstance(
-        error,
-        openai.APIConnectionError
-        | openai.APIResponseValidationError
-        | SenselessAnswerError
-        | TimeoutError
-        | json.JSONDecodeError
-        | UnicodeDecodeError,
-    )
 
-
-def _body(request: GenerationRequest) -> dict[str, Any]:
-    sampling = request.sampling
-    body: dict[str, Any] = {
-        "messages": [{"role": m.role, "content": [_part(p) for p in m.parts]} for m in request.messages],
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "max_tokens": sampling.max_tokens,
-        "n": sampling.n,
-    }
-    if sampling.seed is not None:
-        body["seed"] = sampling.seed
-    return body
+def _json(body: bytearray) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise SenselessAnswerError(f"a body that is not JSON: {bytes(body[:200])!r}") from error
 
 
 def _part(part: TextPart | ImagePart) -> dict[str, Any]:
@@ -279,35 +448,4 @@ def _format(data: bytes) -> str:
     for magic, name in _MAGIC:
         if data.startswith(magic):
             return name
-    raise ValueError(f"an image of {len(data)} bytes is no PNG, JPEG, GIF, BMP or WebP file: convert it first")
-
-
-def _read(completion: Any, n: int) -> Generation:
-    """A generation from a completion, with every field checked: the library passes through what it does not know."""
-    choices = getattr(completion, "choices", None)
-    if not isinstance(choices, list) or len(choices) != n:
-        raise SenselessAnswerError(f"expected {n} choice(s), got {str(completion)[:200]!r}")
-    texts, reasons = [], []
-    for choice in choices:
-        message = getattr(choice, "message", None)
-        text = getattr(message, "content", None)
-        # A server that separates the reasoning takes the tags off; verdicts are read with them.
-        thoughts = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
-        if isinstance(thoughts, str) and thoughts:
-            text = f"<think>{thoughts}</think>{text or ''}"
-        if not isinstance(text, str):
-            raise SenselessAnswerError(f"a choice without text: {str(choice)[:200]!r}")
-        texts.append(text)
-        reasons.append(str(getattr(choice, "finish_reason", None)))
-    usage = getattr(completion, "usage", None)
-    return Generation(
-        texts=tuple(texts),
-        finish_reasons=tuple(reasons),
-        prompt_tokens=int(getattr(usage, "prompt_tokens", 0) or 0),
-        completion_tokens=int(getattr(usage, "completion_tokens", 0) or 0),
-    )
-
-
-def _message(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {text}"[:LONGEST_ERROR]
+    raise ValueError(f"an image of {len(data)} bytes is not a PNG, JPEG, GIF, BMP or WebP file: convert it first")

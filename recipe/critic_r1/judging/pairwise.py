@@ -1,11 +1,10 @@
 """A pairwise judge that is asked about every pair twice, once in each order.
 
-A judge that likes the first place looks right on half of the pairs whatever they show. Only both orders tell skill
-from habit, so a pair stands in the data once per order, and what is counted later is the pair.
+A judge that prefers the first place looks right on half of the pairs whatever they show. Only both orders tell skill
+from position bias, so a pair is in the data once per order, and metrics count pairs.
 
-Three things can go wrong and stay apart here: a verdict that is wrong, a response that holds no readable verdict
-(`pred` None with the parser's reason), and a request that never was answered (`error`). None is turned into another,
-and no coin is tossed.
+Three kinds of failure are kept apart: a wrong verdict, a response without a readable verdict (`pred` None with the
+reason), and a request without an answer (`error`). None is turned into another, and no coin is tossed.
 """
 
 from __future__ import annotations
@@ -31,11 +30,17 @@ from recipe.critic_r1.judging.generation import (
 )
 from reward_fns.verdict import THINK_CLOSE, THINK_OPEN, Parsing, Verdict, parse_verdict
 
-Reader = Callable[[str], Verdict]
-"""Reads the verdict of one reply."""
+Reader = Callable[..., Verdict]
+"""Reads the verdict of one reply, with the keywords `prefilled` and `finished` of `parse_verdict`."""
 
 REQUEST_FAILED = "request_failed"
-"""Reason of a judgement whose request was not answered."""
+"""Reason of a judgement whose request was not answered and will be asked again."""
+
+NO_ANSWER = {"failed": REQUEST_FAILED, "rejected": "request_rejected", "filtered": "filtered"}
+"""`Generation.failure` -> reason of a judgement."""
+
+REFUSED = "refused"
+"""Reason of a judgement that the model refused to give."""
 
 SPLIT_VOTES = "split_votes"
 """Reason of a judgement whose readable votes have no majority."""
@@ -72,10 +77,11 @@ class Judgement:
     """What a judge said about one task.
 
     pred: `"1"`, `"2"`, `"tie"`, or None when no verdict can be read.
-    reason: of the parser (`ok`, `no_box`, ...), or REQUEST_FAILED or SPLIT_VOTES.
+    reason: of the parser (`ok`, `no_box`, ...), or REFUSED, SPLIT_VOTES, or one of NO_ANSWER.
     votes: the choice of each vote, None for an unreadable one; one entry unless several votes were asked for.
     text: the response that the verdict was read from (the first that voted with the majority).
     error: why there was no answer; None when there was one.
+    finish_reasons: of each vote, see `Generation`.
     """
 
     task: JudgeTask
@@ -87,6 +93,7 @@ class Judgement:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: str | None = None
+    finish_reasons: tuple[str, ...] = ()
 
     @property
     def answered(self) -> bool:
@@ -123,6 +130,7 @@ class Judgement:
             "well_formed": self.well_formed,
             "votes": list(self.votes),
             "error": self.error,
+            "finish_reasons": list(self.finish_reasons),
         }
 
 
@@ -133,6 +141,7 @@ def judge(
     *,
     parsing: Parsing = "strict",
     choices: Sequence[str] = ("1", "2", "tie"),
+    prefilled: bool = False,
     read: Reader | None = None,
 ) -> list[Judgement]:
     """Put all tasks to the judge in one batch; one judgement per task, in order.
@@ -140,13 +149,13 @@ def judge(
     Args:
         sampling: `n` above 1 asks for that many votes; the verdict is the most frequent readable one. A seed is
             turned into one per task.
-        parsing: how verdicts are read, see `reward_fns.verdict.parse_verdict`.
+        parsing, prefilled: how verdicts are read, see `reward_fns.verdict.parse_verdict`.
         read: reads the replies to another prompt; `parsing` and `choices` are not used then.
     """
     requests = [GenerationRequest(task.messages, sampling.for_request(task.pair_id, str(task.order))) for task in tasks]
     generations = generator.generate(requests)
     return [
-        judgement_of(task, generation, parsing=parsing, choices=choices, read=read)
+        judgement_of(task, generation, parsing=parsing, choices=choices, prefilled=prefilled, read=read)
         for task, generation in zip(tasks, generations, strict=True)
     ]
 
@@ -157,14 +166,20 @@ def judgement_of(
     *,
     parsing: Parsing = "strict",
     choices: Sequence[str] = ("1", "2", "tie"),
+    prefilled: bool = False,
     read: Reader | None = None,
 ) -> Judgement:
     """Read the verdict of a task from what the model wrote. See `judge`."""
     if generation.error is not None:
-        return Judgement(task, None, REQUEST_FAILED, 0.0, (), "", error=generation.error)
+        return Judgement(task, None, NO_ANSWER[generation.failure], 0.0, (), "", error=generation.error)
     read = read or partial(parse_verdict, parsing=parsing, choices=choices)
-    verdicts = [read(text) for text in generation.texts]
+    verdicts = [
+        read(text, prefilled=prefilled, finished=finished)
+        for text, finished in zip(generation.texts, generation.finished, strict=True)
+    ]
     pred, reason, place = count_votes(verdicts)
+    if pred is None and generation.finish_reasons[place : place + 1] == ("refusal",):
+        reason = REFUSED
     return Judgement(
         task=task,
         pred=pred,
@@ -174,6 +189,7 @@ def judgement_of(
         text=generation.texts[place],
         prompt_tokens=generation.prompt_tokens,
         completion_tokens=generation.completion_tokens,
+        finish_reasons=generation.finish_reasons,
     )
 
 
@@ -194,7 +210,7 @@ def count_votes(verdicts: Sequence[Verdict]) -> tuple[str | None, str, int]:
 
 
 def thinking(text: str) -> str:
-    """The text of the first think block; everything behind the tag when it does not close; empty without one."""
+    """The text of the first think block; everything after the tag when it does not close; empty without one."""
     _, opened, rest = text.partition(THINK_OPEN)
     if not opened:
         before, closed, _ = text.partition(THINK_CLOSE)
@@ -217,7 +233,7 @@ def task_from_row(row: Mapping[str, Any]) -> JudgeTask:
     """
     info, label = row["extra_info"], row["reward_model"]["ground_truth"]
     if label not in ("1", "2", "tie"):
-        raise ValueError(f"label {label!r} is none of 1, 2, tie: run `critic-r1 validate` on the file")
+        raise ValueError(f"label {label!r} is not one of 1, 2, tie: run `critic-r1 validate` on the file")
     messages = messages_from_row(row["prompt"], row["images"] or ())
     hashes = [image.blake3 for message in messages for image in message.images]
     meta = json.loads(info.get("meta") or "{}")
@@ -239,7 +255,7 @@ def read_rows(paths: Iterable[Path]) -> list[tuple[str, dict[str, Any]]]:
     """All rows of task Parquet files, each with `FILE row N` to name it in an error.
 
     Raises:
-        FileNotFoundError: there is no file. ValueError: a file is no Parquet or lacks a column.
+        FileNotFoundError: there is no file. ValueError: a file is not Parquet or lacks a column.
     """
     rows = []
     files = sorted(paths)

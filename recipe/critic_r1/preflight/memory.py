@@ -14,6 +14,7 @@ from recipe.critic_r1.preflight.memory_estimate import (
     cache_tokens,
     host_lines,
     image_cpu_seconds,
+    log_probability_lines,
     rollout_lines,
     total,
     training_lines,
@@ -40,11 +41,17 @@ def estimate(config: DictConfig) -> Iterator[Finding]:
     lines = training_lines(shape, config)
     smaller = "Lower the micro-batch, or take more GPUs, tuning=fast, or actor.fsdp_config.offload_policy=true (fsdp2)."
     yield _compare("GPU memory, training", lines, gpu, CUDA_GIB, smaller)
+    lines = log_probability_lines(shape, config)
+    smaller = "Lower rollout.log_prob_micro_batch_size_per_gpu, or actor.entropy_from_logits_with_chunking=true."
+    yield _compare("GPU memory, log-probabilities", lines, gpu, CUDA_GIB, smaller)
     if gpu is not None:
         lines = rollout_lines(shape, config, gpu)
         yield _compare("GPU memory, rollout", lines, gpu, CUDA_GIB, "Lower rollout.gpu_memory_utilization.")
         yield _cache(shape, config, gpu)
-    pixels, file_bytes = mean_image(files(config.data.train_files)) or (None, None)
+    pixels, file_bytes = mean_image(files(config.data.train_files), roots=config.data.get("image_roots") or ()) or (
+        None,
+        None,
+    )
     shown = _limited(pixels, config)
     lines = host_lines(shape, config, shown, file_bytes)
     yield _compare("host memory", lines, host, 0.0, "Lower data.train_batch_size or the pixel limits, or take more.")

@@ -1,11 +1,11 @@
 """How much GPU and host memory, and how much disk, a run will take, by arithmetic.
 
-An estimate, not a measurement: it adds up what verl 0.9.1, FSDP, Adam and vLLM are known to hold, each line with its
-formula, so that a user can see which one to change. The worst case is counted (every sequence of a micro-batch at its
-longest); real batches are shorter. P is the number of parameters, N the number of GPUs, T the tokens of a micro-batch.
+An estimate, not a measurement: it adds up what verl 0.9.1, FSDP, Adam and vLLM hold, each line with its formula, so
+that a user can see which one to change. The worst case is counted (every sequence of a micro-batch at its longest);
+real batches are shorter. P is the number of parameters, N the number of GPUs, T the tokens of a micro-batch.
 
-What it is held against is in docs/cluster.md: the release trains a 7B model on 8 x 80 GB, and host peaks that others
-have published. Nothing here has been compared with a GPU run of our own.
+docs/cluster.md compares it with published figures: the release trains a 7B model on 8 x 80 GB, and others report host
+peaks. It has not been compared with a GPU run of our own.
 """
 
 import json
@@ -18,6 +18,9 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig
+
+from recipe.critic_r1.preflight.software import has_flash_attn
+from recipe.critic_r1.rollout import PREPARED_AT_ONCE
 
 GIB = 1024**3
 
@@ -64,9 +67,11 @@ CUDA_GIB = 2.5
 
 SHAPES = "model_shapes.yaml"
 
-PREPARED_AT_ONCE = 4
-"""Prompts whose images one agent-loop worker holds at a time (`recipe.critic_r1.rollout.agent_loop`): decoded for the
-Qwen-VL family, as pixels for others."""
+FUSED_CHUNK = 512
+"""Tokens that verl's fused head computes at a time, in fp32."""
+
+LOSS_COPIES = 2
+"""Copies of the logits that verl's loss makes where flash-attn's cross-entropy, which works in place, is missing."""
 
 
 @dataclass(frozen=True)
@@ -125,19 +130,25 @@ class ModelShape:
         return attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
 
     @property
+    def merger_parameters(self) -> int:
+        """The two linear layers between vision tower and decoder; they are in FSDP1's root unit."""
+        merged = self.vision["hidden_size"] * self.vision.get("spatial_merge_size", 2) ** 2
+        out = self.vision["out_hidden_size"]
+        return int(merged * merged + merged + merged * out + out)
+
+    @property
     def vision_parameters(self) -> int:
         """Patch embedding, blocks and mergers of the vision tower."""
         v = self.vision
-        wide, inner, out = v["hidden_size"], v["intermediate_size"], v["out_hidden_size"]
+        wide, inner = v["hidden_size"], v["intermediate_size"]
         patch = v.get("in_channels", 3) * v.get("temporal_patch_size", 2) * v.get("patch_size", 14) ** 2
         merged = wide * v.get("spatial_merge_size", 2) ** 2
         attention = 4 * wide * wide + 4 * wide
         if self.family == "qwen2_5_vl":
             block = attention + 3 * wide * inner + 2 * inner + wide + 2 * wide
-            merger = wide + merged * merged + merged + merged * out + out
-            return patch * wide + v["depth"] * block + merger
+            return patch * wide + v["depth"] * block + wide + self.merger_parameters
         block = attention + 2 * wide * inner + inner + wide + 4 * wide
-        linear = merged * merged + merged + merged * out + out
+        linear = self.merger_parameters
         deep = len(v.get("deepstack_visual_indexes", ())) * (2 * merged + linear)
         positions = v.get("num_position_embeddings", 0) * wide
         return patch * wide + wide + positions + v["depth"] * block + 2 * wide + linear + deep
@@ -212,6 +223,43 @@ def micro_batch_tokens(config: DictConfig) -> int:
     return int(actor.ppo_micro_batch_size_per_gpu * longest / actor.ulysses_sequence_parallel_size)
 
 
+def predicting_tokens(config: DictConfig) -> int:
+    """Tokens of an actor's micro-batch whose logits are computed: with prompts computed once, those of responses."""
+    part, tokens = config.actor_rollout_ref, micro_batch_tokens(config)
+    if config.critic_r1.prompt_path != "once" or part.actor.ulysses_sequence_parallel_size > 1:
+        return tokens
+    prompt, response = config.data.max_prompt_length, config.data.max_response_length
+    # Rows of one prompt that fit, or as many whole rows as fit: whichever has more responses.
+    rows = max(tokens // (prompt + response), min(part.rollout.n, (tokens - prompt) // response))
+    return int(rows * response)
+
+
+@dataclass(frozen=True)
+class GroupCost:
+    """What the update of one prompt's rollouts takes on a GPU, in one micro-batch with gradient checkpointing."""
+
+    tokens: int
+    """That go through the language model."""
+    logits: int
+    """Tokens whose logits are computed."""
+    bytes: float
+    """Checkpointed inputs, one layer again, and logits with their gradient."""
+
+
+def group_cost(shape: ModelShape, prompt: int, response: int, n: int, path: str) -> GroupCost:
+    """The cost of n responses to a prompt.
+
+    Args:
+        prompt: tokens.
+        response: tokens of each response.
+        path: ``critic_r1.prompt_path``.
+    """
+    tokens = prompt + n * response if path == "once" else n * (prompt + response)
+    logits = n * response if path == "once" else tokens
+    layers = shape.hidden * shape.layers + ACTIVATIONS_PER_LAYER * shape.hidden + 4 * shape.intermediate
+    return GroupCost(tokens, logits, BF16 * (tokens * layers + 2 * logits * shape.vocabulary))
+
+
 def training_lines(shape: ModelShape, config: DictConfig) -> list[Line]:
     """What one GPU holds while the actor is updated."""
     part = config.actor_rollout_ref
@@ -224,42 +272,98 @@ def training_lines(shape: ModelShape, config: DictConfig) -> list[Line]:
             Line("gradients", "4 P' / N, P' the trained ones", FP32 * trained / n),
             Line("optimizer", "8 P' / N (Adam, fp32)", ADAM_STATES * FP32 * trained / n),
         ]
-    gathered = BF16 * (shape.embedding_parameters + 2 * shape.layer_parameters)
-    lines.append(Line("gathered weights", "2 (embeddings + 2 layers), bf16", gathered))
-    lines.append(
-        Line("gathered gradients", "4 x the largest unit, fp32", FP32 * max(shape.layer_parameters, shape.hidden))
-        if trained == p
-        else Line("gathered gradients", "adapters only", FP32 * trained / shape.layers)
-    )
+    lines.append(_gathered_weights(shape))
+    if trained < p:
+        lines.append(Line("gathered gradients", "adapters only", FP32 * trained / shape.layers))
+    elif part.actor.strategy == "fsdp":
+        root = shape.embedding_parameters + shape.merger_parameters
+        lines.append(Line("gathered gradients", "4 x FSDP1's root unit (embeddings and merger), fp32", FP32 * root))
+    else:
+        largest = max(shape.layer_parameters, shape.vocabulary * shape.hidden)
+        lines.append(Line("gathered gradients", "4 x the largest unit, fp32", FP32 * largest))
     layer = tokens * (ACTIVATIONS_PER_LAYER * shape.hidden + 4 * shape.intermediate) * BF16
     if part.model.enable_gradient_checkpointing:
         lines.append(Line("checkpointed inputs", "2 T x hidden x layers", BF16 * tokens * shape.hidden * shape.layers))
         lines.append(Line("one layer again", "2 T (8 hidden + 4 intermediate)", layer))
     else:
         lines.append(Line("activations", "2 T (8 hidden + 4 intermediate) x layers", layer * shape.layers))
+    lines += _vision_lines(shape, config, tokens)
     if part.model.use_fused_kernels:
-        lines.append(Line("logits", "fused: never whole", 0.0))
-    else:
-        lines.append(Line("logits", "T x vocabulary x 2, and their gradient", 2 * BF16 * tokens * shape.vocabulary))
+        head = FP32 * shape.vocabulary * (shape.hidden * (trained == p) + 2 * FUSED_CHUNK)
+        lines.append(Line("fused head", "4 vocabulary x hidden (its gradient) + 2 chunks of logits, fp32", head))
+        return lines
+    predicting = predicting_tokens(config)
+    counted = "response tokens (prompts computed once)" if predicting < tokens else "T"
+    logits = BF16 * predicting * shape.vocabulary
+    lines.append(Line("logits", f"2 {counted} x vocabulary, their gradient in place", logits))
+    if not has_flash_attn():
+        lines.append(Line("copies of the logits", "2 more, without flash-attn's cross-entropy", LOSS_COPIES * logits))
     return lines
+
+
+def log_probability_lines(shape: ModelShape, config: DictConfig) -> list[Line]:
+    """What one GPU holds while the old log-probabilities and their entropy are computed."""
+    part = config.actor_rollout_ref
+    tokens = _log_probability_tokens(config)
+    lines = [_kept(shape, config), _gathered_weights(shape)]
+    if part.model.use_fused_kernels:
+        lines.append(Line("fused head", "2 chunks of logits, fp32", FP32 * 2 * FUSED_CHUNK * shape.vocabulary))
+        return lines
+    lines.append(Line("logits", "2 T' x vocabulary, T' the tokens of this pass", BF16 * tokens * shape.vocabulary))
+    settings = part.actor.fsdp_config
+    if not settings.use_torch_compile and not part.actor.entropy_from_logits_with_chunking:
+        copies = 2 * FP32 * tokens * shape.vocabulary
+        lines.append(Line("entropy", "2 fp32 copies of the logits, neither compiled nor in chunks", copies))
+    return lines
+
+
+def _gathered_weights(shape: ModelShape) -> Line:
+    gathered = BF16 * (shape.embedding_parameters + 2 * shape.layer_parameters)
+    return Line("gathered weights", "2 (embeddings + 2 layers), bf16", gathered)
+
+
+def _log_probability_tokens(config: DictConfig) -> int:
+    rollout = config.actor_rollout_ref.rollout
+    if rollout.log_prob_use_dynamic_bsz:
+        return int(rollout.log_prob_max_token_len_per_gpu)
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    sequence = config.actor_rollout_ref.actor.ulysses_sequence_parallel_size
+    return int(rollout.log_prob_micro_batch_size_per_gpu * longest / sequence)
+
+
+def _vision_lines(shape: ModelShape, config: DictConfig, tokens: int) -> list[Line]:
+    """The vision tower's checkpointed inputs for the largest images that a micro-batch can hold."""
+    largest = (config.data.mm_processor_kwargs or {}).get("max_pixels")
+    if not largest:
+        return []
+    rows = max(1, tokens // (config.data.max_prompt_length + config.data.max_response_length))
+    # Our engine sees an image once in a micro-batch, and rollouts of one prompt are kept together.
+    images = rows if config.critic_r1.image_path == "stock" else -(-rows // config.actor_rollout_ref.rollout.n)
+    vision = shape.vision
+    patches = images * largest / vision.get("patch_size", 14) ** 2
+    held = BF16 * patches * vision["hidden_size"] * vision["depth"]
+    return [Line("vision checkpoints", "2 patches x vision hidden x depth, images at the pixel limit", held)]
 
 
 def rollout_lines(shape: ModelShape, config: DictConfig, gpu_gib: float) -> list[Line]:
     """What one GPU holds while the rollout engine generates; the cache takes what the engine's share leaves."""
     part = config.actor_rollout_ref
-    n, trained, tensor = workers(config), _trained(shape, config), part.rollout.tensor_model_parallel_size
-    fsdp = part.actor.fsdp_config
-    kept = 0.0
-    if not fsdp.offload_policy:
-        kept += 0.0 if fsdp.param_offload else FP32 * shape.parameters / n
-        kept += 0.0 if fsdp.optimizer_offload else ADAM_STATES * FP32 * trained / n
+    tensor = part.rollout.tensor_model_parallel_size
     share = part.rollout.gpu_memory_utilization * gpu_gib * GIB
     weights = BF16 * shape.parameters / tensor
     return [
-        Line("actor kept on the GPU", "4 P / N + 8 P' / N, less what is offloaded", kept),
+        _kept(shape, config),
         Line("rollout weights", "2 P / tensor parallel", weights),
         Line("KV cache and work space", "gpu_memory_utilization x GPU - rollout weights", share - weights),
     ]
+
+
+def _kept(shape: ModelShape, config: DictConfig) -> Line:
+    fsdp, n, kept = config.actor_rollout_ref.actor.fsdp_config, workers(config), 0.0
+    if not fsdp.offload_policy:
+        kept += 0.0 if fsdp.param_offload else FP32 * shape.parameters / n
+        kept += 0.0 if fsdp.optimizer_offload else ADAM_STATES * FP32 * _trained(shape, config) / n
+    return Line("actor kept on the GPU", "4 P / N + 8 P' / N, less what is offloaded", kept)
 
 
 def cache_tokens(shape: ModelShape, config: DictConfig, gpu_gib: float) -> float:

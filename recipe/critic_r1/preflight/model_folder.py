@@ -4,6 +4,9 @@ import ast
 import importlib.util
 import json
 import os
+import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.critic_r1.preflight.finding import Finding
 from recipe.critic_r1.preflight.memory_estimate import read_config
+
+RENDER_SECONDS = 10
+"""CPU seconds that a chat template may take for one short prompt."""
+
+RENDER_BYTES = 4 * 1024**3
+"""Address space of that process."""
 
 
 def folder(config: DictConfig) -> Iterator[Finding]:
@@ -102,7 +111,7 @@ def chat_template(config: DictConfig) -> Iterator[Finding]:
         return
     options = OmegaConf.select(config, "data.apply_chat_template_kwargs") or {}
     try:
-        text = render(template, dict(options))
+        text = render_bounded(template, OmegaConf.to_container(OmegaConf.create(options), resolve=True))  # type: ignore[arg-type]
     except Exception as error:
         yield Finding(
             "chat template",
@@ -150,6 +159,38 @@ def read_template(place: Path) -> str | None:
         if isinstance(found, str):
             return found
     return None
+
+
+def render_bounded(template: str, options: dict[str, Any]) -> str:
+    """`render` in a process of its own, which ends when it takes too long, too much memory or writes too much.
+
+    Raises:
+        ValueError: what the template did.
+    """
+    code = "import json, sys; from recipe.critic_r1.preflight.model_folder import render; "
+    code += "sys.stdout.write(render(**json.load(sys.stdin))[:1_000_000])"
+
+    def bound() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (RENDER_BYTES, RENDER_BYTES))
+        resource.setrlimit(resource.RLIMIT_CPU, (RENDER_SECONDS, RENDER_SECONDS))
+
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            input=json.dumps({"template": template, "options": options}),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=3 * RENDER_SECONDS,
+            preexec_fn=bound,
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"no end within {RENDER_SECONDS} s") from None
+    if done.returncode < 0:
+        raise ValueError(f"no end within {RENDER_SECONDS} s")
+    if done.returncode:
+        raise ValueError((done.stderr.strip().splitlines() or ["no output"])[-1][:300])
+    return done.stdout
 
 
 def render(template: str, options: dict[str, Any]) -> str:

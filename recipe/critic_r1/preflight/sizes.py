@@ -1,14 +1,13 @@
 """Arithmetic of the configuration alone: batches, lengths, parallel degrees."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 from omegaconf import DictConfig
 
+from recipe.critic_r1.images.prompt_path import ONCE, STOCK, reason_for_stock
 from recipe.critic_r1.preflight.finding import Finding
 from recipe.critic_r1.preflight.memory_estimate import ModelShape, read_config, workers
-
-SHARED_PROMPT_MODELS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-"""Model types whose training with shared prompts was compared with verl's way."""
 
 
 def batches(config: DictConfig) -> Iterator[Finding]:
@@ -129,20 +128,19 @@ def parallel(config: DictConfig) -> Iterator[Finding]:
 def prompts(config: DictConfig) -> Iterator[Finding]:
     """``critic_r1.prompt_path``, and where `once` falls back to verl's way."""
     path, name = config.critic_r1.prompt_path, "critic_r1.prompt_path"
-    if path not in ("once", "stock"):
-        yield Finding(name, "fail", f"{path!r} is neither 'once' nor 'stock'", "Choose one of the two.")
-    if path != "once":
+    if path not in (ONCE, STOCK):
+        yield Finding(name, "fail", f"{path!r} is neither {ONCE!r} nor {STOCK!r}", "Choose one of the two.")
+    if path != ONCE:
         return
     actor, reason = config.actor_rollout_ref.actor, None
-    family = (read_config(str(config.actor_rollout_ref.model.path)) or {}).get("model_type")
+    model = read_config(str(config.actor_rollout_ref.model.path))
     if config.trainer.v1.trainer_mode != "critic_sync":
         reason = f"trainer mode {config.trainer.v1.trainer_mode} does not share prompts"
     elif actor.strategy not in ("fsdp", "fsdp2"):
         reason = f"strategy {actor.strategy} does not share prompts"
-    elif actor.ulysses_sequence_parallel_size > 1:
-        reason = "Ulysses cuts sequences"
-    elif family not in (None, *SHARED_PROMPT_MODELS):
-        reason = f"it was not compared with verl's way for model type {family}"
+    elif model is not None:
+        text = SimpleNamespace(**(model.get("text_config") or model))
+        reason = reason_for_stock(text, str(model.get("model_type")), actor.ulysses_sequence_parallel_size)
     if reason is not None:
         yield Finding(
             name,

@@ -1,6 +1,7 @@
 """Folders, disk and the free memory of the machine that the run is started from."""
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,9 +20,8 @@ def run_dir(config: DictConfig) -> Iterator[Finding]:
     folder = Path(config.critic_r1.run_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         yield Finding("critic_r1.run_dir", "fail", f"{folder} cannot be written ({error.strerror})", "Choose another.")
         return
@@ -68,16 +68,21 @@ def checkpoints(config: DictConfig) -> Iterator[Finding]:
     folder = Path(config.trainer.default_local_dir)
     while not folder.exists():
         folder = folder.parent
-    size = checkpoint_bytes(shape, list(config.actor_rollout_ref.actor.checkpoint.save_contents))
+    contents = list(config.actor_rollout_ref.actor.checkpoint.save_contents)
+    size = checkpoint_bytes(shape, contents)
     saves = max(1, steps(config) // config.trainer.save_freq)
     keep = min(saves, config.trainer.max_actor_ckpt_to_keep or saves)
+    # The best model costs nothing while its checkpoint is there too.
+    best = checkpoint_bytes(shape, ["hf_model"]) if keep < saves and config.trainer.test_freq > 0 else 0.0
     free = shutil.disk_usage(folder).free
-    needed = size * keep
+    needed = size * keep + best
     status: Status = "pass" if free >= needed else ("fail" if free < size else "warn")
+    beside = f" and the best model of {best / GIB:.3g} GiB" if best else ""
     yield Finding(
         "disk for checkpoints",
         status,
-        f"{keep} checkpoint(s) of {size / GIB:.3g} GiB = {needed / GIB:.3g} GiB are kept; {free / GIB:.3g} GiB free",
+        f"{keep} checkpoint(s) of {size / GIB:.3g} GiB{beside} = {needed / GIB:.3g} GiB are kept; {free / GIB:.3g} GiB "
+        "free",
         "" if status == "pass" else "Lower trainer.max_actor_ckpt_to_keep, or set critic_r1.run_dir to a larger disk.",
     )
 

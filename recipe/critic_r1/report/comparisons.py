@@ -8,7 +8,7 @@ training runs share one board, but each is compared with its own start, since ev
 from dataclasses import dataclass, field
 from typing import Any
 
-from recipe.critic_r1.judging.redaction import redact
+from recipe.critic_r1.redaction import redact
 from recipe.critic_r1.report.differences import Difference, differences
 from recipe.critic_r1.report.records import shortened_name
 from recipe.critic_r1.report.run_files import Kind, Measured, Run

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from recipe.critic_r1.judging.redaction import redact, redacted
+from recipe.critic_r1.redaction import HIDDEN, redact, secret_name
 from recipe.critic_r1.report.charts import duration
 from recipe.critic_r1.report.records import StageRecord, shortened_name
 from recipe.critic_r1.report.run_files import METRICS, Kind, Run
@@ -28,12 +28,16 @@ def settings_of(run: Run) -> dict[str, Any]:
 def flat(settings: dict[str, Any], prefix: str = "") -> Rows:
     """A nested mapping as (dotted key, value) rows, without secrets."""
     rows: Rows = []
-    for key, value in redacted(settings).items():
+    for key, value in settings.items():
         name = shortened_name(redact(f"{prefix}{key}"))
+        if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+            value = {str(place): one for place, one in enumerate(value)}
         if isinstance(value, dict) and value:
             rows += flat(value, f"{name}.")
+        elif value and secret_name(str(key)):
+            rows.append((name, HIDDEN))
         else:
-            rows.append((name, "–" if value is None else shortened_name(str(value))))
+            rows.append((name, "–" if value is None else shortened_name(redact(str(value)))))
     return rows
 
 

@@ -38,7 +38,7 @@ from recipe.critic_r1.compat.pinned_sources import FUNCTIONS, REMEDY
 from recipe.critic_r1.images.dataset import bare, image_items, with_images
 from recipe.critic_r1.images.encoded import PIXELS, ImageInputs, PixelSettings, followed_by, travels_encoded
 from recipe.critic_r1.images.token_grid import measuring
-from recipe.critic_r1.preflight.memory_estimate import PREPARED_AT_ONCE
+from recipe.critic_r1.rollout import PREPARED_AT_ONCE
 from recipe.critic_r1.rollout.client import OneRequestPerPrompt, TimedOutput, rolled_out
 from recipe.critic_r1.rollout.shared_image import SharedImage
 
@@ -100,8 +100,7 @@ class SharedPromptWorker(_StockWorker):
         )
         self._reward_sees_images = getattr(resolve_reward_manager_cls(self.config), "sees_images", False)
         model, ours = self.model_config, self.config.critic_r1.pixels
-        # A prompt in preparation holds its images decoded for a moment (Mllama's as pixels, 100 MB for a large one);
-        # all at once would not fit.
+        # A prompt in preparation holds its images decoded for a moment; all at once would not fit.
         self._preparing = asyncio.Semaphore(PREPARED_AT_ONCE)
         self._pixel_settings = PixelSettings(
             processor_path=model.tokenizer_path,

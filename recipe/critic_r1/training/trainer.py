@@ -2,8 +2,8 @@
 
 Order matters for the logs. verl saves a checkpoint in the middle of a step and logs the step's metrics after it, so a
 process killed in between has a checkpoint whose last step nobody logged; and steps after the last checkpoint are run
-and logged a second time on resume. Here a step's lines are written first, the checkpoint after them, and a resumed run
-first cuts both logs back to the step of its checkpoint. Every step then stands in them exactly once.
+and logged a second time on resume. Here a step's lines are written first and the checkpoint after them, and a resumed
+run first cuts both logs back to the step of its checkpoint. Every step is then in them exactly once.
 """
 
 from collections.abc import Iterator
@@ -21,9 +21,14 @@ from verl.utils.seqlen_balancing import log_seqlen_unbalance
 from verl.workers.rollout.replica import RolloutReplica, RolloutReplicaRegistry
 
 from recipe.critic_r1 import compat
-from recipe.critic_r1.compat.pinned_sources import PROMPT_FUNCTIONS, PROMPT_REMEDY
+from recipe.critic_r1.compat.pinned_sources import (
+    PROMPT_FUNCTIONS,
+    PROMPT_REMEDY,
+    TRAINER_FUNCTIONS,
+    TRAINER_REMEDY,
+)
 from recipe.critic_r1.images.balance import by_prompt
-from recipe.critic_r1.images.prompts import ONCE, PROMPT_PATH
+from recipe.critic_r1.images.prompt_path import ONCE, PROMPT_PATH
 from recipe.critic_r1.launch.watchdog import ActorWatchdog
 from recipe.critic_r1.rollout.agent_loop import SHARED
 from recipe.critic_r1.rollout.cache_metrics import ImageCacheRate
@@ -55,7 +60,7 @@ class CriticTrainerSync(PPOTrainerSync):
     """`PPOTrainerSync` with critic metrics, a per-sample log, and a check that rollout and actor agree."""
 
     def __init__(self, config: Any) -> None:
-        compat.check_version(compat.VERL, "verl")
+        compat.check_sources(TRAINER_FUNCTIONS, TRAINER_REMEDY)
         self._watchdog: ActorWatchdog | None = None
         if config.critic_r1.image_path == SHARED:
             RolloutReplicaRegistry.register("vllm", _group_replica)
@@ -76,18 +81,13 @@ class CriticTrainerSync(PPOTrainerSync):
             raise ValueError(f"CriticTrainerSync is trainer mode critic_sync, not {name!r}")
 
     def _build_replay_buffer(self) -> Any:
-        # verl polls every two seconds for finished rollouts and offers no setting; a demo step is not much longer.
         buffer = super()._build_replay_buffer()
-        buffer.poll_interval = self.config.critic_r1.poll_interval_seconds
-        wait = buffer._wait_for_next_poll
-
-        def wait_while_alive(*args: Any, **kwargs: Any) -> Any:
-            if self._watchdog is not None:
-                self._watchdog.look()
-            return wait(*args, **kwargs)
-
-        buffer._wait_for_next_poll = wait_while_alive
+        compat.poll(buffer, self.config.critic_r1.poll_interval_seconds, self._look_at_actors)
         return buffer
+
+    def _look_at_actors(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.look()
 
     def fit(self, agent_loop_manager: Any) -> None:
         servers = [server for replica in self.llm_server_manager.get_replicas() for server in replica.servers]
@@ -142,7 +142,7 @@ class CriticTrainerSync(PPOTrainerSync):
 
     @contextmanager
     def _scored_fields(self, batch: Any) -> Iterator[None]:
-        """Let training workers fetch what they read, and not twenty columns more."""
+        """Let training workers fetch only the columns that they read."""
         batch.extra_info[PROMPT_PATH] = self.config.critic_r1.prompt_path
         before = batch.fields
         if self.config.actor_rollout_ref.actor.strategy in ("fsdp", "fsdp2"):
@@ -185,7 +185,7 @@ class CriticTrainerSync(PPOTrainerSync):
         changes = [after - before for after, before in zip(found.scores, scores, strict=True)]
         keys = [rollout.key for rollout in rollouts]
         rewards = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["rm_scores"])["rm_scores"]
-        # A rollout's reward stands on its last token.
+        # A rollout's reward is on its last token.
         adjusted = [
             torch.cat([row[:-1], row[-1:] + change]) for row, change in zip(rewards.unbind(), changes, strict=True)
         ]

@@ -98,6 +98,15 @@ FORMS: dict[str, dict[str, Any]] = {
             turn("assistant", [{"type": "text", "value": "A cat."}]),
         ],
     },
+    "arena battle": {
+        "question_id": "x",
+        "model_a": "one",
+        "model_b": "two",
+        "conversation_a": [turn("user", ASKED), turn("assistant", "A dog.")],
+        "conversation_b": [turn("user", ASKED), turn("assistant", "A cat.")],
+        "winner": "model_a",
+        "images": ["1.jpg"],
+    },
     "POVID": {
         "id": "0",
         "image": "1.jpg",
@@ -185,6 +194,18 @@ def test_every_turn_keeps_its_speaker(changes: dict[str, Any], question: str) ->
 )
 def test_what_cannot_be_shown_is_refused_by_name(changes: dict[str, Any], reason: str) -> None:
     assert reason_of({**FORMS["our DPO output"], **changes}).reason == reason
+
+
+@pytest.mark.parametrize(("winner", "better"), [("model_b", 1), ("tie", "tie"), ("tie (bothbad)", "tie")])
+def test_winners_of_battles(winner: str, better: Any) -> None:
+    assert converted({**FORMS["arena battle"], "winner": winner}).preferred == better
+
+
+def test_a_battle_of_several_turns_is_no_pair() -> None:
+    more = [turn("user", "And?"), turn("assistant", "Yes.")]
+    battle = FORMS["arena battle"]
+    longer = {name: [*battle[name], *more] for name in ("conversation_a", "conversation_b")}
+    assert reason_of({**battle, **longer}).reason == "several-turns"
 
 
 def test_conversations_that_differ_before_their_last_turn_are_no_pair() -> None:

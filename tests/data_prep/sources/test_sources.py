@@ -257,6 +257,9 @@ def test_bad_file_name(name: str, file: str, root: Path) -> None:
         ("llava_critic_grpo", ("answer",), "both are bad", "unknown-label"),
         ("r1_reward", ("answer",), ["<answer>1</answer>", "<answer>2</answer>"], "unknown-label"),
         ("omni_preference", ("solution",), "{}", "missing-field"),
+        ("multimodal_rewardbench", ("Text",), None, "missing-field"),
+        ("multimodal_rewardbench_2", ("response_b_images",), [{"bytes": b"x"}], "response-image"),
+        ("mllm_judge", ("human_answer",), "D", "unknown-label"),
         ("generic", ("rankings",), [1, 2], "bad-ranking"),
         ("spa_vl", ("image",), "http://example.org/a.jpg", "image-remote"),
     ],
@@ -300,7 +303,7 @@ def test_pointwise_row_becomes_a_score_task(root: Path) -> None:
     assert "from 0 (worst) to 10 (best)" in row.prompt
     assert json.loads(row.meta)["score"] == 85
     assert row.responses == ["A dog on grass."]
-    assert [list(row_problems(r.nested(), full=True, base=root)) for r in outcome.rows] == [[]]
+    assert [list(row_problems(r.nested(), full=True, roots=[root])) for r in outcome.rows] == [[]]
 
 
 def test_nway_tasks_name_the_best(root: Path) -> None:
@@ -308,7 +311,7 @@ def test_nway_tasks_name_the_best(root: Path) -> None:
     for row in outcome.rows:
         best = int(row.ground_truth) - 1
         assert row.responses[best].startswith("A dog")
-        assert not list(row_problems(row.nested(), full=True, base=root))
+        assert not list(row_problems(row.nested(), full=True, roots=[root]))
     assert len({row.ground_truth for row in outcome.rows}) > 1
 
 

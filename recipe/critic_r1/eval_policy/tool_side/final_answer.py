@@ -17,27 +17,29 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-VERDICT = Path(__file__).parents[4] / "reward_fns" / "verdict.py"
+ROOT = Path(__file__).parents[4]
 
 
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("critic_r1_verdict", VERDICT)
+def load(path: Path) -> ModuleType:
+    """A module of this project that imports the standard library only, by its file."""
+    spec = importlib.util.spec_from_file_location(f"critic_r1_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{VERDICT} cannot be loaded")
+        raise ImportError(f"{path} cannot be loaded")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
 
-_verdict = _load()
+_verdict = load(ROOT / "reward_fns" / "verdict.py")
 
 
-def final_answer(text: str, *, prefilled: bool = False) -> tuple[str, str]:
+def final_answer(text: str, *, prefilled: bool = False, finished: bool = True) -> tuple[str, str]:
     """What the metric sees, and how the response was read (a value of `reward_fns.verdict.Reason`).
 
     Args:
         prefilled: the chat template already wrote `<think>`.
+        finished: False for a response that the token limit ended.
 
     >>> final_answer("<think>Not A. Not C.</think> So \\\\boxed{\\\\text{B}}.")
     ('B', 'ok')
@@ -46,7 +48,7 @@ def final_answer(text: str, *, prefilled: bool = False) -> tuple[str, str]:
     >>> final_answer("<think>Not A, and")
     ('', 'unclosed_think')
     """
-    box = _verdict.find_box(text, prefilled=prefilled)
+    box = _verdict.find_box(text, prefilled=prefilled, finished=finished)
     if box.content is not None:
         return _verdict.unwrap(box.content), box.reason.value
     return text[box.answer_start :].strip(), box.reason.value

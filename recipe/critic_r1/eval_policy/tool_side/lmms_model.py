@@ -1,4 +1,4 @@
-"""lmms-eval with one model more: `critic_r1`, a served model that thinks before it answers.
+"""lmms-eval with one more model: `critic_r1`, a served model that thinks before it answers.
 
     ENVIRONMENT/bin/python lmms_model.py --model critic_r1 --model_args settings=FILE.json --tasks ... (as lmms-eval)
 
@@ -7,43 +7,58 @@ the model was trained with; on the way back it keeps the whole response and hand
 official metric, whatever it does with a text, sees the answer only. What was answered once is read from the journal and
 not asked again. Images, prompts, generation settings, retries and scoring stay the tool's.
 
-Runs in the environment of lmms-eval: nothing of ours is imported but final_answer.py, which stands beside it.
+Runs in the environment of lmms-eval: of this project it loads only files that import the standard library alone.
 """
 
 from __future__ import annotations
 
 import contextvars
 import hashlib
+import itertools
 import json
 import os
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from final_answer import final_answer  # type: ignore[import-not-found]
+from final_answer import ROOT, final_answer, load  # type: ignore[import-not-found]
+
+_replies = load(ROOT / "recipe" / "critic_r1" / "judging" / "replies.py")
 
 KEY_VARIABLE = "CRITIC_R1_API_KEY"
 """The served model's key. OPENAI_API_KEY is left to the judges that some tasks call."""
+
+URL_VARIABLE = "CRITIC_R1_BASE_URL"
+"""The served model's address, which may hold a password."""
+
+FORMAT = 2
+"""Of the journal's records. Older ones may hold errors of gateways as answers, and are asked again."""
 
 _asked: contextvars.ContextVar[tuple[str, str]] = contextvars.ContextVar("asked", default=("", ""))
 """Task and document of the request under way."""
 
 
 class Journal:
-    """Raw answers by what was asked, appended as they come; a line that a kill cut off is dropped."""
+    """Raw answers by what was asked, appended as they come; a line that a kill cut off is dropped.
+
+    Raises:
+        OSError: the path is a symbolic link, or cannot be opened.
+    """
 
     def __init__(self, path: Path) -> None:
         self._known: dict[str, dict[str, Any]] = {}
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        self._file = open(descriptor, "a+", encoding="utf-8")  # noqa: SIM115
+        self._file.seek(0)
+        text = self._file.read()
         for line in text.splitlines():
             try:
                 record = json.loads(line)
             except ValueError:
                 continue
-            self._known[record["key"]] = record
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+            if isinstance(record, dict) and record.get("format") == FORMAT:
+                self._known[record["key"]] = record
         if text and not text.endswith("\n"):
             self._file.write("\n")
 
@@ -61,35 +76,68 @@ class FinalAnswers:
 
     Args:
         completions: what answers in the end, with the method `create`.
-        suffix: added behind the last text of the last message; empty for none.
+        suffix: added after the last text of the last message; empty for none.
         prefilled: see `final_answer`.
     """
 
     def __init__(self, completions: Any, journal: Journal, *, suffix: str = "", prefilled: bool = False) -> None:
         self._completions, self._journal = completions, journal
         self._suffix, self._prefilled = suffix, prefilled
-        self._times: Counter[str] = Counter()
+        self._taken: dict[str, set[int]] = {}
 
     async def create(self, **payload: Any) -> Any:
-        """As the OpenAI method; the content of the first choice is the final answer."""
+        """As the OpenAI method; the content of the first choice is the final answer.
+
+        Raises:
+            RuntimeError: the server answered 200 with a body that is not an answer. The tool tries again.
+        """
         if self._suffix:
             payload["messages"] = with_suffix(payload["messages"], self._suffix)
         asked = hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()
-        key = f"{asked}-{self._times[asked]}"  # the same prompt several times: several samples
-        self._times[asked] += 1
+        # The same prompt several times is several samples; an attempt that failed is not one.
+        taken = self._taken.setdefault(asked, set())
+        number = next(n for n in itertools.count() if n not in taken)
+        taken.add(number)
+        try:
+            return await self._answer(f"{asked}-{number}", payload)
+        except BaseException:
+            taken.discard(number)
+            raise
+
+    async def _answer(self, key: str, payload: dict[str, Any]) -> Any:
+        from openai.types.chat import ChatCompletion
+
         record = self._journal.get(key)
         if record is None:
             response = await self._completions.create(**payload)
+            if not isinstance(response, ChatCompletion):
+                raise RuntimeError(f"the server's answer is not a chat completion: {str(response)[:200]}")
+            body = response.model_dump(mode="json", warnings=False)
+            text, reason = read(body)
             task, document = _asked.get()
-            record = {"key": key, "task": task, "doc": document, "response": response.model_dump(mode="json")}
+            record = {"format": FORMAT, "key": key, "task": task, "doc": document, "response": body}
             self._journal.add(record)
         else:
-            from openai.types.chat import ChatCompletion
-
             response = ChatCompletion.model_validate(record["response"])
-        choice = response.choices[0]
-        choice.message.content, _ = final_answer(choice.message.content or "", prefilled=self._prefilled)
+            text, reason = read(record["response"])
+        message = response.choices[0].message
+        message.content, _ = final_answer(text, prefilled=self._prefilled, finished=reason != "length")
         return response
+
+
+def read(body: dict[str, Any]) -> tuple[str, str]:
+    """The first text of a body and why it ended; empty and `filtered` where a filter withheld it.
+
+    Raises:
+        RuntimeError: the body is not an answer.
+    """
+    try:
+        reply = _replies.read_reply(body, max(1, len(body.get("choices") or ())))
+    except _replies.FilteredError:
+        if not body.get("choices"):
+            raise
+        return "", "filtered"
+    return reply.texts[0], reply.finish_reasons[0]
 
 
 def with_suffix(messages: list[dict[str, Any]], suffix: str) -> list[dict[str, Any]]:
@@ -122,8 +170,10 @@ def model_class() -> type:
 
         def __init__(self, settings: str, **given: Any) -> None:
             chosen = json.loads(Path(settings).read_text(encoding="utf-8"))
-            # batch_size, device: the tool gives them to every model, and this one has no use for them.
-            super().__init__(**chosen["model_args"], api_key=os.environ.get(KEY_VARIABLE, "EMPTY"))
+            # batch_size, device: the tool gives them to every model, and this one does not need them.
+            arguments = dict(chosen["model_args"])
+            arguments["base_url"] = os.environ.get(URL_VARIABLE) or arguments["base_url"]
+            super().__init__(**arguments, api_key=os.environ.get(KEY_VARIABLE, "EMPTY"))
             self.client: Any = _Client(
                 FinalAnswers(
                     self.client.chat.completions,

@@ -4,19 +4,27 @@ Right is an answer that is the label letter for letter, as in the demo's own eva
 and run in the environment of lmms-eval.
 """
 
-import io
+import os
+import sys
 from typing import Any
 
 from PIL import Image
 
 MARKER = "<image>"
 
+ROOT_VARIABLE = "CRITIC_R1_ROOT"
+"""Folder of this project, of which the environment of lmms-eval has nothing installed."""
+
 
 def open_image(image: Any) -> Image.Image:
-    """An image as `datasets` gives it, decoded or as `{bytes, path}`."""
-    if isinstance(image, dict):
-        return Image.open(io.BytesIO(image["bytes"]) if image.get("bytes") else image["path"]).convert("RGB")
-    return image.convert("RGB")
+    """An image as `datasets` gives it, decoded or as `{bytes, path}`, opened by the rule of training."""
+    if not isinstance(image, dict):
+        return image.convert("RGB")
+    if (root := os.environ.get(ROOT_VARIABLE)) and root not in sys.path:
+        sys.path.append(root)
+    from data_prep.reading.images import open_image as opened
+
+    return opened(image["bytes"])
 
 
 def to_visual(doc: dict[str, Any]) -> list[Image.Image]:

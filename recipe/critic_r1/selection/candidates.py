@@ -1,0 +1,229 @@
+"""Several answers of one policy to one question, sampled once and kept.
+
+Candidates are what best-of-N pays for, so they are sampled once and every selector is measured on the same ones. A
+candidate keeps the response as written, the final answer read from it (for counting votes and for telling
+duplicates), and the text that a critic gets to see. For a short-answer task that is the answer itself; for
+open questions it is the whole response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Any, Literal
+
+from data_prep.files import json_lines, write_json_lines
+from recipe.critic_r1.judging.generation import (
+    Generation,
+    GenerationRequest,
+    Generator,
+    ImagePart,
+    Message,
+    Sampling,
+    messages_from_row,
+)
+from recipe.critic_r1.judging.pairwise import images_blake3
+from reward_fns.answer import normalise
+from reward_fns.verdict import find_box, unwrap
+
+Shown = Literal["answer", "response"]
+"""What a critic sees of a candidate: the final answer only, or the whole response."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question to the policy.
+
+    problem_id: unique within a run.
+    messages: the policy's prompt, images included.
+    question: the bare question, as a critic is told it.
+    ground_truth: the right answer, for measuring only; None when it is not known.
+    place: file and row, for messages.
+    """
+
+    problem_id: str
+    messages: tuple[Message, ...] = field(repr=False)
+    question: str
+    ground_truth: str | None
+    place: str = field(default="", compare=False)
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        """The images, in reading order."""
+        return tuple(image for message in self.messages for image in message.images)
+
+    @property
+    def image_blake3(self) -> str:
+        """Name of the images: questions about the same ones form a cluster."""
+        return images_blake3([image.blake3 for image in self.images]) if self.images else self.problem_id
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One sampled answer.
+
+    index: place among the candidates of its problem, from 0.
+    text: the response as written.
+    answer: the final answer in one spelling (`reward_fns.answer.normalise`), by which candidates are equal; None when
+        none can be read.
+    shown: what a critic sees.
+    correct: whether the answer is right; for measuring and for the oracle only.
+    finished: False where the token limit ended the response.
+    """
+
+    index: int
+    text: str
+    answer: str | None
+    shown: str
+    correct: bool
+    finished: bool = True
+
+
+@dataclass(frozen=True)
+class Pool:
+    """All candidates of one problem.
+
+    prompt_tokens, completion_tokens: what drawing them took, over all of them; 0 when it is not known.
+    """
+
+    problem: Problem
+    candidates: tuple[Candidate, ...]
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+def final_answer(text: str, *, prefilled: bool = False, finished: bool = True) -> str | None:
+    """The content of the box that counts in a response (see `reward_fns.verdict.find_box`), or None."""
+    content = find_box(text, prefilled=prefilled, finished=finished).content
+    return unwrap(content) or None if content is not None else None
+
+
+def exact_match(answer: str | None, ground_truth: str | None) -> bool:
+    """Whether an answer is the known one, letter for letter."""
+    return answer is not None and answer == ground_truth
+
+
+def make_pool(
+    problem: Problem,
+    texts: Iterable[str],
+    *,
+    shown: Shown = "answer",
+    is_correct: Callable[[str | None, str | None], bool] = exact_match,
+    prompt_tokens: int = 0,
+    completion_tokens: int = 0,
+    finished: Sequence[bool] = (),
+    prefilled: bool = False,
+) -> Pool:
+    """Candidates of a problem from the responses as written, and what sampling them took (see `Pool`).
+
+    Args:
+        finished: per response, whether the model ended it; all did when empty.
+        prefilled: the chat template already writes `<think>`.
+    """
+    candidates = []
+    for index, (text, whole) in enumerate(zip(texts, chain(finished, repeat(True)), strict=False)):
+        answer = final_answer(text, prefilled=prefilled, finished=whole)
+        seen = text if shown == "response" else answer or ""
+        spelled = None if answer is None else normalise(answer) or None
+        candidates.append(Candidate(index, text, spelled, seen, is_correct(answer, problem.ground_truth), whole))
+    return Pool(problem, tuple(candidates), prompt_tokens, completion_tokens)
+
+
+def sample_pools(
+    generator: Generator,
+    problems: Sequence[Problem],
+    sampling: Sampling,
+    *,
+    shown: Shown = "answer",
+    is_correct: Callable[[str | None, str | None], bool] = exact_match,
+    prefilled: bool = False,
+    lost: list[tuple[Problem, Generation]] | None = None,
+) -> list[Pool]:
+    """`sampling.n` candidates for each problem, all problems in one batch. A seed is turned into one per problem.
+
+    Args:
+        lost: problems without candidates are appended here with the failure, and left out.
+
+    Raises:
+        RuntimeError: a request failed and `lost` is None.
+    """
+    generations = generator.generate(
+        [GenerationRequest(problem.messages, sampling.for_request(problem.problem_id)) for problem in problems]
+    )
+    pools = []
+    for problem, found in zip(problems, generations, strict=True):
+        if found.error is None:
+            tokens = {"prompt_tokens": found.prompt_tokens, "completion_tokens": found.completion_tokens}
+            pool = make_pool(
+                problem, found.texts, shown=shown, is_correct=is_correct, finished=found.finished, prefilled=prefilled,
+                **tokens,
+            )  # fmt: skip
+            pools.append(pool)
+        elif lost is None:
+            raise RuntimeError(f"no candidates for problem {problem.problem_id}: {found.error}")
+        else:
+            lost.append((problem, found))
+    return pools
+
+
+def save_pools(pools: Iterable[Pool], path: Path) -> None:
+    """Write a line per problem: `problem_id`, `ground_truth`, `texts`, `finished`, and the tokens of `Pool`."""
+    write_json_lines(
+        path,
+        (
+            {
+                "problem_id": pool.problem.problem_id,
+                "ground_truth": pool.problem.ground_truth,
+                "texts": [candidate.text for candidate in pool.candidates],
+                "finished": [candidate.finished for candidate in pool.candidates],
+                "prompt_tokens": pool.prompt_tokens,
+                "completion_tokens": pool.completion_tokens,
+            }
+            for pool in pools
+        ),
+    )
+
+
+def load_pools(path: Path, problems: Sequence[Problem], *, shown: Shown = "answer") -> list[Pool]:
+    """Read what `save_pools` wrote, for exactly these problems, in their order.
+
+    Raises:
+        ValueError: a line is broken, or the file lacks a problem.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for line in json_lines(path):
+        try:
+            if line.error is not None:
+                raise ValueError(line.error)
+            record = line.value
+            found[record["problem_id"]] = {
+                "texts": list(record["texts"]),
+                "finished": list(record.get("finished", ())),
+                # Older files have no tokens.
+                **{name: int(record.get(name, 0)) for name in ("prompt_tokens", "completion_tokens")},
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path} line {line.number} is not a record of candidates ({error}): sample them again"
+            ) from error
+    missing = [problem.problem_id for problem in problems if problem.problem_id not in found]
+    if missing:
+        raise ValueError(
+            f"{path} has no candidates for {len(missing)} of {len(problems)} problems (first: {missing[0]}):"
+            " it was sampled on other data; sample them again"
+        )
+    return [make_pool(problem, **found[problem.problem_id], shown=shown) for problem in problems]
+
+
+def problem_from_row(row: Mapping[str, Any], place: str = "") -> Problem:
+    """A policy row of the task Parquet (`data_source` = `policy/...`) as a problem."""
+    info = row["extra_info"]
+    return Problem(
+        problem_id=str(info["pair_id"]),
+        messages=messages_from_row(row["prompt"], row["images"] or ()),
+        question=str(info["question"]),
+        ground_truth=row["reward_model"]["ground_truth"],
+        place=place,
+    )

@@ -1,0 +1,95 @@
+"""What a point of a best-of-N curve costs, and what a percentage point gained by it costs.
+
+A point's cost is what a run with that N and that selector alone would cost for one question: drawing N candidates, and
+the judgements of one block of N. It is averaged over the blocks and the questions, like the point's value, whether the
+judgements were shared with another selector here or not. Prompt tokens are counted in full, as servers count them;
+what a prefix cache saves is not taken off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from recipe.critic_r1.selection.candidates import Pool
+from recipe.critic_r1.selection.knock_out import Bracket
+from recipe.critic_r1.selection.matches import MatchJudge
+
+LEAST_GAIN = 1e-9
+"""Gains below are rounding."""
+
+
+@dataclass(frozen=True)
+class PointCost:
+    """Means per question; None where a server did not count the tokens of an answer.
+
+    judgements: asked of the critic.
+    judge_prompt_tokens, judge_completion_tokens: of these.
+    candidate_tokens: of the N candidates: their prompt once, and N completions.
+    """
+
+    judgements: float
+    judge_prompt_tokens: float | None
+    judge_completion_tokens: float | None
+    candidate_tokens: float | None
+
+    @property
+    def tokens(self) -> float | None:
+        """All tokens of a question."""
+        parts = (self.judge_prompt_tokens, self.judge_completion_tokens, self.candidate_tokens)
+        known = [part for part in parts if part is not None]
+        return sum(known) if len(known) == len(parts) else None
+
+    def tokens_per_point(self, one_sample: PointCost, gain: float | None) -> float | None:
+        """Tokens of a question, beyond those of one sample, per percentage point of right answers gained over it.
+
+        Args:
+            gain: share of right answers minus that of one sample.
+
+        Returns:
+            None when nothing was gained, or when the tokens are not known.
+        """
+        mine, base = self.tokens, one_sample.tokens
+        if mine is None or base is None or gain is None or gain < LEAST_GAIN:
+            return None
+        return (mine - base) / (100 * gain)
+
+    def as_dict(self) -> dict[str, float | None]:
+        """For JSON."""
+        return {
+            "judgements": self.judgements,
+            "judge_prompt_tokens": self.judge_prompt_tokens,
+            "judge_completion_tokens": self.judge_completion_tokens,
+            "candidate_tokens": self.candidate_tokens,
+            "tokens": self.tokens,
+        }
+
+
+def sampling_cost(pools: Sequence[Pool], size: int) -> PointCost:
+    """What `size` candidates per question cost, without any judgement."""
+    tokens: float | None = None
+    if all(pool.completion_tokens for pool in pools):
+        tokens = float(
+            np.mean([p.prompt_tokens + p.completion_tokens * min(1, size / len(p.candidates)) for p in pools])
+        )
+    return PointCost(0.0, 0.0, 0.0, tokens)
+
+
+def tournament_cost(pools: Sequence[Pool], brackets: Sequence[Bracket], level: int, judge: MatchJudge) -> PointCost:
+    """What a tournament of 2^level candidates costs per question, its candidates included."""
+    costs = [[judge.cost(names) for names in bracket.requests[level]] for bracket in brackets]
+
+    def mean(field: str) -> float | None:
+        rows = [[getattr(cost, field) for cost in row] for row in costs]
+        if any(value is None for row in rows for value in row):
+            return None
+        return float(np.mean([np.mean(row) for row in rows]))
+
+    return PointCost(
+        judgements=mean("judgements") or 0.0,
+        judge_prompt_tokens=mean("prompt_tokens"),
+        judge_completion_tokens=mean("completion_tokens"),
+        candidate_tokens=sampling_cost(pools, 1 << level).candidate_tokens,
+    )
