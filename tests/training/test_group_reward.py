@@ -29,11 +29,14 @@ class Letters:
         return "".join(chr(int(i)) for i in ids)
 
 
-def settings(url: str = "http://127.0.0.1:1/v1", *, workers: int = 1, **own: Any) -> Any:
+def settings(url: str = "http://127.0.0.1:1/v1", *, workers: int = 8, image_path: str = "shared", **own: Any) -> Any:
     judge = {"url": url, "model": "critic", "wording": "compact", "shown": "answer", "scheme": "win_rate"}
     return OmegaConf.create(
         {
-            "critic_r1": {"group_reward": judge | {"first_pause": 0.001, "attempts": 4} | own},
+            "critic_r1": {
+                "image_path": image_path,
+                "group_reward": judge | {"first_pause": 0.001, "attempts": 4} | own,
+            },
             "actor_rollout_ref": {"rollout": {"n": 3}, "model": {"tokenizer_path": "none", "path": "none"}},
             "reward": {
                 "num_workers": workers,
@@ -172,7 +175,7 @@ def test_verls_own_rollout_sends_one_response_at_a_time(monkeypatch: pytest.Monk
     batches = [group(boxed(1, 3, 2), uid="a", **columns), group(boxed(7, 9, 9), uid="b", **columns)]
 
     async def run() -> list[dict[str, Any]]:
-        verls = worker(settings(server.url), monkeypatch)
+        verls = worker(settings(server.url, workers=1, image_path="stock"), monkeypatch)
         async with verls.reward_manager._critic:
             return await asyncio.gather(*(verls.compute_score(data[i : i + 1]) for i in range(3) for data in batches))
 
@@ -185,7 +188,9 @@ def test_verls_own_rollout_sends_one_response_at_a_time(monkeypatch: pytest.Monk
 
 def test_verls_own_rollout_needs_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"reward\.num_workers=1"):
-        scored(monkeypatch, group(boxed(1, 3, 2), group_size=None), workers=8)
+        scored(monkeypatch, group(boxed(1, 3, 2), group_size=None))  # tools, videos: verl's path for single prompts
+    with pytest.raises(ValueError, match=r"reward\.num_workers=1"):
+        CriticGroupRewardManager(settings(image_path="stock"), Letters(), None)
 
 
 def test_the_frozen_critic_is_verls_reward_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,14 @@ from reward_fns.critic_groups import CriticGroups, JudgedGroup, question_of
 
 JUDGES = ("url", "frozen")
 
+SHARED = "shared"
+"""The ``critic_r1.image_path`` whose rollout sends whole groups."""
+
+NEEDS_ONE_WORKER = (
+    "verl's own rollout sends the responses of a prompt to different reward workers: set reward.num_workers=1, so that "
+    "critic_r1.group_reward sees whole groups"
+)
+
 _OPTIONS_OF_CRITIC = set(inspect.signature(ChatJudge).parameters) - {"url", "model", "api_key"}
 _OPTIONS_OF_GROUPS = {one.name for one in fields(CriticGroups)}
 _OWN_OPTIONS = {"judge", "url", "model", "wait_seconds"}
@@ -99,7 +107,9 @@ class CriticGroupRewardManager(NaiveRewardManager):
         self._groups = CriticGroups(**{name: value for name, value in settings.items() if name in _OPTIONS_OF_GROUPS})
         self._wait_seconds = float(settings.get("wait_seconds", 1800))
         self._group_size = int(config.actor_rollout_ref.rollout.n)
-        self._whole_groups = config.reward.num_workers == 1
+        self._one_worker = config.reward.num_workers == 1
+        if not self._one_worker and OmegaConf.select(config, "critic_r1.image_path") != SHARED:
+            raise ValueError(NEEDS_ONE_WORKER)
         self._waiting: dict[str, _Group] = {}
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
@@ -109,8 +119,8 @@ class CriticGroupRewardManager(NaiveRewardManager):
         columns = item.non_tensor_batch
         if _held_out(columns) or str(columns["data_source"]).startswith("critic"):
             return result
-        if "group_size" not in columns and not self._whole_groups:
-            raise ValueError("verl's own rollout needs reward.num_workers=1, so that a worker sees whole groups")
+        if "group_size" not in columns and not self._one_worker:
+            raise ValueError(NEEDS_ONE_WORKER)
         text = await self.loop.run_in_executor(None, self._text, item)
         group = self._waiting.get(columns["uid"])
         if group is None:
