@@ -303,7 +303,7 @@ SETTINGS = [
         "fail",
         "training: about .* of 80: .*logits",
     ),
-    (memory.estimate, "r1", {f"{ACTOR}.ppo_micro_batch_size_per_gpu": "8"}, "warn", "training: about 7. GiB of 80"),
+    (memory.estimate, "r1", {f"{ACTOR}.ppo_micro_batch_size_per_gpu": "13"}, "warn", "training: about 7. GiB of 80"),
     (memory.estimate, "r1", {f"{ROLLOUT}.gpu_memory_utilization": "0.9"}, "fail", "rollout: about 8. GiB of 80"),
     (
         memory.estimate,
