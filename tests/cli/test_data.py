@@ -152,7 +152,7 @@ def test_labels_contradictions_and_text_only(raw: Path) -> None:
 def test_nothing_usable_is_a_failure(raw: Path) -> None:
     code, text = run("prepare", "rlhf_v", "--input", raw, "--output", raw.parent / "out")
     assert code == 1
-    assert "rejected.jsonl" in text
+    assert "rejected.jsonl" in text.replace("\n", "")
     assert "'text' is missing or null The record has: " in " ".join(text.split())
 
 
