@@ -1,6 +1,5 @@
 """A critic on a server trains the policy: Ray, verl's reward workers, our rollout, and requests over HTTP."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ def prefers_longer(attempt: int, body: dict[str, Any]) -> Any:
     if attempt == 1:
         return "503"
     text = "".join(part.get("text", "") for part in body["messages"][0]["content"])
-    first, second = re.findall(r"^Response [12]: (.*)$", text, re.MULTILINE)
+    first, second = text.partition("Response 1: ")[2].rpartition("\nWhich response")[0].split("\nResponse 2: ")
     return answer(body, say(1 if len(first) > len(second) else 2 if len(first) < len(second) else "tie"))
 
 
@@ -42,9 +41,11 @@ def test_two_steps(workshop: Workshop, tmp_path: Path) -> None:
     assert len(samples) == 2 * 8 * 4
     by_name = {(sample["step"], sample["uid"], sample["sample"]): sample for sample in samples}
     for (step, uid, _), sample in by_name.items():
+        shares = [match["share"] for match in sample["matches"]]
+        assert sample["acc"] == pytest.approx(sum(shares) / len(shares) if shares else 0.5)
         for match in sample["matches"]:
-            other = by_name[step, uid, match["against"]]
-            longer = len(sample["response"].strip()) - len(other["response"].strip())
-            assert match["share"] == (1.0 if longer > 0 else 0.0 if longer < 0 else 0.5)
+            (back,) = [m for m in by_name[step, uid, match["against"]]["matches"] if m["against"] == sample["sample"]]
+            assert back["share"] == 1 - match["share"]
+            assert back["verdicts"] == match["verdicts"][::-1]
     for body in server.bodies:
         assert [part["type"] for part in body["messages"][0]["content"]] == ["image_url", "text"]
