@@ -168,6 +168,7 @@ def test_the_common_part_holds_the_numbers_of_the_release(key: str, number: obje
 # FACTS of the release per base model: configuration, model, learning rate, prompt length, tensor parallelism.
 BASES = [
     ("r1", "Qwen/Qwen2.5-VL-7B-Instruct", 1e-6, 6142, 2),
+    ("r1_release", "Qwen/Qwen2.5-VL-7B-Instruct", 1e-6, 6142, 2),
     ("r1_plus", "russwang/ThinkLite-VL-7B", 5e-7, 6142, 2),
     ("r1_mimo_sft", "XiaomiMiMo/MiMo-VL-7B-SFT-2508", 1e-6, 6142, 2),
     ("r1_plus_mimo", "XiaomiMiMo/MiMo-VL-7B-RL-2508", 1e-6, 6142, 2),
