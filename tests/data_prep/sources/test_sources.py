@@ -236,7 +236,8 @@ def test_bad_file_name(name: str, file: str, root: Path) -> None:
     # The chat of r1_reward is JSON inside JSON.
     record = json.loads(text.replace(old, json.dumps(escaped)[1:-1] if name == "r1_reward" else escaped))
     outcome = transform(name, root)([(0, record)])
-    assert [r["reason"] for r in outcome.rejected] == ["image-missing"]
+    reason = "image-outside" if file.startswith("..") else "image-missing"
+    assert [r["reason"] for r in outcome.rejected] == [reason]
 
 
 @pytest.mark.parametrize(
