@@ -63,7 +63,7 @@ def recovered(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> R
 def test_a_killed_worker_is_a_clear_error(recovered: Recovered) -> None:
     assert recovered.killed, recovered.text[-3000:]
     assert "critic-r1: training stopped: a process of the run died" in recovered.text
-    assert "The same command goes on at step" in recovered.text
+    assert "The same command resumes at step" in recovered.text
 
 
 def test_the_run_is_started_again_and_ends_at_the_same_step(recovered: Recovered) -> None:
