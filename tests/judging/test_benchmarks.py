@@ -105,7 +105,7 @@ def test_records_that_give_no_task_are_said(tmp_path: Path) -> None:
         result = run("mm_rlhf_rewardbench", "--input", file, "--image-root", tmp_path, "--model", "m", "--base-url",
                      server.url, "--out", tmp_path / "out")  # fmt: skip
     assert result.exit_code == 0
-    assert f"of {PAIRS} records some gave no task (1 image-missing)" in " ".join(result.output.split())
+    assert f"some of {PAIRS} records gave no task (1 image-missing)" in " ".join(result.output.split())
     assert json.loads((tmp_path / "out" / "judge.json").read_text())["records_lost"] == {"image-missing": 1}
 
 
@@ -114,7 +114,7 @@ def test_records_that_give_no_task_are_said(tmp_path: Path) -> None:
     [
         (("vl_rewardbench",), "give those of MMInstruction/VL-RewardBench with --input"),
         (("mm_rlhf_rewardbench",), "and its images with --image-root"),
-        (("some/folder", "--limit", 3), "go with the name of a benchmark"),
+        (("some/folder", "--limit", 3), "need the name of a benchmark"),
     ],
 )
 def test_what_is_lacking_is_said(words: tuple[object, ...], message: str, tmp_path: Path) -> None:

@@ -240,13 +240,13 @@ GOOD = {"image": "a.png", "question": "Q?", "responses": ["x", "y"]}
 @pytest.mark.parametrize(
     ("row", "reason", "said"),
     [
-        ('{"image": ', "bad-json", "no valid JSON"),
+        ('{"image": ', "bad-json", "not valid JSON"),
         ('["x"]', "wrong-type", "Write one object a row"),
         ({**GOOD, "question": None}, "missing-field", "Give the row a 'question'"),
         ({**GOOD, "question": " "}, "empty-text", "is empty"),
         ({**GOOD, "image": None}, "image-missing", "Give the row an 'image'"),
         ({**GOOD, "image": "gone.png"}, "image-missing", "--image-root"),
-        ({**GOOD, "image": "../a.png"}, "image-missing", "leads out"),
+        ({**GOOD, "image": "../a.png"}, "image-outside", "leads out"),
         ({**GOOD, "image": "text.png"}, "image-unreadable", "drop the row"),
         ({**GOOD, "image": "cut.png"}, "image-truncated", "drop the row"),
         ({**GOOD, "responses": "x"}, "wrong-type", "not a list"),

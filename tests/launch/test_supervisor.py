@@ -157,8 +157,8 @@ import signal, sys
 from pathlib import Path
 from recipe.critic_r1.launch import supervisor
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
-recovery.interrupt_on_sigterm()
-recovery.supervise([sys.executable, "-c", sys.argv[2]], log=Path(sys.argv[1]), last_step=lambda: None, max_restarts=3,
+supervisor.interrupt_on_sigterm()
+supervisor.supervise([sys.executable, "-c", sys.argv[2]], log=Path(sys.argv[1]), last_step=lambda: None, max_restarts=3,
                    backoff_seconds=0)
 """
 

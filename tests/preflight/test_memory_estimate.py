@@ -248,6 +248,6 @@ def test_the_table_of_the_documentation_is_what_the_formulas_say() -> None:
         expected = [estimate.total(lines) + estimate.CUDA_GIB for lines in gpu]
         expected.append(estimate.total(estimate.host_lines(shape(), run, None)))
         assert [int(number) for number in numbers] == [round(number) for number in expected], changed
-    assert "A checkpoint takes 124 GiB" in text
+    assert "A checkpoint takes 124 GiB" in " ".join(text.split())
     everything = estimate.checkpoint_bytes(shape(), list(config().actor_rollout_ref.actor.checkpoint.save_contents))
     assert round(everything / GIB) == 124

@@ -31,7 +31,11 @@ SENT_FILES = (
     "recipe/critic_r1/eval_policy/installed.json",
     "recipe/critic_r1/eval_policy/suites/*.yaml",
     "recipe/critic_r1/eval_policy/tool_side/*.yaml",
+    "recipe/critic_r1/rehearsal/architectures/*.json",
     "recipe/critic_r1/report/templates/*",
+    "data_prep/py.typed",
+    "reward_fns/py.typed",
+    "recipe/critic_r1/py.typed",
 )
 """What the packages consist of; nothing else is sent."""
 
