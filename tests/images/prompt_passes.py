@@ -9,7 +9,6 @@ for each case, split and path what the passes of a step give.
 import os
 import pickle
 import sys
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,10 +20,8 @@ from omegaconf import OmegaConf, open_dict
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.engine import EngineRegistry
-from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.utils.losses import ppo_loss
 
-from recipe.critic_r1.cpu import fsdp_engine
 from recipe.critic_r1.training.trainer import SCORED_FIELDS
 
 IMAGE, VIDEO, VISION_START = 5, 6, 7
@@ -200,8 +197,6 @@ def engine_of(config: Any, case: Case, folder: Path) -> tuple[Any, Any]:
         for name, value in case.overrides.items():
             OmegaConf.update(config, f"actor_rollout_ref.{name}", value, force_add=True)
     part = config.actor_rollout_ref
-    if part.actor.strategy == "fsdp":
-        _fsdp1_on_a_cpu()
     actor, model = omega_conf_to_dataclass(part.actor), omega_conf_to_dataclass(part.model)
     actor.model_config = model
     engine = EngineRegistry.new(
@@ -214,22 +209,6 @@ def engine_of(config: Any, case: Case, folder: Path) -> tuple[Any, Any]:
     )
     engine.initialize()
     return engine, actor
-
-
-def _fsdp1_on_a_cpu() -> None:
-    # FSDP1 moves rank 0's weights to the others by way of a GPU; here every rank loads them itself.
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
-    class OnCPU(FullyShardedDataParallel):
-        def __init__(self, module: Any, **settings: Any) -> None:
-            settings |= {"sync_module_states": False, "device_id": torch.device("cpu"), "param_init_fn": None}
-            super().__init__(module, **settings)
-
-    transformer_impl.FSDP = OnCPU
-    transformer_impl.get_init_weight_context_manager = lambda **_: nullcontext
-    fsdp_engine._OnCPU._build_fsdp_module = lambda self, module: super(fsdp_engine._OnCPU, self)._build_fsdp_module(
-        module
-    )
 
 
 def main(job: Path, result: Path, rank: int = 0, world: int = 1, store: str = "") -> None:
