@@ -86,7 +86,7 @@ def test_every_example_is_tested() -> None:
     rest = {"run_policy_then_critic.sh", "run_qwen2_5_vl_7b_sft.sh"}
     rest |= {"slurm_r1.sbatch", "rayjob_r1.yaml", "skypilot_r1.yaml", "Dockerfile"}
     assert {path.name for path in EXAMPLES.iterdir()} == set(ONE_RUN) | rest
-    assert set(ONE_RUN.values()) == set(RUNS)
+    assert set(ONE_RUN.values()) == set(RUNS) - {"r1_release"}  # for comparison, started by hand
 
 
 @pytest.mark.parametrize("path", [*SCRIPTS, EXAMPLES / "slurm_r1.sbatch"], ids=lambda path: path.name)
