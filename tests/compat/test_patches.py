@@ -1,13 +1,19 @@
 """Patches of verl: each changes what it is for, and nothing else."""
 
+import io
+from collections.abc import Callable
+from importlib.metadata import entry_points
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import verl  # noqa: F401  (loads the plug-in, and with it the patch)
+from PIL import Image
 from tensordict import TensorDict
 from verl.utils import fsdp_utils, tensordict_utils
 
+from data_prep.reading.images import open_image
 from recipe.critic_r1 import compat
 from recipe.critic_r1.compat import engine_patches
 
@@ -82,3 +88,32 @@ def test_a_patch_of_the_engine_is_refused_on_another_source(name: str, monkeypat
     }[name]
     with pytest.raises(compat.IncompatibleVersion, match=next(iter(changed)).partition(":")[2]):
         apply()
+
+
+def grey_16_bit() -> Image.Image:
+    return Image.fromarray(np.linspace(0, 65535, 256).reshape(16, 16).astype("uint16"))
+
+
+def with_a_transparent_colour() -> Image.Image:
+    image = Image.new("RGB", (16, 16), "blue")
+    image.info["transparency"] = (0, 0, 255)
+    return image
+
+
+@pytest.mark.parametrize("draw", [grey_16_bit, with_a_transparent_colour])
+def test_vllm_shows_an_image_as_training_does(draw: Callable[[], Image.Image]) -> None:
+    from vllm.multimodal.media.image import ImageMediaIO  # `import verl` above registered the hook
+
+    image = draw()
+    file = io.BytesIO()
+    image.save(file, "PNG", **{key: value for key, value in image.info.items() if key == "transparency"})
+    served = ImageMediaIO().load_bytes(file.getvalue())
+    assert served.media == open_image(file.getvalue())
+    assert served.original_bytes == file.getvalue()
+    with pytest.raises(ValueError, match="Failed to load image"):
+        ImageMediaIO().load_bytes(b"not an image")
+
+
+def test_vllm_finds_the_patch_itself() -> None:
+    (found,) = (one for one in entry_points(group="vllm.general_plugins") if one.name == "critic_r1")
+    assert found.load() is compat.serve_images_as_trained

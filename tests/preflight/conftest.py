@@ -1,5 +1,9 @@
 """A run whose settings a test may change, without data or a model of its own."""
 
+import ast
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,3 +38,46 @@ class Run:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return Run(tmp_path / "run")
+
+
+SOURCES = sorted(Path(preflight.__file__).parent.glob("*.py"))
+MADE: set[tuple[str, int, str]] = set()
+"""File, line and status of every finding that a test has made."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def findings_are_noted() -> Iterator[None]:
+    original = preflight.Finding.__init__
+
+    def noted(self: preflight.Finding, *args: object, **kwargs: object) -> None:
+        original(self, *args, **kwargs)  # type: ignore[arg-type]
+        caller = sys._getframe(1)
+        MADE.add((Path(caller.f_code.co_filename).name, caller.f_lineno, self.status))
+
+    preflight.Finding.__init__ = noted  # type: ignore[method-assign]
+    yield
+    preflight.Finding.__init__ = original  # type: ignore[method-assign]
+
+
+def refusals(source: Path) -> Iterator[tuple[str, int, str]]:
+    """File, line and status of each place that can make a finding other than a `pass`."""
+    for function in ast.walk(ast.parse(source.read_text())):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        chosen = {n.target.id: n.value for n in ast.walk(function) if isinstance(n, ast.AnnAssign)}  # type: ignore[union-attr]
+        for call in ast.walk(function):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Finding":
+                status = call.args[1]
+                status = chosen.get(status.id, status) if isinstance(status, ast.Name) else status
+                for node in ast.walk(status):  # type: ignore[arg-type]
+                    if isinstance(node, ast.Constant) and node.value in ("warn", "fail"):
+                        yield source.name, call.lineno, str(node.value)
+
+
+def every_refusal_was_made(request: pytest.FixtureRequest, *names: str) -> None:
+    """Each `warn` and `fail` of these modules of preflight was made by a test of the calling module."""
+    here = [item for item in request.session.items if item.path == request.path]
+    written = set(re.findall(r"^def (test_\w+)", request.path.read_text(), re.MULTILINE))
+    if {item.originalname for item in here} != written:  # type: ignore[attr-defined]
+        pytest.skip("only some of this module's tests were chosen")
+    assert sorted({one for path in SOURCES if path.name in names for one in refusals(path)} - MADE) == []

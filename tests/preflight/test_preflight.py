@@ -1,11 +1,8 @@
 """What can be known to fail is refused before Ray starts, with file, row and remedy."""
 
-import ast
 import json
 import re
 import shutil
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +16,7 @@ from data_prep.tasks.pairwise import SCHEMA, Image, PolicyTask, PreferencePair, 
 from recipe.critic_r1 import preflight, provenance
 from recipe.critic_r1.preflight import data_files, memory, model_folder, ray_cluster, reward_function, sizes, storage
 from recipe.critic_r1.train import prepare_config
+from tests.preflight.conftest import SOURCES, every_refusal_was_made
 
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8ffff3f0005fe02fe0def46b8"
@@ -65,24 +63,6 @@ def good(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> d
         "critic_r1.run_dir": str(tmp_path / "run"),
         "critic_r1.min_free_memory_gb": "0.1",
     }
-
-
-MADE: set[tuple[str, int, str]] = set()
-"""File, line and status of every finding that a test of this module has made."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def findings_are_noted() -> Iterator[None]:
-    original = preflight.Finding.__init__
-
-    def noted(self: preflight.Finding, *args: object, **kwargs: object) -> None:
-        original(self, *args, **kwargs)  # type: ignore[arg-type]
-        caller = sys._getframe(1)
-        MADE.add((Path(caller.f_code.co_filename).name, caller.f_lineno, self.status))
-
-    preflight.Finding.__init__ = noted  # type: ignore[method-assign]
-    yield
-    preflight.Finding.__init__ = original  # type: ignore[method-assign]
 
 
 def config(given: dict[str, str], name: str = "demo") -> DictConfig:
@@ -544,31 +524,6 @@ def test_unmeasured_prompts_are_a_warning(good: dict[str, str]) -> None:
     assert [(finding.status, "34 rows were never measured" in finding.detail) for finding in found] == [("warn", True)]
 
 
-def refusals(source: Path) -> Iterator[tuple[str, int, str]]:
-    """File, line and status of each place that can make a finding other than a `pass`."""
-    for function in ast.walk(ast.parse(source.read_text())):
-        if not isinstance(function, ast.FunctionDef):
-            continue
-        chosen = {n.target.id: n.value for n in ast.walk(function) if isinstance(n, ast.AnnAssign)}  # type: ignore[union-attr]
-        for call in ast.walk(function):
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Finding":
-                status = call.args[1]
-                status = chosen.get(status.id, status) if isinstance(status, ast.Name) else status
-                for node in ast.walk(status):  # type: ignore[arg-type]
-                    if isinstance(node, ast.Constant) and node.value in ("warn", "fail"):
-                        yield source.name, call.lineno, str(node.value)
-
-
 def test_every_refusal_was_made_by_a_test_above(request: pytest.FixtureRequest) -> None:
-    here = [item for item in request.session.items if item.path == Path(__file__)]
-    text = Path(__file__).read_text()
-    if {item.originalname for item in here} != set(re.findall(r"^def (test_\w+)", text, re.MULTILINE)):  # type: ignore[attr-defined]
-        pytest.skip("only some of this module's tests were chosen")
-    expected = {
-        place
-        for path in Path(preflight.__file__).parent.glob("*.py")
-        if path.name != "doctor.py"
-        for place in refusals(path)
-    }
-    # Software and resume have test files of their own.
-    assert len(expected & MADE) > 40, sorted(expected - MADE)
+    elsewhere = ("doctor.py", "software.py", "resume.py")  # these two have test files of their own
+    every_refusal_was_made(request, *(path.name for path in SOURCES if path.name not in elsewhere))

@@ -8,7 +8,7 @@ import pytest
 
 from recipe.critic_r1.preflight import resume
 from recipe.critic_r1.training.checkpoints import TRACKER
-from tests.preflight.conftest import ACTOR, Run
+from tests.preflight.conftest import ACTOR, Run, every_refusal_was_made
 
 
 @pytest.fixture
@@ -89,3 +89,7 @@ def test_a_link_out_of_the_run_is_refused(run: Run, saved: Path, tmp_path: Path,
     (run.folder / name).symlink_to(tmp_path / "theirs")
     (line,) = run.said(resume.links, {}, "fail", "demo")
     assert name in line
+
+
+def test_every_refusal_was_made_by_a_test_above(request: pytest.FixtureRequest) -> None:
+    every_refusal_was_made(request, "resume.py")

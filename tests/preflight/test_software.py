@@ -9,7 +9,7 @@ import pytest
 from recipe.critic_r1 import preflight
 from recipe.critic_r1.preflight import combinations, doctor, software
 from recipe.critic_r1.preflight.software import Gpus
-from tests.preflight.conftest import ACTOR, MODEL, ROLLOUT, Run
+from tests.preflight.conftest import ACTOR, MODEL, ROLLOUT, Run, every_refusal_was_made
 
 ATTENTION = f"+{MODEL}.override_config.attn_implementation"
 PADDED = {f"{MODEL}.use_remove_padding": "false", ATTENTION: "sdpa"}
@@ -142,3 +142,7 @@ def test_the_doctor_looks_at_the_platform_of_the_machine(
     assert found["flash-attn"].status == flash_attn
     assert found["plug-in in a Ray worker"].status == "pass"
     assert found["plug-in in a Ray worker"].detail.endswith(f"platform {platform}")
+
+
+def test_every_refusal_was_made_by_a_test_above(request: pytest.FixtureRequest) -> None:
+    every_refusal_was_made(request, "software.py")

@@ -7,6 +7,7 @@ from recipe.critic_r1.compat.patches import (
     micro_batches_of_named_rows,
     poll,
     registered_attention_where_asked,
+    serve_images_as_trained,
     text_only_micro_batches,
 )
 from recipe.critic_r1.compat.versions import (
@@ -33,6 +34,7 @@ __all__ = [
     "micro_batches_of_named_rows",
     "poll",
     "registered_attention_where_asked",
+    "serve_images_as_trained",
     "source_digest",
     "text_only_micro_batches",
 ]

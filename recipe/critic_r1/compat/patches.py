@@ -8,8 +8,12 @@ import functools
 import importlib
 import logging
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
+import wrapt
+
+from data_prep.reading.images import BadImage, open_image
 from recipe.critic_r1.compat.pinned_sources import PATCHED, REMEDY
 from recipe.critic_r1.compat.versions import IncompatibleVersion, check_sources
 
@@ -17,20 +21,21 @@ logger = logging.getLogger(__name__)
 
 
 def replace(name: str, make: Callable[[Any], Callable[..., Any]]) -> None:
-    """Put ``make(original)`` in the place of the function ``module:name``, once a process.
+    """Put ``make(original)`` in the place of the function ``module:name`` or ``module:Class.name``, once a process.
 
     Raises:
         IncompatibleVersion: the function's code is not that of `PATCHED`.
     """
-    module_name, _, attribute = name.partition(":")
-    module = importlib.import_module(module_name)
-    original = getattr(module, attribute)
+    module, _, path = name.partition(":")
+    *owners, attribute = path.split(".")
+    owner = functools.reduce(getattr, owners, importlib.import_module(module))
+    original = getattr(owner, attribute)
     if hasattr(original, "_critic_r1"):
         return
     check_sources({name: PATCHED[name]}, REMEDY)
     replacement: Any = functools.wraps(original)(make(original))
     replacement._critic_r1 = True
-    setattr(module, attribute, replacement)
+    setattr(owner, attribute, replacement)
 
 
 def apply() -> None:
@@ -42,6 +47,8 @@ def apply() -> None:
         replace("verl.utils.tensordict_utils:maybe_fix_3d_position_ids", _position_ids_of_equal_length)
     except IncompatibleVersion as error:
         logger.warning("critic-r1: a patch was not applied: %s", error)
+    # Importing vLLM takes seconds, and few of a run's processes do.
+    wrapt.register_post_import_hook(serve_images_as_trained, "vllm.multimodal.media.image")
 
 
 def _position_ids_of_equal_length(original: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -60,6 +67,30 @@ def _position_ids_of_equal_length(original: Callable[[Any], None]) -> Callable[[
         original(data)
 
     return maybe_fix_3d_position_ids
+
+
+def serve_images_as_trained(module: ModuleType | None = None) -> None:
+    """Let vLLM's server show a model an image as `open_image` does; vLLM calls this by its own plug-in mechanism."""
+    # vLLM clips 16-bit images to white and shows the colour that a PNG declares transparent; training scales the one
+    # and puts the other on white.
+    try:
+        replace("vllm.multimodal.media.image:ImageMediaIO.load_bytes", _load_bytes)
+    except IncompatibleVersion as error:
+        logger.warning("critic-r1: vLLM shows unusual images in its own way: %s", error)
+
+
+def _load_bytes(original: Callable[..., Any]) -> Callable[..., Any]:
+    from vllm.multimodal.media.base import MediaWithBytes
+
+    def load_bytes(self: Any, data: bytes) -> Any:
+        if self.image_mode != "RGB" or self.rgba_background_color != (255, 255, 255):
+            return original(self, data)
+        try:
+            return MediaWithBytes(open_image(data), data)
+        except BadImage as error:
+            raise ValueError(f"Failed to load image: {error}") from error
+
+    return load_bytes
 
 
 def text_only_micro_batches() -> None:

@@ -6,6 +6,7 @@ the tests that name it, and take over the digests that ``python -m recipe.critic
 """
 
 PATCHED = {
+    "vllm.multimodal.media.image:ImageMediaIO.load_bytes": "1279627a25c4",
     "verl.utils.tensordict_utils:maybe_fix_3d_position_ids": "022298bd44e1",
     "verl.models.transformers.qwen2_vl:_get_input_embeds": "a6982cd68878",
     "torch.distributed:init_process_group": "2e8de82d8bf6",
