@@ -80,4 +80,5 @@ def every_refusal_was_made(request: pytest.FixtureRequest, *names: str) -> None:
     written = set(re.findall(r"^def (test_\w+)", request.path.read_text(), re.MULTILINE))
     if {item.originalname for item in here} != written:  # type: ignore[attr-defined]
         pytest.skip("only some of this module's tests were chosen")
-    assert sorted({one for path in SOURCES if path.name in names for one in refusals(path)} - MADE) == []
+    unmade = sorted({one for path in SOURCES if path.name in names for one in refusals(path)} - MADE)
+    assert not unmade, unmade

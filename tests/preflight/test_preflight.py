@@ -1,10 +1,12 @@
 """What can be known to fail is refused before Ray starts, with file, row and remedy."""
 
+import io
 import json
 import re
 import shutil
 from pathlib import Path
 
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -156,6 +158,25 @@ def test_bad_data_is_named(good: dict[str, str], tmp_path: Path, make, said: lis
         preflight.check(config(good))
     for pattern in said:
         assert error.match(pattern)
+
+
+def test_data_of_an_older_version_is_named_once(good: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 1, "argv": ["prepare", "generic"]}))
+    found = [finding for finding in preflight.findings(config(good)) if finding.status == "fail"]
+    assert [finding.check for finding in found] == ["data"]
+    assert "was written by an older version" in found[0].detail
+
+
+def test_images_that_stock_verl_shows_differently_are_named(good: dict[str, str], tmp_path: Path) -> None:
+    file = io.BytesIO()
+    PIL.Image.new("LA", (32, 32)).save(file, "PNG")
+    pair = PreferencePair("digits", (Image(file.getvalue()),), "Which?", ("7", "3"), 0)
+    records = [*rows(31), PreferenceTask(pair, order=0, index=31).row()]
+    good["data.train_files"] = str(write(tmp_path / "transparent.parquet", records))
+    assert [finding.status for finding in data_files.rows(config(good))] == ["pass", "pass"]
+    found = list(data_files.rows(config(good | {"critic_r1.image_path": "stock"})))
+    assert [finding.status for finding in found] == ["pass", "warn", "pass"]
+    assert "1 images are shown differently by stock verl" in found[1].detail
 
 
 @pytest.mark.parametrize(
@@ -525,5 +546,5 @@ def test_unmeasured_prompts_are_a_warning(good: dict[str, str]) -> None:
 
 
 def test_every_refusal_was_made_by_a_test_above(request: pytest.FixtureRequest) -> None:
-    elsewhere = ("doctor.py", "software.py", "resume.py")  # these two have test files of their own
+    elsewhere = ("doctor.py", "software.py", "combinations.py", "resume.py")  # tested in files of their own
     every_refusal_was_made(request, *(path.name for path in SOURCES if path.name not in elsewhere))

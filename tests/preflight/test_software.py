@@ -145,4 +145,4 @@ def test_the_doctor_looks_at_the_platform_of_the_machine(
 
 
 def test_every_refusal_was_made_by_a_test_above(request: pytest.FixtureRequest) -> None:
-    every_refusal_was_made(request, "software.py")
+    every_refusal_was_made(request, "software.py", "combinations.py")
