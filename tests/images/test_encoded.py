@@ -80,7 +80,7 @@ def test_pixels_are_those_of_the_processor(model: Path, shapes, form: str, mode:
     assert set(arrived.keys()) == {"pixel_values", "image_grid_thw"}
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "mllama"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_every_family_of_processors_gives_its_own_pixels(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if family == "qwen3_vl":
         import transformers as t
@@ -104,7 +104,7 @@ def test_every_family_of_processors_gives_its_own_pixels(family: str, monkeypatc
     for name in whole:
         assert (measured[name].shape, measured[name].dtype) == (whole[name].shape, whole[name].dtype), name
         assert name == "pixel_values" or torch.equal(measured[name], whole[name]), name
-    assert measured["pixel_values"].is_meta == family.startswith("qwen")
+    assert measured["pixel_values"].is_meta
     assert not processor(text=[text], images=images, return_tensors="pt")["pixel_values"].is_meta
 
 

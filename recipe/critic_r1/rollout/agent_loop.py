@@ -36,7 +36,7 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 from recipe.critic_r1 import compat
 from recipe.critic_r1.compat.pinned_sources import FUNCTIONS, REMEDY
 from recipe.critic_r1.images.dataset import bare, image_items, with_images
-from recipe.critic_r1.images.encoded import PIXELS, ImageInputs, PixelSettings, followed_by, travels_encoded
+from recipe.critic_r1.images.encoded import PIXELS, ImageInputs, PixelSettings, travels_encoded
 from recipe.critic_r1.images.token_grid import measuring
 from recipe.critic_r1.rollout import PREPARED_AT_ONCE
 from recipe.critic_r1.rollout.client import OneRequestPerPrompt, TimedOutput, rolled_out
@@ -281,7 +281,7 @@ class SharedPromptWorker(_StockWorker):
                 "loss_mask": record["response_mask"],
                 "input_ids": torch.cat([record["prompts"], record["responses"]]),
                 "position_ids": extend_position_ids(prepared.position_ids, response_tokens),
-                "multi_modal_inputs": followed_by(prepared.multi_modal_inputs, response_tokens),
+                "multi_modal_inputs": prepared.multi_modal_inputs,
             }
             keys.append(f"{row['uid']}_{sample}_0")
             fields.append(record)

@@ -29,7 +29,6 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2_5_vl paper": ("qwen2_5_vl", {"min_pixels": 262_144, "max_pixels": 4_194_304}),
     "qwen2_5_vl narrow": ("qwen2_5_vl", {"min_pixels": 3_136, "max_pixels": 12_544}),
     "qwen2_5_vl patch 16": ("qwen2_5_vl", {"patch_size": 16, "merge_size": 2}),
-    "mllama": ("mllama", {}),
 }
 
 
@@ -141,9 +140,8 @@ PROMPTS = [
 ]
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "mllama"])
-def test_facts_read_elsewhere_give_the_same_lengths(family: str, tmp_path: Path) -> None:
-    processor = make_processor(family)
+def test_facts_read_elsewhere_give_the_same_lengths(tmp_path: Path) -> None:
+    processor = make_processor("qwen2_5_vl")
     processor.save_pretrained(tmp_path)
     here = PromptMeter(processor, verl_resize=True)
     there = meter_of_model(str(tmp_path))
