@@ -128,6 +128,18 @@ def _step_time(result: Result) -> str:
     )
 
 
+def _shared_prompt(result: Result) -> str:
+    rows = []
+    for point in sorted(result["points"], key=lambda point: (point["n"], point["prompt_tokens"])):
+        seconds = [sum(found["cpu_seconds"] for found in point[path].values()) for path in ("stock", "once")]
+        ratios = [point[f"{name}_ratio"] for name in ("time", "memory", "tokens")]
+        apart = [f"{point[f'{name}_differ_by']:.0e}" for name in ("log_probs", "gradients")]
+        rows.append([number(point["prompt_tokens"]), point["n"], *map(number, ratios), *map(number, seconds), *apart])
+    heads = ["prompt tokens", "n", "times less time", "times less memory", "times fewer tokens", "CPU s, stock",
+             "CPU s, once", "log-probabilities differ by", "gradients differ by"]  # fmt: skip
+    return f"{table(heads, rows)}\n\n![Ratios over the length of the prompt](results/shared_prompt.svg)"
+
+
 def _convert(result: Result) -> str:
     ways = ("ours_plain", "ours_hashes", "ours_hashes_length")
     parts = []
@@ -243,6 +255,14 @@ SECTIONS: list[Section] = [
         _images,
     ),
     ("Time of a training step", "step_time.json", "The demo's training on a CPU, in seconds.", "step_time", _step_time),
+    (
+        "A prompt computed once",
+        "shared_prompt.json",
+        "Old log-probabilities, reference and update together, in verl's engine: `prompt_path` stock against once. "
+        "Responses of 200 to 250 tokens; the gradients' difference is relative, of the worst parameter.",
+        "shared_prompt --out benchmarks/results/shared_prompt.json",
+        _shared_prompt,
+    ),
     (
         "Conversion",
         "convert.json",
