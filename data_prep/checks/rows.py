@@ -285,8 +285,8 @@ def image_bytes(image: Any, roots: Sequence[str | os.PathLike[str]]) -> bytes:
         BadImage: there are none, or the name is not that of a file below a root; see `allowed_path`.
     """
     if isinstance(image, Mapping):
-        if isinstance(image.get("bytes"), bytes):
-            return image["bytes"]
+        if isinstance(data := image.get("bytes"), bytes):
+            return data
         raise BadImage("image-missing", "`bytes` is null, which verl cannot open")
     if isinstance(image, str) and image:
         try:

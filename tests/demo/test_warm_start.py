@@ -101,7 +101,7 @@ def test_samples_have_the_distribution_of_the_logits(folder: Path, rows: list[Di
         generator = torch.Generator().manual_seed(0)
         # A low temperature, so that few continuations share most of the probability.
         drawn = forward.sample(ids, images, copies=count, temperature=0.2, generator=generator, max_new_tokens=2)
-        seen, counts = drawn.unique(dim=0, return_counts=True)
+        seen, counts = torch.unique(drawn, dim=0, return_counts=True)
         logits = forward.response_logits(ids, images, seen, torch.zeros(len(seen), dtype=torch.long))
         logits[..., forward.image_id] = -torch.inf
         chances = (logits / 0.2).log_softmax(-1).gather(-1, seen[..., None]).sum(1).exp()[:, 0]

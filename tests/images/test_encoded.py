@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,11 +41,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def fresh_cache():
+def fresh_cache() -> None:
     images_inputs.pixel_cache.cache_clear()
 
 
-def item(data: bytes) -> dict:
+def item(data: bytes) -> dict[str, Any]:
     return {"type": "image", "bytes": data, "path": "a.jpg"}
 
 
@@ -61,7 +62,7 @@ SHAPES = {
     ("shapes", "form", "mode"),
     [*((shapes, "JPEG", "RGB") for shapes in SHAPES.values()), *((SHAPES["odd"], "PNG", m) for m in ("RGB", "L", "P"))],
 )
-def test_pixels_are_those_of_the_processor(model: Path, shapes, form: str, mode: str) -> None:
+def test_pixels_are_those_of_the_processor(model: Path, shapes: list[tuple[int, int]], form: str, mode: str) -> None:
     from verl.utils import hf_processor
 
     processor = hf_processor(str(model))

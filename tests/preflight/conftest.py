@@ -64,12 +64,12 @@ def refusals(source: Path) -> Iterator[tuple[str, int, str]]:
     for function in ast.walk(ast.parse(source.read_text())):
         if not isinstance(function, ast.FunctionDef):
             continue
-        chosen = {n.target.id: n.value for n in ast.walk(function) if isinstance(n, ast.AnnAssign)}  # type: ignore[union-attr]
+        chosen = {n.target.id: n.value for n in ast.walk(function) if isinstance(n, ast.AnnAssign) and n.value}  # type: ignore[union-attr]
         for call in ast.walk(function):
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Finding":
                 status = call.args[1]
                 status = chosen.get(status.id, status) if isinstance(status, ast.Name) else status
-                for node in ast.walk(status):  # type: ignore[arg-type]
+                for node in ast.walk(status):
                     if isinstance(node, ast.Constant) and node.value in ("warn", "fail"):
                         yield source.name, call.lineno, str(node.value)
 

@@ -4,20 +4,21 @@ import io
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 from typer.testing import CliRunner
 
 from data_prep.tasks.pairwise import SCHEMA, Image, PolicyTask, PreferencePair, PreferenceTask
 from recipe.critic_r1 import preflight, provenance
 from recipe.critic_r1.preflight import data_files, memory, model_folder, ray_cluster, reward_function, sizes, storage
-from recipe.critic_r1.train import prepare_config
+from recipe.critic_r1.train import compose_config, prepare_config
 from tests.preflight.conftest import SOURCES, every_refusal_was_made
 
 PNG = bytes.fromhex(
@@ -26,7 +27,7 @@ PNG = bytes.fromhex(
 )
 
 
-def rows(n: int) -> list[dict]:
+def rows(n: int) -> list[dict[str, Any]]:
     return [
         PreferenceTask(
             PreferencePair("digits", (Image(PNG),), f"Question {i}?", ("7", "3"), 0), order=i % 2, index=i
@@ -35,7 +36,7 @@ def rows(n: int) -> list[dict]:
     ]
 
 
-def write(path: Path, records: list[dict]) -> Path:
+def write(path: Path, records: list[dict[str, Any]]) -> Path:
     pq.write_table(pa.Table.from_pylist(records, schema=SCHEMA), path)
     return path
 
@@ -68,8 +69,7 @@ def good(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> d
 
 
 def config(given: dict[str, str], name: str = "demo") -> DictConfig:
-    with initialize_config_module("recipe.critic_r1.config", version_base=None):
-        composed = compose(name, overrides=[f"{key}={value}" for key, value in given.items()])
+    composed = compose_config(name, [f"{key}={value}" for key, value in given.items()])
     prepare_config(composed)
     return composed
 
@@ -152,7 +152,7 @@ def no_answer(folder: Path) -> str:
         (no_answer, [r"answer\.parquet, row 31"]),
     ],
 )
-def test_bad_data_is_named(good: dict[str, str], tmp_path: Path, make, said: list[str]) -> None:
+def test_bad_data_is_named(good: dict[str, str], tmp_path: Path, make: Callable[[Path], str], said: list[str]) -> None:
     good["data.train_files"] = make(tmp_path)
     with pytest.raises(preflight.PreflightError) as error:
         preflight.check(config(good))
@@ -398,7 +398,7 @@ def unknown_architecture(folder: Path) -> None:
     ],
 )
 def test_a_spoilt_model_folder_is_named(
-    good: dict[str, str], spoil, said: str, monkeypatch: pytest.MonkeyPatch
+    good: dict[str, str], spoil: Callable[[Path], object], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_folder, "RENDER_SECONDS", 1)
     spoil(Path(good["actor_rollout_ref.model.path"]))
@@ -479,7 +479,7 @@ def test_the_disk_has_room_for_checkpoints(
     good: dict[str, str], monkeypatch: pytest.MonkeyPatch, free_gib: int, status: str
 ) -> None:
     del good["actor_rollout_ref.model.path"]
-    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free_gib * 1024**3))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free_gib * 1024**3))
     (found,) = storage.checkpoints(config(good | {"trainer.total_training_steps": "1000"}, "r1"))
     assert found.status == status
     assert found.detail.startswith("5 checkpoint(s) of 124 GiB and the best model of 30.9 GiB = 649 GiB are kept")

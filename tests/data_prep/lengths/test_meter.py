@@ -90,7 +90,7 @@ def test_exact_on_texts(name: str, prompt: str, sizes: list[tuple[int, int]]) ->
     assert found.measure([prompt], [sizes]) == [real_length(found.processor, prompt, images)]
 
 
-def test_lengths_reach_the_rows_and_the_limit_counts(tmp_path) -> None:
+def test_lengths_reach_the_rows_and_the_limit_counts(tmp_path: Path) -> None:
     for n in range(4):
         (tmp_path / f"{n}.jpg").write_bytes(make_image(n, (100 * (n + 1), 90)))
     records = list(enumerate(GOOD["mm_rlhf"](n) for n in range(4)))
@@ -98,11 +98,11 @@ def test_lengths_reach_the_rows_and_the_limit_counts(tmp_path) -> None:
     roots = (str(tmp_path),)
     source = load_source("mm_rlhf")
     outcome = Transform(Settings("mm_rlhf", image_roots=roots), source, meter=found)(records)
-    lengths = [row.prompt_tokens for row in outcome.rows]
+    lengths = [row.prompt_tokens or 0 for row in outcome.rows]
     for row, length in zip(outcome.rows, lengths, strict=True):
         from data_prep.reading.images import open_image
 
-        image = open_image(row.images[0].data)
+        image = open_image(row.images[0].data or b"")
         assert length == real_length(found.processor, row.prompt, [image])
     limit = sorted(lengths)[1]
     strict = Settings("mm_rlhf", image_roots=roots, model="x", max_prompt_tokens=limit)
