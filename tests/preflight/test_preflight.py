@@ -18,8 +18,7 @@ from typer.testing import CliRunner
 from data_prep.tasks.pairwise import SCHEMA, Image, PolicyTask, PreferencePair, PreferenceTask
 from recipe.critic_r1 import preflight, provenance
 from recipe.critic_r1.preflight import data_files, memory, model_folder, ray_cluster, reward_function, sizes, storage
-from recipe.critic_r1.train import compose_config, prepare_config
-from tests.preflight.conftest import SOURCES, every_refusal_was_made
+from tests.preflight.conftest import SOURCES, composed, every_refusal_was_made
 
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8ffff3f0005fe02fe0def46b8"
@@ -69,9 +68,7 @@ def good(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> d
 
 
 def config(given: dict[str, str], name: str = "demo") -> DictConfig:
-    composed = compose_config(name, [f"{key}={value}" for key, value in given.items()])
-    prepare_config(composed)
-    return composed
+    return composed(name, given)
 
 
 def test_a_good_run_passes(good: dict[str, str]) -> None:
