@@ -87,11 +87,13 @@ def accept(config: DictConfig) -> None:
     omega_conf_to_dataclass(config.algorithm)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_verl_accepts_it(case: list[str]) -> None:
     accept(composed(*case))
 
 
+@pytest.mark.slow
 def test_verl_accepts_adapters() -> None:
     """In a process of its own: verl imports vLLM for the rank, and on this platform vLLM wants the plug-in first."""
     code = "from tests.config.test_configs import accept, composed; accept(composed('r1', 'tuning=lora'))"

@@ -62,6 +62,7 @@ def shapes(n: int) -> list[tuple[int, int]]:
     return (fixed + slivers + usable)[:n]  # type: ignore[return-value]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_exact_on_images_of_all_shapes(name: str) -> None:
     found = meter(name)

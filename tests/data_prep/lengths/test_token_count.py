@@ -60,6 +60,7 @@ def counters(kind: str) -> tuple[TokenCounter, TokenCounter]:
     return TokenCounter(text, fast=True), TokenCounter(text, fast=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("special", [False, True])
 def test_fast_and_slow_count_alike(kind: str, special: bool) -> None:
