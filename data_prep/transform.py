@@ -186,6 +186,9 @@ class Transform:
         pairs: Sequence[PreferencePair]
         left_out: list[Reject] = []
         if isinstance(item, PreferencePair):
+            _, first, second = item.contents if any(item.response_images) else ((), (), ("",))
+            if first == second:
+                raise same_responses("both responses are the same text and images")
             pairs = (item,)
         elif isinstance(item, RankedResponses) and settings.nway == "pairs":
             pairs, n = list(item.pairs()), len(item.responses)

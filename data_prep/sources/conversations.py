@@ -8,10 +8,10 @@ Every turn keeps its speaker. A turn, part or role that cannot be shown as what 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from data_prep.sources.record import checked_text, get, read_image, without_markers
+from data_prep.sources.record import checked_text, get, read_image
 from data_prep.sources.reject import Reject, shown_value
 from data_prep.tasks.pairwise import Image
-from data_prep.tasks.prompts import MARKER
+from data_prep.tasks.prompts import MARKER, without_markers
 
 ROLES = {
     **dict.fromkeys(("system", "developer"), "System"),

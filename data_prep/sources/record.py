@@ -18,7 +18,7 @@ from data_prep.sources.reject import Reject, same_responses, shown_value
 from data_prep.tasks.nway import RankedResponses
 from data_prep.tasks.pairwise import Image, PreferencePair
 from data_prep.tasks.pointwise import ScoredResponse
-from data_prep.tasks.prompts import MARKER
+from data_prep.tasks.prompts import without_markers
 
 __all__ = ["Item", "Options", "Record", "Reject", "Source"]
 
@@ -178,17 +178,6 @@ def read_images(record: Record, *keys: str) -> tuple[Image, ...]:
     if record.get("video") is not None:
         raise Reject("video", "the record is about a video; only images are converted")
     raise Reject("image-missing", f"no {' or '.join(map(repr, keys))} in the record")
-
-
-def without_markers(question: str) -> str:
-    """The question without the image markers that a source puts at its start or end."""
-    if MARKER not in question:
-        return question.strip()
-    while True:
-        shorter = question.strip().removeprefix(MARKER).removesuffix(MARKER).strip()
-        if shorter == question:
-            return question
-        question = shorter
 
 
 def question_text(value: Any, what: str = "'question'") -> str:

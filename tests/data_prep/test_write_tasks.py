@@ -70,7 +70,7 @@ def test_a_folder_of_an_older_version_is_refused_with_the_command(tmp_path: Path
     manifest = tmp_path / "tasks" / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 3}))
     (tmp_path / "in.jsonl").write_text("{}")
-    message = "format 3, now 4.*critic-r1 prepare write_tasks --input FILES --output .*tasks --overwrite"
+    message = "format 3, now 5.*critic-r1 prepare write_tasks --input FILES --output .*tasks --overwrite"
     with pytest.raises(InputError, match=message):
         check_parquet(tmp_path / "tasks")
     with pytest.raises(InputError, match=message):

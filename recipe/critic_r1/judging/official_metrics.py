@@ -30,7 +30,7 @@ def official_metrics(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[
     """
     if not judgements:
         raise ValueError("there are no judgements to measure")
-    bootstrap = ClusterBootstrap([j.task.image_blake3 for j in judgements], seed=seed)
+    bootstrap = ClusterBootstrap([j.task.cluster for j in judgements], seed=seed)
     answered = np.array([j.answered for j in judgements])
     correct = np.array([j.correct for j in judgements])
     category = np.array([j.task.category for j in judgements])
