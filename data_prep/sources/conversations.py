@@ -130,6 +130,16 @@ def response_text(turn: Turn, what: str) -> str:
     return checked_text(turn.text, what)
 
 
+def fork(before: list[Turn], better: list[Turn], worse: list[Turn]) -> tuple[list[Turn], tuple[str, str]]:
+    """The turns that two conversations share, and the last turn of each."""
+    if len(worse) == 1:
+        worse = [*better[:-1], *worse]
+    if [turn[:2] for turn in better[:-1]] != [turn[:2] for turn in worse[:-1]]:
+        raise Reject("several-turns", "the two conversations differ before their last turn", "Leave the row out.")
+    responses = response_text(better[-1], "the better response"), response_text(worse[-1], "the worse response")
+    return [*before, *better[:-1]], responses
+
+
 def question_of(turns: Sequence[Turn], what: str = "the conversation") -> str:
     """The conversation as the question of a task; several turns are written one after another with their speakers.
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from data_prep.sources.conversations import (
     Turn,
+    fork,
     images_of,
     is_turns,
     question_of,
@@ -114,7 +115,7 @@ def _item(record: Record, fields: dict[str, Any], options: Options) -> Preferenc
     form = _form(fields, options)
     if form is None and fields["battle"] is not None:
         first, second = fields["battle"]
-        turns, responses = _fork(
+        turns, responses = fork(
             _before(fields), read_turns(first, "'conversation_a'"), read_turns(second, "'conversation_b'")
         )
         better = options.labels.read(get(fields, "label"))
@@ -134,7 +135,7 @@ def _item(record: Record, fields: dict[str, Any], options: Options) -> Preferenc
         )
     better, worse = get(fields, "chosen"), get(fields, "rejected")
     if shared and is_turns(better) and is_turns(worse):  # TRL's implicit prompt
-        turns, responses = _fork(turns, read_turns(better, "'chosen'"), read_turns(worse, "'rejected'"))
+        turns, responses = fork(turns, read_turns(better, "'chosen'"), read_turns(worse, "'rejected'"))
     else:
         responses = read_response(better, "'chosen'"), read_response(worse, "'rejected'")
     return make_pair("generic", *_shown(turns, fields, options), responses, 0, meta)
@@ -240,18 +241,8 @@ def _branches(record: Record, fields: dict[str, Any]) -> tuple[list[Turn], tuple
         return [*before, *turns], responses
     for better, worse in _BRANCHES:
         if record.get(better) is not None and record.get(worse) is not None:
-            return _fork(before, read_turns(record[better], f"'{better}'"), read_turns(record[worse], f"'{worse}'"))
+            return fork(before, read_turns(record[better], f"'{better}'"), read_turns(record[worse], f"'{worse}'"))
     return None
-
-
-def _fork(before: list[Turn], better: list[Turn], worse: list[Turn]) -> tuple[list[Turn], tuple[str, str]]:
-    """The turns that two conversations share, and the last turn of each."""
-    if len(worse) == 1:
-        worse = [*better[:-1], *worse]
-    if [turn[:2] for turn in better[:-1]] != [turn[:2] for turn in worse[:-1]]:
-        raise Reject("several-turns", "the two conversations differ before their last turn", "Leave the row out.")
-    responses = response_text(better[-1], "the better response"), response_text(worse[-1], "the worse response")
-    return [*before, *better[:-1]], responses
 
 
 def _shown(turns: list[Turn], fields: dict[str, Any], options: Options) -> tuple[tuple[Image, ...], str]:

@@ -269,11 +269,12 @@ def policy_prompt(question: str, n_images: int) -> str:
 
 def score_prompt(question: str, response: str, n_images: int, lowest: float, highest: float) -> str:
     """The user turn that asks for a score of one response, from `lowest` to `highest`; free text is neutralised."""
+    about = _ABOUT[n_images > 0]
     text = (
-        f"{MARKER * n_images}\nYou are an impartial judge of answers that vision-language models give about"
-        f" pictures. Score the response below: does it agree with the picture, answer the question, and leave"
-        f" nothing important out?\n\nQuestion:\n{neutralise(question)}\n\nResponse:\n{neutralise(response)}\n\n"
-        "Before you decide, reason freely about what the picture shows and how well the response fits it. Put all of"
+        f"{MARKER * n_images}\nYou are an impartial judge of answers that {about['given']}. Score the response below:"
+        f" does it {about['right']}, answer the question, and leave nothing important out?\n\nQuestion:\n"
+        f"{neutralise(question)}\n\nResponse:\n{neutralise(response)}\n\n"
+        f"Before you decide, reason freely about what {about['shown']} and how well the response fits it. Put all of"
         " this reasoning between <think> and </think>. After </think>, give the score and nothing else, as"
         f" \\boxed{{number}}, from {lowest:g} (worst) to {highest:g} (best)."
     )
@@ -282,12 +283,24 @@ def score_prompt(question: str, response: str, n_images: int, lowest: float, hig
 
 def nway_prompt(question: str, responses: Iterable[str], n_images: int) -> str:
     """The user turn that asks for the best of several responses, in the order given; free text is neutralised."""
+    about = _ABOUT[n_images > 0]
     blocks = "\n\n".join(f"Response {place}:\n{neutralise(response)}" for place, response in enumerate(responses, 1))
     text = (
-        f"{MARKER * n_images}\nYou are an impartial judge of answers that vision-language models give about"
-        f" pictures. Find the best of the responses below: it must agree with what the picture really shows, answer"
-        f" the question, and leave nothing important out.\n\nQuestion:\n{neutralise(question)}\n\n{blocks}\n\n"
+        f"{MARKER * n_images}\nYou are an impartial judge of answers that {about['given']}. Find the best of the"
+        f" responses below: it must {about['right']}, answer the question, and leave nothing important out.\n\n"
+        f"Question:\n{neutralise(question)}\n\n{blocks}\n\n"
         "Before you decide, reason freely between <think> and </think>. After </think>, give the number of the best"
         " response and nothing else, as \\boxed{number}."
     )
     return text.lstrip("\n")
+
+
+_ABOUT = {
+    True: {
+        "given": "vision-language models give about pictures",
+        "right": "agree with what the picture really shows",
+        "shown": "the picture shows",
+    },
+    False: {"given": "language models give", "right": "be true", "shown": "the question asks"},
+}
+"""Words of these prompts, with and without images."""

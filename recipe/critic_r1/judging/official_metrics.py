@@ -7,6 +7,8 @@ the rows (`meta.category`, `meta.group`; see `data_prep.sources`), where it is r
   VL-RewardBench          accuracy per group (hallucination, reasoning, general), overall, and macro over the groups
   MM-RLHF-RewardBench     Acc over pairs, Acc+ over prompts whose pairs are all right
   Multimodal RewardBench  accuracy per category, overall, and macro over the categories
+  Multimodal RewardBench 2  accuracy per task (t2i, edit, interleaved, reasoning) over both orders, and overall. Its
+                            script leaves unreadable verdicts out of the count; here they are not right.
 """
 
 from __future__ import annotations
