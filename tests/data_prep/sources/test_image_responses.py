@@ -219,7 +219,7 @@ def test_generated_images(name: str, record: dict[str, Any], question: str, n_im
 
 def test_images_with_ranks_become_all_pairs() -> None:
     record = {"prompt": "A dog.", "image_path": ["1.jpg", "2.jpg", "3.jpg"], "rank": [2, 1, 2]}
-    pairs = list(load_source("hpdv2").convert(record, Options()))
+    pairs = [item for item in load_source("hpdv2").convert(record, Options()) if isinstance(item, PreferencePair)]
     assert [pair.preferred for pair in pairs] == [1, "tie", 0]
     assert [[image.path for image in pair.images] for pair in pairs] == [
         ["1.jpg", "2.jpg"], ["1.jpg", "3.jpg"], ["2.jpg", "3.jpg"],
