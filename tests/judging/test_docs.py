@@ -12,7 +12,7 @@ TEXT = (ROOT / "docs" / "judging.md").read_text(encoding="utf-8")
 
 
 def lines() -> list[str]:
-    blocks = re.findall(r"```\n(.*?)```", TEXT, re.DOTALL)
+    blocks = re.findall(r"```\w*\n(.*?)```", TEXT, re.DOTALL)
     return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 
 
