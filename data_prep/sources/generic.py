@@ -45,6 +45,7 @@ from data_prep.sources.record import (
     number,
     read_images,
     sequence,
+    with_frame_mark,
 )
 from data_prep.sources.reject import Reject, same_responses
 from data_prep.tasks.nway import RankedResponses
@@ -129,7 +130,7 @@ def _item(record: Record, fields: dict[str, Any], options: Options) -> Preferenc
     else:
         turns, shared = _prompt(fields)
         if form is RANKED:
-            return _ranked(fields, *_shown(turns, fields, none=options.text_only))
+            return _ranked(fields, *_shown(turns, fields, options, none=options.text_only))
         first, second, *_ = PAIR if form is PAIR else CHOSEN
         if shared and is_turns(fields["chosen"]) and is_turns(fields["rejected"]):  # TRL's implicit prompt
             turns, responses = fork(
@@ -140,7 +141,7 @@ def _item(record: Record, fields: dict[str, Any], options: Options) -> Preferenc
         if form is PAIR:
             better = options.labels.read(get(fields, "label"))
     none = options.text_only or any(response.images for response in responses)
-    images, question = _shown(turns, fields, none=none)
+    images, question = _shown(turns, fields, options, none=none)
     return illustrated_pair("generic", Illustrated(question, images), responses, better, kept(fields, "id"))
 
 
@@ -254,7 +255,7 @@ def _branches(record: Record, fields: dict[str, Any]) -> tuple[list[Turn], tuple
     return None
 
 
-def _shown(turns: list[Turn], fields: dict[str, Any], *, none: bool) -> tuple[tuple[Image, ...], str]:
+def _shown(turns: list[Turn], fields: dict[str, Any], options: Options, *, none: bool) -> tuple[tuple[Image, ...], str]:
     """Images and question.
 
     Args:
@@ -263,8 +264,10 @@ def _shown(turns: list[Turn], fields: dict[str, Any], *, none: bool) -> tuple[tu
     question = question_of(turns, "the prompt")
     none = none or any(image is not None for turn in turns for image in turn.images)
     absent = fields["image"] is None and fields["video"] is None
-    given = () if none and (absent or fields["image"] in ([], ())) else read_images(fields, "image")
-    return images_of(turns, given), question
+    given = (
+        () if none and (absent or fields["image"] in ([], ())) else read_images(fields, "image", frames=options.frames)
+    )
+    return images_of(turns, given), with_frame_mark(given, question)
 
 
 def _ranked(fields: dict[str, Any], images: tuple[Image, ...], question: str) -> RankedResponses:

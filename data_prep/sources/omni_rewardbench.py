@@ -2,15 +2,28 @@
 
 The same pair comes with several criteria and several labels, so the criterion is part of the question. Responses are
 texts, or images named by file (in `response1_path`, or in `response1` where that is a file's name). Videos and sounds
-are rejected.
+as responses are rejected.
 """
 
 import re
 from collections.abc import Iterator
 
-from data_prep.sources.illustrated import Illustrated, illustrated_pair, image_list
+from data_prep.sources.illustrated import Illustrated, illustrated_pair
 from data_prep.sources.labels import RawLabel
-from data_prep.sources.record import Item, Options, Record, Reject, Source, get, kept, question_text, read_image, text
+from data_prep.sources.record import (
+    Item,
+    Options,
+    Record,
+    Reject,
+    Source,
+    get,
+    kept,
+    question_text,
+    read_image,
+    read_images,
+    text,
+    with_frame_mark,
+)
 from data_prep.tasks.prompts import MARKER, neutralise
 
 CRITERION = "Judge by this criterion only, whatever else is better or worse: "
@@ -21,14 +34,16 @@ _OTHER = re.compile(r"[^\n]{1,400}\.(?:mp4|webm|avi|mov|mkv|wav|mp3|flac|ogg)", 
 
 def convert(record: Record, options: Options) -> Iterator[Item]:
     """One pair, with the kind of task as `category` in its meta."""
-    if record.get("video") is not None or record.get("audio") is not None:
-        raise Reject("video", "the record is about a video or a sound; only images are converted")
+    if record.get("audio") is not None:
+        raise Reject("unshown-part", "the record is about a sound; only images and frames are converted")
     responses = _response(record, "response1"), _response(record, "response2")
-    images = image_list(record.get("image", record.get("image_path")), "'image'")
-    asked = question_text(get(record, "prompt"), "'prompt'")
+    about = next((key for key in ("image", "image_path", "video") if record.get(key) not in (None, "", [])), None)
+    images = read_images(record, "image", "image_path", frames=options.frames) if about else ()
+    asked = with_frame_mark(images, question_text(get(record, "prompt"), "'prompt'"))
     judged = f"{asked}\n\n{CRITERION}{text(record, 'criteria')}".replace(MARKER, neutralise(MARKER))
     request = Illustrated(f"{MARKER * len(images)}\n{judged}".strip(), images)
-    task = f"text{'_image' if images else ''}_to_{'image' if responses[0].images else 'text'}"
+    kind = {None: "", "video": "_video"}.get(about, "_image")
+    task = f"text{kind}_to_{'image' if responses[0].images else 'text'}"
     better = options.labels.read(get(record, "criteria_preference"), "'criteria_preference'")
     meta = {**kept(record, "id", "source", "model1", "model2"), "category": task}
     yield illustrated_pair("omni_rewardbench", request, responses, better, meta)

@@ -83,6 +83,8 @@ class Image:
     path: str | None = None
     key: str | None = field(default=None, compare=False)
     """The digest once it is known, or `quick_key` when images are not hashed in full."""
+    frames: int = 0
+    """Of a video, which is not in a row yet: how many frames replace it; 0 for an image."""
 
     @classmethod
     def from_path(cls, path: str | os.PathLike[str]) -> "Image":
