@@ -11,8 +11,8 @@ two responses. Several exist so that a critic does not learn one sentence by hea
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from string import Formatter
 
 MARKER = "<image>"
@@ -175,8 +175,29 @@ class Wording:
     def _of_kind(self, n_images: int, response_images: tuple[int, int]) -> "Wording":
         if not self.suffix:
             return self
-        return _ILLUSTRATED if any(response_images) else self if n_images else _TEXT_ONLY
+        if n_images and not any(response_images):
+            return self
+        kind = _ILLUSTRATED if any(response_images) else _TEXT_ONLY
+        return kind if self.instruction == THINK_AND_BOX else _with_instruction(kind, self.instruction)
 
+
+@lru_cache
+def _with_instruction(kind: Wording, instruction: str) -> Wording:
+    """A kind of pair in its own words, with the instruction of another wording."""
+    return replace(kind, instruction=instruction)
+
+
+GROUNDED = (
+    "Put all of your reasoning between <think> and </think>, in five parts, each headed at the start of a line:\n"
+    "Observations: what there is to see or to know, before you look at the responses\n"
+    "Claims: what each response claims\n"
+    "Verification: each claim held against the observations\n"
+    "Evaluation: what follows for each response\n"
+    "Scores: Response 1: a number from 0 to 10, Response 2: a number from 0 to 10\n"
+    "The difference of the scores is your verdict. After </think>, give it and nothing else: \\boxed{1} if Response 1"
+    " is better, \\boxed{2} if Response 2 is better"
+)
+"""The instruction for a grounded chain (MJ1, arXiv 2603.07990), in our words; `reward_fns.grounded` reads it."""
 
 _BLOCKS = "Question:\n{question}\n\nResponse 1:\n{response_1}\n\nResponse 2:\n{response_2}"
 
@@ -231,6 +252,7 @@ _ILLUSTRATED = Wording(
 
 WORDINGS: dict[str, Wording] = {
     **{name: Wording(name, "{images}\n" + text) for name, text in _FULL.items()},
+    "grounded": Wording("grounded", "{images}\n" + _FULL["critic"], instruction=GROUNDED),
     "compact": Wording(
         "compact",
         "{images}{question}\nResponse 1: {response_1}\nResponse 2: {response_2}\nWhich response is right?",
@@ -239,7 +261,7 @@ WORDINGS: dict[str, Wording] = {
 }
 """All wordings by name. `compact` is for tiny models: short, and without the suffix."""
 
-DRAWN = tuple(name for name, w in WORDINGS.items() if w.suffix)
+DRAWN = tuple(name for name, w in WORDINGS.items() if w.suffix and w.instruction == THINK_AND_BOX)
 """The wordings that a seeded draw chooses from."""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.critic_r1.launch.stages import MARK, StageError, stages_of, train_in_stages
+from recipe.critic_r1.launch.staged import MARK, StageError, stages_of, train_in_stages
 from recipe.critic_r1.train import compose_config, train
 
 CONFIGS = Path(__file__).parents[2] / "recipe" / "critic_r1" / "config"
