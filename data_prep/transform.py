@@ -186,8 +186,7 @@ class Transform:
         pairs: Sequence[PreferencePair]
         left_out: list[Reject] = []
         if isinstance(item, PreferencePair):
-            _, first, second = item.contents if any(item.response_images) else ((), (), ("",))
-            if first == second:
+            if any(item.response_images) and item.same_responses:
                 raise same_responses("both responses are the same text and images")
             pairs = (item,)
         elif isinstance(item, RankedResponses) and settings.nway == "pairs":

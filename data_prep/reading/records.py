@@ -19,7 +19,7 @@ from data_prep.sources.reject import Reject, same_responses
 from data_prep.tasks.nway import RankedResponses
 from data_prep.tasks.pairwise import PreferencePair
 from data_prep.tasks.pointwise import ScoredResponse
-from data_prep.tasks.prompts import valid_text
+from data_prep.tasks.prompts import MARKER, valid_text
 from data_prep.tasks.row import Image, quick_key
 
 
@@ -189,7 +189,13 @@ def _check(item: Any) -> None:
     texts = (item.question, *item.responses)
     if len(texts) != 3 or any(type(text) is not str for text in texts):
         raise Reject("wrong-type", "a pair is a question and two responses, all of them text")
-    if item.responses[0].strip() == item.responses[1].strip():
+    first, second = item.response_images
+    if min(first, second) < 0 or first + second > len(item.images):
+        raise Reject("image-count", f"response_images is {item.response_images} of {len(item.images)} images")
+    for text, n in zip(item.responses, item.response_images, strict=True):
+        if n and text.count(MARKER) not in (0, n):
+            raise Reject("image-count", f"a response has {text.count(MARKER)} image markers and {n} images")
+    if not (first or second) and item.responses[0].strip() == item.responses[1].strip():
         raise same_responses()
 
 

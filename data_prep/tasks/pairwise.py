@@ -94,6 +94,14 @@ class PreferencePair:
         )
 
     @property
+    def same_responses(self) -> bool:
+        """Whether nobody can prefer one of the responses: equal texts with equal images."""
+        if self.responses[0].strip() != self.responses[1].strip():
+            return False
+        _, first, second = self.contents
+        return first[1:] == second[1:]
+
+    @property
     def judgement(self) -> tuple[str, int]:
         """What is compared, whichever response the source lists first, and what is said of it.
 
