@@ -1,11 +1,13 @@
 """Everything that decides what `prepare` writes; stored in the manifest. Equal settings and input give equal bytes."""
 
+import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from data_prep.reading.units import UNIT_ROWS
+from data_prep.reading.video import MOST_FRAMES
 from data_prep.sources.generic import check_columns
 from data_prep.sources.labels import parse_label_values
 from data_prep.tasks.ordering import Orders
@@ -60,6 +62,8 @@ class Settings:
     """Pairs that are labelled in more than one way: all left out, or all kept."""
     text_only: bool = False
     """`generic`: take records without any image."""
+    frames: int = 0
+    """Frames of a video that are taken as images; 0 rejects records about videos."""
     image_roots: tuple[str, ...] = ()
     """Folders or zips that file names are looked up in."""
 
@@ -76,6 +80,10 @@ class Settings:
             )
         if self.unit_rows < 1 or (self.limit is not None and self.limit < 1):
             raise ValueError("unit_rows and limit count records: 1 or more")
+        if not 0 <= self.frames <= MOST_FRAMES:
+            raise ValueError(f"frames is a number of images, from 0 to {MOST_FRAMES}")
+        if self.frames and importlib.util.find_spec("av") is None:
+            raise ValueError("--frames decodes videos with PyAV, which is not installed: pip install av")
         if self.max_prompt_tokens is not None and self.model is None:
             raise ValueError("a longest prompt needs the model whose tokens are counted: give --model")
 

@@ -186,6 +186,8 @@ class Transform:
         pairs: Sequence[PreferencePair]
         left_out: list[Reject] = []
         if isinstance(item, PreferencePair):
+            if any(item.response_images) and item.same_responses:
+                raise same_responses("both responses are the same text and images")
             pairs = (item,)
         elif isinstance(item, RankedResponses) and settings.nway == "pairs":
             pairs, n = list(item.pairs()), len(item.responses)

@@ -48,9 +48,11 @@ def _checked(pairs: Iterable[PreferencePair], ties: bool) -> Iterator[Preference
             raise ValueError(f"pair {place}: preferred is {pair.preferred!r}; it is 0, 1 or 'tie'")
         if pair.preferred == "tie" and not ties:
             raise ValueError(f"pair {place} is a tie, which ties=False does not let the judge answer")
-        if pair.responses[0].strip() == pair.responses[1].strip():
-            raise ValueError(f"pair {place}: both responses are the same text")
         if any(image.data is None for image in pair.images):
             images = [i if i.data is not None else Image.from_path(i.path or "") for i in pair.images]
             pair = replace(pair, images=images)
+        if pair.same_responses:
+            raise ValueError(f"pair {place}: both responses are the same text, with the same images if any")
+        if min(pair.response_images) < 0 or sum(pair.response_images) > len(pair.images):
+            raise ValueError(f"pair {place}: response_images is {pair.response_images} of {len(pair.images)} images")
         yield pair

@@ -23,7 +23,7 @@ from data_prep.files import replacing, write_json
 from data_prep.reading.inputs import InputError
 from data_prep.tasks.row import HasRow, Row, row_bytes, row_schema, rows_batch
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Raised when rows or the manifest change: what an older version began is not finished by a newer one."""
 
 GROUP_BYTES = 32 * 2**20

@@ -81,7 +81,11 @@ def html_sheet(
     for file, row in rows:
         info, truth = row["extra_info"], row["reward_model"]["ground_truth"]
         parts.append(f"<article><small>{html.escape(file.name)} · {html.escape(row['data_source'])} · ")
-        parts.append(f"{html.escape(info['pair_id'])}</small><p>{_images(row, [str(file.parent), *image_roots])}</p>")
+        tags = _images(row, [str(file.parent), *image_roots])
+        of_first, of_second = info.get("response_images") or (0, 0)
+        start = len(tags) - of_first - of_second
+        own = tags[start : start + of_first], tags[start + of_first :]
+        parts.append(f"{html.escape(info['pair_id'])}</small><p>{' '.join(tags[:start])}</p>")
         parts.append(f"<p><b>{html.escape(info['question'] or '')}</b></p>")
         pair = [r for r in (info["response_1"], info["response_2"]) if r is not None]
         if cells := pair or info["responses"]:
@@ -89,7 +93,8 @@ def html_sheet(
             for name, text in enumerate(cells, 1):
                 best = row["ability"] != "critic_score" and truth in (str(name), "tie")
                 gold = ' class="gold"' if best else ""
-                parts.append(f"<div{gold}><small>Response {name}</small><pre>{html.escape(text)}</pre></div>")
+                shown = " ".join(own[name - 1]) if name <= 2 else ""
+                parts.append(f"<div{gold}><small>Response {name}</small><pre>{html.escape(text)}</pre>{shown}</div>")
             parts.append("</div>")
         parts.append(f"<p>Label: <b>{html.escape(truth)}</b></p><details><summary>Prompt</summary>")
         parts.append(f"<pre>{html.escape(row['prompt'][0]['content'])}</pre></details></article>")
@@ -97,7 +102,8 @@ def html_sheet(
     write_text(Path(path), "".join(parts))
 
 
-def _images(row: dict[str, Any], roots: Sequence[str]) -> str:
+def _images(row: dict[str, Any], roots: Sequence[str]) -> list[str]:
+    """A tag for each image of the row."""
     tags = []
     for image in row["images"] or []:
         try:
@@ -108,4 +114,4 @@ def _images(row: dict[str, Any], roots: Sequence[str]) -> str:
             continue
         kind = "jpeg" if kind == "mpo" else kind
         tags.append(f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">')
-    return " ".join(tags)
+    return tags

@@ -1,7 +1,7 @@
 """From a record to the items that its source makes of it, with their images: the reading half of the transform."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from data_prep.reading.image_store import ImageStore
 from data_prep.reading.images import BadImage, check_whole, normalised, read_header
 from data_prep.reading.inputs import InputError
 from data_prep.reading.units import Broken
+from data_prep.reading.video import frames_of
 from data_prep.settings import Settings
 from data_prep.sources.labels import Labels
 from data_prep.sources.record import Options, Source
@@ -18,7 +19,7 @@ from data_prep.sources.reject import Reject, same_responses
 from data_prep.tasks.nway import RankedResponses
 from data_prep.tasks.pairwise import PreferencePair
 from data_prep.tasks.pointwise import ScoredResponse
-from data_prep.tasks.prompts import valid_text
+from data_prep.tasks.prompts import MARKER, valid_text
 from data_prep.tasks.row import Image, quick_key
 
 
@@ -104,8 +105,8 @@ class ItemReader:
         """The images with their bytes, and their sizes."""
         found: list[Image] = []
         sizes: list[tuple[int, int]] = []
-        same = True
-        for image in images:
+        same = not any(image.frames for image in images)
+        for image in self._files(images, base):
             try:
                 data = image.data
                 if data is None:
@@ -129,10 +130,26 @@ class ItemReader:
             sizes.append((header.width, header.height))
         return Images(images, tuple(images if same else found), sizes)
 
+    def _files(self, images: Sequence[Image], base: str) -> Iterator[Image]:
+        """The images, with the frames of each video in its place."""
+        for image in images:
+            if not image.frames:
+                yield image
+                continue
+            try:
+                data = image.data if image.data is not None else self._store.load(image.path or "", base)
+                frames = frames_of(bytes(data), image.frames)
+            except BadImage as problem:
+                raise Reject(problem.reason, str(problem), "Write the video again, or leave the row out.") from None
+            self.loaded += sum(map(len, frames))
+            yield from (Image(frame, f"{image.path}#{n}.jpg") for n, frame in enumerate(frames))
+
 
 def options_of(settings: Settings, labels: Labels | None = None) -> Options:
     """What a source is told of the settings."""
-    options = Options(min_gap=settings.min_gap, columns=settings.columns, text_only=settings.text_only)
+    options = Options(
+        min_gap=settings.min_gap, columns=settings.columns, text_only=settings.text_only, frames=settings.frames
+    )
     return options if labels is None else replace(options, labels=labels)
 
 
@@ -172,7 +189,13 @@ def _check(item: Any) -> None:
     texts = (item.question, *item.responses)
     if len(texts) != 3 or any(type(text) is not str for text in texts):
         raise Reject("wrong-type", "a pair is a question and two responses, all of them text")
-    if item.responses[0].strip() == item.responses[1].strip():
+    first, second = item.response_images
+    if min(first, second) < 0 or first + second > len(item.images):
+        raise Reject("image-count", f"response_images is {item.response_images} of {len(item.images)} images")
+    for text, n in zip(item.responses, item.response_images, strict=True):
+        if n and text.count(MARKER) not in (0, n):
+            raise Reject("image-count", f"a response has {text.count(MARKER)} image markers and {n} images")
+    if not (first or second) and item.responses[0].strip() == item.responses[1].strip():
         raise same_responses()
 
 

@@ -8,10 +8,11 @@ Every turn keeps its speaker. A turn, part or role that cannot be shown as what 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from data_prep.sources.record import checked_text, get, read_image, without_markers
+from data_prep.sources.illustrated import Illustrated, illustrated, image_list
+from data_prep.sources.record import checked_text, get, read_image
 from data_prep.sources.reject import Reject, shown_value
 from data_prep.tasks.pairwise import Image
-from data_prep.tasks.prompts import MARKER
+from data_prep.tasks.prompts import MARKER, neutralise, without_markers
 
 ROLES = {
     **dict.fromkeys(("system", "developer"), "System"),
@@ -32,6 +33,7 @@ class Turn(NamedTuple):
     speaker: str
     """A value of `ROLES`."""
     text: str
+    """With a marker where an image part is, unless the text of a user has markers of its own."""
     images: tuple[Image | None, ...]
     """Images in the turn; None for one that the record holds elsewhere."""
 
@@ -70,12 +72,15 @@ def _read_turn(turn: Any, what: str) -> Turn:
     if unshown := next((key for key in _UNSHOWN if turn.get(key)), None):
         raise Reject("unshown-part", f"a turn in {what} has '{unshown}', which the prompt would not show")
     content = turn.get("content") if turn.get("content") is not None else get(turn, "value")
-    text, images = read_content(content, f"a turn in {what}")
+    text, images = read_content(content, f"a turn in {what}", literal=speaker == "Assistant")
     return Turn(speaker, text, images)
 
 
-def read_content(content: Any, what: str) -> tuple[str, tuple[Image | None, ...]]:
+def read_content(content: Any, what: str, *, literal: bool = False) -> tuple[str, tuple[Image | None, ...]]:
     """Text and images of a turn or response: plain text, or a list of parts.
+
+    Args:
+        literal: whether markers in text parts are just text, so that only image parts are places of images.
 
     Raises:
         Reject: a part is neither text nor an image.
@@ -84,7 +89,7 @@ def read_content(content: Any, what: str) -> tuple[str, tuple[Image | None, ...]
         return checked_text(content, what, allow_empty=True), ()
     if not isinstance(content, list | tuple):
         raise Reject("wrong-type", f"{what} is {shown_value(content)}, neither text nor a list of parts")
-    texts: list[str] = []
+    texts: list[str | None] = []  # None for an image
     images: list[Image | None] = []
     for part in content:
         if isinstance(part, str):
@@ -99,35 +104,61 @@ def read_content(content: Any, what: str) -> tuple[str, tuple[Image | None, ...]
         if kind in ("text", "input_text", "output_text"):
             texts.append(checked_text(value, f"a text part of {what}", allow_empty=True))
         elif kind in ("image", "image_url", "input_image"):
+            texts.append(None)
             images.append(None if value is None or value == MARKER else read_image(value, f"an image part of {what}"))
         elif isinstance(kind, str) and kind.startswith("video"):
             raise Reject("video", "the record is about a video; only images are converted")
         else:
             raise Reject("unshown-part", f"{what} has a part of type {shown_value(kind)}, which the prompt cannot show")
-    return checked_text("\n".join(texts), what, allow_empty=True), tuple(images)
+    if images and literal:
+        texts = [text and text.replace(MARKER, neutralise(MARKER)) for text in texts]
+    marked = any(MARKER in text for text in texts if text is not None)
+    shown = [MARKER if text is None else text for text in texts if text is not None or not marked]
+    return checked_text("\n".join(shown), what, allow_empty=True), tuple(images)
 
 
-def read_response(value: Any, what: str) -> str:
-    """A response: text, one assistant turn, or a list of one.
+def read_response(value: Any, what: str, images: Any = None) -> Illustrated:
+    """A response: text, one assistant turn, or a list of one; its images are parts of it, or a column of their own.
+
+    Args:
+        images: the column of its images.
 
     Raises:
-        Reject: it has several turns, is not by the assistant, or holds an image.
+        Reject: it has several turns, is not by the assistant, or its images are elsewhere.
     """
-    if isinstance(value, str):
-        return checked_text(value, what)
+    own = image_list(images, f"the images of {what}")
+    if isinstance(value, str) or (own and value is None):
+        return illustrated(value, own, what)
     turns = read_turns(value, what)
     if len(turns) != 1:
         raise Reject("several-turns", f"{what} has {len(turns)} turns; a response is one", "Leave the row out.")
-    return response_text(turns[0], what)
+    return response_of(turns[0], what, own)
 
 
-def response_text(turn: Turn, what: str) -> str:
-    """The text of the assistant's turn that is a response."""
+def response_of(turn: Turn, what: str, own: tuple[Image, ...] = ()) -> Illustrated:
+    """The assistant's turn that is a response.
+
+    Args:
+        own: images that have a column of their own.
+    """
     if turn.speaker != "Assistant":
         raise Reject("unknown-role", f"{what} is a turn of the {turn.speaker.lower()}, not of the assistant")
-    if turn.images:
-        raise Reject("response-image", f"{what} holds an image; only text responses are converted")
-    return checked_text(turn.text, what)
+    images = tuple(image for image in turn.images if image is not None) or own
+    if len(images) < len(turn.images) or (own and len(own) != len(images)):
+        raise Reject("response-image", f"{what} has an image part whose image is not in it")
+    return illustrated(turn.text, images, what)
+
+
+def fork(
+    before: list[Turn], better: list[Turn], worse: list[Turn]
+) -> tuple[list[Turn], tuple[Illustrated, Illustrated]]:
+    """The turns that two conversations share, and the last turn of each."""
+    if len(worse) == 1:
+        worse = [*better[:-1], *worse]
+    if [turn[:2] for turn in better[:-1]] != [turn[:2] for turn in worse[:-1]]:
+        raise Reject("several-turns", "the two conversations differ before their last turn", "Leave the row out.")
+    responses = response_of(better[-1], "the better response"), response_of(worse[-1], "the worse response")
+    return [*before, *better[:-1]], responses
 
 
 def question_of(turns: Sequence[Turn], what: str = "the conversation") -> str:
@@ -144,6 +175,8 @@ def question_of(turns: Sequence[Turn], what: str = "the conversation") -> str:
         said = turns[-1].speaker.lower()
         raise Reject("trailing-turn", f"{what} ends with a turn of the {said}, so the responses do not follow it")
     texts = [without_markers(turn.text) for turn in turns]
+    if any(MARKER in text for text in texts):  # the places of the images belong to what is said about them
+        texts = [turn.text for turn in turns]
     if not texts[-1]:
         raise Reject("empty-text", f"the last turn of {what} is empty")
     if [turn.speaker for turn in turns] == ["User"]:

@@ -9,6 +9,8 @@ The form is found from the columns of the record; the first of these that is com
   (LLaMA-Factory v1), `conversations` with `rejected_conversations` (POVID): two conversations that differ in their last
   turn.
 
+A response may hold images: as parts of its turn, or in a column beside it (`chosen_images`, `response_1_images`, ...).
+
 The question is `question` (or a usual name), which may be a list of turns, or `conversations`. A system prompt
 (`system`), `input` and `history` (Alpaca) are part of it. `--map FIELD=COLUMN` names a column, or a path such as
 `answers[0].text`, and goes before any usual name.
@@ -21,13 +23,15 @@ from typing import Any
 
 from data_prep.sources.conversations import (
     Turn,
+    fork,
     images_of,
     is_turns,
     question_of,
     read_response,
     read_turns,
-    response_text,
+    response_of,
 )
+from data_prep.sources.illustrated import Illustrated, illustrated_pair
 from data_prep.sources.labels import RawLabel
 from data_prep.sources.record import (
     MOST_RESPONSES,
@@ -38,10 +42,10 @@ from data_prep.sources.record import (
     checked_text,
     get,
     kept,
-    make_pair,
     number,
     read_images,
     sequence,
+    with_frame_mark,
 )
 from data_prep.sources.reject import Reject, same_responses
 from data_prep.tasks.nway import RankedResponses
@@ -55,6 +59,10 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "response_1": ("response_1", "response_a", "output_1", "response1", "answer_a"),
     "response_2": ("response_2", "response_b", "output_2", "response2", "answer_b"),
     "label": ("label", "preference", "preferred", "winner", "better", "answer"),
+    "chosen_image": ("chosen_image", "chosen_images"),
+    "rejected_image": ("rejected_image", "rejected_images"),
+    "response_1_image": ("response_1_images", "response_a_images", "response_1_image", "response_a_image"),
+    "response_2_image": ("response_2_images", "response_b_images", "response_2_image", "response_b_image"),
     "responses": ("responses", "response", "completions"),
     "rankings": ("rankings", "ranking", "ranks"),
     "scores": ("scores", "ratings"),
@@ -65,8 +73,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
 """Our field -> names that are tried in this order when the field is not mapped."""
 
 PAIR, CHOSEN, RANKED = (
-    ("response_1", "response_2", "label"),
-    ("chosen", "rejected"),
+    ("response_1", "response_2", "label", "response_1_image", "response_2_image"),
+    ("chosen", "rejected", "chosen_image", "rejected_image"),
     ("responses", "rankings", "scores"),
 )
 
@@ -110,34 +118,37 @@ def convert(record: Record, options: Options) -> Iterator[Item]:
 
 
 def _item(record: Record, fields: dict[str, Any], options: Options) -> PreferencePair | RankedResponses:
-    meta = kept(fields, "id")
-    form = _form(fields, options)
+    form, better = _form(fields, options), 0
     if form is None and fields["battle"] is not None:
         first, second = fields["battle"]
-        turns, responses = _fork(
+        turns, responses = fork(
             _before(fields), read_turns(first, "'conversation_a'"), read_turns(second, "'conversation_b'")
         )
         better = options.labels.read(get(fields, "label"))
-        return make_pair("generic", *_shown(turns, fields, options), responses, better, meta)
-    if form is None and (found := _branches(record, fields)) is not None:
+    elif form is None and (found := _branches(record, fields)) is not None:
         turns, responses = found
-        return make_pair("generic", *_shown(turns, fields, options), responses, 0, meta)
-    turns, shared = _prompt(fields)
-    if form is RANKED:
-        images, question = _shown(turns, fields, options)
-        return _ranked(fields, images, question, meta)
-    if form is PAIR:
-        responses = (read_response(get(fields, "response_1"), "'response_1'"),
-                     read_response(get(fields, "response_2"), "'response_2'"))  # fmt: skip
-        return make_pair(
-            "generic", *_shown(turns, fields, options), responses, options.labels.read(get(fields, "label")), meta
-        )
-    better, worse = get(fields, "chosen"), get(fields, "rejected")
-    if shared and is_turns(better) and is_turns(worse):  # TRL's implicit prompt
-        turns, responses = _fork(turns, read_turns(better, "'chosen'"), read_turns(worse, "'rejected'"))
     else:
-        responses = read_response(better, "'chosen'"), read_response(worse, "'rejected'")
-    return make_pair("generic", *_shown(turns, fields, options), responses, 0, meta)
+        turns, shared = _prompt(fields)
+        if form is RANKED:
+            return _ranked(fields, *_shown(turns, fields, options, none=options.text_only))
+        first, second, *_ = PAIR if form is PAIR else CHOSEN
+        if shared and is_turns(fields["chosen"]) and is_turns(fields["rejected"]):  # TRL's implicit prompt
+            turns, responses = fork(
+                turns, read_turns(fields["chosen"], "'chosen'"), read_turns(fields["rejected"], "'rejected'")
+            )
+        else:
+            responses = _response(fields, first), _response(fields, second)
+        if form is PAIR:
+            better = options.labels.read(get(fields, "label"))
+    none = options.text_only or any(response.images for response in responses)
+    images, question = _shown(turns, fields, options, none=none)
+    return illustrated_pair("generic", Illustrated(question, images), responses, better, kept(fields, "id"))
+
+
+def _response(fields: dict[str, Any], name: str) -> Illustrated:
+    """The response in a field, with the images in the field beside it."""
+    images = fields[f"{name}_image"]
+    return read_response(fields[name] if images else get(fields, name), f"'{name}'", images)
 
 
 def _form(fields: dict[str, Any], options: Options) -> tuple[str, ...] | None:
@@ -147,9 +158,9 @@ def _form(fields: dict[str, Any], options: Options) -> tuple[str, ...] | None:
             return form
     if isinstance(fields["responses"], list | tuple):
         return RANKED
-    if fields["response_1"] is not None or fields["response_2"] is not None:
+    if any(fields[name] is not None for name in (*PAIR[:2], *PAIR[3:])):
         return PAIR
-    return CHOSEN if fields["chosen"] is not None else None
+    return CHOSEN if fields["chosen"] is not None or fields["chosen_image"] is not None else None
 
 
 def _fields(record: Record, options: Options) -> dict[str, Any]:
@@ -230,42 +241,36 @@ def _before(fields: dict[str, Any]) -> list[Turn]:
     return turns
 
 
-def _branches(record: Record, fields: dict[str, Any]) -> tuple[list[Turn], tuple[str, str]] | None:
+def _branches(record: Record, fields: dict[str, Any]) -> tuple[list[Turn], tuple[Illustrated, Illustrated]] | None:
     """Prompt and responses of two whole conversations, or of one and another response; None where there are none."""
     before = _before(fields)
     talk = fields["conversations"]
     if fields["rejected"] is not None and is_turns(talk) and fields["question"] is None:
         *turns, last = read_turns(talk, "the conversation")
-        responses = response_text(last, "the last turn"), read_response(fields["rejected"], "'rejected_response'")
+        responses = response_of(last, "the last turn"), read_response(fields["rejected"], "'rejected_response'")
         return [*before, *turns], responses
     for better, worse in _BRANCHES:
         if record.get(better) is not None and record.get(worse) is not None:
-            return _fork(before, read_turns(record[better], f"'{better}'"), read_turns(record[worse], f"'{worse}'"))
+            return fork(before, read_turns(record[better], f"'{better}'"), read_turns(record[worse], f"'{worse}'"))
     return None
 
 
-def _fork(before: list[Turn], better: list[Turn], worse: list[Turn]) -> tuple[list[Turn], tuple[str, str]]:
-    """The turns that two conversations share, and the last turn of each."""
-    if len(worse) == 1:
-        worse = [*better[:-1], *worse]
-    if [turn[:2] for turn in better[:-1]] != [turn[:2] for turn in worse[:-1]]:
-        raise Reject("several-turns", "the two conversations differ before their last turn", "Leave the row out.")
-    responses = response_text(better[-1], "the better response"), response_text(worse[-1], "the worse response")
-    return [*before, *better[:-1]], responses
+def _shown(turns: list[Turn], fields: dict[str, Any], options: Options, *, none: bool) -> tuple[tuple[Image, ...], str]:
+    """Images and question.
 
-
-def _shown(turns: list[Turn], fields: dict[str, Any], options: Options) -> tuple[tuple[Image, ...], str]:
-    """Images and question."""
+    Args:
+        none: whether the question may come without images.
+    """
     question = question_of(turns, "the prompt")
-    in_turns = any(image is not None for turn in turns for image in turn.images)
-    if fields["image"] is None and fields["video"] is None and (in_turns or options.text_only):
-        given: tuple[Image, ...] = ()
-    else:
-        given = () if fields["image"] in ([], ()) and (in_turns or options.text_only) else read_images(fields, "image")
-    return images_of(turns, given), question
+    none = none or any(image is not None for turn in turns for image in turn.images)
+    absent = fields["image"] is None and fields["video"] is None
+    given = (
+        () if none and (absent or fields["image"] in ([], ())) else read_images(fields, "image", frames=options.frames)
+    )
+    return images_of(turns, given), with_frame_mark(given, question)
 
 
-def _ranked(fields: dict[str, Any], images: Any, question: str, meta: dict[str, Any]) -> RankedResponses:
+def _ranked(fields: dict[str, Any], images: tuple[Image, ...], question: str) -> RankedResponses:
     responses = tuple(checked_text(r, "a response") for r in sequence(fields, "responses"))
     by_rank = fields.get("rankings") is not None
     ranks = tuple(number(r, "a rank") for r in sequence(fields, "rankings" if by_rank else "scores"))
@@ -275,7 +280,7 @@ def _ranked(fields: dict[str, Any], images: Any, question: str, meta: dict[str, 
         raise Reject("bad-ranking", f"{len(responses)} responses with {len(ranks)} ranks")
     if len({r.strip() for r in responses}) < 2:
         raise same_responses("all responses are the same text")
-    return RankedResponses("generic", images, question, responses, ranks, meta)
+    return RankedResponses("generic", images, question, responses, ranks, kept(fields, "id"))
 
 
 def label(record: Record, options: Options) -> RawLabel | None:

@@ -27,7 +27,7 @@ MOST_VALUES = 50
 _NOUN = "(?:response|output|answer|model|assistant|option|candidate|choice|completion|solution|caption)s?"
 _SIDE = re.compile(
     rf"(?:the )?(?:{_NOUN} ?)?(a|b|one|two|\d)(?: is better)?"
-    rf"|(?:the )?(first|second|1st|2nd|left|right)(?: {_NOUN}| one)?(?: is better)?"
+    rf"|(?:the )?(first|second|1st|2nd|left|right)(?: {_NOUN}| one|vote)?(?: is better)?"
 )
 _SIDES = {"a": 0, "b": 1, "one": 0, "two": 1, "first": 0, "second": 1, "1st": 0, "2nd": 1, "left": 0, "right": 1}
 _COMPARED = re.compile(r"([ab])(>>?|=|<<?)([ab])")
@@ -45,6 +45,7 @@ _TIES = frozenset(
         "both good",
     }
     | {"bothbad", "both bad", "tie (bothbad)", "tie (both bad)", "tie bothbad", "tie both bad"}
+    | {"tievote", "bothbad vote"}
     | {"bothgood", "tie (bothgood)", "no preference"}
 )
 _WRAPPINGS = (("\\boxed{", "}"), ("[", "]"), ("(", ")"), ("'", "'"), ('"', '"'), ("<answer>", "</answer>"))

@@ -17,8 +17,8 @@ def convert(record: Record, options: Options) -> Iterator[Item]:
     if turns[-1].speaker == "Assistant":
         turns.pop()
     responses = (
-        read_response(get(record, "output_1"), "'output_1'"),
-        read_response(get(record, "output_2"), "'output_2'"),
+        read_response(get(record, "output_1"), "'output_1'").text,
+        read_response(get(record, "output_2"), "'output_2'").text,
     )
     label = options.labels.read(get(record, "preference"), "'preference'")
     images = images_of(turns, read_images(record, "image"))

@@ -1,4 +1,4 @@
-"""yifanzhang114/MM-RLHF: `dpo_pairs.jsonl`, pairs ranked by people. Rows about videos are rejected and counted."""
+"""yifanzhang114/MM-RLHF: `dpo_pairs.jsonl`, pairs ranked by people. Rows about videos need `--frames`."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from data_prep.sources.record import Item, Options, Record, Source, chosen_rejec
 
 def convert(record: Record, options: Options) -> Iterator[Item]:
     """One pair. The annotators' reasons are left out, as the paper leaves out its judge's."""
-    yield chosen_rejected("mm_rlhf", record, "prompt", ("image",))
+    yield chosen_rejected("mm_rlhf", record, "prompt", ("image",), frames=options.frames)
 
 
 SOURCE = Source(

@@ -12,7 +12,7 @@ from data_prep.sources.record import Item, Options, Record, Source, chosen_rejec
 
 def convert(record: Record, options: Options) -> Iterator[Item]:
     """One pair, with `group` (the id) and `category` in its meta."""
-    pair = chosen_rejected("mm_rlhf_rewardbench", record, "prompt", ("image",))
+    pair = chosen_rejected("mm_rlhf_rewardbench", record, "prompt", ("image",), frames=options.frames)
     path = pair.images[0].path or ""
     category = path.lstrip("./").split("/")[0] if "/" in path else None
     yield replace(

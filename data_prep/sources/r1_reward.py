@@ -20,6 +20,7 @@ from data_prep.sources.record import (
     read_images,
 )
 from data_prep.tasks.pairwise import Image
+from data_prep.tasks.prompts import without_markers
 
 
 def convert(record: Record, options: Options) -> Iterator[Item]:
@@ -49,7 +50,7 @@ def judge_chat(chat: Any, record: Record, what: str, image_keys: tuple[str, ...]
         raise Reject("several-turns", f"{what} has {len(users)} user turns of {len(turns)}; a judge prompt is one")
     given = read_images(record, *image_keys) if any(record.get(key) for key in image_keys) else ()
     images = images_of(users, given)
-    return images or read_images(record, *image_keys), users[0].text
+    return images or read_images(record, *image_keys), without_markers(users[0].text)
 
 
 SOURCE = Source(

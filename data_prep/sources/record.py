@@ -8,8 +8,8 @@ of text, broken JSON inside JSON) into a reject.
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from data_prep.sources.inline_image import inline_image
@@ -18,7 +18,7 @@ from data_prep.sources.reject import Reject, same_responses, shown_value
 from data_prep.tasks.nway import RankedResponses
 from data_prep.tasks.pairwise import Image, PreferencePair
 from data_prep.tasks.pointwise import ScoredResponse
-from data_prep.tasks.prompts import MARKER
+from data_prep.tasks.prompts import without_markers
 
 __all__ = ["Item", "Options", "Record", "Reject", "Source"]
 
@@ -50,6 +50,8 @@ class Options:
     """What the values of the label column mean; `prepare` finds it out from the whole column."""
     text_only: bool = False
     """`generic` and conversations: take records without any image."""
+    frames: int = 0
+    """Frames that are taken of a video about which a question is; 0 rejects the record."""
 
 
 @dataclass(frozen=True)
@@ -161,10 +163,11 @@ def read_image(value: Any, what: str = "'image'") -> Image:
     raise Reject("image-missing", f"{what} holds neither bytes nor a file name")
 
 
-def read_images(record: Record, *keys: str) -> tuple[Image, ...]:
-    """The images under the first of `keys` that is there; a list or a single one.
+def read_images(record: Record, *keys: str, frames: int = 0) -> tuple[Image, ...]:
+    """The images under the first of `keys` that is there, a list or a single one; else the record's video.
 
-    Records about a video are rejected with a reason of their own, since no image represents it.
+    Args:
+        frames: how many frames replace a video; records about a video are rejected with a reason of their own for 0.
     """
     for key in keys:
         value = record.get(key)
@@ -175,20 +178,21 @@ def read_images(record: Record, *keys: str) -> tuple[Image, ...]:
             if not value:
                 raise Reject("image-missing", f"{what} is an empty list")
             return tuple([read_image(item, what) for item in value])
-    if record.get("video") is not None:
-        raise Reject("video", "the record is about a video; only images are converted")
+    if (video := record.get("video")) is not None:
+        if not frames:
+            raise Reject("video", "the record is about a video", "Give --frames N to take N frames of it as images.")
+        shown = read_image(video[0] if isinstance(video, _LISTS) and len(video) == 1 else video, "'video'")
+        return (replace(shown, frames=frames),)
     raise Reject("image-missing", f"no {' or '.join(map(repr, keys))} in the record")
 
 
-def without_markers(question: str) -> str:
-    """The question without the image markers that a source puts at its start or end."""
-    if MARKER not in question:
-        return question.strip()
-    while True:
-        shorter = question.strip().removeprefix(MARKER).removesuffix(MARKER).strip()
-        if shorter == question:
-            return question
-        question = shorter
+def with_frame_mark(images: Sequence[Image], question: str) -> str:
+    """The question, which says so where the images are frames of a video."""
+    return f"{FRAME_MARK}\n{question}" if any(image.frames for image in images) else question
+
+
+FRAME_MARK = "(The images are frames of a video, in their order.)"
+"""Begins a question about a video."""
 
 
 def question_text(value: Any, what: str = "'question'") -> str:
@@ -229,13 +233,14 @@ def kept(record: Record, *keys: str) -> dict[str, Any]:
 
 
 def chosen_rejected(
-    source: str, record: Record, question_key: str, image_keys: tuple[str, ...], *keep: str
+    source: str, record: Record, question_key: str, image_keys: tuple[str, ...], *keep: str, frames: int = 0
 ) -> PreferencePair:
     """The most common shape: a question, a chosen and a rejected response as texts. The chosen one comes first."""
+    images = read_images(record, *image_keys, frames=frames)
     return make_pair(
         source,
-        read_images(record, *image_keys),
-        question_text(get(record, question_key), f"'{question_key}'"),
+        images,
+        with_frame_mark(images, question_text(get(record, question_key), f"'{question_key}'")),
         (text(record, "chosen"), text(record, "rejected")),
         0,
         kept(record, "id", *keep),

@@ -15,7 +15,8 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from itertools import chain
+from typing import Any, Literal, TypeVar
 
 from data_prep.tasks.prompts import Wording, get_wording, policy_prompt, valid_text
 from data_prep.tasks.row import EMBEDDED_IMAGES, SCHEMA, HasRow, Image, Row, row_schema
@@ -34,6 +35,8 @@ __all__ = [
     "row_schema",
 ]
 
+T = TypeVar("T")
+
 Preferred = Literal[0, 1, "tie"]
 """Index of the better response, or a tie."""
 
@@ -51,15 +54,18 @@ class PreferencePair:
     source: str
     """Short name of the data set, for example `rlhf_v`."""
     images: Sequence[Image]
-    """The images in the order in which the prompt shows them; may be empty."""
+    """The images: those of the question, then those of the responses; may be empty."""
     question: str
-    """The question without image markers."""
+    """The question, without the image markers at its ends."""
     responses: tuple[str, str]
     """The two responses in the order of the source."""
     preferred: Preferred
     """Which response is better."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """What else the source says (id, annotator, gap of the scores, ...); JSON-serialisable."""
+    response_images: tuple[int, int] = (0, 0)
+    """How many of the last images belong to the first and to the second response; the others are the question's. A
+    response with images has one `<image>` marker for each of them, or none: then they follow its text."""
 
     _pair_id: str | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -69,8 +75,31 @@ class PreferencePair:
         # cached_property takes a lock in Python 3.11.
         if self._pair_id is None:
             images = [image.blake3 for image in self.images]
-            self._pair_id = content_id(self.source, *images, self.question, *self.responses, str(self.preferred))
+            belongs = [str(n) for n in self.response_images] if any(self.response_images) else []
+            self._pair_id = content_id(
+                self.source, *images, self.question, *self.responses, str(self.preferred), *belongs
+            )
         return self._pair_id
+
+    @property
+    def contents(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+        """Of the question and of each response: the text and the digests of its images."""
+        digests = [image.blake3 for image in self.images]
+        first, second = self.response_images
+        start = len(digests) - first - second
+        return (
+            (self.question, *digests[:start]),
+            (self.responses[0], *digests[start : start + first]),
+            (self.responses[1], *digests[start + first :]),
+        )
+
+    @property
+    def same_responses(self) -> bool:
+        """Whether nobody can prefer one of the responses: equal texts with equal images."""
+        if self.responses[0].strip() != self.responses[1].strip():
+            return False
+        _, first, second = self.contents
+        return first[1:] == second[1:]
 
     @property
     def judgement(self) -> tuple[str, int]:
@@ -80,23 +109,34 @@ class PreferencePair:
             32 hex digits over source, images, question and responses in a fixed order; and 0 or 1 for the place of the
             better response in that order, 2 for a tie. Equal digits with different numbers contradict each other.
         """
-        first, second = self.responses
+        question, first, second = self.contents
         swapped = second < first
-        images = [image.blake3 for image in self.images]
-        key = content_id(self.source, *images, self.question, *((second, first) if swapped else (first, second)))
+        parts = (question, *((second, first) if swapped else (first, second)))
+        key = content_id(self.source, *(str(len(part)) for part in parts), *chain.from_iterable(parts))
         return key, 2 if self.preferred == "tie" else self.preferred ^ swapped
 
     def swap(self) -> "PreferencePair":
         """The same judgement with the two responses in the other order."""
         first, second = self.responses
         better: Preferred = "tie" if self.preferred == "tie" else 0 if self.preferred else 1
-        return replace(self, responses=(second, first), preferred=better)
+        if not any(self.response_images):
+            return replace(self, responses=(second, first), preferred=better)
+        images, counts = responses_swapped(self.images, self.response_images), self.response_images
+        counts = counts[1], counts[0]
+        return replace(self, images=images, responses=(second, first), preferred=better, response_images=counts)
 
     def ground_truth(self, order: int) -> str:
         """`"1"`, `"2"` or `"tie"` when the responses are shown in `order` (0 as listed, 1 swapped)."""
         if self.preferred == "tie":
             return "tie"
         return "1" if self.preferred == order else "2"
+
+
+def responses_swapped(images: Sequence[T], response_images: Sequence[int]) -> tuple[T, ...]:
+    """The images, or what is known of each, in the order that they have once the two responses are swapped."""
+    first, second = response_images
+    start = len(images) - first - second
+    return (*images[:start], *images[start + first :], *images[start : start + first])
 
 
 def content_id(*parts: str) -> str:
@@ -128,6 +168,12 @@ class PreferenceTask(HasRow):
         return (second, first) if self.order else (first, second)
 
     @property
+    def shown_images(self) -> tuple[int, int]:
+        """How many of the last images belong to each of the shown responses."""
+        first, second = self.pair.response_images
+        return (second, first) if self.order else (first, second)
+
+    @property
     def ground_truth(self) -> str:
         """The label of this task, after a flip if there was one."""
         truth = self.pair.ground_truth(self.order)
@@ -140,7 +186,11 @@ class PreferenceTask(HasRow):
         """The user turn, with one `<image>` marker for each image and all free text neutralised."""
         if self._prompt is None:
             pair, (first, second) = self.pair, self.shown
-            self._prompt = self.wording.render(pair.question, first, second, n_images=len(pair.images), ties=self.ties)
+            counts = self.shown_images
+            n_images = len(pair.images) - sum(counts)
+            self._prompt = self.wording.render(
+                pair.question, first, second, n_images=n_images, ties=self.ties, response_images=counts
+            )
         return self._prompt
 
     def flat(self, prompt_tokens: int | None = None) -> Row:
@@ -148,11 +198,15 @@ class PreferenceTask(HasRow):
         pair = self.pair
         first, second = self.shown
         source_id, meta = meta_texts(pair.meta)
+        images, counts = tuple(pair.images), None
+        if any(pair.response_images):
+            counts = list(self.shown_images)
+            images = responses_swapped(images, pair.response_images) if self.order else images
         # Positional: keyword arguments take three times as long.
         return Row(
             f"critic/{pair.source}",
             self.prompt,
-            tuple(pair.images),
+            images,
             "critic",
             self.ground_truth,
             self.index,
@@ -166,9 +220,10 @@ class PreferenceTask(HasRow):
             self.wording.name,
             self.label_flipped,
             prompt_tokens,
-            known_hashes(pair.images),
+            known_hashes(images),
             source_id,
             meta,
+            counts,
         )
 
 
@@ -180,9 +235,21 @@ def swapped_row(row: Row, *, ties: bool) -> Row:
     """
     first, second = row.response_2 or "", row.response_1 or ""
     wording = get_wording(row.wording or "")
-    prompt = wording.render(row.question or "", first, second, n_images=len(row.images), ties=ties)
+    shown = row.response_images or [0, 0]
+    counts = (shown[1], shown[0])
+    prompt = wording.render(
+        row.question or "",
+        first,
+        second,
+        n_images=len(row.images) - sum(counts),
+        ties=ties,
+        response_images=counts,
+    )
     truth = {"1": "2", "2": "1"}.get(row.ground_truth, row.ground_truth)
     order = 1 - (row.order or 0)
+    if any(counts):
+        images = responses_swapped(row.images, shown)
+        row = row._replace(images=images, image_blake3=known_hashes(images), response_images=list(counts))
     return row._replace(prompt=prompt, ground_truth=truth, order=order, response_1=first, response_2=second)
 
 

@@ -11,8 +11,8 @@ two responses. Several exist so that a critic does not learn one sentence by hea
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from string import Formatter
 
 MARKER = "<image>"
@@ -73,11 +73,41 @@ def neutralise(text: str, special_tokens: Iterable[str] = ()) -> str:
     return text
 
 
-THINK_AND_BOX = (
-    "Before you decide, reason freely about what the picture shows and how well each response fits it, as if talking to"
-    " yourself. Put all of this reasoning between <think> and </think>. After </think>, give your verdict and nothing"
-    " else: \\boxed{1} if Response 1 is better, \\boxed{2} if Response 2 is better"
-)
+def without_markers(text: str) -> str:
+    """The text without the image markers at its start and end, which only announce the images."""
+    if MARKER not in text:
+        return text.strip()
+    while True:
+        shorter = text.strip().removeprefix(MARKER).removesuffix(MARKER).strip()
+        if shorter == text:
+            return text
+        text = shorter
+
+
+def placed(text: str, n_images: int, *, before: bool = False) -> str:
+    """Neutralised text with its own images, where its markers are; without markers, after the text or `before` it.
+
+    Raises:
+        ValueError: the text has markers, and not one for each image.
+    """
+    pieces = text.split(MARKER) if n_images else [text]
+    if len(pieces) == n_images + 1:
+        return MARKER.join(map(neutralise, pieces))
+    if len(pieces) > 1:
+        raise ValueError(f"the text has {len(pieces) - 1} {MARKER} markers for {n_images} images")
+    parts = (MARKER * n_images, neutralise(text))
+    return "\n".join(part for part in (parts if before else parts[::-1]) if part)
+
+
+def _think_and_box(about: str) -> str:
+    return (
+        f"Before you decide, reason freely about {about}, as if talking to yourself. Put all of this reasoning between"
+        " <think> and </think>. After </think>, give your verdict and nothing else: \\boxed{1} if Response 1 is better,"
+        " \\boxed{2} if Response 2 is better"
+    )
+
+
+THINK_AND_BOX = _think_and_box("what the picture shows and how well each response fits it")
 """The think-then-box instruction of the paper, in our words."""
 
 
@@ -90,6 +120,7 @@ class Wording:
     """Text with `{images}`, `{question}`, `{response_1}` and `{response_2}`, each once."""
     suffix: bool = True
     """Whether the think-and-box instruction follows."""
+    instruction: str = THINK_AND_BOX
 
     @cached_property
     def _parts(self) -> tuple[list[str], dict[str, int]]:
@@ -101,25 +132,72 @@ class Wording:
             if name:
                 places[name] = len(parts)
                 parts.append("")
-        return [*parts, f"\n\n{THINK_AND_BOX}" if self.suffix else ""], places
+        return [*parts, f"\n\n{self.instruction}" if self.suffix else ""], places
 
-    def render(self, question: str, response_1: str, response_2: str, *, n_images: int = 1, ties: bool = False) -> str:
-        """The user turn. Free text is neutralised here, so the only markers in it are the `n_images` of the template.
+    def render(
+        self,
+        question: str,
+        response_1: str,
+        response_2: str,
+        *,
+        n_images: int = 1,
+        ties: bool = False,
+        response_images: tuple[int, int] = (0, 0),
+    ) -> str:
+        """The user turn. Free text is neutralised here, so the only markers in it are those of the images.
+
+        The question's images come first. Several of them stay where the question has their markers, if it has one for
+        each. Where responses hold images, every image is in the text that it belongs to. Full templates speak of one
+        picture; a pair without images, or with images in its responses, is put in words of its own instead.
 
         Args:
+            n_images: images of the question.
             ties: whether the instruction offers `\\boxed{tie}` as a third verdict.
+            response_images: images of each response.
+
+        Raises:
+            ValueError: a response has markers, and not one for each of its images.
         """
-        own, places = self._parts
+        own, places = self._of_kind(n_images, response_images)._parts
         parts = own.copy()
-        parts[places["images"]] = MARKER * n_images
-        parts[places["question"]] = neutralise(question)
-        parts[places["response_1"]] = neutralise(response_1)
-        parts[places["response_2"]] = neutralise(response_2)
+        inside = any(response_images) or (n_images > 1 and question.count(MARKER) == n_images)
+        if inside and question.count(MARKER) != n_images:
+            question = without_markers(question).replace(MARKER, neutralise(MARKER))
+        parts[places["images"]] = "" if inside else MARKER * n_images
+        parts[places["question"]] = placed(question, n_images, before=True) if inside else neutralise(question)
+        parts[places["response_1"]] = placed(response_1, response_images[0])
+        parts[places["response_2"]] = placed(response_2, response_images[1])
         if self.suffix:
             parts.append(", \\boxed{tie} if neither is better." if ties else ".")
         text = "".join(parts)
-        return text if n_images else text.lstrip("\n")
+        return text.lstrip("\n") if inside or not n_images else text
 
+    def _of_kind(self, n_images: int, response_images: tuple[int, int]) -> "Wording":
+        if not self.suffix:
+            return self
+        if n_images and not any(response_images):
+            return self
+        kind = _ILLUSTRATED if any(response_images) else _TEXT_ONLY
+        return kind if self.instruction == THINK_AND_BOX else _with_instruction(kind, self.instruction)
+
+
+@lru_cache
+def _with_instruction(kind: Wording, instruction: str) -> Wording:
+    """A kind of pair in its own words, with the instruction of another wording."""
+    return replace(kind, instruction=instruction)
+
+
+GROUNDED = (
+    "Put all of your reasoning between <think> and </think>, in five parts, each headed at the start of a line:\n"
+    "Observations: what there is to see or to know, before you look at the responses\n"
+    "Claims: what each response claims\n"
+    "Verification: each claim held against the observations\n"
+    "Evaluation: what follows for each response\n"
+    "Scores: Response 1: a number from 0 to 10, Response 2: a number from 0 to 10\n"
+    "The difference of the scores is your verdict. After </think>, give it and nothing else: \\boxed{1} if Response 1"
+    " is better, \\boxed{2} if Response 2 is better"
+)
+"""The instruction for a grounded chain (MJ1, arXiv 2603.07990), in our words; `reward_fns.grounded` reads it."""
 
 _BLOCKS = "Question:\n{question}\n\nResponse 1:\n{response_1}\n\nResponse 2:\n{response_2}"
 
@@ -154,8 +232,27 @@ _FULL = {
 }
 """Name -> the text after the images, in templates that end with the think-and-box instruction."""
 
+_TEXT_ONLY = Wording(
+    "text_only",
+    "{images}\nYou are an impartial judge of answers that language models give. Below are a question and two responses"
+    " to it. Decide which response is better: it must be true, answer the question, and leave nothing important out."
+    " Neither the order of the responses nor their length should sway you.\n\n" + _BLOCKS,
+    instruction=_think_and_box("what the question asks and how well each response answers it"),
+)
+
+_ILLUSTRATED = Wording(
+    "illustrated",
+    "{images}\nYou are an impartial judge of what multimodal models make. Below are a request, which may come with"
+    " pictures, and two responses to it, which may hold pictures and text; every picture is shown in the part that it"
+    " belongs to. Decide which response is better: it must do what was asked, respect the pictures that came with the"
+    " request, be right in what it says, and be well made. Neither the order of the responses nor their length should"
+    " sway you.\n\n" + _BLOCKS,
+    instruction=_think_and_box("what was asked and how well the pictures and the text of each response meet it"),
+)
+
 WORDINGS: dict[str, Wording] = {
     **{name: Wording(name, "{images}\n" + text) for name, text in _FULL.items()},
+    "grounded": Wording("grounded", "{images}\n" + _FULL["critic"], instruction=GROUNDED),
     "compact": Wording(
         "compact",
         "{images}{question}\nResponse 1: {response_1}\nResponse 2: {response_2}\nWhich response is right?",
@@ -164,7 +261,7 @@ WORDINGS: dict[str, Wording] = {
 }
 """All wordings by name. `compact` is for tiny models: short, and without the suffix."""
 
-DRAWN = tuple(name for name, w in WORDINGS.items() if w.suffix)
+DRAWN = tuple(name for name, w in WORDINGS.items() if w.suffix and w.instruction == THINK_AND_BOX)
 """The wordings that a seeded draw chooses from."""
 
 
@@ -194,11 +291,12 @@ def policy_prompt(question: str, n_images: int) -> str:
 
 def score_prompt(question: str, response: str, n_images: int, lowest: float, highest: float) -> str:
     """The user turn that asks for a score of one response, from `lowest` to `highest`; free text is neutralised."""
+    about = _ABOUT[n_images > 0]
     text = (
-        f"{MARKER * n_images}\nYou are an impartial judge of answers that vision-language models give about"
-        f" pictures. Score the response below: does it agree with the picture, answer the question, and leave"
-        f" nothing important out?\n\nQuestion:\n{neutralise(question)}\n\nResponse:\n{neutralise(response)}\n\n"
-        "Before you decide, reason freely about what the picture shows and how well the response fits it. Put all of"
+        f"{MARKER * n_images}\nYou are an impartial judge of answers that {about['given']}. Score the response below:"
+        f" does it {about['right']}, answer the question, and leave nothing important out?\n\nQuestion:\n"
+        f"{neutralise(question)}\n\nResponse:\n{neutralise(response)}\n\n"
+        f"Before you decide, reason freely about what {about['shown']} and how well the response fits it. Put all of"
         " this reasoning between <think> and </think>. After </think>, give the score and nothing else, as"
         f" \\boxed{{number}}, from {lowest:g} (worst) to {highest:g} (best)."
     )
@@ -207,12 +305,24 @@ def score_prompt(question: str, response: str, n_images: int, lowest: float, hig
 
 def nway_prompt(question: str, responses: Iterable[str], n_images: int) -> str:
     """The user turn that asks for the best of several responses, in the order given; free text is neutralised."""
+    about = _ABOUT[n_images > 0]
     blocks = "\n\n".join(f"Response {place}:\n{neutralise(response)}" for place, response in enumerate(responses, 1))
     text = (
-        f"{MARKER * n_images}\nYou are an impartial judge of answers that vision-language models give about"
-        f" pictures. Find the best of the responses below: it must agree with what the picture really shows, answer"
-        f" the question, and leave nothing important out.\n\nQuestion:\n{neutralise(question)}\n\n{blocks}\n\n"
+        f"{MARKER * n_images}\nYou are an impartial judge of answers that {about['given']}. Find the best of the"
+        f" responses below: it must {about['right']}, answer the question, and leave nothing important out.\n\n"
+        f"Question:\n{neutralise(question)}\n\n{blocks}\n\n"
         "Before you decide, reason freely between <think> and </think>. After </think>, give the number of the best"
         " response and nothing else, as \\boxed{number}."
     )
     return text.lstrip("\n")
+
+
+_ABOUT = {
+    True: {
+        "given": "vision-language models give about pictures",
+        "right": "agree with what the picture really shows",
+        "shown": "the picture shows",
+    },
+    False: {"given": "language models give", "right": "be true", "shown": "the question asks"},
+}
+"""Words of these prompts, with and without images."""

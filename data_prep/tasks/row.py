@@ -45,6 +45,7 @@ EXTRA_INFO = pa.struct(
         ("image_blake3", pa.list_(pa.string())),
         ("source_id", pa.string()),
         ("meta", pa.string()),
+        ("response_images", pa.list_(pa.int64())),
     ]
 )
 
@@ -82,6 +83,8 @@ class Image:
     path: str | None = None
     key: str | None = field(default=None, compare=False)
     """The digest once it is known, or `quick_key` when images are not hashed in full."""
+    frames: int = 0
+    """Of a video, which is not in a row yet: how many frames replace it; 0 for an image."""
 
     @classmethod
     def from_path(cls, path: str | os.PathLike[str]) -> "Image":
@@ -146,6 +149,8 @@ class Row(NamedTuple):
     image_blake3: list[str] | None = None
     source_id: str | None = None
     meta: str | None = None
+    response_images: list[int] | None = None
+    """How many of the last images belong to the first and to the second response as shown; null for none."""
 
     def nested(self) -> dict[str, Any]:
         """The row as a dict that fits `row_schema()`."""

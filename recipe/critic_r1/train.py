@@ -21,7 +21,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from data_prep.files import FolderInUseError, folder_lock, write_text
-from recipe.critic_r1.launch import supervisor, wait_for_cluster
+from recipe.critic_r1.launch import staged, supervisor, wait_for_cluster
 from recipe.critic_r1.redaction import redacted_config
 from recipe.critic_r1.training import checkpoints
 
@@ -128,6 +128,8 @@ def train(config_name: str, overrides: Sequence[str]) -> int:
     restart = os.environ.get(supervisor.SUPERVISED)
     try:
         config = compose_config(config_name, overrides)
+        if staged.stages_of(config):
+            return staged.train_in_stages(config, config_name, overrides)
         logs = Path(config.critic_r1.run_dir).expanduser().absolute() / "train"
         # The supervising process holds the folder for its children.
         with folder_lock(logs, "critic-r1 train") if restart is None else nullcontext():
@@ -136,7 +138,9 @@ def train(config_name: str, overrides: Sequence[str]) -> int:
             if int(restart or 0) > 0:
                 wait_for_cluster.for_machines(config)
             return _run_and_explain(config)
-    except (ConfigurationError, PreflightError, checkpoints.CheckpointError, FolderInUseError, OSError) as error:
+    except (
+        ConfigurationError, staged.StageError, PreflightError, checkpoints.CheckpointError, FolderInUseError, OSError,
+    ) as error:  # fmt: skip
         print(f"critic-r1: {error}", file=sys.stderr)
         return 2
 

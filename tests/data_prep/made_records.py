@@ -41,6 +41,15 @@ def chosen(n: int) -> Record:
     return {"question": f"What is in image {n}?", "chosen": f"A dog {n}.", "rejected": f"A cat {n}."}
 
 
+def made(n: int) -> tuple[str, str]:
+    """Names of two images that were made for a request."""
+    return f"{n}.jpg", f"{(n + 1) % 8}.jpg"
+
+
+def talk(n: int, answer: str) -> list[Record]:
+    return [{"role": "user", "content": f"What is in image {n}?"}, {"role": "assistant", "content": f"A {answer} {n}."}]
+
+
 GOOD: dict[str, Callable[[int], Record]] = {
     "llava_critic_grpo": lambda n: {"question": "<image>\n" + bracketed(n), "answer": "2", "image": image(n)},
     "llava_critic_113k": lambda n: {
@@ -148,6 +157,107 @@ GOOD: dict[str, Callable[[int], Record]] = {
         "rejected": {"from": "gpt", "value": f"A cat {n}."},
         "images": [f"{n}.jpg"],
     },
+    "mmpr": lambda n: {"id": n, "image": f"{n}.jpg", **chosen(n), "question": f"<image>\nWhat is in image {n}?"},
+    "unified_reward": lambda n: {
+        "problem": "Compare.\nAnswer 1: 9+8=17\nYour task is provided as follows:\n"
+        f"Question: [What is in image {n}?]\nAnswer 1: [A dog {n}.]\nAnswer 2: [A cat {n}.]",
+        "solution": "Answer 2 is better",
+        "images": [f"{n}.jpg"],
+    },
+    "omni_rewardbench": lambda n: {
+        "id": n,
+        "prompt": f"What is in image {n}?",
+        "image": f"{n}.jpg",
+        "response1": f"A dog {n}.",
+        "response2": f"A cat {n}.",
+        "criteria": "Being right.",
+        "criteria_preference": "response2",
+        "model1": "a",
+        "model2": "b",
+        "source": "x",
+    },
+    "perception_collection": lambda n: {
+        "image": f"{n}.jpg",
+        "instruction": "###Task Description: ...",
+        "output": "It sees most of it. [RESULT] 4",
+        "orig_instruction": f"What is in image {n}?",
+        "orig_response": f"A dog {n}.",
+        "orig_reference_answer": "A brown dog.",
+        "orig_criteria": "Does it see the animal?",
+        **{f"orig_score{level}_description": f"It sees {level} of 5." for level in range(1, 6)},
+        "orig_score": "4",
+    },
+    "editreward": lambda n: {
+        "unique_key": f"k{n}",
+        "instruction": f"What is in image {n}?",
+        "source_img": image((n + 2) % 8),
+        "left_output_image": image(n),
+        "right_output_image": image((n + 1) % 8),
+        "left_overall_score": 5.0,
+        "right_overall_score": 6.5,
+        "vote_type": "x",
+    },
+    "genai_bench": lambda n: {
+        "prompt": f"What is in image {n}?",
+        "left_model": "a",
+        "left_image": image(n),
+        "right_model": "b",
+        "right_image": image((n + 1) % 8),
+        "vote_type": "rightvote",
+    },
+    "hpdv2": lambda n: {"prompt": f"What is in image {n}?", "file_path": list(made(n)), "human_preference": [0, 1]},
+    "hpdv3": lambda n: {
+        "prompt": f"What is in image {n}?",
+        "choice_dist": [9, 3],
+        "confidence": 0.9,
+        "path1": made(n)[0],
+        "path2": made(n)[1],
+        "model1": "a",
+        "model2": "b",
+    },
+    "mj_bench": lambda n: {
+        "caption": f"What is in image {n}?",
+        "image0": image(n),
+        "image1": image((n + 1) % 8),
+        "label": 0,
+        "category": "quality",
+    },
+    "pick_a_pic": lambda n: {
+        "ranking_id": n,
+        "caption": f"What is in image {n}?",
+        "jpg_0": image(n),
+        "jpg_1": image((n + 1) % 8),
+        "label_0": 1.0,
+        "label_1": 0.0,
+        "has_label": True,
+    },
+    "helpsteer3": lambda n: {
+        "domain": "general",
+        "language": "english",
+        "context": [{"role": "user", "content": f"What is in image {n}?"}],
+        "response1": f"A dog {n}.",
+        "response2": f"A cat {n}.",
+        "overall_preference": -2,
+        "individual_preference": [{"score": -2, "reasoning": "x"}],
+    },
+    "text_preference": lambda n: {
+        "prompt": f"What is in image {n}?",
+        "prompt_id": f"p{n}",
+        "chosen": talk(n, "dog"),
+        "rejected": talk(n, "cat"),
+        "messages": talk(n, "dog"),
+        "score_chosen": 8.5,
+        "score_rejected": 8.0,
+    },
+    "ultrafeedback": lambda n: {
+        "source": "x",
+        "instruction": f"What is in image {n}?",
+        "models": ["a", "b"],
+        "completions": [
+            {"model": "a", "response": f"A dog {n}.", "overall_score": 6.5},
+            {"model": "b", "response": f"A cat {n}.", "overall_score": 8},
+        ],
+    },
     "generic": lambda n: {
         "prompt": f"What is in image {n}?",
         "responses": [f"A dog {n}.", f"A cat {n}.", f"A cow {n}."],
@@ -157,7 +267,7 @@ GOOD: dict[str, Callable[[int], Record]] = {
 }
 """Source -> a good record number n. File names lie in the folder that `write_images` fills."""
 
-EXPECTED: dict[str, list[Preferred]] = {
+EXPECTED: dict[str, list[Preferred | float]] = {
     "llava_critic_grpo": [1],
     "llava_critic_113k": [0],
     "vlfeedback": [0],
@@ -174,12 +284,39 @@ EXPECTED: dict[str, list[Preferred]] = {
     "omni_preference": ["tie"],
     "spa_vl": [0],
     "sharegpt_ranking": [0],
+    "mmpr": [0],
+    "unified_reward": [1],
+    "omni_rewardbench": [1],
+    "perception_collection": [4],
+    "editreward": [1],
+    "genai_bench": [1],
+    "hpdv2": [1],
+    "hpdv3": [0],
+    "mj_bench": [0],
+    "pick_a_pic": [0],
+    "helpsteer3": [0],
+    "text_preference": [0],
+    "ultrafeedback": [1],
     "generic": [0, 0, "tie"],
 }
-"""Which response of each pair is the better one."""
+"""Which response of each pair is the better one; the score of a single response."""
 
-EMBEDDED = ("llava_critic_grpo", "llava_critic_113k", "rlhf_v", "rlaif_v", "vl_rewardbench", "spa_vl")
-"""Sources that are Parquet files with the images inside."""
+IN_COLUMN = ("llava_critic_grpo", "llava_critic_113k", "rlhf_v", "rlaif_v", "vl_rewardbench", "spa_vl")
+
+EMBEDDED = {
+    **dict.fromkeys(IN_COLUMN, "image"),
+    "editreward": "left_output_image",
+    "genai_bench": "left_image",
+    "mj_bench": "image0",
+    "pick_a_pic": "jpg_0",
+}
+"""Sources that are Parquet files with the images inside -> the column of one."""
+
+MADE = ("editreward", "genai_bench", "hpdv2", "hpdv3", "mj_bench", "pick_a_pic")
+"""Sources whose responses are images."""
+
+TEXT_ONLY = ("helpsteer3", "text_preference", "ultrafeedback")
+"""Sources without images."""
 
 
 def pairs_of(name: str, record: Record) -> list[PreferencePair]:

@@ -70,10 +70,36 @@ def test_a_folder_of_an_older_version_is_refused_with_the_command(tmp_path: Path
     manifest = tmp_path / "tasks" / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 3}))
     (tmp_path / "in.jsonl").write_text("{}")
-    message = "format 3, now 4.*critic-r1 prepare write_tasks --input FILES --output .*tasks --overwrite"
+    message = "format 3, now 5.*critic-r1 prepare write_tasks --input FILES --output .*tasks --overwrite"
     with pytest.raises(InputError, match=message):
         check_parquet(tmp_path / "tasks")
     with pytest.raises(InputError, match=message):
         Exclusion.from_files([tmp_path / "tasks"])
     with pytest.raises(InputError, match=message):
         convert([str(tmp_path / "in.jsonl")], tmp_path / "tasks", Settings("generic"))
+
+
+def drawn(**changes: Any) -> PreferencePair:
+    images = [Image(make_image(n)) for n in range(2)]
+    given = {"source": "mine", "images": images, "question": "Draw a dog.", "responses": ("<image>", "<image>"),
+             "preferred": 1, "response_images": (1, 1)}  # fmt: skip
+    return PreferencePair(**{**given, **changes})
+
+
+def test_responses_that_are_images(tmp_path: Path) -> None:
+    write_tasks([drawn(), drawn(responses=("", "See <image>"))], tmp_path / "tasks", orders="both")
+    assert check_parquet(tmp_path / "tasks").ok
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": [Image(make_image(1))] * 2}, "same images"),
+        ({"response_images": (2, 1)}, "of 2 images"),
+        ({"response_images": (-1, 1)}, "of 2 images"),
+        ({"responses": ("<image> <image>", "a")}, "2 <image> markers for 1 images"),
+    ],
+)
+def test_images_that_cannot_be_those_of_the_responses(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_tasks([drawn(**changes)], tmp_path / "tasks")

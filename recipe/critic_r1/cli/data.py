@@ -100,6 +100,9 @@ def prepare(
         str, typer.Option(help="Pairs that are labelled in more than one way: drop or keep.")
     ] = "drop",
     text_only: Annotated[bool, typer.Option(help="generic: take records without an image.")] = False,
+    frames: Annotated[
+        int, typer.Option(help="Questions about a video: number of its frames, evenly spread, to take as images.")
+    ] = 0,
     exclude: Annotated[
         list[str] | None, typer.Option(help="Prepared benchmark whose rows must not be used. Repeatable.")
     ] = None,
@@ -166,6 +169,7 @@ def prepare(
             label_values=_assignments("--label-values", label_values or []),
             contradictions=contradictions,  # type: ignore[arg-type]
             text_only=text_only,
+            frames=frames,
             image_roots=tuple(image_root or ()),
         )
         if source == "auto":

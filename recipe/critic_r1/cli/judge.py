@@ -45,13 +45,14 @@ from recipe.critic_r1.judging.metrics import category_metrics, length_metrics, p
 from recipe.critic_r1.judging.official import OfficialPrompt, load_prompt
 from recipe.critic_r1.judging.official_metrics import official_metrics
 from recipe.critic_r1.judging.pairwise import REFUSED, REQUEST_FAILED, Judgement, judge, read_rows, task_from_row
+from recipe.critic_r1.judging.suite import METRICS, Entry, read_suite, rows, run_suite
 from recipe.critic_r1.redaction import redacted
 
 Benchmark = Annotated[
     list[str],
     typer.Argument(
-        help=f"A benchmark by name ({', '.join(BENCHMARKS)}), with its files as --input; or Parquet files or folders"
-        " written by `critic-r1 prepare`."
+        help=f"A benchmark by name ({', '.join(BENCHMARKS)}), with its files as --input; Parquet files or folders"
+        " written by `critic-r1 prepare`; or a suite of several benchmarks, SUITE.yaml."
     ),
 ]
 
@@ -139,6 +140,10 @@ def judge_command(
     seed: Seed = 0,
 ) -> None:
     """Measure a served critic on preference pairs, each judged in both orders."""
+    if len(data) == 1 and data[0].endswith((".yaml", ".yml")):
+        given = {k: v for k, v in locals().items() if k not in ("data", "out", "input", "image_root", "limit")}
+        _judge_suite(Path(data[0]), out, given, alone=not (input or image_root or limit))
+        return
     try:
         name = benchmark_name(data)
         if name is None and (input or image_root or limit):
@@ -197,6 +202,35 @@ def judge_command(
     lost = Counter(j.reason for j in judgements if not j.answered)
     failed = lost.pop(REQUEST_FAILED, 0)
     close(failed, lost, len(judgements))
+
+
+def _judge_suite(path: Path, out: Path, given: dict[str, Any], *, alone: bool) -> None:
+    """Judge all benchmarks of a suite with the same options, each into a folder of its own, and show one table."""
+
+    def judge_one(name: str, entry: Entry, limit: int | None, folder: Path) -> int:
+        say(f"{name}: {', '.join(entry.input)}")
+        try:
+            judge_command([name], out=folder, input=list(entry.input), image_root=list(entry.image_root), limit=limit,
+                          **given)  # fmt: skip
+        except typer.Exit as end:
+            return end.exit_code
+        return 0
+
+    try:
+        if not alone:
+            raise ValueError("a suite says input, image_root and limit itself: leave these options out")
+        suite = read_suite(path)
+        found, failed = run_suite(suite, out, judge_one)
+        write_json(out / "suite.json", {"suite": suite.model_dump(mode="json"), "failed": failed, "benchmarks": found})
+    except FAULTS as error:
+        raise ending(error) from error
+    table = Table(Column("benchmark", overflow="fold"), "overall", "95 % interval", *list(METRICS)[1:])
+    for row in rows(suite, found):
+        table.add_row(*map(cell, row))
+    console.print(table)
+    if failed:
+        warn(f"failed: {', '.join(failed)}; run the same command again, which resumes")
+        raise typer.Exit(max(failed.values()))
 
 
 def _tell_endings(judgements: Sequence[Judgement], ended: Counter[str], *, prefilled: bool) -> None:

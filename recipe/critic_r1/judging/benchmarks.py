@@ -15,7 +15,14 @@ from data_prep.convert import convert
 from data_prep.settings import Settings
 from data_prep.sources.registry import NAMES, load_source
 
-BENCHMARKS = ("vl_rewardbench", "mm_rlhf_rewardbench", "multimodal_rewardbench")
+BENCHMARKS = (
+    "vl_rewardbench",
+    "mm_rlhf_rewardbench",
+    "multimodal_rewardbench",
+    "multimodal_rewardbench_2",
+    "mllm_judge",
+    "omni_rewardbench",
+)
 """Sources that are published for evaluation. Any other source can be judged by its name, too."""
 
 

@@ -149,7 +149,7 @@ def per_length(judgements: Sequence[Judgement]) -> dict[str, Observed]:
 
 def clusters(judgements: Sequence[Judgement], *, seed: int = 0) -> ClusterBootstrap:
     """Bootstrap draws over the images of judgements."""
-    return ClusterBootstrap([j.task.image_blake3 for j in judgements], seed=seed)
+    return ClusterBootstrap([j.task.cluster for j in judgements], seed=seed)
 
 
 def mean(name: str, observed: Observed, bootstrap: ClusterBootstrap) -> Estimate:

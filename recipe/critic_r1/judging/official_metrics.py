@@ -7,6 +7,8 @@ the rows (`meta.category`, `meta.group`; see `data_prep.sources`), where it is r
   VL-RewardBench          accuracy per group (hallucination, reasoning, general), overall, and macro over the groups
   MM-RLHF-RewardBench     Acc over pairs, Acc+ over prompts whose pairs are all right
   Multimodal RewardBench  accuracy per category, overall, and macro over the categories
+  Multimodal RewardBench 2  accuracy per task (t2i, edit, interleaved, reasoning) over both orders, and overall. Its
+                            script leaves unreadable verdicts out of the count; here they are not right.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ def official_metrics(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[
     """
     if not judgements:
         raise ValueError("there are no judgements to measure")
-    bootstrap = ClusterBootstrap([j.task.image_blake3 for j in judgements], seed=seed)
+    bootstrap = ClusterBootstrap([j.task.cluster for j in judgements], seed=seed)
     answered = np.array([j.answered for j in judgements])
     correct = np.array([j.correct for j in judgements])
     category = np.array([j.task.category for j in judgements])

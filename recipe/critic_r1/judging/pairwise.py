@@ -55,7 +55,7 @@ class JudgeTask:
     messages: the prompt.
     response_1, response_2: as shown.
     ground_truth: `"1"`, `"2"` or `"tie"`, as shown.
-    image_blake3: hash over the images; judgements of the same images form a cluster.
+    image_blake3: hash over the images; empty for a pair without images.
     category: group for reports: what the source says (`meta.category`), else the data source.
     group: pairs that a benchmark counts together, such as one prompt's; the pair itself when the source names none.
     """
@@ -70,6 +70,11 @@ class JudgeTask:
     image_blake3: str
     category: str = ""
     group: str = ""
+
+    @property
+    def cluster(self) -> str:
+        """What judgements that depend on each other share: the images, or the question of a pair without images."""
+        return self.image_blake3 or blake3(self.question.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -219,10 +224,11 @@ def thinking(text: str) -> str:
 
 
 def images_blake3(hashes: Sequence[str]) -> str:
-    """One name for the images of a row: the hash itself when there is one image."""
-    if len(hashes) == 1:
-        return hashes[0]
-    return blake3("\n".join(hashes).encode()).hexdigest()
+    """One name for the images of a row, in whatever order it shows them: the hash itself when there is one image, empty
+    when there is none."""
+    if len(hashes) < 2:
+        return hashes[0] if hashes else ""
+    return blake3("\n".join(sorted(hashes)).encode()).hexdigest()
 
 
 def task_from_row(row: Mapping[str, Any]) -> JudgeTask:

@@ -186,7 +186,8 @@ def test_every_turn_keeps_its_speaker(changes: dict[str, Any], question: str) ->
         ({"tools": '[{"name": "f"}]'}, "unshown-part"),
         ({"chosen": [turn("assistant", "a"), turn("tool", "b"), turn("assistant", "c")]}, "several-turns"),
         ({"chosen": [turn("user", "a")]}, "unknown-role"),
-        ({"chosen": [turn("assistant", [{"type": "image", "image": "2.jpg"}, *part("a")])]}, "response-image"),
+        ({"chosen": [turn("assistant", [{"type": "image"}, *part("a")])]}, "response-image"),
+        ({"chosen_images": ["2.jpg"], "chosen": [turn("assistant", "<image> <image>")]}, "image-count"),
         ({"chosen": [turn("assistant", [{"type": "thinking", "thinking": "b"}, *part("a")])]}, "unshown-part"),
         ({"history": ["a"]}, "wrong-type"),
         ({"images": None}, "image-missing"),
@@ -317,3 +318,52 @@ def test_a_mapped_column_that_is_not_there_is_named(path: str) -> None:
 def test_a_map_that_cannot_be_meant_is_refused(columns: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_columns(columns)
+
+
+URL = {"type": "image_url", "image_url": {"url": URI}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "responses", "counts"),
+    [
+        (
+            {"chosen": [turn("assistant", [*part("See <image>:"), URL, *part("Done.")])]},
+            ("See ‹image›:\n<image>\nDone.", "A cat."),
+            (1, 0),
+        ),
+        ({"chosen": [turn("assistant", [URL])], "rejected": "A <image>."}, ("<image>", "A <image>."), (1, 0)),
+        (
+            {"chosen": None, "chosen_images": ["2.jpg"], "rejected": "<image>, <image>", "rejected_images": ["3", "4"]},
+            ("<image>", "<image>, <image>"),
+            (1, 2),
+        ),
+        (
+            {"chosen": None, "rejected": None, "images": None, "response_1_images": "2.jpg", "response_2_image": PNG,
+             "label": "first"},
+            ("<image>", "<image>"),
+            (1, 1),
+        ),
+    ],
+)  # fmt: skip
+def test_responses_that_hold_images(
+    changes: dict[str, Any], responses: tuple[str, str], counts: tuple[int, int]
+) -> None:
+    pair = converted({**FORMS["our DPO output"], **changes})
+    assert (pair.responses, pair.response_images) == (responses, counts)
+    n_images = 0 if changes.get("images", ...) is None else 1
+    assert len(pair.images) == n_images + sum(counts)
+
+
+@pytest.mark.parametrize(
+    ("content", "question"),
+    [
+        ([URL, *part("is A,"), URL, *part("is B.")], "<image>\nis A,\n<image>\nis B."),
+        ([URL, URL, *part(ASKED)], ASKED),
+        ([URL, *part("<image> and <image>?"), URL], "<image> and <image>?"),
+        ("<image>One. <image>Two.", "<image>One. <image>Two."),
+    ],
+)
+def test_several_images_stay_where_the_question_speaks_of_them(content: Any, question: str) -> None:
+    images = ["1.jpg", "2.jpg"] if isinstance(content, str) else None
+    pair = converted({**FORMS["our DPO output"], "prompt": [turn("user", content)], "images": images})
+    assert (pair.question, len(pair.images)) == (question, 2)

@@ -15,12 +15,16 @@ from data_prep.checks.rows import check_parquet, row_problems
 from data_prep.convert import convert
 from data_prep.reading.units import Broken
 from data_prep.settings import Settings
+from data_prep.sources.record import Options
 from data_prep.sources.registry import NAMES, load_source
 from data_prep.tasks.pairwise import Preferred
 from data_prep.tasks.row import rows_batch
 from data_prep.transform import Transform
 from tests.data_prep.made_images import make_image
-from tests.data_prep.made_records import EMBEDDED, EXPECTED, GOOD, pairs_of
+from tests.data_prep.made_records import EMBEDDED, EXPECTED, GOOD, MADE, TEXT_ONLY, pairs_of
+
+NAMED = sorted(set(NAMES) - {*EMBEDDED, *TEXT_ONLY})
+"""Sources whose records name their images."""
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +48,17 @@ def test_registry_and_examples_agree() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_good_record(name: str) -> None:
-    pairs = pairs_of(name, GOOD[name](3))
-    assert [p.preferred for p in pairs] == EXPECTED[name]
+    scored = name == "perception_collection"
+    pairs: list[Any] = (
+        list(load_source(name).convert(GOOD[name](3), Options())) if scored else pairs_of(name, GOOD[name](3))
+    )
+    assert [p.score if scored else p.preferred for p in pairs] == EXPECTED[name]
     for p in pairs:
-        assert p.question.strip("?").endswith(("image 3", "What is it"))
-        assert all(text.startswith("A ") and text.rstrip(".").endswith("3") for text in p.responses)
+        assert p.question.split("?")[0].endswith(("image 3", "What is it"))
+        responses = (p.response,) if scored else p.responses
+        assert name in MADE or all(text.startswith("A ") and text.rstrip(".").endswith("3") for text in responses)
+        assert name not in MADE or (p.responses, p.response_images) == (("<image>", "<image>"), (1, 1))
+        assert len(p.images) == (0 if name in TEXT_ONLY else 2 if name in MADE else 1) + (name == "editreward")
         assert "<image>" not in p.question
         json.dumps(p.meta)
 
@@ -174,12 +184,12 @@ IMAGES = {
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_bad_image(name: str, case: str, root: Path) -> None:
     data, reason = IMAGES[case]
-    record = {**GOOD[name](1), "image": {"bytes": data, "path": None}}
+    record = {**GOOD[name](1), EMBEDDED[name]: {"bytes": data, "path": None}}
     outcome = transform(name, root)([(0, record)])
     assert [r["reason"] for r in outcome.rejected] == [reason]
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - set(EMBEDDED)))
+@pytest.mark.parametrize("name", NAMED)
 def test_bad_image_file(name: str, tmp_path: Path) -> None:
     (tmp_path / "mcq").mkdir()
     cases = [(data, reason) for data, reason in IMAGES.values() if data is not None]
@@ -199,7 +209,7 @@ def rewritten(value: Any, old: str, new: str) -> Any:
     return value.replace(old, new) if isinstance(value, str) else value
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {*MADE, "perception_collection"}))
 def test_identical_and_empty_responses(name: str, root: Path) -> None:
     good = GOOD[name](1)
     cat = {"llava_critic_grpo": "A cat, number 1.", "llava_critic_113k": "A cat, number 1."}.get(name, "A cat 1.")
@@ -212,6 +222,19 @@ def test_identical_and_empty_responses(name: str, root: Path) -> None:
     else:
         assert [r["reason"] for r in same.rejected] == ["same-responses"]
     assert [r["reason"] for r in empty.rejected] == ["empty-text"]
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_identical_images(name: str, root: Path) -> None:
+    good = rewritten(GOOD[name](1), "2.jpg", "1.jpg")
+    if name in EMBEDDED:
+        good = {k: good[EMBEDDED[name]] if k == SECOND[name] else v for k, v in good.items()}
+    (root / "copy.jpg").write_bytes((root / "1.jpg").read_bytes())  # the same image under another name
+    for record in [good] if name in EMBEDDED else [good, rewritten(GOOD[name](1), "2.jpg", "copy.jpg")]:
+        assert [r["reason"] for r in transform(name, root)([(0, record)]).rejected] == ["same-responses"]
+
+
+SECOND = {"editreward": "right_output_image", "genai_bench": "right_image", "mj_bench": "image1", "pick_a_pic": "jpg_1"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -229,7 +252,7 @@ def test_repeated_record_and_cut_file(name: str, root: Path, tmp_path: Path) -> 
     assert manifest["records"] == {"in": used + 2, "used": used, "rejected": 2}
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - set(EMBEDDED)))
+@pytest.mark.parametrize("name", NAMED)
 @pytest.mark.parametrize("file", ["absent.jpg", "../../../etc/passwd", "a\0b", "x" * 5000])
 def test_bad_file_name(name: str, file: str, root: Path) -> None:
     text = json.dumps(GOOD[name](1))
@@ -261,7 +284,7 @@ def test_bad_file_name(name: str, file: str, root: Path) -> None:
         ("r1_reward", ("answer",), ["<answer>1</answer>", "<answer>2</answer>"], "unknown-label"),
         ("omni_preference", ("solution",), "{}", "missing-field"),
         ("multimodal_rewardbench", ("Text",), None, "missing-field"),
-        ("multimodal_rewardbench_2", ("response_b_images",), [{"bytes": b"x"}], "response-image"),
+        ("multimodal_rewardbench_2", ("response_b_images",), ["absent.jpg"], "image-missing"),
         ("mllm_judge", ("human_answer",), "D", "unknown-label"),
         ("generic", ("rankings",), [1, 2], "bad-ranking"),
         ("spa_vl", ("image",), "http://example.org/a.jpg", "image-remote"),

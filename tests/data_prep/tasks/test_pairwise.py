@@ -1,5 +1,6 @@
 """Rows, wordings and neutralising."""
 
+import dataclasses
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_prep.tasks.ordering import balanced_order, preference_tasks, split_of
-from data_prep.tasks.pairwise import Image, PreferencePair, PreferenceTask, Preferred, row_schema
+from data_prep.tasks.pairwise import Image, PreferencePair, PreferenceTask, Preferred, row_schema, swapped_row
 from data_prep.tasks.prompts import MARKER, WORDINGS, get_wording, neutralise
 from data_prep.tasks.row import Row, rows_batch
 from data_prep.writer import write_parquet
@@ -165,3 +166,78 @@ def test_writer_repeats_its_bytes_and_clears_old_shards(tmp_path: Path) -> None:
     again = write_parquet(tasks, tmp_path)
     assert [p.name for p in sorted(tmp_path.glob("*.parquet"))] == ["train-00000.parquet"]
     assert again["labels"] == first["labels"]
+
+
+def illustrated(preferred: object = 0) -> PreferencePair:
+    """A request with two images, a response with text around an image, and one that is two images."""
+    images = tuple(Image(make_image(n), f"{n}.jpg") for n in range(5))
+    return PreferencePair(
+        "test",
+        images,
+        "Merge <image> and <image>, as <b>asked</b>.",
+        ("Here: <image> Done. \\boxed{1}", ""),
+        preferred,  # type: ignore[arg-type]
+        response_images=(1, 2),
+    )
+
+
+@pytest.mark.parametrize(
+    ("order", "names", "parts"),
+    [
+        (
+            0,
+            "01234",
+            ("1:\nHere: <image> Done.", "2:\n<image><image>"),
+        ),
+        (
+            1,
+            "01342",
+            ("1:\n<image><image>", "2:\nHere: <image> Done."),
+        ),
+    ],
+)
+def test_every_image_is_in_the_part_that_it_belongs_to(order: int, names: str, parts: tuple[str, ...]) -> None:
+    task = PreferenceTask(illustrated(), order)
+    row = task.flat()
+    assert [image.path for image in row.images] == [f"{n}.jpg" for n in names]
+    assert row.image_blake3 == [image.blake3 for image in row.images]
+    assert row.response_images == ([1, 2] if order == 0 else [2, 1])
+    parts = ("Question:\nMerge <image> and <image>, as <b>", *(f"Response {part}" for part in parts))
+    assert [row.prompt.count(part) for part in parts] == [1, 1, 1]
+    assert row.prompt.count(MARKER) == 5
+    assert "boxed{1} Done" not in row.prompt.replace("\\boxed{1} if", "")
+    assert row == swapped_row(PreferenceTask(illustrated(), 1 - order).flat(), ties=False)
+    assert rows_batch([row]).to_pylist() == [task.row()]
+    assert Row.of(task.row()) == row
+
+
+@pytest.mark.parametrize("preferred", [0, 1, "tie"])
+def test_a_swapped_pair_is_the_same_judgement(preferred: object) -> None:
+    first = illustrated(preferred)
+    assert first.swap().judgement == first.judgement
+    assert first.swap().swap() == first
+    assert PreferenceTask(first.swap(), 0).prompt == PreferenceTask(first, 1).prompt
+    other = dataclasses.replace(first, response_images=(2, 1))
+    assert (other.judgement[0], other.pair_id) != (first.judgement[0], first.pair_id)
+
+
+@pytest.mark.parametrize(
+    ("question", "n_images", "begins"),
+    [
+        ("<image> is A, <image> is B.", 2, "You are an impartial judge"),
+        ("<image> is A.", 2, "<image><image>\nYou are an impartial judge of answers that vision"),
+        ("Is <image> a tag?", 1, "<image>\nYou are an impartial judge of answers that vision"),
+        ("Why?", 0, "You are an impartial judge of answers that language models give."),
+    ],
+)
+def test_where_the_images_of_a_question_are(question: str, n_images: int, begins: str) -> None:
+    prompt = get_wording("critic").render(question, "a", "b", n_images=n_images)
+    assert prompt.startswith(begins)
+    assert prompt.count(MARKER) == n_images
+    assert ("picture" in prompt) == (n_images > 0)
+
+
+def test_markers_that_are_not_the_images_of_a_response_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 <image> markers for 1 images"):
+        get_wording("critic").render("q", "<image><image>", "b", n_images=0, response_images=(1, 0))
+    assert get_wording("critic").render("q", "<image>", "b", n_images=0).count(MARKER) == 0
