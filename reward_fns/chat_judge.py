@@ -60,7 +60,7 @@ class ChatJudge:
 
     Args:
         url: address up to and including `/v1`.
-        model: the name under which the server knows the critic.
+        model: the name under which the server knows the critic; None for the first one that it lists.
         wording: prompt template, a name of `data_prep.tasks.prompts.WORDINGS`.
         ties: whether the prompt offers a tie.
         parsing: how verdicts are read; `lenient` for a critic that was not trained on the form.
@@ -80,7 +80,7 @@ class ChatJudge:
     def __init__(
         self,
         url: str,
-        model: str,
+        model: str | None,
         *,
         wording: str = "critic",
         ties: bool = False,
@@ -94,7 +94,7 @@ class ChatJudge:
         api_key: str = "EMPTY",
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
-        if not url or not model:
+        if not url or model == "":
             raise ValueError("a critic needs the url of its server and the name of its model")
         if min(max_tokens, timeout, attempts, concurrency) <= 0 or min(first_pause, temperature) < 0:
             raise ValueError("max_tokens, timeout, attempts and concurrency must be positive, pauses not negative")
@@ -102,7 +102,7 @@ class ChatJudge:
         self._wording, self._ties, self._parsing = wording, ties, parsing
         self._timeout, self._attempts, self._first_pause = timeout, attempts, first_pause
         self._concurrency, self._api_key = concurrency, api_key
-        self._fixed = {"model": model, "max_tokens": max_tokens, "temperature": temperature, "n": 1}
+        self._fixed = {"max_tokens": max_tokens, "temperature": temperature, "n": 1}
         self._extra_body = dict(extra_body or {}) or None
         self._client: Any = None
 
@@ -142,13 +142,16 @@ class ChatJudge:
             try:
                 # The library's own time-out starts again with each byte; this one bounds the attempt.
                 async with self._slots, asyncio.timeout(self._timeout):
+                    if self.model is None:
+                        self.model = (await self._client.models.list()).data[0].id
                     reply = await self._client.chat.completions.create(
+                        model=self.model,
                         messages=[{"role": "user", "content": list(content)}],
                         extra_body=self._extra_body,
                         **self._fixed,
                     )
                 return self._read(reply)
-            except (openai.OpenAIError, ValueError, TypeError, AttributeError, TimeoutError) as error:
+            except (openai.OpenAIError, LookupError, ValueError, TypeError, AttributeError, TimeoutError) as error:
                 status = getattr(error, "status_code", None)
                 final = isinstance(status, int) and status < 500 and status not in PASSING
                 if final or attempt == self._attempts:
