@@ -167,21 +167,23 @@ class CriticGroupRewardManager(NaiveRewardManager):
             self._waiting.pop(group.columns["uid"], None)
             failure = f"{len(group.members)} of {group.size} responses within {self._wait_seconds:g} seconds"
         members = sorted(group.members, key=lambda member: member.sample)
-        texts = [member.text for member in members]
         if failure:
-            judged = self._groups.unjudged(texts, failure)
+            judged = self._groups.unjudged([member.text for member in members], failure)
         else:
-            columns = group.columns
-            messages = list(columns["raw_prompt"])
-            judged = await self._groups.score(
-                self._critic_of(str(columns["uid"])),
-                str((columns.get("extra_info") or {}).get("question") or question_of(messages)),
-                (_image(item) for item in image_items(messages)),
-                texts,
-                formats=_formats(members),
-                reference=columns["reward_model"].get("ground_truth"),
-            )
+            judged = await self._compared(group.columns, members)
         return {member.sample: _reward(member, i, judged, members) for i, member in enumerate(members)}
+
+    async def _compared(self, columns: Mapping[str, Any], members: Sequence[_Member]) -> JudgedGroup:
+        """The rewards of a whole group, in the order of its members."""
+        messages = list(columns["raw_prompt"])
+        return await self._groups.score(
+            self._critic_of(str(columns["uid"])),
+            str((columns.get("extra_info") or {}).get("question") or question_of(messages)),
+            (_image(item) for item in image_items(messages)),
+            [member.text for member in members],
+            formats=_formats(members),
+            reference=columns["reward_model"].get("ground_truth"),
+        )
 
 
 @dataclass(frozen=True)
@@ -277,14 +279,14 @@ def _image(item: Message) -> Any:
     return data if isinstance(data, bytes) else opened(item)["image"]
 
 
-def _formats(members: list[_Member]) -> list[float] | None:
+def _formats(members: Sequence[_Member]) -> list[float] | None:
     """The forms as the run's reward function read them; None when it did not."""
     if any("format" not in member.scored for member in members):
         return None
     return [float(member.scored["format"]) for member in members]
 
 
-def _reward(member: _Member, place: int, judged: JudgedGroup, members: list[_Member]) -> dict[str, Any]:
+def _reward(member: _Member, place: int, judged: JudgedGroup, members: Sequence[_Member]) -> dict[str, Any]:
     """verl's reward dict: the parts of the score, and the matches with the samples they were against."""
     reward = judged.rewards[place]
     matches = [
