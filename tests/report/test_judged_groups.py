@@ -13,7 +13,7 @@ from tests.report.made_run import make_run
 
 
 def line(
-    uid: str, sample: int, acc: float, *matches: tuple[int, float, str, str | None], step: int = 9
+    uid: str, sample: int, acc: float, *matches: tuple[int, float, str | None, str | None], step: int = 9
 ) -> dict[str, Any]:
     told = [{"against": other, "share": share, "verdicts": list(verdicts)} for other, share, *verdicts in matches]
     return {

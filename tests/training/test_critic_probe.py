@@ -133,9 +133,12 @@ def test_the_trainer_looks_after_the_weights_are_synchronised(monkeypatch: pytes
     monkeypatch.setattr(PPOTrainerSync, "on_step_end", lambda self: order.append("weights"))
     trainer = object.__new__(CriticTrainerSync)
     trainer.timing_raw, trainer.total_training_steps = {}, 5
-    trainer._probe = SimpleNamespace(  # type: ignore[assignment]
-        is_due=lambda step, *, last: order.append((step, last)) or True, look=lambda step: {"seen": float(step)}
-    )
+
+    def is_due(step: int, *, last: bool) -> bool:
+        order.append((step, last))
+        return True
+
+    trainer._probe = SimpleNamespace(is_due=is_due, look=lambda step: {"seen": float(step)})  # type: ignore[assignment]
     for step in (4, 5):
         trainer.global_steps = step
         trainer.on_step_end()
