@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from runpy import run_path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING or __package__:
     from reward_fns.group import JudgeFailedError
@@ -53,8 +54,13 @@ def data_url(image: Any) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 
 
+def _on_this_machine(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host == "localhost" or host.startswith("127.") or host == "::1"
+
+
 class ChatJudge:
-    """A critic behind an address.
+    """A critic on a server.
 
     Use it within one event loop, and close it there: `async with ChatJudge(...) as critic`.
 
@@ -71,6 +77,7 @@ class ChatJudge:
         first_pause: seconds before the second try; pauses double up to LONGEST_PAUSE.
         concurrency: most requests in flight.
         api_key: any text for a server without keys.
+        direct: reach the server without the proxy of the environment, as one on this machine always is.
         extra_body: further fields of each request, such as vLLM's `chat_template_kwargs`.
 
     Raises:
@@ -92,6 +99,7 @@ class ChatJudge:
         first_pause: float = 0.5,
         concurrency: int = 64,
         api_key: str = "EMPTY",
+        direct: bool = False,
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
         if not url or model == "":
@@ -102,6 +110,7 @@ class ChatJudge:
         self._wording, self._ties, self._parsing = wording, ties, parsing
         self._timeout, self._attempts, self._first_pause = timeout, attempts, first_pause
         self._concurrency, self._api_key = concurrency, api_key
+        self._direct = direct or _on_this_machine(url)
         self._fixed = {"max_tokens": max_tokens, "temperature": temperature, "n": 1}
         self._extra_body = dict(extra_body or {}) or None
         self._client: Any = None
@@ -135,7 +144,12 @@ class ChatJudge:
 
         if self._client is None:
             self._client = openai.AsyncOpenAI(
-                base_url=self.url, api_key=self._api_key, timeout=self._timeout, max_retries=0
+                base_url=self.url,
+                api_key=self._api_key,
+                timeout=self._timeout,
+                max_retries=0,
+                # A redirect would take the prompt, its images and the key along.
+                http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not self._direct),
             )
             self._slots = asyncio.Semaphore(self._concurrency)
         for attempt in range(1, self._attempts + 1):

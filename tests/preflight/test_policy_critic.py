@@ -1,6 +1,5 @@
 """A critic that rewards the policy: what is refused before a run starts, and what is warned about."""
 
-
 import pytest
 
 from data_prep.sources import digits
@@ -32,6 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     ("changed", "said"),
     [
         (VARIANT, "needs url"),
+        (URL | {f"{GROUP}.url": "localhost:8000/v1"}, "write http://HOST:PORT/v1"),
         (URL | {f"{GROUP}.scheme": "best"}, "win_rate, knock_out"),
         (URL | {f"{GROUP}.wording": "odd"}, "there is no wording 'odd'"),
         (URL | {f"{GROUP}.judge": "me"}, "choose one of url, frozen, self"),

@@ -30,7 +30,9 @@ class Letters:
         return "".join(chr(int(i)) for i in ids)
 
 
-def settings(url: str = "http://127.0.0.1:1/v1", *, workers: int = 8, image_path: str = "shared", **own: Any) -> Any:
+def settings(
+    url: str | None = "http://127.0.0.1:1/v1", *, workers: int = 8, image_path: str = "shared", **own: Any
+) -> Any:
     judge = {"url": url, "model": "critic", "wording": "compact", "shown": "answer", "scheme": "win_rate"}
     return OmegaConf.create(
         {
@@ -173,7 +175,7 @@ def test_verls_own_rollout_sends_one_response_at_a_time(monkeypatch: pytest.Monk
     from PIL import Image
 
     message = [{"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (4, 4))}]}]
-    columns = {"group_size": None, "validate": None, "raw_prompt": message}
+    columns: dict[str, Any] = {"group_size": None, "validate": None, "raw_prompt": message}
     batches = [group(boxed(1, 3, 2), uid="a", **columns), group(boxed(7, 9, 9), uid="b", **columns)]
 
     async def run() -> list[dict[str, Any]]:
@@ -253,6 +255,36 @@ def test_without_its_servers_the_policy_judges_nothing(monkeypatch: pytest.Monke
 
     with pytest.raises(RuntimeError, match="no rollout server"):
         asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("own", "url", "environment", "key", "direct"),
+    [
+        ({}, "http://far/v1", {"OPENAI_API_KEY": "a"}, "EMPTY", False),
+        ({}, "https://far/v1", {"OPENAI_API_KEY": "a"}, "a", False),
+        ({}, "http://far/v1", {"CRITIC_R1_API_KEY": "b", "OPENAI_API_KEY": "a"}, "b", False),
+        ({"direct": True}, "http://far/v1", {}, "EMPTY", True),
+        ({}, "http://127.0.0.1:1/v1", {}, "EMPTY", True),
+        ({"judge": "self", "model": None}, None, {"CRITIC_R1_API_KEY": "b"}, "EMPTY", True),
+    ],
+)
+def test_a_key_and_a_proxy_are_for_servers_elsewhere(
+    own: dict[str, Any],
+    url: str | None,
+    environment: dict[str, str],
+    key: str,
+    direct: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("OPENAI_API_KEY", "CRITIC_R1_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    manager = CriticGroupRewardManager(settings(**({"url": url} | own)), Letters(), None)
+    if own.get("judge") == "self":
+        manager.use_rollout_servers(["10.0.0.1:8000"])
+    (critic,) = manager._critics
+    assert (critic._api_key, critic._direct) == (key, direct)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,10 @@
 """A critic that rewards the policy (`variant=policy_by_critic`): its settings, whether it answers, what guards it."""
 
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 
 from omegaconf import DictConfig, OmegaConf
 
+from recipe.critic_r1.judging.address import Address
 from recipe.critic_r1.preflight.data_files import files
 from recipe.critic_r1.preflight.finding import Finding
 
@@ -97,14 +96,15 @@ def _sources(path: object) -> set[str]:
 
 def _answers(url: str) -> Iterator[Finding]:
     """Any answer of the server will do; the reward workers may see more of the network than this machine."""
+    import httpx
+
     try:
-        urllib.request.urlopen(f"{url}/models", timeout=SECONDS).close()
-    except urllib.error.HTTPError:
-        return
-    except (OSError, ValueError) as error:
+        httpx.get(f"{url}/models", timeout=SECONDS, trust_env=not Address(url).loopback)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         yield Finding(
             "critic of the policy",
             "warn",
-            f"nothing answers at critic_r1.group_reward.url={url} ({error}): all groups would be unjudged",
+            f"nothing answers at critic_r1.group_reward.url={Address(url).shown} ({type(error).__name__}): all groups "
+            "would be unjudged",
             "Start it: critic-r1 serve CRITIC --served-model-name NAME",
         )

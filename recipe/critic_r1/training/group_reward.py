@@ -18,7 +18,7 @@ needs `reward.num_workers=1`; the manager waits on the network, not on the proce
 
 import asyncio
 import inspect
-import os
+import logging
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -29,8 +29,11 @@ from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
 
 from recipe.critic_r1.images.dataset import Message, image_items, opened
+from recipe.critic_r1.judging.address import NO_KEY, Address, choose_key
 from reward_fns.chat_judge import ChatJudge
 from reward_fns.critic_groups import CriticGroups, JudgedGroup, question_of
+
+logger = logging.getLogger(__name__)
 
 JUDGES = ("url", "frozen", "self")
 
@@ -80,7 +83,7 @@ class CriticGroupRewardManager(NaiveRewardManager):
     url, model: of the server, for `url`.
     wait_seconds: how long a response waits for the others of its prompt; past it the group is unjudged.
     Further keys are options of `reward_fns.critic_groups.CriticGroups` and `reward_fns.chat_judge.ChatJudge`. The
-    server's API key is read from ``OPENAI_API_KEY``.
+    server's API key is read from ``CRITIC_R1_API_KEY``, or from ``OPENAI_API_KEY`` where the address is https.
 
     Raises:
         ValueError: a setting that is missing, unknown or out of range.
@@ -102,8 +105,7 @@ class CriticGroupRewardManager(NaiveRewardManager):
         self._critics: list[ChatJudge] = []
         self._critic_options = settings.critic
         if settings.place is not None:
-            key = os.environ.get("OPENAI_API_KEY") or "EMPTY"
-            self._critics = [ChatJudge(*settings.place, api_key=key, **settings.critic)]
+            self._critics = [ChatJudge(*settings.place, api_key=settings.key(), **settings.critic)]
         self._groups = settings.groups
         self._wait_seconds = settings.wait_seconds
         self._group_size = int(config.actor_rollout_ref.rollout.n)
@@ -198,6 +200,8 @@ class JudgeSettings:
     critic: dict[str, Any]
     groups: CriticGroups
     wait_seconds: float
+    own: bool
+    """Whether the server is one of this run."""
 
     @classmethod
     def of(cls, config: DictConfig, router: str | None) -> "JudgeSettings":
@@ -215,6 +219,9 @@ class JudgeSettings:
             raise ValueError(f"critic_r1.group_reward has no option {unknown[0]}; its options are {', '.join(known)}")
         place = _place(config, settings, router)
         critic = {name: value for name, value in settings.items() if name in _OPTIONS_OF_CRITIC}
+        own = settings.get("judge", "url") != "url"
+        if own:
+            critic.setdefault("direct", True)  # a server of this cluster
         wait = settings.get("wait_seconds", 1800)
         try:
             ChatJudge(*(place or ("http://rollout/v1", None)), **critic).about("")
@@ -223,7 +230,11 @@ class JudgeSettings:
                 raise ValueError(f"wait_seconds must be positive, not {wait!r}")
         except (ValueError, TypeError) as error:
             raise ValueError(f"critic_r1.group_reward: {error}") from error
-        return cls(place, critic, groups, float(wait))
+        return cls(place, critic, groups, float(wait), own)
+
+    def key(self) -> str:
+        """The API key of the critic's server; none for a server of this run."""
+        return NO_KEY if self.own or self.place is None else choose_key("", self.place[0], logger.warning)
 
 
 def use_rollout_servers(worker: Any, addresses: Sequence[str]) -> None:
@@ -257,7 +268,7 @@ def _place(config: DictConfig, settings: Mapping[str, Any], router: str | None) 
             raise ValueError(
                 "critic_r1.group_reward needs url (http://HOST:PORT/v1) and model, or judge: frozen or self"
             )
-        return str(settings["url"]), str(settings["model"])
+        return Address(str(settings["url"])).url, str(settings["model"])
     if not reward_model.enable or not reward_model.enable_resource_pool or not router:
         raise ValueError(
             "critic_r1.group_reward.judge=frozen asks verl's reward model while responses are generated: set "
