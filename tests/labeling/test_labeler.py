@@ -602,6 +602,7 @@ def test_right_is_paired_with_wrong_and_no_critic_is_asked(tmp_path: Path) -> No
         (box(5), box(7), 1),
         (box(5), box(9), 1),
     ], "the most frequent wrong answer first"
+    assert [(row["answer"], row["times"]) for row in log[:2]] == [("5", 3), ("5", 2)]
     assert (check_parquet(out / "tasks").ok, report["rows"]) == (True, {"tasks": {"train": 8}, "dpo": {"train": 4}})
     meta = [
         json.loads(row["extra_info"]["meta"])
@@ -685,6 +686,7 @@ def test_a_row_in_verls_form_brings_its_prompt_and_answer(tmp_path: Path) -> Non
     [
         ({"answer": None}, "missing-field"),
         ({"answer": ""}, "bad-label"),
+        ({"answer": {"text": "5"}}, "wrong-type"),
         ({"answer": "5" * 100_000}, "bad-label"),
         ({"image": "0.png", "answer": "6"}, "contradiction"),
         ({"data_source": "critic/x", "reward_model": {"ground_truth": "1"}, "answer": None}, "missing-field"),

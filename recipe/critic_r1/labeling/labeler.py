@@ -150,6 +150,7 @@ class Decision:
             "reasons": [j.reason for j in self.judgements],
             "errors": [j.error for j in self.judgements],
             "texts": [j.text for j in self.judgements],
+            **({} if self.judgements else {"answer": prompt.answer, "times": pair.times}),
         }
 
     def preference(self, source: str, critic: str) -> PreferencePair:

@@ -125,6 +125,8 @@ def _prompt(record: Any, file: str, row: int, base: str, store: ImageStore) -> L
     if found["image"] is None:
         have = ", ".join(sorted(map(str, record))[:20])
         raise Reject("image-missing", f"no image among {have}", "Give the row an 'image': a path or bytes.")
+    if isinstance(answer, Mapping):
+        raise Reject("wrong-type", "the answer is an object", "Write the answer as text, or a list of allowed texts.")
     images = tuple(_loaded(image, base, store) for image in read_images(found, "image"))
     name = "" if found["id"] is None else str(found["id"])
     question, responses = question_text(found["question"]), _responses(found)
