@@ -140,12 +140,12 @@ class CriticGroupRewardManager(NaiveRewardManager):
             group.complete.set()
             del self._waiting[columns["uid"]]
         assert group.judging is not None
-        extra = (await group.judging)[member.sample]
+        rewards = await group.judging
         if held_out:
-            agreement = (
-                {"judge_agreement": found} if (found := _agreement(group, await group.judging)) is not None else {}
-            )
-            return {**result, "reward_extra_info": result["reward_extra_info"] | agreement}
+            agreement = _agreement(group, rewards)
+            told = {} if agreement is None else {"judge_agreement": agreement}
+            return {**result, "reward_extra_info": result["reward_extra_info"] | told}
+        extra = rewards[member.sample]
         return {"reward_score": extra["score"], "reward_extra_info": extra}
 
     def _critic_of(self, uid: str) -> ChatJudge:
