@@ -127,7 +127,9 @@ def test_the_critic_is_asked_on_a_rollout_server(rows: str, tmp_path: Path) -> N
 
 
 def test_the_trainer_looks_after_the_weights_are_synchronised(monkeypatch: pytest.MonkeyPatch) -> None:
-    from recipe.critic_r1.training.trainer import CriticTrainerSync, PPOTrainerSync
+    from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+
+    from recipe.critic_r1.training.trainer import CriticTrainerSync
 
     order: list[object] = []
     monkeypatch.setattr(PPOTrainerSync, "on_step_end", lambda self: order.append("weights"))

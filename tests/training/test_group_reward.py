@@ -181,7 +181,10 @@ def test_verls_own_rollout_sends_one_response_at_a_time(monkeypatch: pytest.Monk
     async def run() -> list[dict[str, Any]]:
         verls = worker(settings(server.url, workers=1, image_path="stock"), monkeypatch)
         async with verls.reward_manager._critics[0]:
-            return await asyncio.gather(*(verls.compute_score(data[i : i + 1]) for i in range(3) for data in batches))
+            found: list[dict[str, Any]] = await asyncio.gather(
+                *(verls.compute_score(data[i : i + 1]) for i in range(3) for data in batches)
+            )
+            return found
 
     with FakeServer(larger) as server:
         results = asyncio.run(run())
