@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from runpy import run_path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING or __package__:
     from reward_fns.group import JudgeFailedError
@@ -53,14 +54,19 @@ def data_url(image: Any) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 
 
+def _on_this_machine(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host == "localhost" or host.startswith("127.") or host == "::1"
+
+
 class ChatJudge:
-    """A critic behind an address.
+    """A critic on a server.
 
     Use it within one event loop, and close it there: `async with ChatJudge(...) as critic`.
 
     Args:
         url: address up to and including `/v1`.
-        model: the name under which the server knows the critic.
+        model: the name under which the server knows the critic; None for the first one that it lists.
         wording: prompt template, a name of `data_prep.tasks.prompts.WORDINGS`.
         ties: whether the prompt offers a tie.
         parsing: how verdicts are read; `lenient` for a critic that was not trained on the form.
@@ -71,6 +77,7 @@ class ChatJudge:
         first_pause: seconds before the second try; pauses double up to LONGEST_PAUSE.
         concurrency: most requests in flight.
         api_key: any text for a server without keys.
+        direct: reach the server without the proxy of the environment, as one on this machine always is.
         extra_body: further fields of each request, such as vLLM's `chat_template_kwargs`.
 
     Raises:
@@ -80,7 +87,7 @@ class ChatJudge:
     def __init__(
         self,
         url: str,
-        model: str,
+        model: str | None,
         *,
         wording: str = "critic",
         ties: bool = False,
@@ -92,9 +99,10 @@ class ChatJudge:
         first_pause: float = 0.5,
         concurrency: int = 64,
         api_key: str = "EMPTY",
+        direct: bool = False,
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
-        if not url or not model:
+        if not url or model == "":
             raise ValueError("a critic needs the url of its server and the name of its model")
         if min(max_tokens, timeout, attempts, concurrency) <= 0 or min(first_pause, temperature) < 0:
             raise ValueError("max_tokens, timeout, attempts and concurrency must be positive, pauses not negative")
@@ -102,7 +110,8 @@ class ChatJudge:
         self._wording, self._ties, self._parsing = wording, ties, parsing
         self._timeout, self._attempts, self._first_pause = timeout, attempts, first_pause
         self._concurrency, self._api_key = concurrency, api_key
-        self._fixed = {"model": model, "max_tokens": max_tokens, "temperature": temperature, "n": 1}
+        self._direct = direct or _on_this_machine(url)
+        self._fixed = {"max_tokens": max_tokens, "temperature": temperature, "n": 1}
         self._extra_body = dict(extra_body or {}) or None
         self._client: Any = None
 
@@ -135,20 +144,28 @@ class ChatJudge:
 
         if self._client is None:
             self._client = openai.AsyncOpenAI(
-                base_url=self.url, api_key=self._api_key, timeout=self._timeout, max_retries=0
+                base_url=self.url,
+                api_key=self._api_key,
+                timeout=self._timeout,
+                max_retries=0,
+                # A redirect would take the prompt, its images and the key along.
+                http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not self._direct),
             )
             self._slots = asyncio.Semaphore(self._concurrency)
         for attempt in range(1, self._attempts + 1):
             try:
                 # The library's own time-out starts again with each byte; this one bounds the attempt.
                 async with self._slots, asyncio.timeout(self._timeout):
+                    if self.model is None:
+                        self.model = (await self._client.models.list()).data[0].id
                     reply = await self._client.chat.completions.create(
+                        model=self.model,
                         messages=[{"role": "user", "content": list(content)}],
                         extra_body=self._extra_body,
                         **self._fixed,
                     )
                 return self._read(reply)
-            except (openai.OpenAIError, ValueError, TypeError, AttributeError, TimeoutError) as error:
+            except (openai.OpenAIError, LookupError, ValueError, TypeError, AttributeError, TimeoutError) as error:
                 status = getattr(error, "status_code", None)
                 final = isinstance(status, int) and status < 500 and status not in PASSING
                 if final or attempt == self._attempts:

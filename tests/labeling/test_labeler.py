@@ -546,6 +546,7 @@ def test_a_share_goes_to_val_by_image(data: Path, tmp_path: Path) -> None:
         (("--redraw",), "--redraw needs --samples"),
         (("--shown", "half"), "'half' is not one of 'answer', 'response'"),
         (("--min-confidence", 2), "from 0 to 1"),
+        (("--truth", "--samples", 2, "--votes", 2, "--temperature", 1.0), "--truth asks no critic"),
     ],
 )
 def test_impossible_wishes_are_refused(data: Path, tmp_path: Path, options: tuple[object, ...], message: str) -> None:
@@ -557,3 +558,166 @@ def test_impossible_wishes_are_refused(data: Path, tmp_path: Path, options: tupl
 def test_lost_rows_say_where_what_and_the_remedy() -> None:
     lost = LostRow("f.jsonl", 3, "missing-field", "no question", "Give one.")
     assert str(lost) == "f.jsonl row 3: no question (missing-field). Give one."
+
+
+# Mined by known answers
+
+
+def vqa(folder: Path, *rows: dict[str, Any]) -> Path:
+    """Questions with answers, each with an image of its own unless it names one."""
+    folder.mkdir()
+    for i in range(len(rows)):
+        (folder / f"{i}.png").write_bytes(png(i))
+    lines = [
+        json.dumps({"image": f"{i}.png", "question": "How many?", "answer": "5"} | row) for i, row in enumerate(rows)
+    ]
+    (folder / "vqa.jsonl").write_text("\n".join(lines) + "\n")
+    return folder / "vqa.jsonl"
+
+
+def test_right_is_paired_with_wrong_and_no_critic_is_asked(tmp_path: Path) -> None:
+    """Of eight samples five are wrong in two ways, two are right, and one has no box."""
+    drawn = [box(7), box(5), box(9), box(7), box("5 wibbles"), box("9."), box(7), "No idea."]
+    data, out = vqa(tmp_path / "vqa", {}, {}), tmp_path / "out"
+    command = (data, "--truth", "--samples", 8, "--orders", "both", "--policy-model", "pupil")
+    with FakeServer(served(samples=lambda i: drawn[i])) as server:
+        result = label(server.url, out, *command)
+        assert result.exit_code == 0, result.output
+        assert [body["model"] for body in server.bodies] == ["pupil", "pupil"]
+        text = server.bodies[0]["messages"][0]["content"][1]["text"]
+        assert text.startswith("How many?\n\n")
+        assert text.endswith("inside \\boxed{}.")
+        assert label(server.url, out, *command).exit_code == 0
+        assert len(server.bodies) == 2, "the second run costs nothing"
+    report = json.loads((out / "label.json").read_text())
+    assert report["counts"] == {
+        "prompts": {"read": 2, "used": 2, "rejected": 0},
+        "responses": {"drawn": 16, "no_answer": 2, "right": 2, "undecided": 2, "wrong": 10},
+        "pairs": {"labelled": 4},
+        "judgements": {},
+    }
+    assert (report["labels"], report["swap_consistency"]) == ("answers", None)
+    assert "critic" not in report
+    log = lines_of(out / "judged.jsonl")
+    assert [(row["response_1"], row["response_2"].replace("9.", "9"), row["chosen"]) for row in log[:2]] == [
+        (box(5), box(7), 1),
+        (box(5), box(9), 1),
+    ], "the most frequent wrong answer first"
+    assert [(row["answer"], row["times"]) for row in log[:2]] == [("5", 3), ("5", 2)]
+    assert (check_parquet(out / "tasks").ok, report["rows"]) == (True, {"tasks": {"train": 8}, "dpo": {"train": 4}})
+    meta = [
+        json.loads(row["extra_info"]["meta"])
+        for row in pq.read_table(next((out / "tasks").glob("*.parquet"))).to_pylist()
+    ]
+    assert [(one["answer"], one["times"]) for one in meta[:4]] == [("5", 3), ("5", 3), ("5", 2), ("5", 2)]
+
+
+@pytest.mark.parametrize(
+    ("drawn", "shown", "pairs", "counts"),
+    [
+        ([box(5), box(5)], "response", [], {"no-wrong-response": 1}),
+        ([box(7), box(8)], "response", [], {"no-right-response": 1}),
+        # With answers only, the known one takes the place of a right response; it is no text for DPO.
+        ([box(7), box(8)], "answer", [("5", "7"), ("5", "8")], {"used": 1}),
+        ([box(7), box("5.0")], "answer", [("5.0", "7")], {"used": 1}),
+        ([f"One. {box(7)}", f"Two. {box(7)}"], "answer", [("5", "7")], {"used": 1}),
+        (["7", "5"], "answer", [], {"no-wrong-response": 1}),
+        (["", box(5)], "answer", [], {"no-wrong-response": 1}),
+    ],
+)
+def test_what_is_paired(
+    drawn: list[str], shown: str, pairs: list[tuple[str, str]], counts: dict[str, int], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with FakeServer(served(samples=lambda i: drawn[i])) as server:
+        result = label(server.url, out, vqa(tmp_path / "vqa", {}), "--truth", "--samples", 2, "--shown", shown)
+    assert result.exit_code == (0 if pairs else 1), result.output
+    found = [(row["response_1"], row["response_2"]) for row in lines_of(out / "judged.jsonl")]
+    assert sorted(found) == pairs
+    report = json.loads((out / "label.json").read_text())
+    assert report["counts"]["prompts"] == {"read": 1, "rejected": 0} | counts
+    sampled = [pair for pair in pairs if pair[0] != "5"]
+    assert report["rows"]["dpo"] == ({"train": len(sampled)} if sampled else {})
+    for line in lines_of(out / "dpo" / "train.jsonl") if sampled else []:
+        assert line["chosen"][0]["content"] == box("5.0"), "what the policy wrote"
+
+
+def test_a_response_that_was_cut_off_is_neither_right_nor_wrong(tmp_path: Path) -> None:
+    def behaviour(attempt: int, body: dict[str, Any]) -> Any:
+        made = served(samples=lambda i: [box(5), box(7), box(9)][i])(attempt, body)
+        made["choices"][1]["finish_reason"] = "length"
+        return made
+
+    with FakeServer(behaviour) as server:
+        assert label(server.url, tmp_path / "out", vqa(tmp_path / "vqa", {}), "--truth", "--samples", 3).exit_code == 0
+    counts = json.loads((tmp_path / "out" / "label.json").read_text())["counts"]
+    assert counts["responses"] == {"cut_off": 1, "drawn": 3, "empty": 1, "right": 1, "wrong": 1}
+
+
+def test_responses_that_a_row_has_are_checked_and_fewer_pairs_taken(tmp_path: Path) -> None:
+    given = [box(n) for n in (1, 2, 2, 5, 3, 3, 3)]
+    data = vqa(tmp_path / "vqa", {"responses": given})
+    assert label("http://127.0.0.1:9/v1", tmp_path / "out", data, "--truth", "--max-pairs", 2).exit_code == 0
+    counts = json.loads((tmp_path / "out" / "label.json").read_text())["counts"]
+    assert counts["pairs"] == {"labelled": 2, "not_drawn": 1}
+    assert [row["response_2"] for row in lines_of(tmp_path / "out" / "judged.jsonl")] == [box(3), box(2)]
+
+
+def test_our_policy_rows_are_asked_as_they_are(tmp_path: Path) -> None:
+    write_parquet([PolicyTask("s", (Image(png(3)),), "How many?", "5")], tmp_path / "own")
+    with FakeServer(served(samples=lambda i: box(5 + i))) as server:
+        result = label(server.url, tmp_path / "out", tmp_path / "own", "--truth", "--samples", 2)
+        assert result.exit_code == 0, result.output
+        assert server.bodies[0]["messages"][0]["content"][1]["text"] == "How many?"
+
+
+def test_a_row_in_verls_form_brings_its_prompt_and_answer(tmp_path: Path) -> None:
+    turns = [{"role": "system", "content": "Box it."}, {"role": "user", "content": "<image>How many?"}]
+    row = {"data_source": "other/geometry", "prompt": turns, "reward_model": {"ground_truth": "5"}, "question": None}
+    with FakeServer(served(samples=lambda i: box(5 + i))) as server:
+        data = vqa(tmp_path / "vqa", row | {"answer": None})
+        assert label(server.url, tmp_path / "out", data, "--truth", "--samples", 2).exit_code == 0
+        assert [message["role"] for message in server.bodies[0]["messages"]] == ["system", "user"]
+    (line,) = lines_of(tmp_path / "out" / "judged.jsonl")
+    assert line["question"] == "How many?"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"answer": None}, "missing-field"),
+        ({"answer": ""}, "bad-label"),
+        ({"answer": {"text": "5"}}, "wrong-type"),
+        ({"answer": "5" * 100_000}, "bad-label"),
+        ({"image": "0.png", "answer": "6"}, "contradiction"),
+        ({"data_source": "critic/x", "reward_model": {"ground_truth": "1"}, "answer": None}, "missing-field"),
+    ],
+)
+def test_a_bad_answer_is_named_before_anything_is_paid(row: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    data, out = vqa(tmp_path / "vqa", {}, row, {}), tmp_path / "out"
+    with FakeServer(served(samples=lambda i: box(5 + i))) as server:
+        assert label(server.url, out, data, "--truth", "--samples", 2).exit_code == 2
+        assert server.bodies == []
+        assert [(line["row"], line["reason"]) for line in lines_of(out / "rejected.jsonl")] == [(1, reason)]
+        assert label(server.url, out, data, "--truth", "--samples", 2, "--skip-bad-rows").exit_code == 0
+    counts = json.loads((out / "label.json").read_text())["counts"]
+    assert counts["prompts"] == {"read": 3, "rejected": 1, "used": 2}
+
+
+def test_a_killed_mining_run_resumes(tmp_path: Path) -> None:
+    """One question is answered, the other refused; the same command asks for the other only."""
+    data, out = vqa(tmp_path / "vqa", {}, {}), tmp_path / "out"
+    first: list[str] = []
+
+    def half(attempt: int, body: dict[str, Any]) -> Any:
+        first.append(json.dumps(body["messages"]))
+        return (
+            "400" if json.dumps(body["messages"]) != first[0] else served(samples=lambda i: box(5 + i))(attempt, body)
+        )
+
+    with FakeServer(half) as server:
+        assert label(server.url, out, data, "--truth", "--samples", 2).exit_code == 1
+    with FakeServer(served(samples=lambda i: box(5 + i))) as server:
+        assert label(server.url, out, data, "--truth", "--samples", 2).exit_code == 0
+        assert len(server.bodies) == 1
+    assert json.loads((out / "label.json").read_text())["counts"]["pairs"] == {"labelled": 2}

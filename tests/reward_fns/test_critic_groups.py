@@ -271,3 +271,10 @@ def test_verl_loads_it_as_an_async_reward(by_path: bool) -> None:
 
 def test_images_keep_their_bytes() -> None:
     assert data_url(PNG) == "data:image/png;base64,iVBORw0KGgogaW1hZ2U="
+
+
+def test_a_server_on_this_machine_is_not_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    found, bodies = judged(larger, boxed(1, 3), limits={"attempts": 1}, shown="answer", scheme="win_rate")
+    assert (found.metrics["unjudged"], len(bodies)) == (0.0, 2)

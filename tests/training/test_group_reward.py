@@ -1,6 +1,7 @@
 """The reward manager in verl's own reward worker, with a critic on a server: what each response of a group gets."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,8 @@ from omegaconf import OmegaConf
 from verl import DataProto
 from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 
-from recipe.critic_r1.training.group_reward import CriticGroupRewardManager
-from tests.judging.fake_server import FakeServer
+from recipe.critic_r1.training.group_reward import CriticGroupRewardManager, use_rollout_servers
+from tests.judging.fake_server import FakeServer, _send
 from tests.reward_fns.test_critic_groups import PNG, boxed, larger
 
 PLACE = {
@@ -40,6 +41,7 @@ def settings(
                 "group_reward": judge | {"first_pause": 0.001, "attempts": 4} | own,
             },
             "actor_rollout_ref": {"rollout": {"n": 3}, "model": {"tokenizer_path": "none", "path": "none"}},
+            "trainer": {"v1": {"trainer_mode": "critic_sync"}},
             "reward": {
                 "num_workers": workers,
                 "custom_reward_function": {"path": "pkg://reward_fns.mixed", "name": "compute_score"},
@@ -93,7 +95,7 @@ def scored(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     async def run() -> Any:
         verls = worker(settings(server.url, **own), monkeypatch)
-        async with verls.reward_manager._critic:
+        async with verls.reward_manager._critics[0]:
             return await verls.compute_score_batch(data)
 
     with FakeServer(behaviour) as server:
@@ -106,7 +108,7 @@ def test_a_group_is_rewarded_by_the_critic(monkeypatch: pytest.MonkeyPatch) -> N
     extra = [result["reward_extra_info"] for result in results]
     assert [one["pred"] for one in extra] == ["1", "3", "2", "3", ""]
     assert [one["reason"] for one in extra] == ["ok", "ok", "ok", "no_think", "no_box"]
-    assert [one["truth"] for one in extra] == [0.0, 0.0, 1.0, 0.0, 0.0], "logged, and not part of the reward"
+    assert not {"truth", "credit"} & set(extra[0]), "the label is neither paid nor logged"
     assert [[match["against"] for match in one["matches"]] for one in extra] == [[1, 2], [0, 2], [0, 1], [0, 2], []]
     assert extra[0]["group"] == extra[1]["group"]
     assert extra[0]["group"]["matches"] == 3
@@ -155,8 +157,8 @@ def test_a_group_that_cannot_be_judged_is_counted_and_has_no_advantage(
 @pytest.mark.parametrize(
     "columns",
     [
-        {"validate": True},
-        {"validate": None, "extra_info": {"split": "val"}},  # verl's own rollout does not say
+        {"validate": True, "group_size": 1},
+        {"validate": None, "group_size": None, "extra_info": {"split": "val"}},  # verl's own rollout does not say
         {"source": "critic/digits"},
     ],
 )
@@ -178,7 +180,7 @@ def test_verls_own_rollout_sends_one_response_at_a_time(monkeypatch: pytest.Monk
 
     async def run() -> list[dict[str, Any]]:
         verls = worker(settings(server.url, workers=1, image_path="stock"), monkeypatch)
-        async with verls.reward_manager._critic:
+        async with verls.reward_manager._critics[0]:
             found: list[dict[str, Any]] = await asyncio.gather(
                 *(verls.compute_score(data[i : i + 1]) for i in range(3) for data in batches)
             )
@@ -205,7 +207,7 @@ def test_the_frozen_critic_is_verls_reward_model(monkeypatch: pytest.MonkeyPatch
 
     async def run() -> Any:
         verls = worker(config, monkeypatch, f"127.0.0.1:{server.port}")
-        async with verls.reward_manager._critic:
+        async with verls.reward_manager._critics[0]:
             return await verls.compute_score_batch(group(boxed(1, 3)))
 
     with FakeServer(larger) as server:
@@ -214,12 +216,121 @@ def test_the_frozen_critic_is_verls_reward_model(monkeypatch: pytest.MonkeyPatch
     assert {body["model"] for body in server.bodies} == {"the/critic"}
 
 
+class RolloutServer(FakeServer):
+    """A server that also lists its model."""
+
+    def __init__(self) -> None:
+        super().__init__(larger)
+
+        def do_get(handler: Any) -> None:
+            _send(handler, 200, json.dumps({"object": "list", "data": [{"id": "listed", "object": "model"}]}).encode())
+
+        self._http.RequestHandlerClass.do_GET = do_get  # type: ignore[attr-defined]
+
+
+def test_the_critic_is_the_policy_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rollout servers; a group stays on one of them, under the name that the server gives its model."""
+    config = settings(judge="self", url=None, model=None)
+
+    async def run(uids: list[str]) -> Any:
+        verls = worker(config, monkeypatch)
+        use_rollout_servers(verls, [f"127.0.0.1:{server.port}" for server in servers])
+        found = await asyncio.gather(*(verls.compute_score_batch(group(boxed(1, 3), uid=uid)) for uid in uids))
+        for critic in verls.reward_manager._critics:
+            await critic.__aexit__()
+        return found
+
+    with RolloutServer() as first, RolloutServer() as second:
+        servers = [first, second]
+        results = asyncio.run(run([f"group {i}" for i in range(8)]))
+        asked = [len(server.bodies) for server in servers]
+    assert sum(asked) == 8 * 2
+    assert all(count and count % 2 == 0 for count in asked)
+    assert {body["model"] for server in servers for body in server.bodies} == {"listed"}
+    for result in results:
+        assert [one["reward_score"] for one in result] == pytest.approx([0.1, 1.0])
+
+
+def test_without_its_servers_the_policy_judges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> Any:
+        verls = worker(settings(judge="self", url=None, model=None), monkeypatch)
+        return await verls.compute_score_batch(group(boxed(1, 3)))
+
+    with pytest.raises(RuntimeError, match="no rollout server"):
+        asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("own", "url", "environment", "key", "direct"),
+    [
+        ({}, "http://far/v1", {"OPENAI_API_KEY": "a"}, "EMPTY", False),
+        ({}, "https://far/v1", {"OPENAI_API_KEY": "a"}, "a", False),
+        ({}, "http://far/v1", {"CRITIC_R1_API_KEY": "b", "OPENAI_API_KEY": "a"}, "b", False),
+        ({"direct": True}, "http://far/v1", {}, "EMPTY", True),
+        ({}, "http://127.0.0.1:1/v1", {}, "EMPTY", True),
+        ({"judge": "self", "model": None}, None, {"CRITIC_R1_API_KEY": "b"}, "EMPTY", True),
+    ],
+)
+def test_a_key_and_a_proxy_are_for_servers_elsewhere(
+    own: dict[str, Any],
+    url: str | None,
+    environment: dict[str, str],
+    key: str,
+    direct: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("OPENAI_API_KEY", "CRITIC_R1_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    manager = CriticGroupRewardManager(settings(**({"url": url} | own)), Letters(), None)
+    if own.get("judge") == "self":
+        manager.use_rollout_servers(["10.0.0.1:8000"])
+    (critic,) = manager._critics
+    assert (critic._api_key, critic._direct) == (key, direct)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("trainer.v1.trainer_mode", "colocate_async", "trainer_mode=critic_sync, not colocate_async"),
+        ("actor_rollout_ref.model.lora_rank", 8, "without its adapters"),
+    ],
+)
+def test_runs_in_which_the_policy_cannot_be_asked_are_refused(key: str, value: object, named: str) -> None:
+    config = settings(judge="self", url=None, model=None)
+    OmegaConf.update(config, key, value, force_add=True)
+    with pytest.raises(ValueError, match=named):
+        CriticGroupRewardManager(config, Letters(), None)
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ((2, 1, 3), 0.5),  # 2 is right: above 1, below 3
+        ((1, 2), 1.0),
+        ((3, 2), 0.0),
+        ((2, 2), None),
+        ((1, 3), None),
+    ],
+)
+def test_held_out_groups_are_judged_and_scored_by_the_truth(
+    answers: tuple[int, ...], expected: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, bodies = scored(monkeypatch, group(boxed(*answers), validate=True))
+    assert [result["reward_score"] for result in results] == pytest.approx([1.0 if a == 2 else 0.1 for a in answers])
+    assert {result["reward_extra_info"].get("judge_agreement") for result in results} == {expected}
+    assert len(bodies) == len(set(answers)) * (len(set(answers)) - 1)
+
+
 @pytest.mark.parametrize(
     ("own", "named"),
     [
         ({"url": None}, "needs url"),
         ({"model": ""}, "needs url"),
-        ({"judge": "self"}, "url, frozen"),
+        ({"judge": "sself"}, "url, frozen, self"),
+        ({"judge": "self"}, "leave out url and model"),
+        ({"judge": "self", "url": None, "model": None, "attempts": 0}, "attempts"),
         ({"judge": "frozen"}, "enable_resource_pool"),
         ({"sheme": "win_rate"}, "no option sheme"),
         ({"api_key": "secret"}, "no option api_key"),

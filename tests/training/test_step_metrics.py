@@ -63,27 +63,29 @@ def test_nothing_gives_nothing() -> None:
     assert not any(math.isnan(v) for v in critic_metrics([rollout("a", "")]).values())
 
 
-def judged(uid: str, acc: float, truth: float, **group: float) -> Rollout:
+def judged(uid: str, acc: float, tokens: int = 4, **group: float) -> Rollout:
     costs = {"matches": 1.0, "prompt_tokens": 20.0, "completion_tokens": 4.0, "seconds": 2.0}
     counts = {"unjudged": 0.0, "unreadable": 0.0, "flipped": 0.0, "first_place": 0.5, "spread": 1.0}
-    reward = {"score": acc, "acc": acc, "format": 1.0, "pred": "7", "reason": "ok", "truth": truth}
-    return Rollout(uid, 0, "policy/a", "", "", 4, "7", {}, {**reward, "group": costs | counts | group, "matches": []})
+    reward = {"score": acc, "acc": acc, "format": 1.0, "pred": "7", "reason": "ok"}
+    return Rollout(
+        uid, 0, "policy/a", "", "", tokens, "7", {}, {**reward, "group": costs | counts | group, "matches": []}
+    )
 
 
 def test_a_critic_that_rewards_groups() -> None:
     rollouts = [
-        judged("a", 1.0, 1.0, flipped=0.0, seconds=3.0),
-        judged("a", 0.0, 0.0, flipped=0.0, seconds=3.0),  # right above wrong
-        judged("b", 0.5, 1.0, flipped=1.0, spread=0.0),
-        judged("b", 0.5, 0.0, flipped=1.0, spread=0.0),  # as good as chance
-        judged("c", 0.5, 1.0, matches=0.0, spread=0.0, prompt_tokens=0.0),  # all equal: nothing asked
-        judged("d", 0.5, 1.0, unjudged=1.0, spread=0.0, matches=0.0),
-        judged("d", 0.5, 0.0, unjudged=1.0, spread=0.0, matches=0.0),
+        judged("a", 1.0, 9, flipped=0.0, seconds=3.0),
+        judged("a", 0.0, flipped=0.0, seconds=3.0),  # the longer one wins
+        judged("b", 0.5, 9, flipped=1.0, spread=0.0),
+        judged("b", 0.5, flipped=1.0, spread=0.0),  # a draw says nothing about length
+        judged("c", 0.5, matches=0.0, spread=0.0, prompt_tokens=0.0),  # all equal: nothing asked
+        judged("d", 0.0, 9, unjudged=1.0, spread=0.0, matches=0.0),
+        judged("d", 0.5, unjudged=1.0, spread=0.0, matches=0.0),
     ]
     found = critic_metrics(rollouts)
     expected = {
         "unjudged": 0.25, "spread": 1 / 3, "flipped": 0.5, "first_place": 0.5, "matches": 2.0, "prompt_tokens": 60.0,
-        "completion_tokens": 16.0, "seconds/max": 3.0, "truth": 4 / 7, "agreement_with_truth": 0.75,
+        "completion_tokens": 16.0, "seconds/max": 3.0, "seconds/mean": 2.25, "longer_wins": 1.0,
     }  # fmt: skip
     assert {name: found[f"critic_r1/judge/{name}"] for name in expected} == pytest.approx(expected)
 

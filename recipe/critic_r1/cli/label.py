@@ -1,7 +1,7 @@
-"""`critic-r1 label`: let a served critic label pairs of responses, and write them as training data.
+"""`critic-r1 label`: pairs of responses, labelled by a served critic or by known answers, as training data.
 
-All input is read and looked at before the first request is paid for. Answers are kept in a journal in the output
-folder, so an interrupted run is finished by the same command. `label.json` is written last and marks completion.
+All input is read and checked before the first request is paid for. Answers are kept in a journal in the output folder,
+so the same command resumes an interrupted run. `label.json` is written last and marks completion.
 """
 
 from __future__ import annotations
@@ -50,9 +50,10 @@ from recipe.critic_r1.cli.output import cell, console, ending, warn
 from recipe.critic_r1.judging.generation import Sampling
 from recipe.critic_r1.judging.journal import Journal
 from recipe.critic_r1.labeling.dpo import DpoWriter
-from recipe.critic_r1.labeling.labeler import Labeller, LabelSettings
+from recipe.critic_r1.labeling.labeler import Labeller, LabelSettings, Miner
 from recipe.critic_r1.labeling.questions import LabelPrompt, LostRow, read_prompts
 from recipe.critic_r1.redaction import redacted
+from reward_fns.answer import check_ground_truth, same_answer
 
 PROMPTS_AT_A_TIME = 256
 """Prompts whose images are in memory and whose judgements are in flight together."""
@@ -72,6 +73,19 @@ def label_command(
     base_url: BaseUrl,
     out: Out,
     api_key: ApiKey = "",
+    truth: Annotated[
+        bool,
+        typer.Option(
+            "--truth",
+            help="Ask no critic: pair right with wrong responses by each row's `answer`; frequent wrong answers first.",
+        ),
+    ] = False,
+    instruct: Annotated[
+        bool,
+        typer.Option(
+            help="With --truth, ask the policy for thoughts and a boxed answer where a row holds no prompt of its own."
+        ),
+    ] = True,
     votes: Annotated[int, typer.Option(help="Answers to sample from the critic per pair and order.")] = 1,
     temperature: Annotated[
         float, typer.Option(help="Sampling temperature of the critic; 0 is greedy, several votes need more.")
@@ -108,12 +122,18 @@ def label_command(
     timeout: Timeout = 600.0,
     seed: Annotated[int, typer.Option(help="Seed of sampling, of the choice of pairs, of splits and of orders.")] = 0,
 ) -> None:
-    """Build preference data with a critic: pairs judged in both orders, written as task Parquet and for DPO."""
+    """Build preference data with a critic, or from known answers: task Parquet, and the same for DPO.
+
+    A critic judges each pair in both orders. With --truth any question set with answers becomes critic data: the policy
+    is sampled, and its right responses are paired with its wrong ones.
+    """
     try:
         if samples == 1 or samples < 0:
             raise ValueError(f"--samples {samples} makes no pair: take 2 or more")
         if redraw and not samples:
             raise ValueError("--redraw needs --samples: 2 or more")
+        if truth and (votes > 1 or temperature > 0):
+            raise ValueError("--truth asks no critic: leave out --votes and --temperature (see --policy-temperature)")
         settings = LabelSettings(
             sampling=Sampling(temperature=temperature, max_tokens=max_tokens, n=votes, seed=seed),
             wording=wording,
@@ -133,7 +153,7 @@ def label_command(
             stack.enter_context(folder_lock(out, "critic-r1 label"))
             journal = stack.enter_context(Journal(out / "answers.jsonl"))
             files = expand_inputs(prompts)
-            bad = _check(files, image_root or [], out, drawn=drawing is not None, skip=skip_bad_rows)
+            bad = _check(files, image_root or [], out, drawn=drawing is not None, truth=truth, skip=skip_bad_rows)
             client: dict[str, Any] = {"journal": journal, "concurrency": concurrency, "timeout": timeout,
                                       "request": request}  # fmt: skip
             critic = stack.enter_context(connect(model, base_url, key=api_key, **client))
@@ -141,16 +161,23 @@ def label_command(
             policy = stack.enter_context(
                 connect(policy_model or model, policy_url or base_url, key=policy_key, **client)
             )
-            labeller = Labeller(
-                critic, settings, policy=policy, policy_sampling=drawing, shown=shown, redraw=redraw,
-                policy_prefilled=is_prefilled(prefilled, policy_model or model),
-            )  # fmt: skip
+            sampled: dict[str, Any] = {
+                "policy": policy, "policy_sampling": drawing, "shown": shown, "redraw": redraw,
+                "policy_prefilled": is_prefilled(prefilled, policy_model or model),
+            }  # fmt: skip
+            labeller = Miner(settings, instruct=instruct, **sampled) if truth else Labeller(critic, settings, **sampled)
             stage = _fresh(out / ".label.new")
             dpo = stack.enter_context(DpoWriter(stage / "dpo"))
             judged = stack.enter_context((stage / "judged.jsonl").open("w", encoding="utf-8"))
-            good = (p for p in read_prompts(files, image_root or []) if isinstance(p, LabelPrompt))
+            left_out = {(lost.file, lost.row) for lost in bad}
+            good = (
+                item
+                for item in read_prompts(files, image_root or [])
+                if isinstance(item, LabelPrompt) and (item.file, item.row) not in left_out
+            )
             tasks = _tasks(good, labeller, dpo, judged, source=source, critic=model, orders=orders)
-            chosen = {"settings": asdict(settings), "critic": model, "source": source, "orders": orders}
+            labels = {"labels": "answers"} if truth else {"labels": "critic", "critic": model}
+            chosen = {"settings": asdict(settings), **labels, "source": source, "orders": orders}
             rows = _write_tasks(tasks, stage / "tasks", chosen)
             dpo.close()
             judged.close()
@@ -164,10 +191,10 @@ def label_command(
             **chosen,
             "policy": (policy_model or model) if drawing else None,
             "policy_sampling": asdict(drawing) if drawing else None,
-            "shown": shown if drawing else "response",
+            "shown": shown if drawing or truth else "response",
             "request": request_fields(request or ()),
             "counts": counts,
-            "swap_consistency": agreed / compared if compared else None,
+            "swap_consistency": agreed / compared if compared and not truth else None,
             "rows": {"tasks": rows, "dpo": dpo.rows},
             "traffic": {"critic": asdict(critic.traffic), "policy": asdict(policy.traffic)},
             "server": {"critic": critic.facts(), "policy": policy.facts()},
@@ -189,7 +216,7 @@ def label_command(
         raise typer.Exit(1)
 
 
-def _check(files: list[str], roots: list[str], out: Path, *, drawn: bool, skip: bool) -> list[LostRow]:
+def _check(files: list[str], roots: list[str], out: Path, *, drawn: bool, truth: bool, skip: bool) -> list[LostRow]:
     """Read all input once; the rows that cannot be used.
 
     Raises:
@@ -197,12 +224,14 @@ def _check(files: list[str], roots: list[str], out: Path, *, drawn: bool, skip: 
     """
     bad: list[LostRow] = []
     usable = 0
+    answers: dict[str, str] = {}
     for item in read_prompts(files, roots):
         if isinstance(item, LabelPrompt) and not item.responses and not drawn:
             remedy = "Add 'responses' (two or more texts) to the row, or sample some with --samples 4."
             raise ValueError(str(item.lost("missing-field", "the row has no responses", remedy)))
-        if isinstance(item, LostRow):
-            bad.append(item)
+        found = _answer_fault(item, answers) if truth and isinstance(item, LabelPrompt) else item
+        if isinstance(found, LostRow):
+            bad.append(found)
         else:
             usable += 1
     if bad and not skip:
@@ -214,8 +243,23 @@ def _check(files: list[str], roots: list[str], out: Path, *, drawn: bool, skip: 
             " them out with --skip-bad-rows"
         )
     if not usable:
-        raise ValueError(f"no prompt in {', '.join(files)}: each row needs a question and an image")
+        raise ValueError(f"no usable row in {', '.join(files)}: each needs a question and an image")
     return bad
+
+
+def _answer_fault(prompt: LabelPrompt, answers: dict[str, str]) -> LostRow | None:
+    """What is wrong with the known answer of a row; `answers` holds those of earlier rows by question."""
+    if prompt.answer is None:
+        return prompt.lost("missing-field", "the row has no answer", "Give the row an 'answer'.")
+    try:
+        check_ground_truth(prompt.answer)
+    except ValueError as error:
+        return prompt.lost("bad-label", str(error), "Give the row a short answer.")
+    earlier = answers.setdefault(prompt.content_id, prompt.answer)
+    if not same_answer(earlier, prompt.answer):
+        detail = f"the answer is {prompt.answer!r}, an earlier row with this question and image has {earlier!r}"
+        return prompt.lost("contradiction", detail[:300], "Keep the right one.")
+    return None
 
 
 def _tasks(
@@ -234,7 +278,8 @@ def _tasks(
         for decision in labeller(some):
             judged.write(json_line(decision.record()))
             if decision.outcome == "labelled":
-                dpo.write(decision)
+                if decision.pair.is_written:
+                    dpo.write(decision)
                 yield from preference_tasks(
                     [decision.preference(source, critic)],
                     split=decision.split,

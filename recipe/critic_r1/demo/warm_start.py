@@ -28,6 +28,8 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from data_prep.sources.digits import DigitImage
 from recipe.critic_r1.demo import phrases
 from recipe.critic_r1.demo.batched_model import FastForward
+from recipe.critic_r1.labeling.mining import right_against_wrong
+from recipe.critic_r1.selection.candidates import final_answer
 
 Progress = Callable[[int, int, str], None]
 """Called as (steps done, steps in all, what to show). The number in all shrinks once the stop rule has spoken."""
@@ -265,10 +267,10 @@ def hard_negatives(
     samples: int = 16,
     temperature: float = 1.0,
 ) -> dict[int, int]:
-    """One wrong digit per image, sampled from the policy's own wrong answers.
+    """One wrong digit per image, sampled from the policy's own wrong answers as `critic-r1 label --truth` finds them.
 
-    Such a pair is hard because the model believed the wrong response itself. An image that the policy never misread in
-    `samples` tries gets a random wrong digit.
+    Such a pair is hard because the model believed the wrong response itself. Each wrong digit is as likely as the
+    policy is to answer it. An image that the policy never misread in `samples` tries gets a random wrong digit.
 
     Args:
         images: what to sample on.
@@ -288,8 +290,9 @@ def hard_negatives(
         )
     negatives = {}
     for row, image in enumerate(images):
-        answers = [_BOXED.search(text) for text in responses[row * samples : (row + 1) * samples]]
-        digits = [int(answer[1]) for answer in answers if answer and len(answer[1]) == 1]
-        wrong = [digit for digit in digits if digit != image.label]
+        drawn = responses[row * samples : (row + 1) * samples]
+        mined = right_against_wrong(drawn, str(image.label), shown="answer", seed=seed, name=str(image.index)).pairs
+        digits = {pair.wrong for pair in mined if re.fullmatch("[0-9]", pair.wrong)}
+        wrong = [int(answer) for text in drawn if (answer := final_answer(text)) in digits and answer is not None]
         negatives[image.index] = rng.choice(wrong) if wrong else other_digit(rng, image.label)
     return negatives

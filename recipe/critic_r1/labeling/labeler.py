@@ -1,9 +1,10 @@
-"""Preference pairs from a critic's own verdicts: the data that the next critic, or a policy, learns from.
+"""Preference pairs from a critic's own verdicts, or from known answers: the data that the next critic learns from.
 
-    prompts -> responses (given, or drawn from a policy) -> pairs -> both orders, K votes each -> decision
+    prompts -> responses (given, or sampled from a policy) -> pairs -> both orders, K votes each -> decision
 
-A pair becomes data only when the critic prefers the same response in both orders and enough of all votes are for it.
-Every other pair keeps the reason why not, and every prompt without a pair too: what is read is accounted for.
+`Labeller` asks a critic. A pair becomes data only when the critic prefers the same response in both orders and enough
+of all votes are for it. `Miner` asks nobody: it pairs right with wrong responses (`mining`). Every other pair keeps the
+reason why not, and every prompt without a pair too: what is read is accounted for.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Any, Literal
 
 from data_prep.tasks.ordering import choose_wording, seeded_fraction, split_of
 from data_prep.tasks.pairwise import PreferencePair, content_id
-from data_prep.tasks.prompts import MARKER, neutralise
-from recipe.critic_r1.judging.generation import GenerationRequest, Generator, Sampling
+from recipe.critic_r1.judging.generation import Generation, GenerationRequest, Generator, Sampling
 from recipe.critic_r1.judging.pairwise import REQUEST_FAILED, SPLIT_VOTES, Judgement, JudgeTask, images_blake3, judge
+from recipe.critic_r1.labeling.mining import right_against_wrong
 from recipe.critic_r1.labeling.questions import LabelPrompt, LostRow
 from recipe.critic_r1.selection.candidates import Shown, final_answer
 from reward_fns.verdict import Parsing
@@ -54,6 +55,8 @@ class ResponsePair:
 
     prompt: LabelPrompt
     responses: tuple[str, str]
+    times: int = 0
+    """Of a mined pair: how many responses gave the wrong answer."""
 
     @cached_property
     def pair_id(self) -> str:
@@ -65,6 +68,11 @@ class ResponsePair:
         """The responses as the policy wrote them."""
         first, second = (self.prompt.written.get(response, response) for response in self.responses)
         return first, second
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the policy wrote both responses; a known answer that nobody gave is not for DPO."""
+        return not self.prompt.written or all(response in self.prompt.written for response in self.responses)
 
 
 @dataclass(frozen=True)
@@ -100,11 +108,12 @@ class LabelSettings:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the critic said about a pair.
+    """What is known about a pair.
 
-    chosen: 0 or 1 when both orders agree, else None.
-    confidence: share of all votes for the chosen one; unreadable votes and ties are votes for nobody.
-    judgements: as listed, and swapped.
+    chosen: 0 or 1 when both orders agree, or when the answer is known; else None.
+    confidence: share of all votes for the chosen one; unreadable votes and ties are votes for nobody. None of a mined
+        pair.
+    judgements: as listed, and swapped; none of a mined pair.
     """
 
     pair: ResponsePair
@@ -112,12 +121,14 @@ class Decision:
     chosen: Literal[0, 1] | None
     confidence: float | None
     split: str
-    judgements: tuple[Judgement, Judgement]
+    judgements: tuple[Judgement, ...]
 
     def votes(self) -> list[list[str | None]]:
         """The votes of both orders, `"1"` and `"2"` as the pair lists its responses."""
-        forward, backward = self.judgements
-        return [list(forward.votes), [_swapped(vote) for vote in backward.votes]]
+        return [
+            [_swapped(vote) if order else vote for vote in judgement.votes]
+            for order, judgement in enumerate(self.judgements)
+        ]
 
     def record(self) -> dict[str, Any]:
         """As a line of `judged.jsonl`."""
@@ -139,10 +150,12 @@ class Decision:
             "reasons": [j.reason for j in self.judgements],
             "errors": [j.error for j in self.judgements],
             "texts": [j.text for j in self.judgements],
+            **({} if self.judgements else {"answer": prompt.answer, "times": pair.times}),
         }
 
     def preference(self, source: str, critic: str) -> PreferencePair:
-        """The labelled pair as `data_prep` knows it; confidence, votes and critic stand in its `meta`.
+        """The labelled pair as `data_prep` knows it. Its `meta` says what the label rests on: confidence, votes and
+        critic, or the known answer and how often the wrong one was given.
 
         Raises:
             ValueError: the pair is not labelled.
@@ -150,8 +163,12 @@ class Decision:
         if self.outcome != "labelled" or self.chosen is None:
             raise ValueError(f"a pair that is {self.outcome} has no label")
         meta: dict[str, Any] = {"id": self.pair.prompt.name} if self.pair.prompt.name else {}
-        meta |= {"confidence": self.confidence, "votes": self.votes(), "critic": critic, "label_id": self.pair.pair_id}
         prompt = self.pair.prompt
+        if self.judgements:
+            meta |= {"confidence": self.confidence, "votes": self.votes(), "critic": critic}
+        else:
+            meta |= {"answer": prompt.answer, "times": self.pair.times}
+        meta["label_id"] = self.pair.pair_id
         return PreferencePair(source, prompt.images, prompt.question, self.pair.responses, self.chosen, meta)
 
 
@@ -159,9 +176,11 @@ class Decision:
 class Tally:
     """What became of everything, by name.
 
-    prompts: `read` is the sum of `used`, `sampling-failed`, `sampling-unanswerable` and `too-few-responses`.
+    prompts: `read` is the sum of `used`, `sampling-failed`, `sampling-unanswerable` and `too-few-responses`; in mining,
+        of the first three, `no-right-response` and `no-wrong-response`.
     responses: `given` and `drawn`; of these `repeated` and `empty` ones make no pair, `cut_off` ones do; `refused`
-        ones are among the empty.
+        ones are among the empty. In mining those that are not `empty` are counted as `mining.Mined` says, and
+        `cut_off` ones are among the empty.
     pairs: by outcome; before judging, `duplicate` (seen in an earlier row) and `not_drawn` (beyond `max_pairs`).
     judgements: votes by how they ended, see `Generation.finish_reasons`.
     """
@@ -204,8 +223,7 @@ def decide(pair: ResponsePair, forward: Judgement, backward: Judgement, settings
     """What follows from the judgements of both orders; `Outcome` says the rules."""
     verdicts = (forward.pred, _swapped(backward.pred))
     votes = [*forward.votes, *map(_swapped, backward.votes)]
-    keys = [image.blake3 for image in pair.prompt.images]
-    split = split_of(keys, seed=settings.seed, val_share=settings.val_share) if settings.val_share else settings.split
+    split = _split(pair, settings)
     chosen: Literal[0, 1] | None = None
     confidence: float | None = None
     outcome: Outcome
@@ -230,6 +248,14 @@ def decide(pair: ResponsePair, forward: Judgement, backward: Judgement, settings
     return Decision(pair, outcome, chosen, confidence, split or "", (forward, backward))
 
 
+def _split(pair: ResponsePair, settings: LabelSettings) -> str | None:
+    """None when the images belong to different splits."""
+    if not settings.val_share:
+        return settings.split
+    keys = [image.blake3 for image in pair.prompt.images]
+    return split_of(keys, seed=settings.seed, val_share=settings.val_share)
+
+
 def _swapped(choice: str | None) -> str | None:
     return {"1": "2", "2": "1"}.get(choice or "", choice)
 
@@ -244,11 +270,12 @@ class Labeller:
         policy_prefilled: whether the policy's chat template already writes `<think>`.
         shown: of a sampled response; `answer` lets the critic compare final answers, and a text without one is empty.
         redraw: sample for every prompt, whatever responses it has.
+        instruct: ask the policy for thoughts and a box, where a row does not hold the policy's prompt.
     """
 
     def __init__(
         self,
-        critic: Generator,
+        critic: Generator | None,
         settings: LabelSettings,
         *,
         policy: Generator | None = None,
@@ -256,34 +283,39 @@ class Labeller:
         shown: Shown = "response",
         redraw: bool = False,
         policy_prefilled: bool = False,
+        instruct: bool = False,
     ) -> None:
         self.settings = settings
         self.tally = Tally()
         self.lost: list[LostRow] = []
         """Prompts that gave no pair."""
         self._critic, self._policy, self._policy_sampling = critic, policy, policy_sampling
-        self._shown, self._redraw, self._prefilled = shown, redraw, policy_prefilled
+        self._shown, self._redraw, self._prefilled, self._instruct = shown, redraw, policy_prefilled, instruct
         self._seen: set[str] = set()
 
     def __call__(self, prompts: Sequence[LabelPrompt]) -> list[Decision]:
         """Decisions about all pairs of some prompts: one batch to the policy, one to the critic."""
         self.tally.prompts["read"] += len(prompts)
-        pairs = [pair for prompt in self._answered(prompts) for pair in self._pairs(prompt)]
-        tasks = [judge_task(pair, order, self.settings) for pair in pairs for order in (0, 1)]
-        settings = self.settings
-        found = judge(
-            self._critic, tasks, settings.sampling, parsing=settings.verdicts, prefilled=settings.prefilled
-        ) if tasks else []  # fmt: skip
-        decisions = [
-            decide(pair, forward, backward, self.settings)
-            for pair, forward, backward in zip(pairs, found[0::2], found[1::2], strict=True)
-        ]
+        decisions = self._decisions([pair for prompt in self._answered(prompts) for pair in self._pairs(prompt)])
         self.tally.pairs.update(decision.outcome for decision in decisions)
-        self.tally.judgements.update(reason for judgement in found for reason in judgement.finish_reasons)
         return decisions
 
+    def _decisions(self, pairs: Sequence[ResponsePair]) -> list[Decision]:
+        settings, critic = self.settings, self._critic
+        if not pairs:
+            return []
+        if critic is None:
+            raise ValueError("there is no critic to judge the pairs")
+        tasks = [judge_task(pair, order, settings) for pair in pairs for order in (0, 1)]
+        found = judge(critic, tasks, settings.sampling, parsing=settings.verdicts, prefilled=settings.prefilled)
+        self.tally.judgements.update(reason for judgement in found for reason in judgement.finish_reasons)
+        return [
+            decide(pair, forward, backward, settings)
+            for pair, forward, backward in zip(pairs, found[0::2], found[1::2], strict=True)
+        ]
+
     def _answered(self, prompts: Sequence[LabelPrompt]) -> Iterator[LabelPrompt]:
-        """The prompts with their responses, drawn where they have none."""
+        """The prompts with their responses, sampled where they have none."""
         if self._redraw:
             prompts = [replace(prompt, responses=()) for prompt in prompts]
         drawn = iter(self._draw([prompt for prompt in prompts if not prompt.responses]))
@@ -298,13 +330,10 @@ class Labeller:
         if not prompts:
             return []
         if self._policy is None or self._policy_sampling is None:
-            lack = prompts[0].lost("missing-field", "no responses", "Add 'responses', or draw some with --samples.")
+            lack = prompts[0].lost("missing-field", "no responses", "Add 'responses', or sample some with --samples.")
             raise ValueError(str(lack))
         requests = [
-            GenerationRequest(
-                p.messages(MARKER * len(p.images) + neutralise(p.question)),
-                self._policy_sampling.for_request(p.content_id),
-            )
+            GenerationRequest(p.asked(instruct=self._instruct), self._policy_sampling.for_request(p.content_id))
             for p in prompts
         ]
         answered: list[LabelPrompt | None] = []
@@ -318,20 +347,23 @@ class Labeller:
                     )
                 answered.append(None)
                 continue
-            texts = [text.strip() for text in generation.texts]
-            self.tally.responses["drawn"] += len(texts)
+            self.tally.responses["drawn"] += len(generation.texts)
             self.tally.responses["cut_off"] += generation.finish_reasons.count("length")
             self.tally.responses["refused"] += generation.finish_reasons.count("refusal")
-            responses = tuple(texts)
-            if self._shown == "answer":
-                responses = tuple(
-                    final_answer(text, prefilled=self._prefilled, finished=finished) or ""
-                    for text, finished in zip(texts, generation.finished, strict=True)
-                )
-            # Of several texts with one answer the first represents it.
-            written = dict(reversed(list(zip(responses, texts, strict=True))))
-            answered.append(replace(prompt, responses=responses, written=written))
+            answered.append(self._read(prompt, generation))
         return answered
+
+    def _read(self, prompt: LabelPrompt, generation: Generation) -> LabelPrompt:
+        """The prompt with its sampled responses."""
+        texts = [text.strip() for text in generation.texts]
+        responses = tuple(texts)
+        if self._shown == "answer":
+            responses = tuple(
+                final_answer(text, prefilled=self._prefilled, finished=finished) or ""
+                for text, finished in zip(texts, generation.finished, strict=True)
+            )
+        # Of several texts with one answer the first represents it.
+        return replace(prompt, responses=responses, written=dict(reversed(list(zip(responses, texts, strict=True)))))
 
     def _pairs(self, prompt: LabelPrompt) -> list[ResponsePair]:
         """Pairs of different responses that no earlier row had."""
@@ -340,7 +372,7 @@ class Labeller:
         tally.responses["empty"] += prompt.responses.count("")
         tally.responses["repeated"] += len(prompt.responses) - prompt.responses.count("") - len(distinct)
         if len(distinct) < 2:
-            self._lose(prompt, "too-few-responses", "fewer than two different responses", "Draw more of them.")
+            self._lose(prompt, "too-few-responses", "fewer than two different responses", "Sample more of them.")
             return []
         tally.prompts["used"] += 1
         pairs = [ResponsePair(prompt, both) for both in combinations(distinct, 2)]
@@ -348,8 +380,12 @@ class Labeller:
             tally.pairs["not_drawn"] += len(pairs) - settings.max_pairs
             kept = {pair.pair_id for pair in sorted(pairs, key=self._rank)[: settings.max_pairs]}
             pairs = [pair for pair in pairs if pair.pair_id in kept]
+        return self._new(pairs)
+
+    def _new(self, pairs: Sequence[ResponsePair]) -> list[ResponsePair]:
+        """The pairs that no earlier row had."""
         new = [pair for pair in pairs if pair.pair_id not in self._seen]
-        tally.pairs["duplicate"] += len(pairs) - len(new)
+        self.tally.pairs["duplicate"] += len(pairs) - len(new)
         self._seen.update(pair.pair_id for pair in new)
         return new
 
@@ -361,3 +397,47 @@ class Labeller:
     def _lose(self, prompt: LabelPrompt, reason: str, detail: str, remedy: str) -> None:
         self.tally.prompts[reason] += 1
         self.lost.append(prompt.lost(reason, detail, remedy))
+
+
+class Miner(Labeller):
+    """Pairs right with wrong responses by the known answers (`mining.right_against_wrong`); no critic is asked."""
+
+    def __init__(self, settings: LabelSettings, **policy: Any) -> None:
+        """
+        Args:
+            policy: as `Labeller` takes it: `policy`, `policy_sampling`, `shown`, ...
+        """
+        super().__init__(None, settings, **policy)
+
+    def _read(self, prompt: LabelPrompt, generation: Generation) -> LabelPrompt:
+        """A response that was cut off is neither right nor wrong."""
+        ended = zip(generation.texts, generation.finished, strict=True)
+        return replace(prompt, responses=tuple(text.strip() if finished else "" for text, finished in ended))
+
+    def _pairs(self, prompt: LabelPrompt) -> list[ResponsePair]:
+        """Each wrong answer against a right one, the most frequent wrong answer first."""
+        if prompt.answer is None:
+            raise ValueError(str(prompt.lost("missing-field", "the row has no answer", "Give the row an 'answer'.")))
+        found = right_against_wrong(
+            [text for text in prompt.responses if text], prompt.answer, shown=self._shown,
+            prefilled=self._prefilled, seed=self.settings.seed, name=prompt.content_id,
+        )  # fmt: skip
+        self.tally.responses["empty"] += prompt.responses.count("")
+        self.tally.responses.update(found.counts)
+        if not found.pairs:
+            lacks = "wrong" if not found.counts["wrong"] else "right"
+            self._lose(prompt, f"no-{lacks}-response", f"no response is {lacks}", "Sample more of them.")
+            return []
+        self.tally.prompts["used"] += 1
+        most = self.settings.max_pairs
+        self.tally.pairs["not_drawn"] += max(0, len(found.pairs) - most)
+        if self._shown == "answer":
+            written = {final_answer(text, prefilled=self._prefilled) or "": text for text in reversed(prompt.responses)}
+            prompt = replace(prompt, written=written)
+        return self._new([ResponsePair(prompt, (p.right, p.wrong), p.times) for p in found.pairs[:most]])
+
+    def _decisions(self, pairs: Sequence[ResponsePair]) -> list[Decision]:
+        return [self._decision(pair, _split(pair, self.settings)) for pair in pairs]
+
+    def _decision(self, pair: ResponsePair, split: str | None) -> Decision:
+        return Decision(pair, "split_conflict" if split is None else "labelled", 0, None, split or "", ())

@@ -1,6 +1,6 @@
-"""The questions that `critic-r1 label` and `best-of-n` read: anybody's rows, with their images loaded and looked at.
+"""The questions that `critic-r1 label` and `best-of-n` read: third-party rows and our own, with their images checked.
 
-A row that cannot be used comes back as one that is lost, with its place, the reason and a remedy.
+A row that cannot be used comes back as a `LostRow`, with its place, the reason and a remedy.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from data_prep.reading.units import Broken, plan_units, read_unit
 from data_prep.sources.generic import ALIASES
 from data_prep.sources.record import MOST_RESPONSES, Reject, checked_text, question_text, read_images, sequence
 from data_prep.tasks.pairwise import Image, content_id
+from data_prep.tasks.prompts import MARKER, THINK_THEN_ANSWER, policy_prompt
 from recipe.critic_r1.judging.generation import Message, messages_from_row
 
 
@@ -40,9 +41,10 @@ class LabelPrompt:
     file, row: where it stands, as in `LostRow`.
     name: the source's own id; empty when it has none.
     images: with their bytes.
-    responses: as they are compared; empty when they are to be drawn.
+    responses: as they are compared; empty when they are to be sampled.
     written: response -> the text it was taken from, where that is another one.
-    answer: the known answer to the question, where the row has one; labels do not come from it.
+    answer: the known answer to the question, where the row has one; a critic's labels do not come from it.
+    turns: the policy's whole prompt (`role`, `content` with one marker per image), where the row holds it.
     """
 
     file: str
@@ -53,6 +55,7 @@ class LabelPrompt:
     responses: tuple[str, ...] = ()
     written: Mapping[str, str] = field(default_factory=dict)
     answer: str | None = None
+    turns: Sequence[Mapping[str, Any]] = ()
 
     @cached_property
     def content_id(self) -> str:
@@ -62,6 +65,17 @@ class LabelPrompt:
     def messages(self, text: str) -> tuple[Message, ...]:
         """A user turn; `text` holds one marker per image."""
         return messages_from_row([{"role": "user", "content": text}], [{"bytes": image.data} for image in self.images])
+
+    def asked(self, *, instruct: bool = False) -> tuple[Message, ...]:
+        """What the policy is asked: the row's own prompt, else the question.
+
+        Args:
+            instruct: after the question, ask for thoughts and a box; a row's own prompt stays as it is.
+        """
+        if self.turns:
+            return messages_from_row(self.turns, [{"bytes": image.data} for image in self.images])
+        text = policy_prompt(self.question, len(self.images))
+        return self.messages(f"{text}\n\n{THINK_THEN_ANSWER}" if instruct else text)
 
     def lost(self, reason: str, detail: str, remedy: str) -> LostRow:
         """This row as one that gives no pair."""
@@ -94,9 +108,13 @@ def _prompt(record: Any, file: str, row: int, base: str, store: ImageStore) -> L
         raise Reject(record.reason, record.detail, record.remedy)
     if not isinstance(record, Mapping):
         raise Reject("wrong-type", f"the record is a {type(record).__name__}, not an object", "Write one object a row.")
+    answer, turns = _known_answer(record), _turns(record)
     info = record.get("extra_info")
-    # A row of our own Parquet has its prompt in words for a model; the bare question stands in extra_info.
+    # The prompt of a row of our own Parquet is written for a model; the bare question is in extra_info.
     record = {**record, **{k: v for k, v in info.items() if v}} if isinstance(info, Mapping) else record
+    if turns and not record.get("question"):
+        said = "\n".join(turn["content"] for turn in turns if turn["role"] == "user")
+        record = {**record, "question": said}
     found = {
         name: next((record[alias] for alias in ALIASES[name] if record.get(alias) is not None), None)
         for name in ("question", "image", "responses", "response_1", "response_2", "id")
@@ -107,11 +125,40 @@ def _prompt(record: Any, file: str, row: int, base: str, store: ImageStore) -> L
     if found["image"] is None:
         have = ", ".join(sorted(map(str, record))[:20])
         raise Reject("image-missing", f"no image among {have}", "Give the row an 'image': a path or bytes.")
+    if isinstance(answer, Mapping):
+        raise Reject("wrong-type", "the answer is an object", "Write the answer as text, or a list of allowed texts.")
     images = tuple(_loaded(image, base, store) for image in read_images(found, "image"))
     name = "" if found["id"] is None else str(found["id"])
     question, responses = question_text(found["question"]), _responses(found)
-    answer = None if record.get("answer") is None else str(record["answer"])
-    return LabelPrompt(file, row, name, images, question, responses, answer=answer)
+    if turns and sum(str(turn["content"]).count(MARKER) for turn in turns) != len(images):
+        raise Reject("image-markers", f"the prompt's markers are not {len(images)}", "Write one <image> per image.")
+    return LabelPrompt(
+        file, row, name, images, question, responses, answer=None if answer is None else str(answer), turns=turns
+    )
+
+
+def _known_answer(record: Mapping[str, Any]) -> Any:
+    """The answer of a question; of a critic row it would be the label of a comparison."""
+    label = record.get("reward_model")
+    if record.get("answer") is not None or not isinstance(label, Mapping) or _is_critic_row(record):
+        return record.get("answer")
+    return label.get("ground_truth")
+
+
+def _turns(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The prompt of a row in verl's form; nothing where a question is to be asked in words of our own."""
+    turns = record.get("prompt")
+    if not isinstance(turns, list) or _is_critic_row(record) or "reward_model" not in record:
+        return ()
+    if not all(isinstance(turn, Mapping) and {"role", "content"} <= set(turn) for turn in turns):
+        raise Reject("wrong-type", "a turn of the prompt lacks role or content", "Write both as text.")
+    if not all(isinstance(turn["content"], str) for turn in turns):
+        raise Reject("wrong-type", "the content of a turn is not text", "Write it as text with <image> markers.")
+    return turns
+
+
+def _is_critic_row(record: Mapping[str, Any]) -> bool:
+    return str(record.get("data_source")).startswith("critic")
 
 
 def _loaded(image: Image, base: str, store: ImageStore) -> Image:

@@ -172,6 +172,7 @@ def _page(runs: list[Run], title: str, data: Sequence[Path]) -> str:
         steps=max((len(steps) for steps in trained.values()), default=0),
         smoothing=smoothing_note(max((len(steps) for steps in trained.values()), default=0)),
         charts=charts,
+        groups=[group for run in runs for group in run.groups],
         best_of=best_of,
         costs=cost_tables(boards),
         bills=bills(boards),

@@ -148,10 +148,22 @@ class JudgementLine(Record):
     """Why the request was not answered; empty when it was"""
 
 
+class MatchLine(Record):
+    """One match of a response that a critic compared, as `reward_fns.critic_groups` tells it."""
+
+    against: int = -1
+    share: Number = None
+    verdicts: Annotated[list[str | None], Field(max_length=2)] = []
+
+
 class RolloutLine(Record):
     """One rollout of training, as `run_log` writes it."""
 
     step: Count
+    uid: Name = ""
+    sample: Count = 0
+    matches: list[MatchLine] | None = None
+    """None where no critic compared it"""
     pair_id: Name = ""
     order: Name = ""
     data_source: Name = ""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recipe.critic_r1.judging.metrics import OPPOSITE
+from recipe.critic_r1.report.judged_groups import JudgedGroup, judged_groups
 from recipe.critic_r1.report.records import (
     JudgementLine,
     Name,
@@ -80,6 +81,8 @@ class Run:
     measured: list[Measured] = field(default_factory=list)
     rollouts: list[JudgementLine] = field(default_factory=list)
     """The last rollouts of training"""
+    groups: list[JudgedGroup] = field(default_factory=list)
+    """The last groups of them that a critic compared"""
     notes: list[str] = field(default_factory=list)
     """Sentences on what was left out, for the page."""
 
@@ -168,6 +171,7 @@ def _read_training(run: Run) -> None:
     if path := run.file(SAMPLES):
         samples = read_lines(path, SAMPLES, RolloutLine, run.notes, last=LAST_ROLLOUTS)
         run.rollouts = [sample.as_judgement() for sample in samples]
+        run.groups = judged_groups(samples, run=run.label)
 
 
 def _read_judge(run: Run, evaluation: ResultFile) -> None:

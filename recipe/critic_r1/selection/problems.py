@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.reading.inputs import expand_inputs
-from data_prep.tasks.prompts import MARKER, THINK_THEN_ANSWER, neutralise
 from recipe.critic_r1.judging.pairwise import read_rows
 from recipe.critic_r1.labeling.questions import LostRow, read_prompts
 from recipe.critic_r1.selection.candidates import Problem, problem_from_row
@@ -61,10 +60,6 @@ def _others(file: str, image_roots: Sequence[str], instruct: bool) -> list[Probl
             raise ValueError(str(item))
         if item.answer is None:
             raise ValueError(str(item.lost("missing-field", "the row has no answer", "Give the row an 'answer'.")))
-        text = MARKER * len(item.images) + neutralise(item.question)
-        if instruct:
-            text += f"\n\n{THINK_THEN_ANSWER}"
-        problems.append(
-            Problem(item.content_id, item.messages(text), item.question, item.answer, f"{item.file} row {item.row}")
-        )
+        asked = item.asked(instruct=instruct)
+        problems.append(Problem(item.content_id, asked, item.question, item.answer, f"{item.file} row {item.row}"))
     return problems

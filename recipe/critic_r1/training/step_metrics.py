@@ -7,6 +7,7 @@ rollout, so they need no second pass over the texts.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 from reward_fns.verdict import Reason
@@ -72,17 +73,17 @@ def _judge_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     metrics |= {
         name: float(sum(group[name] for group in found)) for name in ("matches", "prompt_tokens", "completion_tokens")
     }
+    metrics["seconds/mean"] = _mean(group["seconds"] for group in found)
     metrics["seconds/max"] = float(max(group["seconds"] for group in found))
-    metrics["truth"] = _mean(float(rollout.reward["truth"]) for rollout in rollouts)
-    agreement = [
-        1.0 if right > wrong else 0.5 if right == wrong else 0.0
+    longer = [
+        float((one.response_tokens > other.response_tokens) == (float(one.reward["acc"]) > float(other.reward["acc"])))
         for rows in groups.values()
         if not rows[0].reward["group"]["unjudged"]
-        for right in (float(r.reward["acc"]) for r in rows if r.reward["truth"] > 0.5)
-        for wrong in (float(r.reward["acc"]) for r in rows if r.reward["truth"] <= 0.5)
+        for one, other in combinations(rows, 2)
+        if one.response_tokens != other.response_tokens and one.reward["acc"] != other.reward["acc"]
     ]
-    if agreement:
-        metrics["agreement_with_truth"] = _mean(agreement)
+    if longer:
+        metrics["longer_wins"] = _mean(longer)
     return {f"judge/{name}": value for name, value in metrics.items()}
 
 
@@ -97,9 +98,9 @@ def critic_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     - ``response_tokens/mean``, ``/max``
     - where a critic rewards groups, ``judge/...``: ``unjudged`` (share of groups), ``spread`` (of a group's scores),
       ``unreadable``, ``flipped``, ``first_place`` (as `reward_fns.group.GroupScores.metrics`), ``matches``,
-      ``prompt_tokens``, ``completion_tokens`` (of the step), ``seconds/max`` (of a group), ``truth`` (mean accuracy by
-      the run's reward function, which rewards nothing here), ``agreement_with_truth`` (how often the critic scores a
-      right response above a wrong one of its group; 0.5 is chance)
+      ``prompt_tokens``, ``completion_tokens`` (of the step), ``seconds/mean`` and ``/max`` (of a group),
+      ``longer_wins`` (of two responses to a prompt with other lengths and scores, how often the longer one has the
+      higher score; 0.5 says that length does not matter)
     """
     if not rollouts:
         return {}

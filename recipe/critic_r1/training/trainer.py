@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 import transfer_queue as tq
+from omegaconf import OmegaConf
 from tensordict import TensorDict
 from torchdata.stateful_dataloader import StatefulDataLoader
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.debug import marked_timer
 from verl.utils.seqlen_balancing import log_seqlen_unbalance
 from verl.workers.rollout.replica import RolloutReplica, RolloutReplicaRegistry
 
@@ -33,6 +36,8 @@ from recipe.critic_r1.launch.watchdog import ActorWatchdog
 from recipe.critic_r1.rollout.agent_loop import SHARED
 from recipe.critic_r1.rollout.cache_metrics import ImageCacheRate
 from recipe.critic_r1.training import checkpoints
+from recipe.critic_r1.training.critic_probe import CriticProbe, ProbeSettings
+from recipe.critic_r1.training.group_reward import use_rollout_servers
 from recipe.critic_r1.training.run_log import RunLog
 from recipe.critic_r1.training.sampler import PairedSampler
 from recipe.critic_r1.training.step_metrics import Rollout, critic_metrics
@@ -69,6 +74,9 @@ class CriticTrainerSync(PPOTrainerSync):  # type: ignore[misc]
         super().__init__(config)
         self._log = RunLog(Path(config.critic_r1.run_dir) / "train", samples=config.critic_r1.log_samples)
         self._checkpoint_due = False
+        self._probe_settings = ProbeSettings.of(config)
+        self._probe: CriticProbe | None = None
+        self._probed: dict[str, float] = {}
 
     # verl compares this name with "sync" to choose between its synchronous and asynchronous code paths.
     @property
@@ -98,9 +106,25 @@ class CriticTrainerSync(PPOTrainerSync):  # type: ignore[misc]
                 "rollout server": servers,
             }
         )
+        addresses = self.llm_server_manager.get_addresses()
+        if OmegaConf.select(self.config, "critic_r1.group_reward.judge") == "self":
+            workers = self.reward_loop_manager.reward_loop_workers
+            # verl starts the reward workers before the rollout servers.
+            ray.get([worker.__ray_call__.remote(use_rollout_servers, addresses) for worker in workers])
+        if self._probe_settings is not None:
+            self._probe = CriticProbe.at(self._probe_settings, self._log.folder / "probe.jsonl", addresses[0])
+            self._probe.look(self.global_steps)
         counted = not self.config.actor_rollout_ref.rollout.disable_log_stats
-        self._image_cache = ImageCacheRate(self.llm_server_manager.get_addresses() if counted else [])
+        self._image_cache = ImageCacheRate(addresses if counted else [])
         super().fit(agent_loop_manager)
+
+    def on_step_end(self) -> None:
+        super().on_step_end()  # the rollout servers have the step's weights from here on
+        if self._probe is not None and self._probe.is_due(
+            self.global_steps, last=self.global_steps >= self.total_training_steps
+        ):
+            with marked_timer("probe", self.timing_raw):
+                self._probed = self._probe.look(self.global_steps)
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
@@ -209,6 +233,8 @@ class CriticTrainerSync(PPOTrainerSync):  # type: ignore[misc]
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
         rollouts = self._read_rollouts(batch)
         metrics.update(critic_metrics(rollouts))
+        probed, self._probed = self._probed, {}
+        metrics.update(probed)
         if (rate := self._image_cache.since_last()) is not None:
             metrics["critic_r1/rollout/image_cache_hit_rate"] = rate
         self._log.write(global_steps, metrics, rollouts)
@@ -218,6 +244,8 @@ class CriticTrainerSync(PPOTrainerSync):  # type: ignore[misc]
             super()._save_checkpoint()
             if kept := checkpoints.keep_best(Path(self.config.trainer.default_local_dir), global_steps, metrics):
                 print(f"critic-r1: step {kept.step} is the best so far, held-out accuracy {kept.accuracy:.4f}")
+        if self._probe is not None:
+            self._probe.check(probed, global_steps)
 
     def _read_rollouts(self, batch: Any) -> list[Rollout]:
         real = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
