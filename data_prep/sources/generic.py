@@ -289,9 +289,9 @@ def label(record: Record, options: Options) -> RawLabel | None:
     if fields["label"] is None or not (form is PAIR or battle):
         return None
     if battle:
-        return RawLabel(fields["label"], ("model_a", "model_b"))
-    first, second = (_column(record, field, options) for field in PAIR[:2])
-    return RawLabel(fields["label"], (first, second) if first and second else None)
+        return RawLabel(fields["label"], ("model_a", "model_b"), _column(record, "label", options) or "")
+    first, second, own = (_column(record, field, options) for field in PAIR)
+    return RawLabel(fields["label"], (first, second) if first and second else None, own or "")
 
 
 def _column(record: Record, field: str, options: Options) -> str | None:
