@@ -77,6 +77,10 @@ def convert(
     folder = Path(output)
     files = expand_inputs(inputs, output=folder)
     source = load_source(settings.source)
+    if settings.columns and source.name != "generic" and not source.own:
+        raise InputError(f"--map is for `generic`; {source.name} knows the columns of {source.title}")
+    if settings.label_values and source.label is None:
+        raise InputError(f"--label-values has no meaning for {source.name}, whose label is: {source.label_rule}")
     exclusion = Exclusion.from_files(exclude, perceptual=perceptual, texts=exclude_texts) if exclude else None
     identity: dict[str, Any] = {
         "format": FORMAT_VERSION,

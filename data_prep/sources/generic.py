@@ -22,6 +22,7 @@ from typing import Any
 from data_prep.sources.conversations import (
     Turn,
     images_of,
+    is_turn,
     is_turns,
     question_of,
     read_response,
@@ -40,8 +41,10 @@ from data_prep.sources.record import (
     kept,
     make_pair,
     number,
+    parsed_json,
     read_images,
     sequence,
+    without_markers,
 )
 from data_prep.sources.reject import Reject, same_responses
 from data_prep.tasks.nway import RankedResponses
@@ -133,8 +136,9 @@ def _item(record: Record, fields: dict[str, Any], options: Options) -> Preferenc
             "generic", *_shown(turns, fields, options), responses, options.labels.read(get(fields, "label")), meta
         )
     better, worse = get(fields, "chosen"), get(fields, "rejected")
-    if shared and is_turns(better) and is_turns(worse):  # TRL's implicit prompt
-        turns, responses = _fork(turns, read_turns(better, "'chosen'"), read_turns(worse, "'rejected'"))
+    if is_turns(better) and is_turns(worse) and (shared or (len(better) > 1 and _is_asked(turns, better))):
+        before = turns if shared else _before(fields)
+        turns, responses = _fork(before, read_turns(better, "'chosen'"), read_turns(worse, "'rejected'"))
     else:
         responses = read_response(better, "'chosen'"), read_response(worse, "'rejected'")
     return make_pair("generic", *_shown(turns, fields, options), responses, 0, meta)
@@ -154,20 +158,38 @@ def _form(fields: dict[str, Any], options: Options) -> tuple[str, ...] | None:
 
 def _fields(record: Record, options: Options) -> dict[str, Any]:
     """Our fields from the record; what the user mapped is not taken for another field, too."""
-    fields: dict[str, Any] = {"video": record.get("video")}
+    fields: dict[str, Any] = {}
     mapped = set(options.columns.values())
     for field, names in ALIASES.items():
         if field in options.columns:
             fields[field] = _at(record, options.columns[field], field)
         else:
             fields[field] = next((record[n] for n in names if n not in mapped and record.get(n) is not None), None)
+        fields[field] = _parsed(fields[field])
+    if "question" in options.columns and "conversations" not in options.columns:
+        fields["conversations"] = None
     battle = record.get("conversation_a"), record.get("conversation_b")
     fields["battle"] = battle if battle[0] is not None and battle[1] is not None else None
-    for name in ("input", "history", "tools"):
+    for name in ("input", "history", *_UNSHOWN):
         fields[name] = None if name in mapped else record.get(name)
     if fields["chosen"] is None and isinstance(fields["responses"], str) and fields["rejected"] is not None:
         fields["chosen"] = fields["responses"]  # ms-swift: `response` and `rejected_response`
     return fields
+
+
+_UNSHOWN = ("tools", "video", "videos", "audio", "audios", "rejected_images")
+"""Columns of what a judge would have to see, and that no prompt of ours shows."""
+
+
+def _parsed(value: Any) -> Any:
+    """The value, or the turns that it holds as JSON in a text."""
+    if isinstance(value, str) and value.lstrip()[:2] in ("[{", '{"') and ('"role"' in value or '"from"' in value):
+        try:
+            found = parsed_json(value, "")
+        except Reject:
+            return value
+        return found if is_turn(found) or is_turns(found) else value
+    return value
 
 
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d{1,6})\]")
@@ -190,8 +212,8 @@ def _at(record: Record, path: str, field: str) -> Any:
         for step in _steps(path):
             if isinstance(step, str) and isinstance(value, Mapping):
                 value = value.get(step)
-            elif isinstance(step, int) and isinstance(value, list | tuple) and step < len(value):
-                value = value[step]
+            elif isinstance(value, list | tuple) and str(step).isdecimal() and int(step) < len(value):
+                value = value[int(step)]
             else:
                 value = None
     if value is None:
@@ -205,10 +227,14 @@ def _prompt(fields: dict[str, Any]) -> tuple[list[Turn], bool]:
     before = _before(fields)
     if question is None and is_turns(fields["chosen"]) and len(fields["chosen"]) > 1:
         return before, True
-    if is_turns(question):
+    if is_turns(question) or is_turn(question):
         return [*before, *read_turns(question, "the prompt")], False
     if question is None:
         raise Reject("missing-field", "'question' is missing or null")
+    talk = fields["conversations"]
+    if is_turns(talk) and sum(turn.speaker != "Assistant" for turn in read_turns(talk, "the conversation")) > 1:
+        detail = "the record has a question and a conversation of several turns"
+        raise Reject("ambiguous-prompt", detail, "Say which is meant: --map question=COLUMN.")
     asked = checked_text(question, "'question'")
     if isinstance(fields["input"], str) and fields["input"].strip():
         asked += "\n" + fields["input"].strip()
@@ -217,8 +243,10 @@ def _prompt(fields: dict[str, Any]) -> tuple[list[Turn], bool]:
 
 def _before(fields: dict[str, Any]) -> list[Turn]:
     """The system prompt and the earlier questions and answers, where they have columns of their own."""
-    if fields["tools"] not in (None, "", "[]", [], ()):
-        raise Reject("unshown-part", "the record has 'tools', which the prompt would not show", "Leave the row out.")
+    for name in _UNSHOWN:
+        if fields[name] not in (None, "", "[]", [], ()):
+            reason = "video" if name.startswith("video") else "unshown-part"
+            raise Reject(reason, f"the record has '{name}', which the prompt would not show", "Leave the row out.")
     turns = []
     if fields["system"] is not None:
         turns.append(Turn("System", checked_text(fields["system"], "'system'", allow_empty=True), ()))
@@ -228,6 +256,12 @@ def _before(fields: dict[str, Any]) -> list[Turn]:
         turns.append(Turn("User", checked_text(entry[0], "a question in 'history'"), ()))
         turns.append(Turn("Assistant", checked_text(entry[1], "an answer in 'history'"), ()))
     return turns
+
+
+def _is_asked(turns: list[Turn], talk: Any) -> bool:
+    """Whether the one question is also the last turn before the response that ends a conversation."""
+    asked = read_turns(talk, "'chosen'")[-2]
+    return asked.speaker == "User" and without_markers(asked.text) == without_markers(turns[-1].text)
 
 
 def _branches(record: Record, fields: dict[str, Any]) -> tuple[list[Turn], tuple[str, str]] | None:
@@ -258,7 +292,7 @@ def _shown(turns: list[Turn], fields: dict[str, Any], options: Options) -> tuple
     """Images and question."""
     question = question_of(turns, "the prompt")
     in_turns = any(image is not None for turn in turns for image in turn.images)
-    if fields["image"] is None and fields["video"] is None and (in_turns or options.text_only):
+    if fields["image"] is None and (in_turns or options.text_only):
         given: tuple[Image, ...] = ()
     else:
         given = () if fields["image"] in ([], ()) and (in_turns or options.text_only) else read_images(fields, "image")

@@ -204,12 +204,13 @@ def _detected(inputs: list[str], settings: "Settings") -> "Settings":
 
 def _assignments(option: str, pairs: list[str]) -> dict[str, str]:
     """The values of a repeatable option of the form NAME=VALUE; a label may itself hold `=`."""
-    found = {}
+    found: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=") if option == "--map" else pair.rpartition("=")
         if not equals or not name:
             raise ValueError(f"{option} {pair}: give NAME=VALUE")
-        found[name] = value
+        if found.setdefault(name, value) != value:
+            raise ValueError(f"{option} {name} is given twice: {found[name]} and {value}")
     return found
 
 

@@ -48,6 +48,19 @@ FORMS: dict[str, dict[str, Any]] = {
         "chosen": [turn("user", ASKED), turn("assistant", "A dog.")],
         "rejected": [turn("user", ASKED), turn("assistant", "A cat.")],
     },
+    "TRL prompt repeated in the responses": {
+        "prompt": ASKED,
+        "images": ["1.jpg"],
+        "messages": [turn("user", ASKED), turn("assistant", "A dog.")],
+        "chosen": [turn("user", ASKED), turn("assistant", "A dog.")],
+        "rejected": [turn("user", ASKED), turn("assistant", "A cat.")],
+    },
+    "turns as JSON in a text": {
+        "prompt": json.dumps([turn("user", ASKED)]),
+        "images": ["1.jpg"],
+        "chosen": json.dumps([turn("assistant", "A dog.")]),
+        "rejected": json.dumps(turn("assistant", "A cat.")),
+    },
     "our DPO output": {
         "id": "x",
         "pair_id": "y",
@@ -155,7 +168,8 @@ def test_form_in_a_file(name: str, kind: str, tmp_path: Path) -> None:
         ({"system": SYSTEM}, f"System: {SYSTEM}\nUser: {ASKED}"),
         ({"system": ""}, ASKED),
         ({"history": [["Hello.", "Hi."]]}, f"User: Hello.\nAssistant: Hi.\nUser: {ASKED}"),
-        ({"tools": "[]"}, ASKED),
+        ({"tools": "[]", "videos": [], "audio": None, "rejected_images": ()}, ASKED),
+        ({"prompt": '[{"role": "user"} is cut off'}, '[{"role": "user"} is cut off'),
         ({"prompt": [turn("system", SYSTEM), turn("user", ASKED)]}, f"System: {SYSTEM}\nUser: {ASKED}"),
         ({"prompt": [said("system", ""), said("human", ASKED)]}, ASKED),
         (
@@ -188,6 +202,11 @@ def test_every_turn_keeps_its_speaker(changes: dict[str, Any], question: str) ->
         ({"chosen": [turn("user", "a")]}, "unknown-role"),
         ({"chosen": [turn("assistant", [{"type": "image", "image": "2.jpg"}, *part("a")])]}, "response-image"),
         ({"chosen": [turn("assistant", [{"type": "thinking", "thinking": "b"}, *part("a")])]}, "unshown-part"),
+        ({"chosen": [turn("user", "Another question?"), turn("assistant", "a")]}, "several-turns"),
+        ({"prompt": ASKED, "messages": [turn("system", SYSTEM), turn("user", ASKED)]}, "ambiguous-prompt"),
+        ({"videos": ["x.mp4"]}, "video"),
+        ({"audios": ["x.wav"]}, "unshown-part"),
+        ({"rejected_images": ["2.jpg"]}, "unshown-part"),
         ({"history": ["a"]}, "wrong-type"),
         ({"images": None}, "image-missing"),
     ],
@@ -285,6 +304,7 @@ MAPPED = {
         ({"chosen": "answers[0].text", "rejected": "answers[1].text"}, ("A dog.", "A cat.")),
         ({"chosen": "response", "rejected": "answers[1].text"}, ("A dog.", "A cat.")),
         ({"response_1": "answers[1].text", "response_2": "nested.deep.list[0][1]"}, ("A cat.", "A dog.")),
+        ({"chosen": "answers.0.text", "rejected": "answers.1.text"}, ("A dog.", "A cat.")),
     ],
 )
 def test_map_takes_paths_and_goes_before_usual_names(columns: dict[str, str], responses: tuple[str, str]) -> None:
@@ -295,6 +315,13 @@ def test_a_name_with_dots_is_a_column_before_it_is_a_path() -> None:
     record = {**MAPPED, "answers[0].text": "Literal."}
     pair = converted(record, columns={"chosen": "answers[0].text", "rejected": "answers[1].text"})
     assert pair.responses == ("Literal.", "A cat.")
+
+
+def test_a_mapped_question_goes_before_a_conversation() -> None:
+    talk = [turn("system", SYSTEM), turn("user", "Another question?")]
+    record = {**FORMS["our DPO output"], "prompt": ASKED, "messages": talk}
+    assert converted(record, columns={"question": "prompt"}).question == ASKED
+    assert converted(record, columns={"question": "messages"}).question.startswith(f"System: {SYSTEM}")
 
 
 @pytest.mark.parametrize("path", ["nothing", "answers[2].text", "answers[0].words", "response.text", "answers.text"])
