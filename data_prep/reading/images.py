@@ -316,7 +316,9 @@ def _pillow_header(data: bytes | memoryview) -> Header:
         raise _too_many_pixels(MAX_PIXELS) from error
     except Exception as error:  # as in `open_image`
         raise BadImage(
-            "image-unreadable", f"no image format fits the bytes ({type(error).__name__}): fetch the file again"
+            "image-unreadable",
+            f"the bytes are not a JPEG, PNG, WEBP, GIF, BMP or TIFF ({type(error).__name__}): convert the image, or"
+            " fetch it again",
         ) from error
 
 

@@ -77,14 +77,11 @@ class PreferencePair:
         """What is compared, whichever response the source lists first, and what is said of it.
 
         Returns:
-            32 hex digits over source, images, question and responses in a fixed order; and 0 or 1 for the place of the
-            better response in that order, 2 for a tie. Equal digits with different numbers contradict each other.
+            the key of `compared_key`; and 0 or 1 for the place of the better response among the sorted ones, 2 for a
+            tie. Equal keys with different numbers contradict each other.
         """
-        first, second = self.responses
-        swapped = second < first
-        images = [image.blake3 for image in self.images]
-        key = content_id(self.source, *images, self.question, *((second, first) if swapped else (first, second)))
-        return key, 2 if self.preferred == "tie" else self.preferred ^ swapped
+        key, (first, second) = compared_key(self.images, self.question, self.responses)
+        return key, 2 if self.preferred == "tie" else self.preferred ^ (second < first)
 
     def swap(self) -> "PreferencePair":
         """The same judgement with the two responses in the other order."""
@@ -103,6 +100,19 @@ def content_id(*parts: str) -> str:
     """32 hex digits of a hash over `parts`; each part's length is hashed too, so parts cannot run together."""
     lengths = struct.pack(f"<{len(parts)}Q", *map(len, parts))
     return hashlib.sha256(lengths + "".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def compared_key(images: Sequence[Image], question: str, responses: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """What one judgement compares: a key that ignores case, blanks and the order of the responses.
+
+    Returns:
+        32 hex digits, and the responses in the spelling that is sorted; as given where some differ in nothing else.
+    """
+    spelled = [" ".join(text.casefold().split()) for text in responses]
+    if len(set(spelled)) < len(spelled):
+        spelled = list(responses)
+    asked = " ".join(question.casefold().split())
+    return content_id(*(image.blake3 for image in images), asked, *sorted(spelled)), spelled
 
 
 @dataclass
