@@ -8,12 +8,15 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 
 from data_prep.reading.inputs import inside, open_input
 from data_prep.reading.units import BATCH_BYTES, BATCH_ROWS, LINE_SUFFIXES, Broken, Unit, _list_spans, _parsed
+from data_prep.sources.record import parsed_json
+from data_prep.sources.reject import Reject
 
 Stretch = tuple[str, int, int, int, str]
 """Kind, start, stop, records and note of a stretch; the fields of `Unit`."""
@@ -53,9 +56,27 @@ def stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[Stretch] |
 # JSON objects around one list of records
 
 
-_SCALAR = rb'(?:"(?:[^"\\]|\\.)*"|[-+.\w]+)'
-_KEY = rb'"(?:[^"\\]|\\.)*"\s*:\s*'
-_BEFORE_LIST = re.compile(rb"\{\s*(?:" + _KEY + _SCALAR + rb"\s*,\s*)*+" + _KEY + rb"(?=\[\s*[{\]])")
+_KEY = re.compile(r'[\s,]*"(?:[^"\\]|\\.)*+"\s*:\s*')
+_RECORDS = re.compile(r"\[\s*\{")
+
+
+def _list_begins(head: bytes, at: int) -> int | None:
+    """Where the first list of objects begins in an object; small values of any kind may come before it.
+
+    Args:
+        at: place of the object's opening brace.
+    """
+    text = head.decode("latin-1")  # a character a byte
+    at += 1
+    while key := _KEY.match(text, at):
+        at = key.end()
+        if _RECORDS.match(text, at):
+            return at
+        try:
+            _, at = json.JSONDecoder().raw_decode(text, at)
+        except (ValueError, RecursionError):
+            return None
+    return None
 
 
 def _list_in_object(file: str) -> int | None:
@@ -67,13 +88,14 @@ def _list_in_object(file: str) -> int | None:
         if head[blank : blank + 1] != b"{":
             return None
         first, newline, rest = head[blank:].partition(b"\n")
-        before = _BEFORE_LIST.match(head, blank)
+        begins = _list_begins(head, blank)
         if not newline and len(head) == HEAD_BYTES:  # one long line: a record, or all of them
-            begins = head[before.end() : before.end() + 400] if before else b""
-            return before.end() if before and not re.search(rb'"(?:from|role|type)"\s*:', begins) else None
-        if _is_object(first) and (rest.strip() or before is None or _is_record(first)):
+            if begins is None or re.search(rb'"(?:from|role|type)"\s*:', head[begins : begins + 400]):
+                return None
+            return begins
+        if _is_object(first) and (rest.strip() or begins is None or _is_record(first)):
             return None
-        return -1 if before is None else before.end()
+        return -1 if begins is None else begins
 
 
 def _is_object(text: bytes) -> bool:
@@ -158,6 +180,9 @@ class _Lines:
             raise StopIteration
         self.offset += len(line)
         if self.offset - self.begun > LONGEST_FIELD:  # a row is in memory as a whole
+            while line and not line.endswith(b"\n"):
+                line = self._stream.readline(HEAD_BYTES)
+                self.offset += len(line)
             raise csv.Error(f"it has more than {LONGEST_FIELD:,} bytes")
         return str(line, "utf-8-sig" if self.offset == len(line) else "utf-8", "surrogateescape")
 
@@ -168,8 +193,12 @@ def _table_rows(stream: Any, kind: str, start: int) -> Iterator[tuple[int, dict[
     lines = _Lines(stream, 0)
     try:
         names = next(csv.reader(lines, delimiter=delimiter), [])
-    except csv.Error as error:
-        yield 0, Broken("bad-row", f"the first line of the table cannot be read ({error})")
+        "".join(names).encode()
+    except (csv.Error, UnicodeEncodeError) as error:
+        yield 0, Broken("bad-row", f"the first line of the table cannot be read ({error})", "Save it as UTF-8.")
+        return
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        yield 0, Broken("bad-row", f"the table has several columns {', '.join(repeated)[:100]}", "Rename them.")
         return
     lines = _Lines(stream, start or lines.offset)
     # Strict: an open quote would otherwise take all rows that follow for its text.
@@ -199,11 +228,9 @@ def _table_rows(stream: Any, kind: str, start: int) -> Iterator[tuple[int, dict[
 
 def _field(name: str, value: str) -> Any:
     """A field of a table; an empty one is missing."""
-    if name in STRUCTURED and value.startswith("["):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
+    if name in STRUCTURED and value.lstrip()[:1] == "[":
+        with suppress(Reject):
+            return parsed_json(value, name)
     return value or None
 
 

@@ -165,7 +165,7 @@ def _fields(record: Record, options: Options) -> dict[str, Any]:
             fields[field] = _at(record, options.columns[field], field)
         else:
             fields[field] = next((record[n] for n in names if n not in mapped and record.get(n) is not None), None)
-        fields[field] = _parsed(fields[field])
+        fields[field] = _parsed(fields[field], field)
     if "question" in options.columns and "conversations" not in options.columns:
         fields["conversations"] = None
     battle = record.get("conversation_a"), record.get("conversation_b")
@@ -181,15 +181,12 @@ _UNSHOWN = ("tools", "video", "videos", "audio", "audios", "rejected_images")
 """Columns of what a judge would have to see, and that no prompt of ours shows."""
 
 
-def _parsed(value: Any) -> Any:
+_TURNS = re.compile(r"\s*\[?\s*\{\s*['\"](?:role|from|content|value)['\"]\s*:")
+
+
+def _parsed(value: Any, field: str) -> Any:
     """The value, or the turns that it holds as JSON in a text."""
-    if isinstance(value, str) and value.lstrip()[:2] in ("[{", '{"') and ('"role"' in value or '"from"' in value):
-        try:
-            found = parsed_json(value, "")
-        except Reject:
-            return value
-        return found if is_turn(found) or is_turns(found) else value
-    return value
+    return parsed_json(value, f"'{field}'") if isinstance(value, str) and _TURNS.match(value) else value
 
 
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d{1,6})\]")
@@ -223,7 +220,10 @@ def _at(record: Record, path: str, field: str) -> Any:
 
 def _prompt(fields: dict[str, Any]) -> tuple[list[Turn], bool]:
     """The turns before the responses, and whether they lack a question of their own (TRL's implicit prompt)."""
-    question = fields["question"] if fields["question"] is not None else fields["conversations"]
+    question, talk = fields["question"], fields["conversations"]
+    if isinstance(talk, str):
+        raise Reject("wrong-type", "the conversation is text, not a list of turns", "Or name it with --map question=.")
+    question = talk if question is None else question
     before = _before(fields)
     if question is None and is_turns(fields["chosen"]) and len(fields["chosen"]) > 1:
         return before, True
@@ -231,7 +231,6 @@ def _prompt(fields: dict[str, Any]) -> tuple[list[Turn], bool]:
         return [*before, *read_turns(question, "the prompt")], False
     if question is None:
         raise Reject("missing-field", "'question' is missing or null")
-    talk = fields["conversations"]
     if is_turns(talk) and sum(turn.speaker != "Assistant" for turn in read_turns(talk, "the conversation")) > 1:
         detail = "the record has a question and a conversation of several turns"
         raise Reject("ambiguous-prompt", detail, "Say which is meant: --map question=COLUMN.")

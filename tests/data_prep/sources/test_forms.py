@@ -169,7 +169,8 @@ def test_form_in_a_file(name: str, kind: str, tmp_path: Path) -> None:
         ({"system": ""}, ASKED),
         ({"history": [["Hello.", "Hi."]]}, f"User: Hello.\nAssistant: Hi.\nUser: {ASKED}"),
         ({"tools": "[]", "videos": [], "audio": None, "rejected_images": ()}, ASKED),
-        ({"prompt": '[{"role": "user"} is cut off'}, '[{"role": "user"} is cut off'),
+        ({"prompt": "[{'role': 'user', 'content': 'It\\'s what?'}]"}, "It's what?"),
+        ({"prompt": 'Is {"role": "user"} valid JSON?'}, 'Is {"role": "user"} valid JSON?'),
         ({"prompt": [turn("system", SYSTEM), turn("user", ASKED)]}, f"System: {SYSTEM}\nUser: {ASKED}"),
         ({"prompt": [said("system", ""), said("human", ASKED)]}, ASKED),
         (
@@ -204,6 +205,8 @@ def test_every_turn_keeps_its_speaker(changes: dict[str, Any], question: str) ->
         ({"chosen": [turn("assistant", [{"type": "thinking", "thinking": "b"}, *part("a")])]}, "unshown-part"),
         ({"chosen": [turn("user", "Another question?"), turn("assistant", "a")]}, "several-turns"),
         ({"prompt": ASKED, "messages": [turn("system", SYSTEM), turn("user", ASKED)]}, "ambiguous-prompt"),
+        ({"prompt": '[{"role": "user"} is cut off'}, "bad-json"),
+        ({"prompt": None, "messages": "user: hello"}, "wrong-type"),
         ({"videos": ["x.mp4"]}, "video"),
         ({"audios": ["x.wav"]}, "unshown-part"),
         ({"rejected_images": ["2.jpg"]}, "unshown-part"),
