@@ -96,6 +96,8 @@ def convert(
     identity = json.loads(json.dumps(identity))
     with _held(folder):
         done = _prepare_folder(folder, identity, overwrite, files)
+        if exclusion is not None and exclusion.unreadable and tell is not None:
+            tell(f"{exclusion.unreadable} images of --exclude cannot be read, and nothing is kept out because of them")
         if done is not None:
             if tell is not None:
                 tell(f"{folder} was made already, with these settings of these files; --overwrite makes it again")

@@ -270,6 +270,8 @@ def row_problems(
         if reason not in (None, "alpha"):
             detail = f"image {place}: stock verl shows it differently ({reason})"
             yield UNLIKE_VERL, detail, "Prepare the set again with critic-r1, which stores what it shows."
+    if not isinstance(row["data_source"], str) or not row["data_source"]:
+        yield "label", f"data_source is {row['data_source']!r}", "The reward is chosen by it; it is text."
     yield from _label_problems(row)
 
 

@@ -7,6 +7,7 @@ byte where its first record begins, so that no unit reads what comes before it.
 import csv
 import json
 import re
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from data_prep.reading.inputs import inside, open_input
+from data_prep.reading.parquet_files import check_expanded, check_ratio, expanded_bytes
 from data_prep.reading.units import BATCH_BYTES, BATCH_ROWS, LINE_SUFFIXES, Broken, Unit, _list_spans, _parsed
 from data_prep.sources.record import parsed_json
 from data_prep.sources.reject import Reject
@@ -267,7 +269,7 @@ def _read_table(unit: Unit) -> Iterator[list[Any]]:
 def _arrow_batches(file: str) -> Iterator[pa.RecordBatch]:
     """The batches of an Arrow stream or file; a local one is mapped, so that batches that are passed over cost
     nothing."""
-    with pa.memory_map(file) if "://" not in file else open_input(file) as source:
+    with _arrow_source(file) as source:
         if source.read(6) == b"ARROW1":
             opened = pa.ipc.open_file(source)
             yield from (opened.get_batch(i) for i in range(opened.num_record_batches))
@@ -276,7 +278,56 @@ def _arrow_batches(file: str) -> Iterator[pa.RecordBatch]:
             yield from pa.ipc.open_stream(source)
 
 
+def _arrow_source(file: str) -> Any:
+    return pa.memory_map(file) if "://" not in file else open_input(file)
+
+
+def _check_arrow(file: str) -> None:
+    """Refuse a file whose compressed buffers claim far more memory than their size explains.
+
+    Raises:
+        pa.ArrowInvalid: naming the message.
+    """
+    with _arrow_source(file) as source:
+        source.seek(8 if source.read(6) == b"ARROW1" else 0)  # a file is a stream between a magic and a footer
+        for place, message in enumerate(pa.ipc.MessageReader.open_stream(source)):
+            try:
+                size = sum(_unpacked_sizes(message.metadata.to_pybytes(), message.body))
+            except struct.error as error:
+                raise pa.ArrowInvalid(f"message {place} is damaged ({error})") from error
+            check_ratio(f"message {place}", message.body.size if message.body else 0, size)
+
+
+def _unpacked_sizes(metadata: bytes, body: pa.Buffer | None) -> Iterator[int]:
+    """What each compressed buffer of an Arrow message claims to unpack to, from the message's Flatbuffers metadata."""
+
+    def at(code: str, place: int) -> int:
+        return int(struct.unpack_from(code, metadata, place)[0])
+
+    def field(table: int, number: int) -> int:
+        """Place of a field of a table; 0 when it is absent."""
+        entries = table - at("<i", table)
+        offset = at("<H", entries + 4 + 2 * number) if 4 + 2 * number < at("<H", entries) else 0
+        return table + offset if offset else 0
+
+    def follow(place: int) -> int:
+        return place + at("<I", place) if place else 0
+
+    message = follow(0) or at("<I", 0)
+    kind, header = field(message, 1), follow(field(message, 2))
+    if kind and header and metadata[kind] == 2:  # a dictionary, which holds a batch
+        header = follow(field(header, 1))
+    if not kind or not header or metadata[kind] not in (2, 3) or not field(header, 3) or body is None:
+        return
+    buffers = follow(field(header, 2))
+    for place in range(buffers + 4, buffers + 4 + 16 * at("<I", buffers), 16) if buffers else ():
+        start, length = at("<q", place), at("<q", place + 8)
+        if length >= 8:
+            yield max(0, int(struct.unpack("<q", body[start : start + 8])[0]))
+
+
 def _arrow_stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[Stretch]:
+    _check_arrow(file)
     start, rows, size, stop = 0, 0, 0, 0
     for stop, batch in enumerate(_arrow_batches(file), 1):
         rows += batch.num_rows
@@ -289,11 +340,15 @@ def _arrow_stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[Str
 
 
 def _read_arrow(unit: Unit) -> Iterator[list[Any]]:
+    stored = expanded = 0
     for place, batch in enumerate(_arrow_batches(unit.file)):
         if place >= unit.stop:
             return
         if place >= unit.start:
             repeated = sum(column.dictionary.nbytes for column in batch.columns if hasattr(column, "dictionary"))
+            stored += batch.nbytes
+            expanded += expanded_bytes(batch)
+            check_expanded(f"batch {place}", stored, expanded)
             row = max(1, repeated, batch.nbytes // max(1, batch.num_rows))  # bytes of it, at most or on average
             rows = max(1, min(BATCH_ROWS, BATCH_BYTES // row))
             for first in range(0, batch.num_rows, rows):

@@ -297,6 +297,8 @@ def overlap(
     ):
         table.add_row(what, str(count))
     console.print(table)
+    if report.unreadable:
+        console.print(f"{report.unreadable} images cannot be read and were not compared; see `critic-r1 validate`")
     for name, how, other in report.examples[:10]:
         console.print(Text(one_line(f"{name}: {how} as {other}")), soft_wrap=True)
 
@@ -309,15 +311,14 @@ def show(
     image_root: Annotated[list[str] | None, typer.Option(help=IMAGE_ROOT)] = None,
 ) -> None:
     """Print a few tasks, and write a page that shows them with their images."""
-    from data_prep.checks.show import html_sheet, sample_rows
+    from data_prep.checks.show import ground_truth, html_sheet, prompt_text, sample_rows
 
     with _plain_errors():
         rows = list(sample_rows([directory], n, seed))
     for file, row in rows:
-        truth = row["reward_model"]["ground_truth"]
-        title = f"{file.name}  {row['data_source']}  label {truth}  {len(row['images'] or [])} image(s)"
+        title = f"{file.name}  {row['data_source']}  label {ground_truth(row)}  {len(row['images'] or [])} image(s)"
         console.rule(Text(one_line(title)))
-        console.print(Text(printable(row["prompt"][0]["content"])))
+        console.print(Text(printable(prompt_text(row))))
     if sheet is not None:
         with _plain_errors():
             html_sheet(rows, sheet, image_roots=image_root or ())

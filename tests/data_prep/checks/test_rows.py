@@ -48,6 +48,7 @@ FAULTS = {
     "score off the scale": (set_task("critic_score", "11"), "reward"),
     "response that is not there": (set_task("critic_nway", "17"), "reward"),
     "no answer": (set_task("vqa", ""), "label"),
+    "no source": (lambda row: row.update(data_source=None), "label"),
     "no bytes": (set_image(None), "image-missing"),
     "empty bytes": (set_image(b""), "image-empty"),
     "no image": (set_image(b"not an image at all"), "image-unreadable"),
