@@ -9,11 +9,13 @@ A question travels over a socket together with the descriptor on which its proce
 last copy of its socket is closed, so it does not outlive the worker.
 """
 
+import fcntl
 import json
 import os
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 import warnings
@@ -88,6 +90,11 @@ while True:
 """
 
 
+def _unread(door: socket.socket) -> bool:
+    """Whether questions lie in the socket that the server has not taken."""
+    return fcntl.ioctl(door, termios.TIOCOUTQ, bytes(4)) != bytes(4)
+
+
 class SymbolicChecker:
     """Owns the server. Safe to share between threads, to fork and to pickle (a copy starts its own server).
 
@@ -148,8 +155,9 @@ class SymbolicChecker:
             try:
                 mine.settimeout(max(0.001, end - time.monotonic()))
                 reply = mine.recv(1)
-            except TimeoutError:  # neither an answer nor the alarm: the server itself is stuck
-                self.close()
+            except TimeoutError:  # neither an answer nor the alarm
+                if _unread(door):  # the server itself is stuck; a comparison that is late is no reason to replace it
+                    self.close()
                 return "limit"
         if reply:
             return "equal" if reply == b"1" else "different"

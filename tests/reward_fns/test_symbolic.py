@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -115,6 +116,16 @@ def test_a_server_that_hangs_is_replaced(checker: SymbolicChecker) -> None:
     assert checker.compare("x+1", "1+x") == "limit"
     checker.seconds = 10.0
     assert checker.equal("x+1", "1+x")
+
+
+def test_a_server_that_takes_its_questions_is_not_stuck() -> None:
+    """One late answer is no reason to replace the server: all threads would wait for the new one."""
+    door, server = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with door, server:
+        door.send(b"question")
+        assert symbolic._unread(door)
+        server.recv(16)
+        assert not symbolic._unread(door)
 
 
 def test_without_time_nothing_is_found(shared: SymbolicChecker, monkeypatch: pytest.MonkeyPatch) -> None:
