@@ -22,7 +22,7 @@ import numpy as np
 from data_prep import pool, ray_pool
 from data_prep.checks.overlap import Exclusion, Texts
 from data_prep.dataset_card import CARD_FILE
-from data_prep.files import FolderInUseError, folder_lock, write_json
+from data_prep.files import FolderInUseError, folder_lock, read_json, write_json
 from data_prep.lengths.processor import facts_of_model
 from data_prep.merge import REJECTED, finish
 from data_prep.reading.inputs import InputError, expand_inputs, stamp
@@ -193,8 +193,8 @@ def _prepare_folder(
 
 def _stored(path: Path) -> dict[str, Any]:
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        stored = read_json(path)
+    except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}); choose another --output, or --overwrite") from error
     return stored if isinstance(stored, dict) else {}
 
@@ -223,7 +223,7 @@ def _is_done(folder: Path, unit: Unit) -> bool:
     """Whether a unit's note and its shards are there and whole. What is not as a worker wrote it is made again."""
     note = folder / WORK / f"{unit.number:05d}.json"
     try:
-        found = json.loads(note.read_text(encoding="utf-8"))
+        found = read_json(note)
         shards = [(folder / s["file"], s["bytes"]) for s in found["shards"]]
         ids = np.load(note.with_suffix(".npy"))
         whole = found["rows"] == unit.rows and ids.dtype == ID_TYPE and found.keys() >= _NOTED
@@ -234,7 +234,7 @@ def _is_done(folder: Path, unit: Unit) -> bool:
             and path.stat().st_size == size
             for path, size in shards
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, EOFError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError):
         return False
 
 
