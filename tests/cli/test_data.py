@@ -152,6 +152,13 @@ def test_labels_contradictions_and_text_only(raw: Path) -> None:
     assert "kept with contradictory labels: 2 pairs" in text
 
 
+def test_an_empty_file_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("")
+    code, output = run("prepare", "generic", "--input", tmp_path / "a.jsonl", "--output", tmp_path / "o")
+    assert code == 1
+    assert "the input holds no record" in output
+
+
 def test_nothing_usable_is_a_failure(raw: Path) -> None:
     code, text = run("prepare", "rlhf_v", "--input", raw, "--output", raw.parent / "out")
     assert code == 1

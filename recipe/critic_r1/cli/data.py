@@ -232,6 +232,9 @@ def _summary(manifest: dict[str, Any], output: Path) -> None:
         console.print(f"  kept with contradictory labels: {manifest['kept_contradictions']} pairs")
     for reason, count in manifest["normalised_images"].items():
         console.print(f"  images stored as PNG, because other readers show the file differently ({reason}): {count}")
+    if not records["in"]:
+        errors.print(Text("no task was made: the input holds no record", style="red"))
+        raise typer.Exit(1)
     if not records["used"]:
         errors.print(Text(f"no task was made; see {output / 'rejected.jsonl'}, which begins with:", style="red"))
         with (output / "rejected.jsonl").open(encoding="utf-8") as stream:
