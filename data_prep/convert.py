@@ -22,7 +22,7 @@ import numpy as np
 from data_prep import pool, ray_pool
 from data_prep.checks.overlap import Exclusion, Texts
 from data_prep.dataset_card import CARD_FILE
-from data_prep.files import FolderInUseError, folder_lock, write_json
+from data_prep.files import FolderInUseError, folder_lock, read_json, write_json
 from data_prep.lengths.processor import facts_of_model
 from data_prep.merge import REJECTED, finish
 from data_prep.reading.inputs import InputError, expand_inputs, stamp
@@ -77,6 +77,10 @@ def convert(
     folder = Path(output)
     files = expand_inputs(inputs, output=folder)
     source = load_source(settings.source)
+    if settings.columns and source.name != "generic" and not source.own:
+        raise InputError(f"--map is for `generic`; {source.name} knows the columns of {source.title}")
+    if settings.label_values and source.label is None:
+        raise InputError(f"--label-values has no meaning for {source.name}, whose label is: {source.label_rule}")
     exclusion = Exclusion.from_files(exclude, perceptual=perceptual, texts=exclude_texts) if exclude else None
     identity: dict[str, Any] = {
         "format": FORMAT_VERSION,
@@ -92,6 +96,8 @@ def convert(
     identity = json.loads(json.dumps(identity))
     with _held(folder):
         done = _prepare_folder(folder, identity, overwrite, files)
+        if exclusion is not None and exclusion.unreadable and tell is not None:
+            tell(f"{exclusion.unreadable} images of --exclude cannot be read, and nothing is kept out because of them")
         if done is not None:
             if tell is not None:
                 tell(f"{folder} was made already, with these settings of these files; --overwrite makes it again")
@@ -187,8 +193,8 @@ def _prepare_folder(
 
 def _stored(path: Path) -> dict[str, Any]:
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        stored = read_json(path)
+    except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}); choose another --output, or --overwrite") from error
     return stored if isinstance(stored, dict) else {}
 
@@ -217,7 +223,7 @@ def _is_done(folder: Path, unit: Unit) -> bool:
     """Whether a unit's note and its shards are there and whole. What is not as a worker wrote it is made again."""
     note = folder / WORK / f"{unit.number:05d}.json"
     try:
-        found = json.loads(note.read_text(encoding="utf-8"))
+        found = read_json(note)
         shards = [(folder / s["file"], s["bytes"]) for s in found["shards"]]
         ids = np.load(note.with_suffix(".npy"))
         whole = found["rows"] == unit.rows and ids.dtype == ID_TYPE and found.keys() >= _NOTED
@@ -228,7 +234,7 @@ def _is_done(folder: Path, unit: Unit) -> bool:
             and path.stat().st_size == size
             for path, size in shards
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, EOFError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError):
         return False
 
 

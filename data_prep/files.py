@@ -67,6 +67,19 @@ def write_json(path: Path, value: Any, *, indent: int | None = 1, default: Calla
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, default=default) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """The value of a JSON file that anybody may have written.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deeply to be read.
+        OSError: the file cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+
+
 def json_line(value: Any, default: Callable[[Any], Any] | None = None) -> str:
     """The value as one line of JSON that every UTF-8 file can hold."""
     return encodable(json.dumps(value, ensure_ascii=False, default=default)) + "\n"

@@ -56,7 +56,7 @@ def drop_repeats(job: Job, notes: Notes, ids: Sequence[np.ndarray], units: Seque
 def _contradictory(pairs: np.ndarray) -> np.ndarray:
     """Whether each pair is labelled differently elsewhere."""
     _, group = np.unique(pairs["compared"], return_inverse=True)
-    least = np.full(len(pairs), 3, np.int8)
+    least = np.full(len(pairs), 127, np.int8)
     most = np.full(len(pairs), -1, np.int8)
     np.minimum.at(least, group, pairs["better"])
     np.maximum.at(most, group, pairs["better"])

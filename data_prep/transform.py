@@ -35,7 +35,7 @@ class Outcome:
 
     rows: list[Row] = field(default_factory=list)
     ids: list[tuple[int, str, str, int]] = field(default_factory=list)
-    """Of every pair that became rows: ordinal, `pair_id`, and `PreferencePair.judgement`; for finding duplicates and
+    """Of every pair that became rows: ordinal, `pair_id`, and its `judgement`; for finding duplicates and
     contradictions."""
     rejected: list[dict[str, Any]] = field(default_factory=list)
     dropped_pairs: Counter[str] = field(default_factory=Counter)
@@ -271,7 +271,9 @@ class Transform:
             outcome.rows.append(draft.task.flat(length))
             if (key := (draft.ordinal, draft.pair_id)) != last:
                 task = draft.task
-                judged = task.pair.judgement if isinstance(task, PreferenceTask) else (draft.pair_id, 0)
+                judged = (draft.pair_id, 0)  # a score contradicts nothing
+                if not isinstance(task, ScoreTask):
+                    judged = (task.pair if isinstance(task, PreferenceTask) else task.item).judgement
                 outcome.ids.append((*key, *judged))
                 last = key
         with_rows = {ordinal for ordinal, *_ in outcome.ids}

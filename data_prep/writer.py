@@ -7,7 +7,6 @@ in size by a factor of a thousand.
 Text columns are compressed, images are not: JPEG and PNG do not shrink further, and trying costs most of the time.
 """
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from data_prep.files import replacing, write_json
+from data_prep.files import read_json, replacing, write_json
 from data_prep.reading.inputs import InputError
 from data_prep.tasks.row import HasRow, Row, row_bytes, row_schema, rows_batch
 
@@ -184,9 +183,9 @@ def shard_names(folder: Path) -> list[str]:
         ValueError: it is not a manifest.
     """
     try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found = read_json(folder / MANIFEST)
         return [name for shard in found["shards"] if (name := str(shard["file"])) == Path(name).name]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / MANIFEST} is not a manifest ({error}); choose another folder") from error
 
 
@@ -197,7 +196,7 @@ def require_current(folder: Path) -> None:
         InputError: its manifest has an older format; the message holds the command that makes the folder again.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
         version = manifest.get("format")
     except (OSError, ValueError, AttributeError):
         return  # no manifest, or a damaged one, which `validate` names

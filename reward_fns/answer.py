@@ -47,7 +47,8 @@ _ARTICLE = re.compile(r"(?:a|an|the) (?=[^\W\d_]{2})")
 # The text of an option may be anything but the rest of an expression such as (x) + 3.
 _OPTION = re.compile(
     r"[(\[{]?\s*([A-Za-z])"
-    r"(?:(?:\s*[)\]}][.:]?|[.:、])(?:\s+|$|(?=[^\x00-\x7f])|(?<=[A-Z][.)\]])(?=[A-Za-z]{2}|[0-9]))(?![-+*/^=<>])"
+    r"(?:(?:\s*[)\]}][.:]?|[.:、])"
+    r"(?:\s+|$|(?=[^\x00-\x7f])|(?<=、)|(?<=[A-Z][.)\]])(?=[A-Za-z]{2}|[0-9]|a ))(?![-+*/^=<>])"
     r"|(?<=[A-Z])\s+-\s+(?=[a-z]|[A-Z][a-z]))(.*)",
     re.DOTALL,
 )
@@ -55,7 +56,7 @@ _OPTION = re.compile(
 _ANOTHER_OPTION = re.compile(
     r"[(\[]\s*[A-Za-z]\s*[)\]]|\b[A-Za-z]\)|\b(?:or|and|not)\s+(?:option\s+)?[A-Za-z]\b(?!')|[,/&]\s*[A-Z]\b"
 )
-_LETTERS = re.compile(r"[(\[{]?[A-Z][)\]}]?(?:(?:\s*(?:,|;|/|&|、|\band\b)\s*|\s*)[(\[{]?[A-Z][)\]}]?)+")
+_LETTERS = re.compile(r"[(\[{]?[A-Z][)\]}]?(?:(?:\s*(?:,\s*and\b|,|;|/|&|、|\band\b)\s*|\s*)[(\[{]?[A-Z][)\]}]?)+")
 _YES_NO = re.compile(r"(yes|no)\s*[,.;:!]\s*(.*)", re.DOTALL)
 
 # 3-5 cm, 1:2, 10:30, 2020-10-05: numbers with links between them. Algebra would subtract or divide them.

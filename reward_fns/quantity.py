@@ -34,6 +34,7 @@ _SIGNS = str.maketrans(
         **dict.fromkeys("‐‑‒–—―−", "-"), **dict.fromkeys("“”", '"'), **dict.fromkeys("‘’", "'"),
         "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "∞": r"\infty ",
         "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "≈": r"\approx ", "º": "°", "µ": "μ", "⁄": "/",
+        "。": ".",
         **{letter: rf"\{name} " for letter, name in _GREEK.items()},
     }
 )  # fmt: skip
@@ -67,7 +68,7 @@ _DELIMITERS = (
 )  # fmt: skip
 _LEAD = re.compile(
     r"(?:(?:the\s+)?(?:final\s+|correct\s+|best\s+)?(?:answer|option|choice)\b(?:\s+is\b)?(?:\s*[:=])?"
-    r"|\\approx|(?:about|approximately|approx\.|roughly|around)(?=\s))\s*(?=\S)",
+    r"|[a-z]\s*\\in(?![A-Za-z])|\\approx|(?:about|approximately|approx\.|roughly|around)(?=\s))\s*(?=\S)",
     re.IGNORECASE,
 )
 
@@ -126,8 +127,15 @@ def _balanced(text: str) -> bool:
 
 _WORDS = {
     "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
-    "ten": 10, "eleven": 11, "twelve": 12, "twenty": 20,
+    "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
+    "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60,
+    "seventy": 70, "eighty": 80, "ninety": 90,
 }  # fmt: skip
+_WORDS |= {
+    f"{ten}-{one}": _WORDS[ten] + _WORDS[one]
+    for ten in ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+    for one in ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+}
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3}){1,9}|[0-9]{1,3}(?:[ '][0-9]{3}){1,9}|[0-9]{1,40})"
@@ -383,8 +391,11 @@ _SPLIT = re.compile(
     r"(?P<unit>[A-Za-zμΩ°%$€£¥₹₩¢].*)?"
 )
 _WORD_VALUE = re.compile(
-    rf"(?P<value>(?:{'|'.join(_WORDS)})(?:\s+(?:{'|'.join(_SCALES)}))?)\b\s*(?P<unit>.*)", re.IGNORECASE
+    rf"(?P<value>(?:{'|'.join(sorted(_WORDS, reverse=True))})(?:\s+(?:{'|'.join(_SCALES)}))?)\b\s*(?P<unit>.*)",
+    re.IGNORECASE,
 )
+_MONEY_SCALES = {"k": " thousand", "m": " million", "b": " billion"}
+_MONEY = re.compile(r"(?<=[0-9])\s?(k|mn?|bn?)$", re.IGNORECASE)  # $1.5M, €2bn
 _SCALED = re.compile(rf"(?P<scale>{'|'.join(_SCALES)})\b\s*", re.IGNORECASE)
 
 
@@ -397,7 +408,8 @@ def read_quantity(text: str) -> Quantity | None:
     text = text.strip()
     currency = _CURRENCY.fullmatch(text)
     if currency:
-        inner = read_quantity(currency["sign"] + currency["rest"])
+        amount = _MONEY.sub(lambda match: _MONEY_SCALES[match[1][0].casefold()], currency["rest"])
+        inner = read_quantity(currency["sign"] + amount)
         if inner is None or inner.unit is not None:
             return None
         return Quantity(inner.value, inner.expression, read_unit(re.sub(r"[\s.]", "", currency["unit"])))

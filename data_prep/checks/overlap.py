@@ -121,6 +121,8 @@ class _Known:
     specific: bool
     """Whether the texts are long enough to be this row's own."""
     has_images: bool
+    unreadable: int
+    """Images that cannot be read, and so not compared."""
 
 
 @dataclass
@@ -146,6 +148,11 @@ class Exclusion:
 
     _last: tuple[str, Fingerprint | None] = ("", None)
 
+    @property
+    def unreadable(self) -> int:
+        """Images that cannot be read, and so not compared."""
+        return sum(entry.get("unreadable_images", 0) for entry in self.files)
+
     @classmethod
     def from_files(
         cls,
@@ -163,15 +170,17 @@ class Exclusion:
         index = cls(perceptual=perceptual, compared_texts=texts)
         for path in paths:
             for file in expand(path):
-                keys, rows = hashlib.sha256(), 0
+                keys, rows, unreadable = hashlib.sha256(), 0, 0
                 for known in _rows(file, perceptual, image_roots):
                     rows += 1
+                    unreadable += known.unreadable
                     index.digests.update(dict.fromkeys(known.digests, known.name))
                     index.texts[known.text] = known.name, not known.has_images
                     index.fingerprints += [(f, known.name) for f in known.fingerprints]
                     keys.update("".join((*known.digests, known.text)).encode())
                 name = f"{file.absolute().parent.name}/{file.name}"
-                index.files.append({"file": name, "rows": rows, "keys": keys.hexdigest()})
+                entry = {"file": name, "rows": rows, "keys": keys.hexdigest()}
+                index.files.append(entry | ({"unreadable_images": unreadable} if unreadable else {}))
         index.codes = np.array([f.code for f, _ in index.fingerprints], np.uint64)
         return index
 
@@ -240,23 +249,26 @@ def _rows(file: Path, perceptual: bool, image_roots: Sequence[str] = ()) -> Iter
             raise InputError(f"{file}: not a file of tasks; turn the benchmark into one with `critic-r1 prepare` first")
         for batch in _batches(parquet, file):
             for row in batch.to_pylist():
-                info = row["extra_info"]
-                images = []
-                for image in row["images"] or []:
-                    try:
-                        images.append(image_bytes(image, [file.parent, *image_roots]))
-                    except BadImage:
-                        continue
-                found = [f for p in images if (f := fingerprint(p)) is not None] if perceptual else []
-                responses = [info["response_1"], info["response_2"]] if info["response_1"] else info["responses"] or []
-                yield _Known(
-                    f"{row['data_source']} {info['source_id'] or info['pair_id']}",
-                    tuple(blake3(p).hexdigest() for p in images),
-                    tuple(found),
-                    text_key(info["question"] or "", responses),
-                    is_specific(responses),
-                    bool(row["images"]),
-                )
+                yield _known(row, file, perceptual, image_roots)
+
+
+def _known(row: dict[str, Any], file: Path, perceptual: bool, image_roots: Sequence[str]) -> _Known:
+    info, images, unreadable = row["extra_info"], [], 0
+    try:
+        responses = [info["response_1"], info["response_2"]] if info["response_1"] else info["responses"] or []
+        question, name = info["question"] or "", f"{row['data_source']} {info['source_id'] or info['pair_id']}"
+        text, specific = text_key(question, responses), is_specific(responses)
+    except (TypeError, KeyError, AttributeError) as error:
+        detail = f"a row's `extra_info` is not that of a task ({type(error).__name__}: {error})"
+        raise InputError(f"{file}: {detail}; make the file with `critic-r1 prepare`") from error
+    for image in row["images"] or []:
+        try:
+            images.append(image_bytes(image, [file.parent, *image_roots]))
+        except BadImage:
+            unreadable += 1
+    digests = tuple(blake3(data).hexdigest() for data in images)
+    found = tuple(f for data in images if (f := fingerprint(data)) is not None) if perceptual else ()
+    return _Known(name, digests, found, text, specific, bool(row["images"]), unreadable)
 
 
 @dataclass
@@ -268,6 +280,8 @@ class OverlapReport:
     near_image: int = 0
     same_text: int = 0
     any: int = 0
+    unreadable: int = 0
+    """Images of A and B that cannot be read, and so not compared."""
     examples: list[tuple[str, str, str]] = field(default_factory=list)
     """(row of A, how, row of B), the first fifty."""
 
@@ -289,11 +303,12 @@ def compare(
         InputError: as `Exclusion.from_files`.
     """
     index = Exclusion.from_files(b, perceptual=perceptual, texts=texts, image_roots=image_roots)
-    report = OverlapReport()
+    report = OverlapReport(unreadable=index.unreadable)
     for path in a:
         for file in expand(path):
             for known in _rows(file, perceptual, image_roots):
                 report.rows += 1
+                report.unreadable += known.unreadable
                 same_image = next((index.digests[d] for d in known.digests if d in index.digests), None)
                 near = None if same_image else next((n for f in known.fingerprints if (n := index.near(f))), None)
                 text = index.same_text(known.text, known.has_images, known.specific or bool(same_image or near))

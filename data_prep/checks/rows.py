@@ -6,7 +6,6 @@ silence on noise. `check_parquet` finds both by itself, without verl, fast enoug
 """
 
 import glob
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.files import read_json
 from data_prep.reading.image_files import BadImage, allowed_path, read_file
 from data_prep.reading.images import normalised, open_image, read_header
 from data_prep.reading.parquet_files import bounded_batches
@@ -190,7 +190,7 @@ def _checksum_problems(path: Path) -> Iterator[Failure]:
 @lru_cache(maxsize=8)
 def _shards(manifest: Path, changed: int) -> dict[str, dict[str, Any]]:
     """What a manifest says of each shard, by its name; read again when its time of change is another."""
-    return {shard["file"]: shard for shard in json.loads(manifest.read_text("utf-8"))["shards"]}
+    return {shard["file"]: shard for shard in read_json(manifest)["shards"]}
 
 
 def _check_file(
@@ -272,6 +272,8 @@ def row_problems(
         if reason not in (None, "alpha"):
             detail = f"image {place}: stock verl shows it differently ({reason})"
             yield UNLIKE_VERL, detail, "Prepare the set again with critic-r1, which stores what it shows."
+    if not isinstance(row["data_source"], str) or not row["data_source"]:
+        yield "label", f"data_source is {row['data_source']!r}", "The reward is chosen by it; it is text."
     yield from _label_problems(row)
 
 

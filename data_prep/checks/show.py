@@ -4,17 +4,17 @@ import base64
 import heapq
 import html
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.checks.rows import expand, image_bytes
+from data_prep.checks.rows import REQUIRED, expand, image_bytes
 from data_prep.files import write_text
 from data_prep.reading.images import BadImage, read_header
-from data_prep.reading.parquet_files import group_rows, open_parquet
+from data_prep.reading.parquet_files import check_rows, group_batches, open_parquet
 from data_prep.tasks.ordering import seeded_fraction
 
 _PAGE = """<!doctype html>
@@ -48,10 +48,14 @@ def _places(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[Path, int
             raise ValueError(f"{file}: no such file; name a folder that `critic-r1 prepare` wrote, or a Parquet file")
         try:
             metadata = pq.read_metadata(file)
+            for group in range(metadata.num_row_groups):
+                check_rows(metadata, group)
         except pa.ArrowException as error:
             raise ValueError(
                 f"{file}: not a readable Parquet file ({error}); `critic-r1 validate` tells more"
             ) from error
+        if missing := [name for name in REQUIRED if name not in metadata.schema.to_arrow_schema().names]:
+            raise ValueError(f"{file}: not a file of tasks, it has no {missing[0]}; make one with `critic-r1 prepare`")
         for group in range(metadata.num_row_groups):
             yield from ((file, group, i) for i in range(metadata.row_group(group).num_rows))
 
@@ -59,9 +63,7 @@ def _places(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[Path, int
 def _row(file: Path, group: int, place: int) -> dict[str, Any]:
     """One row, without holding more than a few others."""
     with open_parquet(file) as parquet:
-        rows = group_rows(parquet, file, group, 64)
-        batches = parquet.iter_batches(rows, row_groups=[group], use_threads=False)
-        for batch in batches:
+        for batch in group_batches(parquet, file, group, None, 64):
             if place < batch.num_rows:
                 found: dict[str, Any] = batch.slice(place, 1).to_pylist()[0]
                 return found
@@ -79,33 +81,59 @@ def html_sheet(
     """
     parts = [_PAGE]
     for file, row in rows:
-        info, truth = row["extra_info"], row["reward_model"]["ground_truth"]
-        parts.append(f"<article><small>{html.escape(file.name)} · {html.escape(row['data_source'])} · ")
+        info, truth = _mapping(row["extra_info"]), ground_truth(row)
+        parts.append(f"<article><small>{_escaped(file.name)} · {_escaped(row['data_source'])} · ")
         tags = _images(row, [str(file.parent), *image_roots])
-        of_first, of_second = info.get("response_images") or (0, 0)
-        start = len(tags) - of_first - of_second
+        of_first, of_second = _counts(info.get("response_images"))
+        start = max(0, len(tags) - of_first - of_second)
         own = tags[start : start + of_first], tags[start + of_first :]
-        parts.append(f"{html.escape(info['pair_id'])}</small><p>{' '.join(tags[:start])}</p>")
-        parts.append(f"<p><b>{html.escape(info['question'] or '')}</b></p>")
-        pair = [r for r in (info["response_1"], info["response_2"]) if r is not None]
-        if cells := pair or info["responses"]:
+        parts.append(f"{_escaped(info.get('pair_id'))}</small><p>{' '.join(tags[:start])}</p>")
+        parts.append(f"<p><b>{_escaped(info.get('question'))}</b></p>")
+        pair = [r for r in (info.get("response_1"), info.get("response_2")) if r is not None]
+        if cells := pair or info.get("responses"):
             parts.append('<div class="pair">')
             for name, text in enumerate(cells, 1):
                 best = row["ability"] != "critic_score" and truth in (str(name), "tie")
                 gold = ' class="gold"' if best else ""
                 shown = " ".join(own[name - 1]) if name <= 2 else ""
-                parts.append(f"<div{gold}><small>Response {name}</small><pre>{html.escape(text)}</pre>{shown}</div>")
+                parts.append(f"<div{gold}><small>Response {name}</small><pre>{_escaped(text)}</pre>{shown}</div>")
             parts.append("</div>")
-        parts.append(f"<p>Label: <b>{html.escape(truth)}</b></p><details><summary>Prompt</summary>")
-        parts.append(f"<pre>{html.escape(row['prompt'][0]['content'])}</pre></details></article>")
+        parts.append(f"<p>Label: <b>{_escaped(truth)}</b></p><details><summary>Prompt</summary>")
+        parts.append(f"<pre>{_escaped(prompt_text(row))}</pre></details></article>")
     parts.append("</body></html>\n")
     write_text(Path(path), "".join(parts))
+
+
+def _escaped(text: Any) -> str:
+    return "" if text is None else html.escape(str(text))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def ground_truth(row: Mapping[str, Any]) -> str:
+    """The label of a row that anybody may have written."""
+    return str(_mapping(row["reward_model"]).get("ground_truth"))
+
+
+def prompt_text(row: Mapping[str, Any]) -> str:
+    """The text of all turns of a row that anybody may have written."""
+    turns = row["prompt"] if isinstance(row["prompt"], list) else [{"content": row["prompt"]}]
+    return "\n".join(str(_mapping(turn).get("content")) for turn in turns)
+
+
+def _counts(value: Any) -> tuple[int, int]:
+    """How many of a row's images belong to each response."""
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(n, int) and n >= 0 for n in value):
+        return value[0], value[1]
+    return 0, 0
 
 
 def _images(row: dict[str, Any], roots: Sequence[str]) -> list[str]:
     """A tag for each image of the row."""
     tags = []
-    for image in row["images"] or []:
+    for image in row["images"] if isinstance(row["images"], list) else []:
         try:
             data = image_bytes(image, roots)
             kind = read_header(data).format.lower()

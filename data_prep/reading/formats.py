@@ -7,13 +7,18 @@ byte where its first record begins, so that no unit reads what comes before it.
 import csv
 import json
 import re
+import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 
 from data_prep.reading.inputs import inside, open_input
+from data_prep.reading.parquet_files import check_expanded, check_ratio, expanded_bytes
 from data_prep.reading.units import BATCH_BYTES, BATCH_ROWS, LINE_SUFFIXES, Broken, Unit, _list_spans, _parsed
+from data_prep.sources.record import parsed_json
+from data_prep.sources.reject import Reject
 
 Stretch = tuple[str, int, int, int, str]
 """Kind, start, stop, records and note of a stretch; the fields of `Unit`."""
@@ -53,9 +58,27 @@ def stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[Stretch] |
 # JSON objects around one list of records
 
 
-_SCALAR = rb'(?:"(?:[^"\\]|\\.)*"|[-+.\w]+)'
-_KEY = rb'"(?:[^"\\]|\\.)*"\s*:\s*'
-_BEFORE_LIST = re.compile(rb"\{\s*(?:" + _KEY + _SCALAR + rb"\s*,\s*)*+" + _KEY + rb"(?=\[\s*[{\]])")
+_KEY = re.compile(r'[\s,]*"(?:[^"\\]|\\.)*+"\s*:\s*')
+_RECORDS = re.compile(r"\[\s*\{")
+
+
+def _list_begins(head: bytes, at: int) -> int | None:
+    """Where the first list of objects begins in an object; small values of any kind may come before it.
+
+    Args:
+        at: place of the object's opening brace.
+    """
+    text = head.decode("latin-1")  # a character a byte
+    at += 1
+    while key := _KEY.match(text, at):
+        at = key.end()
+        if _RECORDS.match(text, at):
+            return at
+        try:
+            _, at = json.JSONDecoder().raw_decode(text, at)
+        except (ValueError, RecursionError):
+            return None
+    return None
 
 
 def _list_in_object(file: str) -> int | None:
@@ -67,13 +90,14 @@ def _list_in_object(file: str) -> int | None:
         if head[blank : blank + 1] != b"{":
             return None
         first, newline, rest = head[blank:].partition(b"\n")
-        before = _BEFORE_LIST.match(head, blank)
+        begins = _list_begins(head, blank)
         if not newline and len(head) == HEAD_BYTES:  # one long line: a record, or all of them
-            begins = head[before.end() : before.end() + 400] if before else b""
-            return before.end() if before and not re.search(rb'"(?:from|role|type)"\s*:', begins) else None
-        if _is_object(first) and (rest.strip() or before is None or _is_record(first)):
+            if begins is None or re.search(rb'"(?:from|role|type)"\s*:', head[begins : begins + 400]):
+                return None
+            return begins
+        if _is_object(first) and (rest.strip() or begins is None or _is_record(first)):
             return None
-        return -1 if before is None else before.end()
+        return -1 if begins is None else begins
 
 
 def _is_object(text: bytes) -> bool:
@@ -158,6 +182,9 @@ class _Lines:
             raise StopIteration
         self.offset += len(line)
         if self.offset - self.begun > LONGEST_FIELD:  # a row is in memory as a whole
+            while line and not line.endswith(b"\n"):
+                line = self._stream.readline(HEAD_BYTES)
+                self.offset += len(line)
             raise csv.Error(f"it has more than {LONGEST_FIELD:,} bytes")
         return str(line, "utf-8-sig" if self.offset == len(line) else "utf-8", "surrogateescape")
 
@@ -168,8 +195,12 @@ def _table_rows(stream: Any, kind: str, start: int) -> Iterator[tuple[int, dict[
     lines = _Lines(stream, 0)
     try:
         names = next(csv.reader(lines, delimiter=delimiter), [])
-    except csv.Error as error:
-        yield 0, Broken("bad-row", f"the first line of the table cannot be read ({error})")
+        "".join(names).encode()
+    except (csv.Error, UnicodeEncodeError) as error:
+        yield 0, Broken("bad-row", f"the first line of the table cannot be read ({error})", "Save it as UTF-8.")
+        return
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        yield 0, Broken("bad-row", f"the table has several columns {', '.join(repeated)[:100]}", "Rename them.")
         return
     lines = _Lines(stream, start or lines.offset)
     # Strict: an open quote would otherwise take all rows that follow for its text.
@@ -199,11 +230,9 @@ def _table_rows(stream: Any, kind: str, start: int) -> Iterator[tuple[int, dict[
 
 def _field(name: str, value: str) -> Any:
     """A field of a table; an empty one is missing."""
-    if name in STRUCTURED and value.startswith("["):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
+    if name in STRUCTURED and value.lstrip()[:1] == "[":
+        with suppress(Reject):
+            return parsed_json(value, name)
     return value or None
 
 
@@ -240,7 +269,7 @@ def _read_table(unit: Unit) -> Iterator[list[Any]]:
 def _arrow_batches(file: str) -> Iterator[pa.RecordBatch]:
     """The batches of an Arrow stream or file; a local one is mapped, so that batches that are passed over cost
     nothing."""
-    with pa.memory_map(file) if "://" not in file else open_input(file) as source:
+    with _arrow_source(file) as source:
         if source.read(6) == b"ARROW1":
             opened = pa.ipc.open_file(source)
             yield from (opened.get_batch(i) for i in range(opened.num_record_batches))
@@ -249,7 +278,56 @@ def _arrow_batches(file: str) -> Iterator[pa.RecordBatch]:
             yield from pa.ipc.open_stream(source)
 
 
+def _arrow_source(file: str) -> Any:
+    return pa.memory_map(file) if "://" not in file else open_input(file)
+
+
+def _check_arrow(file: str) -> None:
+    """Refuse a file whose compressed buffers claim far more memory than their size explains.
+
+    Raises:
+        pa.ArrowInvalid: naming the message.
+    """
+    with _arrow_source(file) as source:
+        source.seek(8 if source.read(6) == b"ARROW1" else 0)  # a file is a stream between a magic and a footer
+        for place, message in enumerate(pa.ipc.MessageReader.open_stream(source)):
+            try:
+                size = sum(_unpacked_sizes(message.metadata.to_pybytes(), message.body))
+            except struct.error as error:
+                raise pa.ArrowInvalid(f"message {place} is damaged ({error})") from error
+            check_ratio(f"message {place}", message.body.size if message.body else 0, size)
+
+
+def _unpacked_sizes(metadata: bytes, body: pa.Buffer | None) -> Iterator[int]:
+    """What each compressed buffer of an Arrow message claims to unpack to, from the message's Flatbuffers metadata."""
+
+    def at(code: str, place: int) -> int:
+        return int(struct.unpack_from(code, metadata, place)[0])
+
+    def field(table: int, number: int) -> int:
+        """Place of a field of a table; 0 when it is absent."""
+        entries = table - at("<i", table)
+        offset = at("<H", entries + 4 + 2 * number) if 4 + 2 * number < at("<H", entries) else 0
+        return table + offset if offset else 0
+
+    def follow(place: int) -> int:
+        return place + at("<I", place) if place else 0
+
+    message = follow(0) or at("<I", 0)
+    kind, header = field(message, 1), follow(field(message, 2))
+    if kind and header and metadata[kind] == 2:  # a dictionary, which holds a batch
+        header = follow(field(header, 1))
+    if not kind or not header or metadata[kind] not in (2, 3) or not field(header, 3) or body is None:
+        return
+    buffers = follow(field(header, 2))
+    for place in range(buffers + 4, buffers + 4 + 16 * at("<I", buffers), 16) if buffers else ():
+        start, length = at("<q", place), at("<q", place + 8)
+        if length >= 8:
+            yield max(0, int(struct.unpack("<q", body[start : start + 8])[0]))
+
+
 def _arrow_stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[Stretch]:
+    _check_arrow(file)
     start, rows, size, stop = 0, 0, 0, 0
     for stop, batch in enumerate(_arrow_batches(file), 1):
         rows += batch.num_rows
@@ -262,11 +340,15 @@ def _arrow_stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[Str
 
 
 def _read_arrow(unit: Unit) -> Iterator[list[Any]]:
+    stored = expanded = 0
     for place, batch in enumerate(_arrow_batches(unit.file)):
         if place >= unit.stop:
             return
         if place >= unit.start:
             repeated = sum(column.dictionary.nbytes for column in batch.columns if hasattr(column, "dictionary"))
+            stored += batch.nbytes
+            expanded += expanded_bytes(batch)
+            check_expanded(f"batch {place}", stored, expanded)
             row = max(1, repeated, batch.nbytes // max(1, batch.num_rows))  # bytes of it, at most or on average
             rows = max(1, min(BATCH_ROWS, BATCH_BYTES // row))
             for first in range(0, batch.num_rows, rows):

@@ -9,6 +9,7 @@ file whose end looks odd is decoded to be sure.
 """
 
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -28,6 +29,12 @@ MPO is a JPEG with further images after the first."""
 
 MAX_PIXELS = 89_478_485
 """Pixels above which an image is refused: where Pillow begins to warn of a decompression bomb."""
+
+MAX_SCANNED = 12 * MAX_PIXELS
+"""Pixels of a JPEG times its scans, each of which is a pass over the whole image. A progressive one usually has ten."""
+
+MAX_PARTS = 65_536
+"""Segments of a JPEG before its pixels, or chunks of a PNG; more take minutes to walk through."""
 
 MAX_ASPECT = 200
 """Longest side over shortest above which the Qwen2-VL processors refuse an image."""
@@ -244,21 +251,38 @@ _SEGMENT, _SIDES = struct.Struct(">BBH"), struct.Struct(">HH")
 
 
 def _jpeg_header(data: bytes | memoryview) -> Header | None:
-    at, end, width, height, tagged = 2, len(data) - 9, 0, 0, False
-    while at < end:
-        lead, marker, length = _SEGMENT.unpack_from(data, at)
-        if lead != 0xFF or marker == 0xFF or marker < 0xC0 or marker == 0xD9:
+    at, end, width, height, components, odd, several = 2, len(data) - 9, 0, 0, 0, False, False
+    for _ in range(MAX_PARTS):
+        if at >= end:
             return None
+        lead, marker, length = _SEGMENT.unpack_from(data, at)
+        if lead != 0xFF or marker < 0xC0 or marker == 0xD9:
+            return None
+        if marker == 0xFF:  # a fill byte
+            at, odd = at + 1, True
+            continue
         if marker == 0xDA:  # the scan, without which there is no image
             break
         # The frame markers; C4, C8 and CC among them are tables.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = _SIDES.unpack_from(data, at + 5)
-        tagged |= marker == 0xE1  # EXIF or XMP, which Pillow reads
+            components, several = data[at + 9], marker & 3 == 2  # progressive
+        odd |= marker == 0xE1  # EXIF or XMP, which Pillow reads
         at += 2 + length
-    if at >= end or not width or not height:
+    else:
+        raise BadImage("image-unreadable", f"more than {MAX_PARTS:,} segments: save the image again or drop the row")
+    if not width or not height:
         return None
-    return _pillow_header(data)._replace(plain=True) if tagged else Header(width, height, "JPEG", True, True)
+    if several or data[at + 4] < components:
+        _check_scans(data, width * height)
+    return _pillow_header(data)._replace(plain=True) if odd else Header(width, height, "JPEG", True, True)
+
+
+def _check_scans(data: bytes | memoryview, pixels: int) -> None:
+    scans = sum(1 for _ in re.finditer(b"\xff\xda", data))
+    if scans * pixels > MAX_SCANNED:
+        detail = f"{scans:,} scans of {pixels:,} pixels: save the image again or drop the row"
+        raise BadImage("image-too-large", detail)
 
 
 _IHDR = struct.Struct(">IIBB")
@@ -287,13 +311,16 @@ def _png_header(data: bytes | memoryview) -> Header | None:
 def _png_chunks(data: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:
     """(kind, start, stop) of the body of every chunk that is there with its checksum."""
     at = 8
-    while at + 12 <= len(data):
+    for _ in range(MAX_PARTS):
+        if at + 12 > len(data):
+            return
         (length,) = struct.unpack_from(">I", data, at)
         start, stop = at + 8, at + 8 + length
         if stop + 4 > len(data):
             return
         yield bytes(data[at + 4 : start]), start, stop
         at = stop + 4
+    raise BadImage("image-unreadable", f"more than {MAX_PARTS:,} chunks: save the image again or drop the row")
 
 
 def _pillow_header(data: bytes | memoryview) -> Header:
@@ -302,6 +329,8 @@ def _pillow_header(data: bytes | memoryview) -> Header:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise _too_many_pixels(MAX_PIXELS)
+            if image.format in ("JPEG", "MPO"):
+                _check_scans(data, width * height)
             if image.format == "PNG":
                 image.load()  # its orientation may stand after the pixels
             orientation = _orientation(image)
@@ -316,7 +345,9 @@ def _pillow_header(data: bytes | memoryview) -> Header:
         raise _too_many_pixels(MAX_PIXELS) from error
     except Exception as error:  # as in `open_image`
         raise BadImage(
-            "image-unreadable", f"no image format fits the bytes ({type(error).__name__}): fetch the file again"
+            "image-unreadable",
+            f"the bytes are not a JPEG, PNG, WEBP, GIF, BMP or TIFF ({type(error).__name__}): convert the image, or"
+            " fetch it again",
         ) from error
 
 

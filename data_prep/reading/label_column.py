@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_prep.reading.parquet_files import group_rows, open_parquet
+from data_prep.reading.parquet_files import group_batches, open_parquet
 from data_prep.reading.records import options_of
 from data_prep.reading.units import Unit, read_unit
 from data_prep.settings import Settings
@@ -45,8 +45,7 @@ def _light_records(unit: Unit) -> Iterator[Any]:
         with open_parquet(unit.file) as parquet:
             columns = [field.name for field in parquet.schema_arrow if not _holds_bytes(field.type)]
             for group in range(unit.start, unit.stop):
-                rows = group_rows(parquet, unit.file, group, 1024)
-                for batch in parquet.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
+                for batch in group_batches(parquet, unit.file, group, columns, 1024):
                     yield from batch.to_pylist()
     except (OSError, pa.ArrowException, ValueError):
         return

@@ -5,10 +5,11 @@ every row repeats. Both show in the file's own metadata.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from os import PathLike
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.reading.inputs import open_input
@@ -24,6 +25,13 @@ BOMB_RATIO = 100
 
 REPEATED_BYTES = 2**29
 """Bytes of a batch that values of dictionaries may take, were every row to hold the largest one possible."""
+
+EXPANDED_BYTES, MOST_REPEATS = 2**32, 20
+"""Bytes of the rows of a row group, or of a stretch of an Arrow file, above which they must not take more than
+`MOST_REPEATS` times what is stored: to read a large value again and again takes minutes."""
+
+MANY_ROWS = 2**20
+"""Rows of a row group that have more than a byte each in the file, however often they repeat."""
 
 
 @contextmanager
@@ -47,32 +55,88 @@ def bounded_batches(
     """All batches of a file, of at most `rows` rows each.
 
     Raises:
-        pa.ArrowInvalid: a row group takes far more memory than the file's size explains; see `group_rows`.
+        pa.ArrowInvalid: a row group takes far more memory than the file's size explains; see `group_batches`.
     """
     for group in range(parquet.num_row_groups):
-        size = group_rows(parquet, file, group, rows)
-        yield from parquet.iter_batches(size, row_groups=[group], columns=columns, use_threads=False)
+        yield from group_batches(parquet, file, group, columns, rows)
+
+
+def group_batches(
+    parquet: pq.ParquetFile, file: str | PathLike[str], group: int, columns: Sequence[str] | None, rows: int
+) -> Iterator[pa.RecordBatch]:
+    """The batches of one row group, of at most `rows` rows each.
+
+    Raises:
+        pa.ArrowInvalid: as `group_rows`; or its rows take far more than what is stored.
+    """
+    size = group_rows(parquet, file, group, rows)
+    stored, expanded = parquet.metadata.row_group(group).total_byte_size, 0
+    for batch in parquet.iter_batches(size, row_groups=[group], columns=columns, use_threads=False):
+        expanded += expanded_bytes(batch)
+        check_expanded(f"row group {group}", stored, expanded)
+        yield batch
 
 
 def group_rows(parquet: pq.ParquetFile, file: str | PathLike[str], group: int, most: int) -> int:
     """How many rows of a row group may be read at once.
 
     Raises:
-        pa.ArrowInvalid: a column of it is compressed beyond belief.
+        pa.ArrowInvalid: it claims rows that it cannot have, or a column of it is compressed beyond belief.
     """
     metadata = parquet.metadata.row_group(group)
+    check_rows(parquet.metadata, group)
     repeated = 0
     for place in range(metadata.num_columns):
         column = metadata.column(place)
         size, packed = column.total_uncompressed_size, column.total_compressed_size
-        if size > BOMB_BYTES and size > BOMB_RATIO * packed:
-            raise pa.ArrowInvalid(
-                f"row group {group}, column {column.path_in_schema}: {packed:,} bytes unpack to {size:,}; refused"
-            )
+        check_ratio(f"row group {group}, column {column.path_in_schema}", packed, size)
         if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page:
             values = -(-column.num_values // max(1, metadata.num_rows))  # of a row, on average
             repeated += values * _dictionary_bytes(file, column.dictionary_page_offset, column.total_uncompressed_size)
     return max(1, min(most, REPEATED_BYTES // max(1, repeated)))
+
+
+def check_rows(metadata: pq.FileMetaData, group: int) -> None:
+    """Refuse a row group that claims more rows than it can have.
+
+    Raises:
+        pa.ArrowInvalid: naming the row group.
+    """
+    found = metadata.row_group(group)
+    packed = sum(found.column(place).total_compressed_size for place in range(found.num_columns))
+    if not 0 <= found.num_rows <= max(MANY_ROWS, packed):
+        raise pa.ArrowInvalid(f"row group {group} claims {found.num_rows:,} rows in {packed:,} bytes; refused")
+
+
+def check_ratio(what: str, packed: int, size: int) -> None:
+    """Refuse what unpacks to far more memory than its size explains.
+
+    Raises:
+        pa.ArrowInvalid: naming `what`.
+    """
+    if size > BOMB_BYTES and size > BOMB_RATIO * packed:
+        raise pa.ArrowInvalid(f"{what}: {packed:,} bytes unpack to {size:,}; refused")
+
+
+def expanded_bytes(batch: pa.RecordBatch) -> int:
+    """Bytes of a batch as records, each with a value of its own where the batch repeats one of a dictionary."""
+    size = batch.nbytes
+    for column in batch.columns:
+        if isinstance(column, pa.DictionaryArray):
+            with suppress(pa.ArrowException):  # values of another kind are small
+                lengths = pc.binary_length(column.dictionary)
+                size += pc.sum(lengths.take(column.indices)).as_py() or 0
+    return int(size)
+
+
+def check_expanded(what: str, stored: int, expanded: int) -> None:
+    """Refuse rows that repeat values beyond what can be read in sensible time.
+
+    Raises:
+        pa.ArrowInvalid: naming `what`.
+    """
+    if expanded > max(EXPANDED_BYTES, MOST_REPEATS * stored):
+        raise pa.ArrowInvalid(f"{what}: its rows repeat {stored:,} bytes to more than {expanded:,}; refused")
 
 
 def _dictionary_bytes(file: str | PathLike[str], offset: int, otherwise: int) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from data_prep.reading.inputs import inside, names_of, open_input
-from data_prep.reading.parquet_files import first_line, group_rows, open_parquet
+from data_prep.reading.parquet_files import check_rows, first_line, group_batches, open_parquet
 
 UNIT_ROWS = 2_048
 """Rows of a unit."""
@@ -138,6 +138,7 @@ def _parquet_stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[t
         metadata = parquet.metadata
         start, rows, size = 0, 0, 0
         for group in range(metadata.num_row_groups):
+            check_rows(metadata, group)
             rows += metadata.row_group(group).num_rows
             size += metadata.row_group(group).total_byte_size
             if rows >= unit_rows or size >= unit_bytes or group + 1 == metadata.num_row_groups:
@@ -184,8 +185,7 @@ def _read_parquet(unit: Unit) -> Iterator[list[Any]]:
         for group in range(unit.start, unit.stop):
             metadata = parquet.metadata.row_group(group)
             rows = BATCH_BYTES * metadata.num_rows // (metadata.total_byte_size or 1)
-            rows = group_rows(parquet, unit.file, group, max(1, min(BATCH_ROWS, rows)))
-            for batch in parquet.iter_batches(rows, row_groups=[group], use_threads=False):
+            for batch in group_batches(parquet, unit.file, group, None, max(1, min(BATCH_ROWS, rows))):
                 try:
                     yield batch.to_pylist()
                 except (pa.ArrowException, ValueError):  # a text that is not UTF-8 spoils a batch; find the row

@@ -25,6 +25,7 @@ from data_prep.sources.conversations import (
     Turn,
     fork,
     images_of,
+    is_turn,
     is_turns,
     question_of,
     read_response,
@@ -43,6 +44,7 @@ from data_prep.sources.record import (
     get,
     kept,
     number,
+    parsed_json,
     read_images,
     sequence,
     with_frame_mark,
@@ -50,6 +52,7 @@ from data_prep.sources.record import (
 from data_prep.sources.reject import Reject, same_responses
 from data_prep.tasks.nway import RankedResponses
 from data_prep.tasks.pairwise import Image, PreferencePair
+from data_prep.tasks.prompts import without_markers
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "question": ("question", "prompt", "query", "instruction"),
@@ -132,10 +135,11 @@ def _item(record: Record, fields: dict[str, Any], options: Options) -> Preferenc
         if form is RANKED:
             return _ranked(fields, *_shown(turns, fields, options, none=options.text_only))
         first, second, *_ = PAIR if form is PAIR else CHOSEN
-        if shared and is_turns(fields["chosen"]) and is_turns(fields["rejected"]):  # TRL's implicit prompt
-            turns, responses = fork(
-                turns, read_turns(fields["chosen"], "'chosen'"), read_turns(fields["rejected"], "'rejected'")
-            )
+        chosen, rejected = fields["chosen"], fields["rejected"]
+        whole = form is not PAIR and is_turns(chosen) and is_turns(rejected)
+        if whole and (shared or (len(chosen) > 1 and _is_asked(turns, chosen))):
+            before = turns if shared else _before(fields)
+            turns, responses = fork(before, read_turns(chosen, "'chosen'"), read_turns(rejected, "'rejected'"))
         else:
             responses = _response(fields, first), _response(fields, second)
         if form is PAIR:
@@ -172,13 +176,28 @@ def _fields(record: Record, options: Options) -> dict[str, Any]:
             fields[field] = _at(record, options.columns[field], field)
         else:
             fields[field] = next((record[n] for n in names if n not in mapped and record.get(n) is not None), None)
+        fields[field] = _parsed(fields[field], field)
+    if "question" in options.columns and "conversations" not in options.columns:
+        fields["conversations"] = None
     battle = record.get("conversation_a"), record.get("conversation_b")
     fields["battle"] = battle if battle[0] is not None and battle[1] is not None else None
-    for name in ("input", "history", "tools"):
+    for name in ("input", "history", *_UNSHOWN):
         fields[name] = None if name in mapped else record.get(name)
     if fields["chosen"] is None and isinstance(fields["responses"], str) and fields["rejected"] is not None:
         fields["chosen"] = fields["responses"]  # ms-swift: `response` and `rejected_response`
     return fields
+
+
+_UNSHOWN = ("tools", "videos", "audio", "audios")
+"""Columns of what a judge would have to see, and that no prompt of ours shows."""
+
+
+_TURNS = re.compile(r"\s*\[?\s*\{\s*['\"](?:role|from|content|value)['\"]\s*:")
+
+
+def _parsed(value: Any, field: str) -> Any:
+    """The value, or the turns that it holds as JSON in a text."""
+    return parsed_json(value, f"'{field}'") if isinstance(value, str) and _TURNS.match(value) else value
 
 
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d{1,6})\]")
@@ -201,8 +220,8 @@ def _at(record: Record, path: str, field: str) -> Any:
         for step in _steps(path):
             if isinstance(step, str) and isinstance(value, Mapping):
                 value = value.get(step)
-            elif isinstance(step, int) and isinstance(value, list | tuple) and step < len(value):
-                value = value[step]
+            elif isinstance(value, list | tuple) and str(step).isdecimal() and int(step) < len(value):
+                value = value[int(step)]
             else:
                 value = None
     if value is None:
@@ -212,14 +231,20 @@ def _at(record: Record, path: str, field: str) -> Any:
 
 def _prompt(fields: dict[str, Any]) -> tuple[list[Turn], bool]:
     """The turns before the responses, and whether they lack a question of their own (TRL's implicit prompt)."""
-    question = fields["question"] if fields["question"] is not None else fields["conversations"]
+    question, talk = fields["question"], fields["conversations"]
+    if isinstance(talk, str):
+        raise Reject("wrong-type", "the conversation is text, not a list of turns", "Or name it with --map question=.")
+    question = talk if question is None else question
     before = _before(fields)
     if question is None and is_turns(fields["chosen"]) and len(fields["chosen"]) > 1:
         return before, True
-    if is_turns(question):
+    if is_turns(question) or is_turn(question):
         return [*before, *read_turns(question, "the prompt")], False
     if question is None:
         raise Reject("missing-field", "'question' is missing or null")
+    if is_turns(talk) and sum(turn.speaker != "Assistant" for turn in read_turns(talk, "the conversation")) > 1:
+        detail = "the record has a question and a conversation of several turns"
+        raise Reject("ambiguous-prompt", detail, "Say which is meant: --map question=COLUMN.")
     asked = checked_text(question, "'question'")
     if isinstance(fields["input"], str) and fields["input"].strip():
         asked += "\n" + fields["input"].strip()
@@ -228,8 +253,12 @@ def _prompt(fields: dict[str, Any]) -> tuple[list[Turn], bool]:
 
 def _before(fields: dict[str, Any]) -> list[Turn]:
     """The system prompt and the earlier questions and answers, where they have columns of their own."""
-    if fields["tools"] not in (None, "", "[]", [], ()):
-        raise Reject("unshown-part", "the record has 'tools', which the prompt would not show", "Leave the row out.")
+    for name in _UNSHOWN:
+        if fields[name] not in (None, "", "[]", [], ()):
+            reason = "video" if name.startswith("video") else "unshown-part"
+            raise Reject(reason, f"the record has '{name}', which the prompt would not show", "Leave the row out.")
+    if fields["rejected_image"] and not fields["chosen_image"]:  # ms-swift: in the place of the question's images
+        raise Reject("unshown-part", "only the rejected response has images of its own", "Leave the row out.")
     turns = []
     if fields["system"] is not None:
         turns.append(Turn("System", checked_text(fields["system"], "'system'", allow_empty=True), ()))
@@ -239,6 +268,12 @@ def _before(fields: dict[str, Any]) -> list[Turn]:
         turns.append(Turn("User", checked_text(entry[0], "a question in 'history'"), ()))
         turns.append(Turn("Assistant", checked_text(entry[1], "an answer in 'history'"), ()))
     return turns
+
+
+def _is_asked(turns: list[Turn], talk: Any) -> bool:
+    """Whether the one question is also the last turn before the response that ends a conversation."""
+    asked = read_turns(talk, "'chosen'")[-2]
+    return asked.speaker == "User" and without_markers(asked.text) == without_markers(turns[-1].text)
 
 
 def _branches(record: Record, fields: dict[str, Any]) -> tuple[list[Turn], tuple[Illustrated, Illustrated]] | None:
@@ -294,9 +329,9 @@ def label(record: Record, options: Options) -> RawLabel | None:
     if fields["label"] is None or not (form is PAIR or battle):
         return None
     if battle:
-        return RawLabel(fields["label"], ("model_a", "model_b"))
-    first, second = (_column(record, field, options) for field in PAIR[:2])
-    return RawLabel(fields["label"], (first, second) if first and second else None)
+        return RawLabel(fields["label"], ("model_a", "model_b"), _column(record, "label", options) or "")
+    first, second, own = (_column(record, field, options) for field in PAIR[:3])
+    return RawLabel(fields["label"], (first, second) if first and second else None, own or "")
 
 
 def _column(record: Record, field: str, options: Options) -> str | None:

@@ -7,9 +7,11 @@ whole set, or refuses when the values allow more than one.
 
 import math
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from data_prep.reading.inputs import InputError
@@ -26,8 +28,8 @@ MOST_VALUES = 50
 
 _NOUN = "(?:response|output|answer|model|assistant|option|candidate|choice|completion|solution|caption)s?"
 _SIDE = re.compile(
-    rf"(?:the )?(?:{_NOUN} ?)?(a|b|one|two|\d)(?: is better)?"
-    rf"|(?:the )?(first|second|1st|2nd|left|right)(?: {_NOUN}| one|vote)?(?: is better)?"
+    rf"(?:(?:the )?(?:{_NOUN} ?)?(a|b|one|two|\d)"
+    rf"|(?:the )?(first|second|1st|2nd|left|right)(?: {_NOUN}| one|vote)?)(?: (?:is )?better| wins)?"
 )
 _SIDES = {"a": 0, "b": 1, "one": 0, "two": 1, "first": 0, "second": 1, "1st": 0, "2nd": 1, "left": 0, "right": 1}
 _COMPARED = re.compile(r"([ab])(>>?|=|<<?)([ab])")
@@ -81,12 +83,42 @@ def unknown_label(value: Any, what: str = "the label") -> Reject:
     return Reject("unknown-label", f"{what} is {shown_value(value)}", remedy)
 
 
+_WORSE = frozenset(
+    {"bad", "dispreferred", "hallucinated", "inferior", "lose", "loser", "loses", "losing", "lost", "negative", "not"}
+    | {"reject", "rejected", "worse", "worst", "wrong"}
+)
+
+
+@lru_cache(maxsize=256)
+def _words(column: str) -> set[str]:
+    """The words in a column's name, of a path in its last part: those of `meta.isBetter_a` are is, better, a."""
+    last = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", column.rpartition(".")[2])
+    return set(re.findall(r"[a-z]+|[0-9]+", last.casefold()))
+
+
 class RawLabel(NamedTuple):
     """The label column of one record."""
 
     value: Any
     names: tuple[str, str] | None = None
     """Names of the columns of the first and the second response; the label may be one of them."""
+    column: str = ""
+    """Name of the label's own column, where the user or the data chose it."""
+
+    @property
+    def names_worse(self) -> bool:
+        """Whether the column seems to name the worse response: `loser`, `rejected_model`."""
+        return not _WORSE.isdisjoint(_words(self.column))
+
+    @property
+    def names_one_side(self) -> bool:
+        """Whether the column seems to say of one response whether it is better: `winner_model_a`, `first_is_better`."""
+        words = _words(self.column)
+        sides = [{"a"}, {"first"}, {"left"}], [{"b"}, {"second"}, {"right"}]
+        for place, name in enumerate(self.names or ()):
+            sides[place].append(_words(name))
+        of_first, of_second = (any(side and side <= words for side in names) for names in sides)
+        return of_first != of_second
 
 
 @dataclass(frozen=True)
@@ -164,12 +196,14 @@ class Survey:
     """
 
     def __init__(self, given: Mapping[str, Meaning], base: int | None = None) -> None:
+        self._stated = frozenset(given)
         self._given = dict(given)
         self._base = base
         self._names: set[tuple[str, str] | None] = set()
         self._counts: Counter[str] = Counter()
         self._numbers: set[float] = set()
-        self._has_words = False
+        self._misleading = ""
+        """A column whose name says that its values do not simply name the better response."""
 
     def add(self, label: RawLabel) -> None:
         """Take one label into account; a value that cannot be a label is left to the row's own reject."""
@@ -183,14 +217,14 @@ class Survey:
             return
         if key in self._counts or len(self._counts) < MOST_VALUES:
             self._counts[key] += 1
-        if key in self._given:
+        if key in self._stated:
             return
         number = 0.5 if key in ("true", "false") else _number(key)
-        if number is not None:
+        if (label.names_worse and key not in _TIES) or (number in (0, 1) and label.names_one_side):
+            self._misleading = label.column
+        if number is not None and key not in self._given:
             # Only what matters is kept: 0, 1, 2, and whether there are others that make these uncertain.
-            self._numbers.add(number if number in (0, 1, 2) else 3 if number > 2 and number == int(number) else -1)
-        elif _word_meaning(key) in (0, 1):
-            self._has_words = True
+            self._numbers.add(number if number in (0, 1, 2) else 3 if number > 5 and number == int(number) else -1)
 
     def labels(self) -> Labels:
         """The meaning of the column.
@@ -199,10 +233,9 @@ class Survey:
             InputError: the values allow more than one meaning; the message lists them and the option that decides.
         """
         base, numbers = self._base, self._numbers
-        if base == 1 and 0 in numbers and 2 not in numbers:
+        if self._misleading or (base == 1 and 0 in numbers and 2 not in numbers):
             self._refuse()
-        # A column of words may hold a stray number, which costs its row only.
-        if base is None and not self._has_words and numbers - {3}:
+        if base is None and numbers - {3}:  # a few larger numbers cost their rows only
             if numbers >= {0, 2} or -1 in numbers:
                 self._refuse()
             if 2 in numbers:
@@ -222,8 +255,9 @@ class Survey:
 
     def _refuse(self) -> NoReturn:
         seen = ", ".join(f"{value} ({count} times)" for value, count in sorted(self._counts.items())[:12])
-        example = " ".join(f"--label-values {v}={m}" for v, m in zip(sorted(self._counts), MEANINGS, strict=False))
+        options = " ".join(f"--label-values {shlex.quote(value)}=MEANING" for value in sorted(self._counts)[:4])
+        why = f": the column '{self._misleading[:80]}' may not name the better response" if self._misleading else ""
         raise InputError(
-            f"the labels can be read in more than one way; seen: {seen}. Say what each value means with --label-values"
-            f" VALUE=MEANING, where MEANING is first, second, tie or skip; for example: {example}"
+            f"the labels can be read in more than one way{why}; seen: {seen}. Say what each value means: {options},"
+            f" where MEANING is {', '.join(MEANINGS)}"
         )

@@ -6,9 +6,11 @@ it leaves out; both are counted and written down. The accessors below turn every
 of text, broken JSON inside JSON) into a reject.
 """
 
+import ast
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -116,7 +118,7 @@ def sequence(record: Record, key: str) -> list[Any]:
 
 
 def parsed_json(value: Any, what: str) -> Any:
-    """`value` itself, or what it says if it is JSON in a text."""
+    """`value` itself; what it says if it is JSON in a text, or a list or dict as Python prints it (CSV by pandas)."""
     if not isinstance(value, str):
         return value
     if len(value) > 4 * LONGEST_TEXT:
@@ -124,7 +126,9 @@ def parsed_json(value: Any, what: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
-        raise Reject("bad-json", f"{what} is not valid JSON ({error})", "Fetch the file again.") from None
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            return ast.literal_eval(value.strip())
+        raise Reject("bad-json", f"{what} is not valid JSON ({error})", "Write it again as JSON.") from None
 
 
 def number(value: Any, what: str) -> float:

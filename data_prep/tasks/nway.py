@@ -6,7 +6,15 @@ from functools import cached_property
 from itertools import combinations
 from typing import Any
 
-from data_prep.tasks.pairwise import PreferencePair, Preferred, Split, content_id, known_hashes, meta_texts
+from data_prep.tasks.pairwise import (
+    PreferencePair,
+    Preferred,
+    Split,
+    compared_key,
+    content_id,
+    known_hashes,
+    meta_texts,
+)
 from data_prep.tasks.prompts import nway_prompt, valid_text
 from data_prep.tasks.row import HasRow, Image, Row
 
@@ -28,6 +36,13 @@ class RankedResponses:
         """Content hash, as `PreferencePair.pair_id`."""
         ranks = (f"{r:g}" for r in self.ranks)
         return content_id(self.source, *(i.blake3 for i in self.images), self.question, *self.responses, *ranks)
+
+    @property
+    def judgement(self) -> tuple[str, int]:
+        """As `PreferencePair.judgement`: the key, and the place of the best response among the sorted ones."""
+        question = (self.question, *(image.blake3 for image in self.images))
+        key, spelled = compared_key(question, [(text,) for text in self.responses])
+        return key, sorted(spelled).index(spelled[self.best[0]])
 
     def pairs(self) -> Iterator[PreferencePair]:
         """All N(N-1)/2 pairs of responses with different texts, in the order of the source."""

@@ -106,14 +106,12 @@ class PreferencePair:
         """What is compared, whichever response the source lists first, and what is said of it.
 
         Returns:
-            32 hex digits over source, images, question and responses in a fixed order; and 0 or 1 for the place of the
-            better response in that order, 2 for a tie. Equal digits with different numbers contradict each other.
+            the key of `compared_key`; and 0 or 1 for the place of the better response among the sorted ones, 2 for a
+            tie. Equal keys with different numbers contradict each other.
         """
-        question, first, second = self.contents
-        swapped = second < first
-        parts = (question, *((second, first) if swapped else (first, second)))
-        key = content_id(self.source, *(str(len(part)) for part in parts), *chain.from_iterable(parts))
-        return key, 2 if self.preferred == "tie" else self.preferred ^ swapped
+        question, *responses = self.contents
+        key, (first, second) = compared_key(question, responses)
+        return key, 2 if self.preferred == "tie" else self.preferred ^ (second < first)
 
     def swap(self) -> "PreferencePair":
         """The same judgement with the two responses in the other order."""
@@ -143,6 +141,28 @@ def content_id(*parts: str) -> str:
     """32 hex digits of a hash over `parts`; each part's length is hashed too, so parts cannot run together."""
     lengths = struct.pack(f"<{len(parts)}Q", *map(len, parts))
     return hashlib.sha256(lengths + "".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def compared_key(question: tuple[str, ...], responses: Sequence[tuple[str, ...]]) -> tuple[str, list[tuple[str, ...]]]:
+    """What one judgement compares: a key that ignores case, blanks and the order of the responses.
+
+    Args:
+        question: its text, and the digests of its images.
+        responses: the same of each.
+
+    Returns:
+        32 hex digits, and the responses in the spelling that is sorted; as given where some differ in nothing else.
+    """
+    spelled = [_spelled(part) for part in responses]
+    if len(set(spelled)) < len(spelled):
+        spelled = list(responses)
+    parts = [_spelled(question), *sorted(spelled)]
+    return content_id(*(str(len(part)) for part in parts), *chain.from_iterable(parts)), spelled
+
+
+def _spelled(part: tuple[str, ...]) -> tuple[str, ...]:
+    text, *digests = part
+    return (" ".join(text.casefold().split()), *digests)
 
 
 @dataclass

@@ -69,6 +69,9 @@ def test_mapped_columns(raw: Path) -> None:
         (("prepare", "mm_rlhf", "--input", "IN", "--output", "o", "--max-prompt-tokens", 9), "give --model"),
         (("prepare", "generic", "--input", "IN", "--output", "o", "--map", "a=b"), "FIELD=COLUMN"),
         (("prepare", "generic", "--input", "IN", "--output", "o", "--map", "chosen"), "give NAME=VALUE"),
+        (("prepare", "generic", "--input", "IN", "--output", "o", "--map", "id=a", "--map", "id=b"), "given twice"),
+        (("prepare", "rlaif_v", "--input", "IN", "--output", "o", "--map", "id=a"), "--map is for `generic`"),
+        (("prepare", "rlaif_v", "--input", "IN", "--output", "o", "--label-values", "1=tie"), "no meaning for rlaif_v"),
         (("prepare", "generic", "--input", "IN", "--output", "o", "--label-values", "0=left"), "first, second, tie"),
         (("prepare", "generic", "--input", "IN", "--output", "o", "--contradictions", "x"), "choose one of drop, keep"),
         (("prepare", "generic", "--input", "IN", "--output", "o", "--exclude-texts", "x"), "long, any, never"),
@@ -147,6 +150,13 @@ def test_labels_contradictions_and_text_only(raw: Path) -> None:
     assert "rejected: contradictory: 2" in text
     code, text = run(*arguments, raw.parent / "kept", *labels, "--contradictions", "keep")
     assert "kept with contradictory labels: 2 pairs" in text
+
+
+def test_an_empty_file_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("")
+    code, output = run("prepare", "generic", "--input", tmp_path / "a.jsonl", "--output", tmp_path / "o")
+    assert code == 1
+    assert "the input holds no record" in output
 
 
 def test_nothing_usable_is_a_failure(raw: Path) -> None:

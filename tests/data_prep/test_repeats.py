@@ -43,6 +43,8 @@ SURE = [row(7, "x", "y", "A"), row(8, "x", "y", "B")]
         (row(1, "a", "b", "B"), "contradictory"),
         (row(1, "b", "a", "A"), "contradictory"),
         (row(1, "a", "b", "tie"), "contradictory"),
+        (row(1, " B\n", "A", "A"), "contradictory"),  # case and blanks do not make another pair
+        ({**row(1, "a", "b", "B"), "prompt": "Q1?"}, "contradictory"),
         (row(1, "a", "b", "A"), "duplicate"),
         (row(1, "b", "a", "B"), None),  # the same judgement in the other order
         (row(1, "a", "c", "B"), None),
@@ -67,6 +69,26 @@ def test_contradictions_across_files_and_within_a_record(folder: Path) -> None:
     assert manifest["dropped_pairs"] == {"contradictory": 4, "same-responses": 1}
     reasons = [json.loads(line) for line in (folder / "out" / "rejected.jsonl").read_text().splitlines()]
     assert {r["remedy"] for r in reasons} == {"Decide which label is right, or use --contradictions keep."}
+
+
+@pytest.mark.parametrize(
+    ("second", "ranks", "rejected"),
+    [
+        (["a", "b", "c"], [3, 2, 1], {"contradictory": 2}),
+        (["C", "b ", "a"], [1, 2, 3], {"contradictory": 2}),
+        (["c", "b", "a"], [3, 2, 1], {}),
+        (["a", "b", "d"], [3, 2, 1], {}),
+    ],
+)
+def test_contradictory_best_of_n(second: list[str], ranks: list[int], rejected: dict[str, int], folder: Path) -> None:
+    first = {"prompt": "q?", "responses": ["a", "b", "c"], "rankings": [1, 2, 3], "image": "0.jpg"}
+    other = {**first, "responses": second, "rankings": ranks}
+    assert prepared(folder, [first, other], nway="tasks")["rejected"] == rejected
+
+
+def test_responses_that_differ_in_case_only_are_still_two(folder: Path) -> None:
+    rows = [row(1, "Yes", "yes", "A"), row(1, "yes", "Yes", "B"), row(2, "Yes", "yes", "A"), row(2, "yes", "Yes", "A")]
+    assert prepared(folder, rows)["rejected"] == {"contradictory": 2}
 
 
 def test_contradictions_may_be_kept_and_are_still_counted(folder: Path) -> None:

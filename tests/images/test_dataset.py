@@ -1,5 +1,6 @@
 """Messages of the training data set: bytes in them, and images opened by the one rule."""
 
+import copy
 import pickle
 from pathlib import Path
 from typing import Any
@@ -91,3 +92,47 @@ def test_an_item_that_no_data_set_checked_is_not_opened(name: str) -> None:
         EncodedImageDataset._process_multi_modal_info(
             [{"role": "user", "content": [{"type": "image", "image": name}]}], 14, None
         )
+
+
+BAD = {
+    "not an image": b"GIF89a, or so it says",
+    "no bytes": b"",
+    "cut off": photo(64, 48)[:-200],
+    "a name that leads out": "../p.jpg",
+    "a name without a file": "nothing.jpg",
+}
+
+
+class Rows(list[dict[str, Any]]):
+    """Gives every row anew, as a data set on disk does."""
+
+    def __getitem__(self, place: Any) -> Any:
+        return copy.deepcopy(super().__getitem__(place))
+
+
+def rows_of(folder: Path, images: list[Any]) -> EncodedImageDataset:
+    dataset = dataset_in(folder)
+    dataset.prompt_key, dataset.need_tools_kwargs = "prompt", False
+    dataset.dataframe = Rows(
+        {
+            "prompt": [{"role": "user", "content": "<image>"}],
+            "images": [{"bytes": image, "path": None} if isinstance(image, bytes) else image],
+            "extra_info": {"index": place, "pair_id": f"pair-{place}"},
+        }
+        for place, image in enumerate(images)
+    )
+    return dataset
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_row_with_a_bad_image_costs_itself(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = rows_of(tmp_path, [photo(8, 8), photo(9, 9), BAD[name]])
+    assert [dataset[place]["index"] for place in (0, 1, 2, 2)] == [0, 1, 0, 0]
+    assert dataset.bad_rows == {2}
+    (message,) = caplog.messages
+    assert "train.parquet: row 2 (pair pair-2) is left out" in message
+
+
+def test_data_without_any_image_that_opens_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadImage, match="critic-r1 validate"):
+        rows_of(tmp_path, [b"x", b"y"])[1]

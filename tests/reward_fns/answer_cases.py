@@ -27,6 +27,8 @@ CASES: dict[str, list[tuple[str, str, bool]]] = {
         ("C - a dog", "C", True), ("C.dog", "C", True), ("C", "(C)dog", True), ("C", "C.12", True),
         ("C.dog", "D", False), ("U.S.", "U", False), ("dog", "C.dog", True), ("C.狗", "C.狗", True),
         ("(C) 10 cm", "C. 100 mm", True), ("C. 5", "5", True), ("\\textbf{(C)}~12", "C", True),
+        ("C.a dog", "C", True), ("C", "C)a dog", True), ("C、a dog", "C", True), ("C。", "C", True),
+        ("D.a dog", "C", False), ("D、a dog", "C", False),
         ("D", "C. a dog", False), ("D. a dog", "C. a dog", False), ("C. a cat", "C. a dog", False),
         ("a cat", "C. a dog", False), ("(C) 10 mm", "C. 10 cm", False), ("C. 6", "5", False),
     ],
@@ -41,7 +43,8 @@ CASES: dict[str, list[tuple[str, str, bool]]] = {
         ("AC", "A, C", True), ("A, C", "AC", True), ("a, c", "A, C", True), ("a and c", "AC", True),
         ("C, A", "AC", True), ("A and C", "AC", True), ("(A)(C)", "AC", True), ("(A), (C)", "A, C", True),
         ("A;C", "AC", True), ("A、C", "AC", True), ("[A, C]", "A,C", True), ("A & C", "AC", True),
-        ("ABD", "A, B, D", True), ("A", "AC", False), ("ABC", "AC", False), ("AD", "AC", False),
+        ("ABD", "A, B, D", True), ("A, B, and D", "ABD", True), ("A, B, or D", "ABD", False), ("A", "AC", False),
+        ("ABC", "AC", False), ("AD", "AC", False),
         ("A or C", "AC", False), ("A, A, C", "AC", False), ("CAB", "A, B, C", False),
     ],
     "yes and no (POPE, MME, HallusionBench)": [
@@ -109,7 +112,9 @@ CASES: dict[str, list[tuple[str, str, bool]]] = {
         ("$5", "5", True), ("\\$5", "$5", True), ("5 dollars", "$5", True), ("$5.00", "$5", True),
         ("USD 5", "$5", True), ("50 cents", "$0.50", True), ("$1,200", "1200", True),
         ("$3 million", "$3,000,000", True), ("€5", "5 EUR", True), ("-$5", "$-5", True), ("£5", "$5", False),
-        ("5 euros", "$5", False), ("$5", "5%", False), ("$5", "$50", False), ("50 cents", "$50", False),
+        ("$1.5M", "$1,500,000", True), ("€2bn", "2 billion euros", True), ("$5k", "5000", True), ("$5k", "$5", False),
+        ("$1.5M", "$1.5B", False), ("5 euros", "$5", False), ("$5", "5%", False), ("$5", "$50", False),
+        ("50 cents", "$50", False),
         ("$5", "5 kg", False), ("¥5", "$5", False),
     ],
     "units (PhysReason, SciBench, MathVerse, CLEVR-like measuring)": [
@@ -144,7 +149,10 @@ CASES: dict[str, list[tuple[str, str, bool]]] = {
     ],
     "units that are not in the table (VQAv2, TabMWP): equal only to themselves": [
         ("2 dogs", "2 dogs", True), ("two dogs", "2 dogs", True), ("2.0 Dogs", "2 dogs", True),
-        ("3 dogs", "2 dogs", False), ("2 cats", "2 dogs", False), ("10 quux", "10 blorp", False),
+        ("3 dogs", "2 dogs", False), ("2 cats", "2 dogs", False), ("thirteen", "13", True),
+        ("twenty-five", "25", True), ("twenty-five dogs", "25 dogs", True),
+        ("sixty", "6", False), ("ninety-one", "90", False), ("sixteen dogs", "6 dogs", False),
+        ("10 quux", "10 blorp", False),
         ("10 smoots", "10 cm", False), ("5 or so", "5", False), ("5 minus 1", "5", False),
     ],
     "ranges, ratios, times, dates (ChartQA, DocVQA)": [
@@ -180,6 +188,7 @@ SYMBOLIC: dict[str, list[tuple[str, str, bool]]] = {
     "pairs, sets, intervals": [
         ("(3,4)", "(3, 4)", True), ("3, 4", "(3,4)", True), ("\\{2, 1\\}", "\\{1,2\\}", True),
         ("(4,3)", "(3,4)", False), ("4, 3", "(3,4)", False), ("[1,2]", "(1,2)", False),
+        ("x \\in (2, \\infty)", "(2,\\infty)", True), ("x \\in (2, 3)", "(2,4)", False),
         ("\\left(3, 4\\right)", "(3,4)", True), ("x = 2 \\text{ or } x = 3", "x = 3 \\text{ or } x = 2", True),
     ],
 }  # fmt: skip

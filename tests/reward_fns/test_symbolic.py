@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -115,6 +116,26 @@ def test_a_server_that_hangs_is_replaced(checker: SymbolicChecker) -> None:
     assert checker.compare("x+1", "1+x") == "limit"
     checker.seconds = 10.0
     assert checker.equal("x+1", "1+x")
+
+
+@pytest.mark.slow
+def test_one_late_answer_does_not_end_the_server(checker: SymbolicChecker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new server would make all threads wait."""
+    assert checker.equal("x+1", "1+x")
+    server, put = checker._server, symbolic._put
+
+    def late(door: socket.socket, question: bytes, end: float) -> bytes:
+        reply = put(door, question, end + 10.0)
+        if question != b"ping":
+            raise TimeoutError
+        return reply
+
+    with monkeypatch.context() as patch:
+        patch.setattr(symbolic, "_put", late)
+        assert checker.compare("x+1", "1+x") == "limit"
+    checker.seconds = 10.0
+    assert checker.equal("x+1", "1+x")
+    assert checker._server is server
 
 
 def test_without_time_nothing_is_found(shared: SymbolicChecker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,12 +208,13 @@ def _detected(inputs: list[str], settings: "Settings") -> "Settings":
 
 def _assignments(option: str, pairs: list[str]) -> dict[str, str]:
     """The values of a repeatable option of the form NAME=VALUE; a label may itself hold `=`."""
-    found = {}
+    found: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=") if option == "--map" else pair.rpartition("=")
         if not equals or not name:
             raise ValueError(f"{option} {pair}: give NAME=VALUE")
-        found[name] = value
+        if found.setdefault(name, value) != value:
+            raise ValueError(f"{option} {name} is given twice: {found[name]} and {value}")
     return found
 
 
@@ -235,6 +236,9 @@ def _summary(manifest: dict[str, Any], output: Path) -> None:
         console.print(f"  kept with contradictory labels: {manifest['kept_contradictions']} pairs")
     for reason, count in manifest["normalised_images"].items():
         console.print(f"  images stored as PNG, because other readers show the file differently ({reason}): {count}")
+    if not records["in"]:
+        errors.print(Text("no task was made: the input holds no record", style="red"))
+        raise typer.Exit(1)
     if not records["used"]:
         errors.print(Text(f"no task was made; see {output / 'rejected.jsonl'}, which begins with:", style="red"))
         with (output / "rejected.jsonl").open(encoding="utf-8") as stream:
@@ -300,6 +304,8 @@ def overlap(
     ):
         table.add_row(what, str(count))
     console.print(table)
+    if report.unreadable:
+        console.print(f"{report.unreadable} images cannot be read and were not compared; see `critic-r1 validate`")
     for name, how, other in report.examples[:10]:
         console.print(Text(one_line(f"{name}: {how} as {other}")), soft_wrap=True)
 
@@ -312,15 +318,14 @@ def show(
     image_root: Annotated[list[str] | None, typer.Option(help=IMAGE_ROOT)] = None,
 ) -> None:
     """Print a few tasks, and write a page that shows them with their images."""
-    from data_prep.checks.show import html_sheet, sample_rows
+    from data_prep.checks.show import ground_truth, html_sheet, prompt_text, sample_rows
 
     with _plain_errors():
         rows = list(sample_rows([directory], n, seed))
     for file, row in rows:
-        truth = row["reward_model"]["ground_truth"]
-        title = f"{file.name}  {row['data_source']}  label {truth}  {len(row['images'] or [])} image(s)"
+        title = f"{file.name}  {row['data_source']}  label {ground_truth(row)}  {len(row['images'] or [])} image(s)"
         console.rule(Text(one_line(title)))
-        console.print(Text(printable(row["prompt"][0]["content"])))
+        console.print(Text(printable(prompt_text(row))))
     if sheet is not None:
         with _plain_errors():
             html_sheet(rows, sheet, image_roots=image_root or ())

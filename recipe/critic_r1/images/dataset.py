@@ -8,14 +8,17 @@ message holds the bytes, and whoever needs the image opens it with `open_image`.
 An image that is only named must lie below the folder of a data file or a folder of ``data.image_roots``.
 """
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-from data_prep.reading.image_files import BadImage, allowed_path
-from data_prep.reading.images import open_image
+from data_prep.reading.image_files import BadImage, allowed_path, read_file
+from data_prep.reading.images import check_whole, open_image, read_header
+
+logger = logging.getLogger(__name__)
 
 Message = dict[str, Any]
 
@@ -62,6 +65,19 @@ def opened(item: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "image": open_image(Path(name))}
 
 
+def _check(item: dict[str, Any]) -> None:
+    """Make sure that an image can be opened; see `check_whole`.
+
+    Raises:
+        BadImage: it cannot.
+    """
+    data = item.get("bytes")
+    if data is None and isinstance(item.get("image"), str):
+        data = read_file(Path(item["image"]))
+    if data is not None:
+        check_whole(data, read_header(data))
+
+
 def bare(item: dict[str, Any]) -> dict[str, Any]:
     """An image item without the image: what the chat template and the logs need of it."""
     return {"type": item["type"]}
@@ -72,7 +88,31 @@ def _encoded(item: dict[str, Any]) -> dict[str, Any]:
 
 
 class EncodedImageDataset(RLHFDataset):  # type: ignore[misc]
-    """`RLHFDataset` whose messages hold images as their file's bytes, or as the path of a file that may be opened."""
+    """`RLHFDataset` whose messages hold images as their file's bytes, or as the path of a file that may be opened.
+
+    A row whose image cannot be opened costs itself, not the run: it is named and counted, and the next row is used.
+    """
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        rows = len(self.dataframe)
+        for place in (*range(item, rows), *range(item)):
+            try:
+                row: dict[str, Any] = super().__getitem__(place)
+                for image in image_items(row["raw_prompt"]):
+                    _check(image)
+                return row
+            except BadImage as error:
+                self._name_bad_row(place, error)
+        raise BadImage("image-unreadable", "no row of the data has images that can be opened; see `critic-r1 validate`")
+
+    def _name_bad_row(self, place: int, error: BadImage) -> None:
+        bad: set[int] = self.__dict__.setdefault("bad_rows", set())
+        if place not in bad:
+            bad.add(place)
+            pair = (self.dataframe[place].get("extra_info") or {}).get("pair_id")
+            files = ", ".join(map(os.path.basename, self.original_data_files))
+            message = "%s: row %d (pair %s) is left out, and the next one is used: %s; %d such rows so far"
+            logger.warning(message, files, place, pair, error, len(bad))
 
     def _build_messages(self, example: dict[str, Any], key: str) -> list[Message]:
         # verl writes the content it builds into the row's own messages, which travel with the prompt as well.

@@ -48,6 +48,7 @@ FAULTS = {
     "score off the scale": (set_task("critic_score", "11"), "reward"),
     "response that is not there": (set_task("critic_nway", "17"), "reward"),
     "no answer": (set_task("vqa", ""), "label"),
+    "no source": (lambda row: row.update(data_source=None), "label"),
     "no bytes": (set_image(None), "image-missing"),
     "empty bytes": (set_image(b""), "image-empty"),
     "no image": (set_image(b"not an image at all"), "image-unreadable"),
@@ -165,7 +166,7 @@ def folder_of_shards(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("verl", [True, False])
-@pytest.mark.parametrize("fault", ["gone", "foreign", "no manifest of ours"])
+@pytest.mark.parametrize("fault", ["gone", "foreign", "[]", "[" * 100_000])
 def test_the_folder_must_be_as_its_manifest_says(fault: str, verl: bool, tmp_path: Path) -> None:
     folder = folder_of_shards(tmp_path)
     assert check_parquet(folder).ok
@@ -175,10 +176,18 @@ def test_the_folder_must_be_as_its_manifest_says(fault: str, verl: bool, tmp_pat
     elif fault == "foreign":
         (folder / "other.parquet").write_bytes(first.read_bytes())
     else:
-        (folder / "manifest.json").write_text("[]")
+        (folder / "manifest.json").write_text(fault)
     report = validate([folder], through_verl=False) if verl else check_parquet(folder)
     assert [f.reason for f in report.failures] == ["no-file" if fault == "gone" else "manifest"]
     assert report.failures[0].remedy
+
+
+def test_a_log_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.parquet", good_rows())
+    (tmp_path / "victim").write_text("keep")
+    (tmp_path / LOG).symlink_to(tmp_path / "victim")
+    assert validate([path], through_verl=False).rows == 5
+    assert (tmp_path / "victim").read_text() == "keep"
 
 
 @pytest.mark.parametrize("whole_folder", [True, False])

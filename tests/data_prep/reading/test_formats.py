@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from data_prep.convert import convert
+from data_prep.reading import formats
 from data_prep.reading.inputs import expand_inputs, open_input
 from data_prep.reading.units import Broken, plan_units, read_unit
 from data_prep.settings import Settings
@@ -53,6 +54,9 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "file.arrow": arrow_file,
     "object.json": lambda path: path.write_text(json.dumps({"pairs": RECORDS})),
     "pretty.json": lambda path: path.write_text(json.dumps({"v": 1, "pairs": RECORDS, "by": {"a": [1]}}, indent=2)),
+    "information.json": lambda path: path.write_text(
+        json.dumps({"info": {"by": ["a", {"b": "}"}]}, "labels": ["x", '"]'], "empty": [], "data": RECORDS})
+    ),
     "list.json": lambda path: path.write_text(json.dumps(RECORDS)),
     "lines.json": lambda path: path.write_bytes(LINES),
     "a.jsonl.gz": lambda path: path.write_bytes(gzip.compress(LINES)),
@@ -90,6 +94,8 @@ def test_a_stream_goes_back(name: str, tmp_path: Path) -> None:
         ("a.csv", 'id,text\n1,"a"b"\n2,b\n3,c\n', 2, "expected after"),
         ("a.tsv", "id\ttext\n1\ta\n\n2\tb\n", 2, ""),
         ("a.csv", b"id,text\n1,a\n2,\xff\xfe\n3,c\n", 2, "not UTF-8"),
+        ("a.csv", "id,text\n1,a\n".encode("utf-16"), 0, "first line of the table cannot be read"),
+        ("a.csv", "id,text,id\n1,a,2\n", 0, "several columns id"),
         ("a.json", '{"pairs": [{"id": 1}, {"id": 2}], "more": [{"id": 3}]}', 2, "another list of records, more"),
         ("a.json", '{"pairs": [{"id": 1}, {"id": 2}]', 2, ""),
         ("a.json", '{"pairs": [{"id": 1}, {"id": 2}]} {"id": 3}', 2, "nothing of that was read"),
@@ -117,6 +123,22 @@ def test_one_long_line_is_one_object_or_one_record(tmp_path: Path) -> None:
     for name, records in (("object.json", many), ("record.json", [talk])):
         units = plan_units([str(tmp_path / name)])
         assert [record for unit in units for _, record in read_unit(unit)] == records
+
+
+def test_a_field_without_end_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "LONGEST_FIELD", 1_000)
+    (tmp_path / "a.csv").write_text('id,text\n1,a\n2,"' + "x" * 5_000 + '"\n3,c\n')
+    found = [record for unit in plan_units([str(tmp_path / "a.csv")], unit_rows=1) for _, record in read_unit(unit)]
+    assert [isinstance(record, Broken) for record in found] == [False, True, False]
+    assert "more than 1,000 bytes" in found[1].detail
+
+
+@pytest.mark.parametrize("written", ['["1.jpg", "2.jpg"]', "['1.jpg', '2.jpg']", " ['1.jpg',\n '2.jpg']"])
+def test_a_list_in_a_table(written: str, tmp_path: Path) -> None:
+    with (tmp_path / "a.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["images"], [written]])
+    ((_, record),) = (pair for unit in plan_units([str(tmp_path / "a.csv")]) for pair in read_unit(unit))
+    assert record == {"images": ["1.jpg", "2.jpg"]}
 
 
 def test_a_set_saved_to_disk(tmp_path: Path) -> None:

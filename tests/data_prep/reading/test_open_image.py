@@ -101,7 +101,21 @@ def png_of(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
+def many_scans() -> bytes:
+    """A progressive JPEG whose last scan is there 2,000 times: 50 kB that take half a minute to decode."""
+    data = saved(Image.new("RGB", (2_000, 2_000)), "JPEG", progressive=True)
+    last = data.rfind(b"\xff\xda")
+    return data[:last] + data[last:-2] * 2_000 + data[-2:]
+
+
+JPEG = make_image(0, (64, 64))
+TEXTS = (b"\0\0\0\2tEXtx\0" + struct.pack(">I", zlib.crc32(b"tEXtx\0"))) * (images.MAX_PARTS + 1)
+
 REFUSED = {
+    "many scans": (many_scans(), "image-too-large"),
+    "many scans after a fill byte": (many_scans().replace(b"\xff\xda", b"\xff\xff\xda", 1), "image-too-large"),
+    "many segments": (JPEG[:2] + b"\xff\xe2\0\2" * (images.MAX_PARTS + 1) + JPEG[2:], "image-unreadable"),
+    "many chunks": (make_image(0, (64, 64), "PNG")[:33] + TEXTS, "image-unreadable"),
     "EPS": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n", "image-unreadable"),
     "PPM": (b"P6 1 1 255 abc", "image-unreadable"),
     "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image-unreadable"),

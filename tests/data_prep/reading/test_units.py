@@ -118,3 +118,48 @@ def test_a_column_that_is_compressed_beyond_belief_is_refused(tmp_path: Path, mo
     found = [record for _, record in read_unit(unit)]
     assert {record.reason for record in found} == {"file-unreadable"}
     assert len(found) == 4
+
+
+def test_rows_that_repeat_too_much_are_refused_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = repeated(tmp_path / "a.parquet", b"a" * 2**20, 500)
+    monkeypatch.setattr(parquet_files, "EXPANDED_BYTES", 2**28)
+    (unit,) = plan_units([str(path)])
+    read = [record for _, record in read_unit(unit)]
+    assert [isinstance(record, Broken) for record in read] == [False] * 128 + [True] * 372
+    assert "its rows repeat" in read[-1].detail
+
+
+def test_a_row_group_that_claims_rows_beyond_belief_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = repeated(tmp_path / "a.parquet", b"a", 100_000)
+    monkeypatch.setattr(parquet_files, "MANY_ROWS", 10_000)
+    (unit,) = plan_units([str(path)])
+    assert (unit.kind, unit.rows) == ("unreadable", 1)
+    assert "claims 100,000 rows in" in unit.note
+
+
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+@pytest.mark.parametrize("as_file", [True, False])
+@pytest.mark.parametrize("repeats", [True, False])
+def test_an_arrow_file_is_bounded_by_what_its_buffers_claim(
+    repeats: bool, as_file: bool, codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_files, "BOMB_BYTES", 2**20)
+    monkeypatch.setattr(parquet_files, "EXPANDED_BYTES", 2**21)
+
+    def found(values: list[str]) -> list[Any]:
+        column = pa.array(values)
+        table = pa.table({"x": column.dictionary_encode() if repeats else column, "n": list(range(len(values)))})
+        path = tmp_path / "a.arrow"
+        options = pa.ipc.IpcWriteOptions(compression=codec)
+        with (
+            pa.OSFile(str(path), "wb") as sink,
+            (pa.ipc.new_file if as_file else pa.ipc.new_stream)(sink, table.schema, options=options) as writer,
+        ):
+            writer.write_table(table)
+        read = [record for unit in plan_units([str(path)]) for _, record in read_unit(unit)]
+        assert read == table.to_pylist() or all(isinstance(record, Broken) for record in read)
+        return read
+
+    assert found([f"text {n}" for n in range(500)])[7] == {"x": "text 7", "n": 7}
+    message = "repeat" if repeats else "unpack to"
+    assert message in found(["y" * 2**16] * 200)[0].detail

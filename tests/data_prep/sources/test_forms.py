@@ -48,6 +48,19 @@ FORMS: dict[str, dict[str, Any]] = {
         "chosen": [turn("user", ASKED), turn("assistant", "A dog.")],
         "rejected": [turn("user", ASKED), turn("assistant", "A cat.")],
     },
+    "TRL prompt repeated in the responses": {
+        "prompt": ASKED,
+        "images": ["1.jpg"],
+        "messages": [turn("user", ASKED), turn("assistant", "A dog.")],
+        "chosen": [turn("user", ASKED), turn("assistant", "A dog.")],
+        "rejected": [turn("user", ASKED), turn("assistant", "A cat.")],
+    },
+    "turns as JSON in a text": {
+        "prompt": json.dumps([turn("user", ASKED)]),
+        "images": ["1.jpg"],
+        "chosen": json.dumps([turn("assistant", "A dog.")]),
+        "rejected": json.dumps(turn("assistant", "A cat.")),
+    },
     "our DPO output": {
         "id": "x",
         "pair_id": "y",
@@ -155,7 +168,9 @@ def test_form_in_a_file(name: str, kind: str, tmp_path: Path) -> None:
         ({"system": SYSTEM}, f"System: {SYSTEM}\nUser: {ASKED}"),
         ({"system": ""}, ASKED),
         ({"history": [["Hello.", "Hi."]]}, f"User: Hello.\nAssistant: Hi.\nUser: {ASKED}"),
-        ({"tools": "[]"}, ASKED),
+        ({"tools": "[]", "videos": [], "audio": None, "rejected_images": ()}, ASKED),
+        ({"prompt": "[{'role': 'user', 'content': 'It\\'s what?'}]"}, "It's what?"),
+        ({"prompt": 'Is {"role": "user"} valid JSON?'}, 'Is {"role": "user"} valid JSON?'),
         ({"prompt": [turn("system", SYSTEM), turn("user", ASKED)]}, f"System: {SYSTEM}\nUser: {ASKED}"),
         ({"prompt": [said("system", ""), said("human", ASKED)]}, ASKED),
         (
@@ -189,6 +204,13 @@ def test_every_turn_keeps_its_speaker(changes: dict[str, Any], question: str) ->
         ({"chosen": [turn("assistant", [{"type": "image"}, *part("a")])]}, "response-image"),
         ({"chosen_images": ["2.jpg"], "chosen": [turn("assistant", "<image> <image>")]}, "image-count"),
         ({"chosen": [turn("assistant", [{"type": "thinking", "thinking": "b"}, *part("a")])]}, "unshown-part"),
+        ({"chosen": [turn("user", "Another question?"), turn("assistant", "a")]}, "several-turns"),
+        ({"prompt": ASKED, "messages": [turn("system", SYSTEM), turn("user", ASKED)]}, "ambiguous-prompt"),
+        ({"prompt": '[{"role": "user"} is cut off'}, "bad-json"),
+        ({"prompt": None, "messages": "user: hello"}, "wrong-type"),
+        ({"videos": ["x.mp4"]}, "video"),
+        ({"audios": ["x.wav"]}, "unshown-part"),
+        ({"rejected_images": ["2.jpg"]}, "unshown-part"),
         ({"history": ["a"]}, "wrong-type"),
         ({"images": None}, "image-missing"),
     ],
@@ -287,6 +309,7 @@ MAPPED = {
         ({"chosen": "answers[0].text", "rejected": "answers[1].text"}, ("A dog.", "A cat.")),
         ({"chosen": "response", "rejected": "answers[1].text"}, ("A dog.", "A cat.")),
         ({"response_1": "answers[1].text", "response_2": "nested.deep.list[0][1]"}, ("A cat.", "A dog.")),
+        ({"chosen": "answers.0.text", "rejected": "answers.1.text"}, ("A dog.", "A cat.")),
     ],
 )
 def test_map_takes_paths_and_goes_before_usual_names(columns: dict[str, str], responses: tuple[str, str]) -> None:
@@ -297,6 +320,13 @@ def test_a_name_with_dots_is_a_column_before_it_is_a_path() -> None:
     record = {**MAPPED, "answers[0].text": "Literal."}
     pair = converted(record, columns={"chosen": "answers[0].text", "rejected": "answers[1].text"})
     assert pair.responses == ("Literal.", "A cat.")
+
+
+def test_a_mapped_question_goes_before_a_conversation() -> None:
+    talk = [turn("system", SYSTEM), turn("user", "Another question?")]
+    record = {**FORMS["our DPO output"], "prompt": ASKED, "messages": talk}
+    assert converted(record, columns={"question": "prompt"}).question == ASKED
+    assert converted(record, columns={"question": "messages"}).question.startswith(f"System: {SYSTEM}")
 
 
 @pytest.mark.parametrize("path", ["nothing", "answers[2].text", "answers[0].words", "response.text", "answers.text"])

@@ -18,10 +18,12 @@ from tests.data_prep.made_images import make_image
 A, B, TIE = 0, 1, "tie"
 
 
-def labels_of(values: list[Any], names: tuple[str, str] | None = None, base: int | None = None, **given: str) -> Labels:
+def labels_of(
+    values: list[Any], names: tuple[str, str] | None = None, base: int | None = None, column: str = "", **given: str
+) -> Labels:
     survey = Survey(parse_label_values(given), base)
     for value in values:
-        survey.add(RawLabel(value, names))
+        survey.add(RawLabel(value, names, column))
     return survey.labels()
 
 
@@ -45,6 +47,8 @@ def labels_of(values: list[Any], names: tuple[str, str] | None = None, base: int
         (["response_1", "response_2"], [A, B]),
         (["\\boxed{1}", "\\boxed{2}"], [A, B]),
         (["<answer>1</answer>", "<answer>2</answer>"], [A, B]),
+        (["A wins", "right_better", "The second response is better"], [A, B, B]),
+        (["A", "B", "1", "2"], [A, B, A, B]),
     ],
 )
 def test_understood_from_all_values(values: list[Any], meanings: list[Any]) -> None:
@@ -54,13 +58,53 @@ def test_understood_from_all_values(values: list[Any], meanings: list[Any]) -> N
 
 @pytest.mark.parametrize(
     "values",
-    [[0, 1, 2], [0, 2], [1], [0], ["1", "tie"], [True, False], ["true"], [-1, 1], [0, 0.5, 1], [1, True]],
+    [
+        [0, 1, 2],
+        [0, 2],
+        [1],
+        [0],
+        ["1", "tie"],
+        ["a", "b", "1"],
+        [True, False],
+        ["true"],
+        [-1, 1],
+        [0, 0.5, 1],
+        [1, True],
+        [1, 2, 3],  # 3 may be a tie, or 2 the middle of a scale
+        [1, 2, 4, 5],
+    ],
     ids=repr,
 )
 def test_more_than_one_meaning_is_refused_with_the_values_and_the_option(values: list[Any]) -> None:
     with pytest.raises(InputError, match="--label-values") as error:
         labels_of(values)
     assert all(str(value).lower() in str(error.value) for value in values)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("loser", ["a", "b"]),
+        ("meta.rejected_model", ["model_a", "tie"]),
+        ("worseResponse", [1, 2]),
+        ("loser", ["gpt4", "llava"]),
+        ("winner_model_a", [1, 0]),
+        ("isABetter", [0, 1]),
+        ("first_is_better", ["1", "0"]),
+        ("gpt4_better", [0, 1]),
+    ],
+)
+def test_a_column_that_does_not_name_the_better_response_is_refused(column: str, values: list[Any]) -> None:
+    with pytest.raises(InputError, match=rf"'{column}' may not name the better response.*--label-values"):
+        labels_of(values, ("gpt4", "llava"), column=column)
+    given = dict(zip(map(str, values), ("second", "first"), strict=True))
+    labels = labels_of(values, ("gpt4", "llava"), None, column, **given)
+    assert [labels.read(value) for value in values] == [B, A]
+
+
+@pytest.mark.parametrize("column", ["label", "a_or_b", "meta.better", "best_answer"])
+def test_other_columns_hold_the_place_of_the_better_response(column: str) -> None:
+    assert labels_of([0, 1], ("gpt4", "llava"), column=column).read(0) == A
 
 
 @pytest.mark.parametrize(
