@@ -21,6 +21,8 @@ _NOT_SECRET = re.compile(
     r"(?i)tokens$|(^|_)(eos|bos|pad|unk|sep|cls|mask|image|video|audio|stop|special)_token|token_(id|len)"
 )
 _USER_INFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/?#\"'<>]+@")
+_USER_INFO_ALONE = re.compile(r"(?<![\w/])[\w.%+-]+:[^\s/?#@\"'<>]+@(?=[\w.-])")
+"""Of an address without a scheme, which must hold a password to be told from a mail address."""
 _SECRET_PARAMETER = re.compile(r"(?i)([?&](?:[\w-]*(?:key|token|secret|password|signature|sig|credential))=)[^&#\s]+")
 _HEADER = re.compile(r"\b(?:((?i:bearer))\s+[\w.~+/=*-]{6,}|((?i:basic))\s+(?=[a-z+/]*[A-Z0-9])[\w+/]{8,}={0,2})")
 _KEY = re.compile(r"\b(?:sk-|hf_|gsk_|xai-|AIza)[\w*.-]{4,}")
@@ -44,7 +46,8 @@ def redact(text: str, *secrets: str) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) > 3 and secret != "EMPTY":  # what servers without keys are given
             text = text.replace(secret, HIDDEN)
-    text = _SECRET_PARAMETER.sub(rf"\1{HIDDEN}", _USER_INFO.sub(rf"\1{HIDDEN}@", text))
+    text = _USER_INFO_ALONE.sub(f"{HIDDEN}@", _USER_INFO.sub(rf"\1{HIDDEN}@", text))
+    text = _SECRET_PARAMETER.sub(rf"\1{HIDDEN}", text)
     return _KEY.sub(HIDDEN, _HEADER.sub(lambda match: f"{match[1] or match[2]} {HIDDEN}", text))
 
 
