@@ -6,6 +6,7 @@ folder, so an interrupted run is finished by the same command. `label.json` is w
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections import Counter
@@ -19,7 +20,7 @@ from typing import IO, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from data_prep.files import folder_lock, json_line, write_json, write_json_lines
+from data_prep.files import json_line, write_json, write_json_lines
 from data_prep.reading.inputs import expand_inputs
 from data_prep.tasks.ordering import Orders, preference_tasks
 from data_prep.tasks.pairwise import PreferenceTask
@@ -46,13 +47,15 @@ from recipe.critic_r1.cli.options import (
     request_fields,
     tell,
 )
-from recipe.critic_r1.cli.output import cell, console, ending, warn
+from recipe.critic_r1.cli.output import cell, claimed, console, ending, warn
 from recipe.critic_r1.judging.generation import Sampling
 from recipe.critic_r1.judging.journal import Journal
 from recipe.critic_r1.labeling.dpo import DpoWriter
 from recipe.critic_r1.labeling.labeler import Labeller, LabelSettings
 from recipe.critic_r1.labeling.questions import LabelPrompt, LostRow, read_prompts
 from recipe.critic_r1.redaction import redacted
+
+RESULTS = ("label.json", "judged.jsonl", "rejected.jsonl", "refused.jsonl", "tasks", "dpo")
 
 PROMPTS_AT_A_TIME = 256
 """Prompts whose images are in memory and whose judgements are in flight together."""
@@ -130,7 +133,7 @@ def label_command(
         if samples:
             drawing = Sampling(temperature=policy_temperature, max_tokens=max_tokens, n=samples, seed=seed)
         with ExitStack() as stack:
-            stack.enter_context(folder_lock(out, "critic-r1 label"))
+            stack.enter_context(claimed(out, "label", RESULTS))
             journal = stack.enter_context(Journal(out / "answers.jsonl"))
             files = expand_inputs(prompts)
             bad = _check(files, image_root or [], out, drawn=drawing is not None, skip=skip_bad_rows)
@@ -148,7 +151,11 @@ def label_command(
             stage = _fresh(out / ".label.new")
             dpo = stack.enter_context(DpoWriter(stage / "dpo"))
             judged = stack.enter_context((stage / "judged.jsonl").open("w", encoding="utf-8"))
-            good = (p for p in read_prompts(files, image_root or []) if isinstance(p, LabelPrompt))
+            good = (
+                prompt
+                for prompt in read_prompts(files, image_root or [])
+                if isinstance(prompt, LabelPrompt) and (prompt.responses or drawing)
+            )
             tasks = _tasks(good, labeller, dpo, judged, source=source, critic=model, orders=orders)
             chosen = {"settings": asdict(settings), "critic": model, "source": source, "orders": orders}
             rows = _write_tasks(tasks, stage / "tasks", chosen)
@@ -200,7 +207,9 @@ def _check(files: list[str], roots: list[str], out: Path, *, drawn: bool, skip: 
     for item in read_prompts(files, roots):
         if isinstance(item, LabelPrompt) and not item.responses and not drawn:
             remedy = "Add 'responses' (two or more texts) to the row, or sample some with --samples 4."
-            raise ValueError(str(item.lost("missing-field", "the row has no responses", remedy)))
+            item = item.lost("missing-field", "the row has no responses", remedy)
+            if not skip:
+                raise ValueError(str(item))
         if isinstance(item, LostRow):
             bad.append(item)
         else:
@@ -265,12 +274,13 @@ def _fresh(folder: Path) -> Path:
 
 def _publish(stage: Path, out: Path) -> None:
     """Put complete results in the place of an earlier run's. `label.json` is gone until the caller writes it."""
+    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        former = json.loads((out / "label.json").read_text(encoding="utf-8"))["rows"]["dpo"]
+        for path in (out / "dpo" / f"{split}.{form}" for split in former for form in ("jsonl", "parquet")):
+            path.unlink(missing_ok=True)
     (out / "label.json").unlink(missing_ok=True)
     with suppress(ValueError):
         write_parquet([], out / "tasks")  # which removes an earlier run's manifest and shards
-    for path in (out / "dpo").glob("*"):
-        if path.suffix in (".jsonl", ".parquet"):
-            path.unlink()
     for path in sorted(path for path in stage.rglob("*") if path.is_file()):
         target = out / path.relative_to(stage)
         target.parent.mkdir(parents=True, exist_ok=True)

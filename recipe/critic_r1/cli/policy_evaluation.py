@@ -17,9 +17,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from data_prep.files import folder_lock, write_json
+from data_prep.files import write_json
 from recipe.critic_r1.cli.options import FAULTS, ApiKey, Concurrency, Prefilled, Timeout, is_prefilled
-from recipe.critic_r1.cli.output import cell, console, ending, say, warn
+from recipe.critic_r1.cli.output import cell, claimed, console, ending, say, warn
 from recipe.critic_r1.eval_policy import results
 from recipe.critic_r1.eval_policy.command import (
     TOOL_SIDE,
@@ -102,7 +102,7 @@ def eval_policy_command(
         thinks = is_prefilled(prefilled, model)
         key = choose_key(api_key, base_url, warn)
         served = Served(model, base_url, key, concurrency, timeout, prefilled=thinks)
-        stack.enter_context(folder_lock(out, "critic-r1 eval-policy"))
+        stack.enter_context(claimed(out, "eval-policy", ["eval_policy.json"], record="benchmarks"))
         include = _rows_task(chosen, rows or [], out)
         judge = Judge(judge_model, judge_url, judge_key) if judge_model and judge_url else None
         wanted, left_out = _choose(chosen, task or [], judge)

@@ -139,6 +139,10 @@ class OpenAIGenerator:
             raise ValueError(f"--timeout {timeout} is not a number of seconds above 0")
         if fixed := sorted(set(extra_body or ()) & set(FIXED_FIELDS)):
             raise ValueError(f"the field {fixed[0]!r} of a request cannot be changed")
+        try:
+            f"{model}{extra_body}".encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the model's name or a field of --request is not text ({error.reason})") from None
         self.model, self.address = model, Address(base_url)
         self.traffic = Traffic()
         self.errors: Counter[str] = Counter()
