@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,37 +11,27 @@ from rich.console import Console
 from rich.text import Text
 
 from data_prep.files import folder_lock
+from data_prep.terminal import printable
 
 console = Console()
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def plain(text: object) -> str:
-    """The text with control and direction characters written out, so that it cannot steer a terminal.
-
-    >>> plain("red: \\x1b[31m")
-    'red: \\\\x1b[31m'
-    """
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
-
 
 def cell(text: object) -> Text:
-    """A cell of a table: plain text, in which markup has no meaning."""
-    return Text(plain(text), overflow="fold")
+    """A cell of a table: printable text, in which markup has no meaning."""
+    return Text(printable(text), overflow="fold")
 
 
 def say(text: object) -> None:
     """A line on stdout."""
-    typer.echo(plain(text))
+    typer.echo(printable(text))
 
 
 def warn(text: object) -> None:
     """A line on stderr."""
-    typer.echo(plain(text), err=True)
+    typer.echo(printable(text), err=True)
 
 
-def ending(error: BaseException) -> typer.Exit:
+def ending(error: object) -> typer.Exit:
     """Say what was wrong in one line; exit status 2."""
     warn(f"critic-r1: {error}")
     return typer.Exit(2)
