@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 from data_prep.files import folder_lock
 from data_prep.tasks.ordering import preference_tasks
 from data_prep.tasks.pairwise import Image, PolicyTask, PreferencePair
-from recipe.critic_r1.cli import best_of_n, judge, label, policy_evaluation, report
+from recipe.critic_r1.cli import best_of_n, data, judge, label, policy_evaluation, report
 from tests.data_prep.made_images import make_image
 from tests.judging.fake_server import FakeServer, prefers_larger
 
 APP = typer.Typer()
-for _module in (judge, best_of_n, label, policy_evaluation, report):
+for _module in (data, judge, best_of_n, label, policy_evaluation, report):
     _module.register(APP)
 
 RESULTS = {
@@ -260,3 +260,26 @@ def test_a_read_only_or_odd_place_is_named(inputs: dict[str, list[str]], tmp_pat
     for name in ("file", "pipe", "link"):
         result = run("judge", inputs["judge"], tmp_path / name)
         assert (result.exit_code, name in result.output) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["compare", "report", "show"])
+@pytest.mark.parametrize("place", ["file", "folder", "pipe"])
+def test_a_file_that_the_command_did_not_write_is_left_alone(
+    command: str, place: str, inputs: dict[str, list[str]], tmp_path: Path
+) -> None:
+    """Its own earlier file is replaced."""
+    with FakeServer(prefers_larger) as server:
+        assert run("judge", inputs["judge"], tmp_path / "run", server.url).exit_code == 0
+    words = {
+        "compare": ["compare", tmp_path / "run", tmp_path / "run", "--out"],
+        "report": ["report", tmp_path / "run", "--out"],
+        "show": ["show", tmp_path / "pairs.parquet", "--html"],
+    }[command]
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    result = CliRunner().invoke(APP, [str(word) for word in (*words, tmp_path / place)])
+    assert result.exit_code == 2, result.output
+    assert (tmp_path / "file").read_text() == "mine"
+    for _ in range(2):
+        assert CliRunner().invoke(APP, [str(word) for word in (*words, tmp_path / "new")]).exit_code == 0

@@ -155,9 +155,9 @@ def test_only_a_report_is_replaced_and_no_link_is_written_through(tmp_path: Path
     (tmp_path / "run.json").write_text('{"name": "x"}', encoding="utf-8")
     precious = tmp_path / "precious.html"
     precious.write_text("<title>mine</title>", encoding="utf-8")
-    with pytest.raises(ReportError, match="exists and is not a report"):
+    with pytest.raises(FileExistsError, match="exists and is not a report"):
         build_page([str(tmp_path)], precious)
-    with pytest.raises(ReportError, match="is a folder"):
+    with pytest.raises(FileExistsError, match="is a folder"):
         build_page([str(tmp_path)], tmp_path)
     build_page([str(tmp_path)], tmp_path / "out.html")
     (tmp_path / "link.html").symlink_to(tmp_path / "out.html")

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Column, Table
 
-from data_prep.files import write_json, write_json_lines
+from data_prep.files import refuse_foreign_file, write_json, write_json_lines
 from data_prep.sources.registry import NAMES
 from recipe.critic_r1.cli.options import (
     FAULTS,
@@ -236,10 +236,12 @@ def compare_command(
 ) -> None:
     """Compare two judge runs on the same items: second minus first, paired by image, with McNemar's exact test."""
     try:
+        if out is not None:
+            refuse_foreign_file(out, '"mcnemar": {', "a comparison")
         result = compare(load_judgements(first), load_judgements(second), seed=seed)
         settings = [_settings(run) for run in (first, second)]
         if out is not None:
-            write_json(out, {"first": settings[0], "second": settings[1], "seed": seed, **result.as_dict()})
+            write_json(out, {**result.as_dict(), "first": settings[0], "second": settings[1], "seed": seed})
     except FAULTS as error:
         raise ending(error) from error
     table = Table(Column("metric", overflow="fold"), "first", "second", "change", "95 % interval", "n")
