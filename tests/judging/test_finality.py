@@ -13,7 +13,7 @@ from recipe.critic_r1.judging.generation import GenerationRequest, Message, Samp
 from recipe.critic_r1.judging.journal import Journal
 from recipe.critic_r1.judging.openai_client import OpenAIGenerator, ServerRefusedError
 from recipe.critic_r1.judging.pairwise import JudgeTask, judgement_of
-from recipe.critic_r1.judging.replies import FilteredError, SenselessAnswerError, read_reply
+from reward_fns.replies import FilteredError, SenselessAnswerError, read_reply
 from tests.judging.fake_server import FakeServer, answer
 
 

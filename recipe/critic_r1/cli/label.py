@@ -151,11 +151,7 @@ def label_command(
             stage = _fresh(out / ".label.new")
             dpo = stack.enter_context(DpoWriter(stage / "dpo"))
             judged = stack.enter_context((stage / "judged.jsonl").open("w", encoding="utf-8"))
-            good = (
-                prompt
-                for prompt in read_prompts(files, image_root or [])
-                if isinstance(prompt, LabelPrompt) and (prompt.responses or drawing)
-            )
+            good = (p for p in read_prompts(files, image_root or []) if isinstance(p, LabelPrompt))
             tasks = _tasks(good, labeller, dpo, judged, source=source, critic=model, orders=orders)
             chosen = {"settings": asdict(settings), "critic": model, "source": source, "orders": orders}
             rows = _write_tasks(tasks, stage / "tasks", chosen)
@@ -207,9 +203,7 @@ def _check(files: list[str], roots: list[str], out: Path, *, drawn: bool, skip: 
     for item in read_prompts(files, roots):
         if isinstance(item, LabelPrompt) and not item.responses and not drawn:
             remedy = "Add 'responses' (two or more texts) to the row, or sample some with --samples 4."
-            item = item.lost("missing-field", "the row has no responses", remedy)
-            if not skip:
-                raise ValueError(str(item))
+            raise ValueError(str(item.lost("missing-field", "the row has no responses", remedy)))
         if isinstance(item, LostRow):
             bad.append(item)
         else:

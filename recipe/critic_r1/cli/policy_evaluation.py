@@ -109,7 +109,9 @@ def eval_policy_command(
         served = Served(model, base_url, key, concurrency, timeout, prefilled=thinks)
         stack.enter_context(claimed(out, "eval-policy", ["eval_policy.json"], record="benchmarks"))
         include = _rows_task(chosen, rows or [], out)
-        judge = Judge(judge_model, judge_url, judge_key) if judge_model and judge_url else None
+        judge = None
+        if judge_model and judge_url:
+            judge = Judge(judge_model, judge_url, choose_key(judge_key, judge_url, warn))
         wanted, left_out = _choose(chosen, task or [], judge)
         python = (
             Path("ENVIRONMENT/bin/python")

@@ -27,7 +27,7 @@ from data_prep.files import json_lines
 from recipe.critic_r1.eval_policy.suites import Benchmark
 from recipe.critic_r1.eval_policy.tool_side.final_answer import final_answer
 from recipe.critic_r1.judging.intervals import CONFIDENCE, ClusterBootstrap
-from recipe.critic_r1.judging.replies import FilteredError, SenselessAnswerError, read_reply
+from reward_fns.replies import FilteredError, SenselessAnswerError, read_reply
 
 FAILED = ("[LMMS_EVAL_REQUEST_FAILED", "[LMMS_EVAL_BUDGET_EXCEEDED")
 """How the tool's answers begin that are none."""

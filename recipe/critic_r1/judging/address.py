@@ -24,8 +24,8 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import openai
 
-from recipe.critic_r1.judging.replies import SenselessAnswerError
 from recipe.critic_r1.redaction import address_secrets, redact
+from reward_fns.replies import SenselessAnswerError
 
 KEY_VARIABLE = "CRITIC_R1_API_KEY"
 """Holds the key for servers of this project's commands, whatever their address."""

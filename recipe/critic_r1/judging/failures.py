@@ -13,7 +13,7 @@ from typing import Literal
 
 import openai
 
-from recipe.critic_r1.judging.replies import FilteredError, SenselessAnswerError
+from reward_fns.replies import FilteredError, SenselessAnswerError
 
 FailureKind = Literal["failed", "rejected", "filtered"]
 """failed: the next run asks again. rejected: this prompt is too long for the model. filtered: final, by a filter."""

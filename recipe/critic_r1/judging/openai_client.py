@@ -37,8 +37,8 @@ from recipe.critic_r1.judging.address import Address, open_files_for
 from recipe.critic_r1.judging.failures import Failure, explain, unsupported_field
 from recipe.critic_r1.judging.generation import Generation, GenerationRequest, ImagePart, TextPart
 from recipe.critic_r1.judging.journal import Journal, JournalFullError
-from recipe.critic_r1.judging.replies import SenselessAnswerError, read_reply
 from recipe.critic_r1.redaction import redact
+from reward_fns.replies import SenselessAnswerError, read_reply
 
 T = TypeVar("T")
 

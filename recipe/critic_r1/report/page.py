@@ -214,4 +214,3 @@ def build_page(given: Sequence[str], out: Path | None = None, *, data: Sequence[
     refuse_foreign_file(target, MARK, "a report")
     write_text(target, _page(runs, title, data))
     return target
-

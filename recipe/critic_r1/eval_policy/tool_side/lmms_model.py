@@ -24,7 +24,7 @@ from typing import Any
 
 from final_answer import ROOT, final_answer, load  # type: ignore[import-not-found]
 
-_replies = load(ROOT / "recipe" / "critic_r1" / "judging" / "replies.py")
+_replies = load(ROOT / "reward_fns" / "replies.py")
 
 KEY_VARIABLE = "CRITIC_R1_API_KEY"
 """The served model's key. OPENAI_API_KEY is left to the judges that some tasks call."""

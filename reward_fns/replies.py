@@ -4,8 +4,7 @@ A text is the model's answer when the model ended it (`stop`), the token limit d
 (`refusal`). A filter's decision is final, too, but it is not the model's. Anything else, a gateway's error in a body
 with status 200 among them, is a failure to answer.
 
-The environment of lmms-eval loads this file by its path (eval_policy/tool_side): it imports the standard library
-only.
+verl, and the environment of lmms-eval, load this file by its path: it imports the standard library only.
 """
 
 from __future__ import annotations
