@@ -134,13 +134,13 @@ def client(address: str) -> Any:
         return JobSubmissionClient(address)
     except AuthenticationError as error:
         raise SubmitError(
-            f"{redact(address)} does not accept us ({str(error).strip().splitlines()[0]}). Put the cluster's token into "
-            "~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
+            f"{redact(address)} does not accept us ({str(error).strip().splitlines()[0]}). Put the cluster's token "
+            "into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
         ) from error
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SubmitError(
-            f"no Ray Jobs server at {redact(address)} ({redact(str(error)).strip().splitlines()[0]}). The address is that of the "
-            "dashboard, http://HEAD:8265; is the port open from here?"
+            f"no Ray Jobs server at {redact(address)} ({redact(str(error)).strip().splitlines()[0]}). The address is "
+            "that of the dashboard, http://HEAD:8265; is the port open from here?"
         ) from error
 
 

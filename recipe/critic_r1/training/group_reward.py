@@ -17,7 +17,7 @@ needs `reward.num_workers=1`; the manager waits on the network, not on the proce
 
 import asyncio
 import inspect
-import os
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -27,6 +27,7 @@ from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
 
 from recipe.critic_r1.images.dataset import Message, image_items, opened
+from recipe.critic_r1.judging.address import choose_key
 from reward_fns.chat_judge import ChatJudge
 from reward_fns.critic_groups import CriticGroups, JudgedGroup, question_of
 
@@ -39,6 +40,8 @@ NEEDS_ONE_WORKER = (
     "verl's own rollout sends the responses of a prompt to different reward workers: set reward.num_workers=1, so that "
     "critic_r1.group_reward sees whole groups"
 )
+
+_LOG = logging.getLogger(__name__)
 
 _OPTIONS_OF_CRITIC = set(inspect.signature(ChatJudge).parameters) - {"url", "model", "api_key"}
 _OPTIONS_OF_GROUPS = {one.name for one in fields(CriticGroups)}
@@ -74,7 +77,7 @@ class CriticGroupRewardManager(NaiveRewardManager):
     url, model: of the server, for `url`.
     wait_seconds: how long a response waits for the others of its prompt; past it the group is unjudged.
     Further keys are options of `reward_fns.critic_groups.CriticGroups` and `reward_fns.chat_judge.ChatJudge`. The
-    server's API key is read from ``OPENAI_API_KEY``.
+    server's API key is ``CRITIC_R1_API_KEY`` of the environment, or ``OPENAI_API_KEY`` where the address is https.
 
     Raises:
         ValueError: a setting that is missing, unknown or out of range.
@@ -101,7 +104,7 @@ class CriticGroupRewardManager(NaiveRewardManager):
         self._critic = ChatJudge(
             url,
             model,
-            api_key=os.environ.get("OPENAI_API_KEY") or "EMPTY",
+            api_key=choose_key("", url, _LOG.warning),
             **{name: value for name, value in settings.items() if name in _OPTIONS_OF_CRITIC},
         )
         self._groups = CriticGroups(**{name: value for name, value in settings.items() if name in _OPTIONS_OF_GROUPS})
