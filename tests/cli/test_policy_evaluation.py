@@ -152,7 +152,7 @@ def test_the_server_is_asked_once_before_the_tool_runs(tool: Tool, suite: str, t
 REFUSALS = [
     ("401", "check address, model name and key"),
     ("404", "check address, model name and key"),
-    ("302", "give the address that the server redirects to"),
+    ("302", "which is not followed: give that address"),
     ({"status": 429, "body": {"error": {"code": "insufficient_quota"}}}, "no quota left"),
     ({"status": 400, "body": {"error": {"message": "Model Not Exist"}}}, "Model Not Exist"),
     ({"status": 400, "body": {"error": {"param": "foo", "message": "Unknown"}}}, "--request"),

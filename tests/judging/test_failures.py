@@ -68,7 +68,6 @@ KINDS = [
     (403, of("Country, region, or territory not supported"), "403"),
     (404, "<html>Not found</html>", "404"),
     (405, "Method not allowed", "405"),
-    (302, "", "redirect"),
     (407, "", "proxy"),
     (400, of("Unknown parameter: 'logprobs'.", param="logprobs"), "field logprobs"),
     (400, of("API key not valid. Please pass a valid API key."), "alike"),  # Gemini
@@ -99,6 +98,12 @@ def test_what_follows_from_a_refusal(status: int, body: Any, kind: str) -> None:
     assert ("alike" if failure.doubtful and failure.lasting else found) == kind
     assert f"status {status}" in failure.message
     assert bool(failure.lasting) <= bool(failure.remedy)
+
+
+def test_a_redirect_is_a_failure_that_names_the_way_out() -> None:
+    failure = explain(refusal(302, ""))
+    assert (failure.kind, failure.again, failure.lasting) == ("failed", False, "")
+    assert "redirects to nowhere, which is not followed: give that address" in failure.message
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,6 @@ def test_another_number_of_texts_than_asked_for_is_asked_again(tmp_path: Path) -
         (status(407, message="proxy"), "the proxy wants a password"),
         ({"error": {"code": "insufficient_quota", "message": "quota"}}, "no quota left"),
         (status(400, message="model 7 does not exist"), "model 7 does not exist.*check address, model name"),
-        ("302", "give the address that the server redirects to"),
     ],
 )
 def test_lasting_failures_stop_a_run(reply: Any, remedy: str) -> None:

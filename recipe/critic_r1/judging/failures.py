@@ -142,7 +142,7 @@ def _status(status: int, text: str, found: dict[str, str]) -> Failure:
     if status == 407:
         return Failure(text, lasting="proxy", remedy="the proxy wants a password: check HTTP_PROXY and HTTPS_PROXY")
     if 300 <= status < 400:
-        return Failure(text, lasting="redirect", remedy="give the address that the server redirects to")
+        return Failure(text)
     # A body with status 200 that is not an answer has no status here.
     again = status in (0, 408, 409, 425, 429) or status >= 500
     alike = "" if again else re.sub(r"\d+", "0", text)
@@ -198,7 +198,7 @@ def message(error: BaseException) -> str:
             break
     if isinstance(error, openai.APIStatusError) and 300 <= error.status_code < 400:
         target = error.response.headers.get("location", "nowhere")
-        return f"status {error.status_code}: the server redirects to {target}, which is not followed"
+        return f"status {error.status_code}: the server redirects to {target}, which is not followed: give that address"
     if isinstance(error, openai.APIStatusError):
         said = detail(error)["message"] or _excerpt(error)
         return f"{type(error).__name__}: status {error.status_code}: {' '.join(said.split()) or 'no message'}"
