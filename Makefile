@@ -62,7 +62,7 @@ test: $(STAMP) browser
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy data_prep reward_fns recipe
+	$(BIN)/mypy data_prep reward_fns recipe benchmarks tests
 
 # Measurements that need nothing but this folder; each module of benchmarks/ says how it is run, and what it needs.
 bench: $(STAMP)

@@ -43,7 +43,7 @@ def compare(one: Path, other: Path, steps: int) -> dict[str, Any]:
     drawn = [responses(folder) for folder in (one, other)]
     common = drawn[0].keys() & drawn[1].keys()
     equal = {key for key in common if drawn[0][key] == drawn[1][key]}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for step in range(1, steps + 1):
         here = [key for key in common if key[0] == step]
         values = {name: [m[step][name] for m in metrics] for name in COMPARED}

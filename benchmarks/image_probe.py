@@ -111,12 +111,12 @@ def _watch_models() -> None:
             from recipe.critic_r1.images.engine import PreparesImages
 
             # The outermost on both paths; verl's own is within.
-            PreparesImages.prepare_model_inputs = apart(PreparesImages.prepare_model_inputs)
+            PreparesImages.prepare_model_inputs = apart(PreparesImages.prepare_model_inputs)  # type: ignore[method-assign]
             module.FSDPEngineWithLMHead.forward_step = timed(module.FSDPEngineWithLMHead.forward_step)
 
-    torch.nn.Module.__call__ = timed(torch.nn.Module.__call__)
-    torch.Tensor.backward = timed(torch.Tensor.backward)
-    torch.optim.AdamW.step = timed(torch.optim.AdamW.step)
+    torch.nn.Module.__call__ = timed(torch.nn.Module.__call__)  # type: ignore[method-assign]
+    torch.Tensor.backward = timed(torch.Tensor.backward)  # type: ignore[method-assign]
+    torch.optim.AdamW.step = timed(torch.optim.AdamW.step)  # type: ignore[method-assign]
 
 
 if FOLDER in os.environ:

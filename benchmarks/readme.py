@@ -90,20 +90,6 @@ def _self_critique(result: Result) -> str:
     return table(heads, rows)
 
 
-def _always_first(result: Result) -> str:
-    found = result["figures"]
-    rows = [[name, number(one["value"]), f"[{number(one['low'])}, {number(one['high'])}]", one["n"]]
-            for name, one in found.items()]  # fmt: skip
-    groups = ", ".join(f"{name} {count}" for name, count in result["groups"].items())
-    return f"{result['pairs']:,} pairs ({groups}).\n\n{table(['metric', 'value', '95 %', 'n'], rows)}"
-
-
-def _facts(result: Result) -> str:
-    return table(
-        ["", "rows"], [[name.replace("_", " "), value] for name, value in result.items() if isinstance(value, int)]
-    )
-
-
 def _images(result: Result) -> str:
     rows = []
     for point in result["points"]:
@@ -142,6 +128,18 @@ def _step_time(result: Result) -> str:
     )
 
 
+def _shared_prompt(result: Result) -> str:
+    rows = []
+    for point in sorted(result["points"], key=lambda point: (point["n"], point["prompt_tokens"])):
+        seconds = [sum(found["cpu_seconds"] for found in point[path].values()) for path in ("stock", "once")]
+        ratios = [point[f"{name}_ratio"] for name in ("time", "memory", "tokens")]
+        apart = [f"{point[f'{name}_differ_by']:.0e}" for name in ("log_probs", "gradients")]
+        rows.append([number(point["prompt_tokens"]), point["n"], *map(number, ratios), *map(number, seconds), *apart])
+    heads = ["prompt tokens", "n", "times less time", "times less memory", "times fewer tokens", "CPU s, stock",
+             "CPU s, once", "log-probabilities differ by", "gradients differ by"]  # fmt: skip
+    return f"{table(heads, rows)}\n\n![Ratios over the length of the prompt](results/shared_prompt.svg)"
+
+
 def _convert(result: Result) -> str:
     ways = ("ours_plain", "ours_hashes", "ours_hashes_length")
     parts = []
@@ -167,15 +165,6 @@ def _length(result: Result) -> str:
     return table(heads, [[name, *(number(case[key]) for key in keys)] for name, case in result["cases"].items()])
 
 
-def _preflight(result: Result) -> str:
-    rows = [[name, *(spread(result[name][part]) for part in ("seconds", "processor_seconds"))]
-            for name in ("preflight", "compose")]  # fmt: skip
-    job, found = result["packed_job"], result["preflight"]
-    packed = f"a packed job has {job['files']} files, {number(job['bytes'] / 1e6)} MB"
-    told = f"{found['rows']:,} rows, {number(found['bytes'] / 1e9)} GB; {packed}."
-    return f"{told}\n\n{table(['', 'seconds', 'processor seconds'], rows)}"
-
-
 def _reward(result: Result) -> str:
     names = list(result["speed"])
     keys = ("mean_us", "median_us", "p99_us")
@@ -191,22 +180,6 @@ def _reward(result: Result) -> str:
     fuzz = f"{result['fuzz']['responses']:,} random responses: {result['fuzz']['failures']} failures."
     told = f"{number(result['speed_up_over_release'])} times as fast as the release's reward. {fuzz}"
     return f"{told}\n\n{speed}\n\n{growth}\n\n{costs}"
-
-
-def _report(result: Result) -> str:
-    rows = [[name, number(found["median"]), number(found["max"])] for name, found in result["actions_ms"].items()]
-    load = result["load_seconds"]
-    counts = f"{result['judgements']:,} judgements, {result['images']:,} images"
-    file = f"a file of {number(result['file_mb'])} MB, built in {number(result['build_seconds'])} s"
-    told = f"{counts}: {file} and loaded in {number(load['median'])} s."
-    return f"{told}\n\n{table(['action, ms', 'median', 'max'], rows)}"
-
-
-def _ablations(result: Result) -> str:
-    rows = [[name, found["seconds"], ", ".join(number(value) for value in found["grad_norm"]),
-             ", ".join(number(value) for value in found.get("score", []))]
-            for name, found in result["ablations"].items()]  # fmt: skip
-    return table(["ablation", "seconds", "gradient norm by step", "score by step"], rows)
 
 
 def _faults(result: Result) -> str:
@@ -280,20 +253,6 @@ SECTIONS: list[Section] = [
         policy_evaluation.table,
     ),
     (
-        "A judge that always says 1",
-        "always_first.json",
-        "On the published rows of VL-RewardBench.",
-        "published_rows always-first ROWS",
-        _always_first,
-    ),
-    (
-        "Published rows through the preparation",
-        "real_rows.json",
-        "The rows of VL-RewardBench, loaded through verl.",
-        "published_rows prepare ROWS",
-        _facts,
-    ),
-    (
         "Images on the host",
         "images.json",
         "verl's own path (`stock`) and ours (`shared`) in real training runs on a CPU.",
@@ -302,6 +261,14 @@ SECTIONS: list[Section] = [
     ),
     ("Time of a training step", "step_time.json", "The demo's training on a CPU, in seconds.", "step_time", _step_time),
     (
+        "A prompt computed once",
+        "shared_prompt.json",
+        "Old log-probabilities, reference and update together, in verl's engine: `prompt_path` stock against once. "
+        "Responses of 200 to 250 tokens; the gradients' difference is relative, of the worst parameter.",
+        "shared_prompt --out benchmarks/results/shared_prompt.json",
+        _shared_prompt,
+    ),
+    (
         "Conversion",
         "convert.json",
         "Against the `datasets` pattern with decoding (stock) and without (undecoded), and a bare copy.",
@@ -309,16 +276,7 @@ SECTIONS: list[Section] = [
         _convert,
     ),
     ("Prompt lengths", "length.json", "Header arithmetic against verl's filter, on one core.", "length", _length),
-    ("Preflight", "preflight.json", "Checks before a run on all rows of its data.", "preflight", _preflight),
     ("Rewards", "reward.json", "Speed, growth with length, hostile texts, random texts.", "reward", _reward),
-    ("The report", "report.json", "Used in headless Chromium.", "report", _report),
-    (
-        "Ablations run",
-        "ablations.json",
-        "Two steps each: enough to show that they run, too few to show what they do to a model.",
-        "ablations",
-        _ablations,
-    ),
     (
         "Two Ray nodes",
         "cluster.json",

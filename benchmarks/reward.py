@@ -45,22 +45,23 @@ _BARE = re.compile(r"\\boxed\{([^{}]*)\}")
 
 
 def ours(text: str, label: str) -> float:
-    return preference.compute_score("critic/bench", text, label)["score"]
+    return float(preference.compute_score("critic/bench", text, label)["score"])
 
 
 def ours_release_compatible(text: str, label: str) -> float:
-    return preference.compute_score("critic/bench", text, label, release_compatible=True)["score"]
+    return float(preference.compute_score("critic/bench", text, label, release_compatible=True)["score"])
 
 
 def release(text: str, label: str) -> float:
     from mathruler.grader import extract_boxed_content, grade_answer
 
     text = re.sub(r"\s*(<|>|/)\s*", r"\1", text)
-    return 0.9 * grade_answer(extract_boxed_content(text), label) + 0.1 * (_FORM.fullmatch(text) is not None)
+    correct = float(grade_answer(extract_boxed_content(text), label))
+    return 0.9 * correct + 0.1 * (_FORM.fullmatch(text) is not None)
 
 
 def math_verify(text: str, label: str) -> float:
-    from math_verify import parse, verify  # type: ignore[import-untyped]
+    from math_verify import parse, verify
 
     return float(verify(parse(label, parsing_timeout=None), parse(text, parsing_timeout=None), timeout_seconds=None))
 

@@ -9,10 +9,8 @@ own; two runs then differ by rounding alone. `SeededLoops` seeds by prompt and i
 For measurements only; named in ``actor_rollout_ref.rollout.agent.agent_loop_manager_class``.
 """
 
-import itertools
 import zlib
 from collections import Counter
-from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -21,29 +19,7 @@ import ray
 
 from recipe.critic_r1.rollout.agent_loop import SHARED, CriticAgentLoopManager, SharedPromptWorker, _StockWorker
 
-_SEEDS: ContextVar[Iterator[int]] = ContextVar("seeds")
-
-
-class PlacedWorker(SharedPromptWorker):
-    """`SharedPromptWorker` with a seed for each rollout."""
-
-    async def _run_group(self, prompt: dict, *args: Any, **kwargs: Any) -> None:
-        row = prompt["extra_info"]
-        name = f"{prompt['global_steps']}/{row['pair_id']}/{row['order']}"
-        _SEEDS.set(itertools.count(zlib.crc32(name.encode())))
-        await super()._run_group(prompt, *args, **kwargs)
-
-    async def _generate(self, prepared: Any, sampling: dict, priority: int) -> Any:
-        # A group's rollouts start in their order, each in a task that has copied the context of the group.
-        return await super()._generate(prepared, sampling | {"seed": next(_SEEDS.get())}, priority)
-
-
-class PlacedLoops(CriticAgentLoopManager):
-    """The recipe's manager with `PlacedWorker`."""
-
-    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, *args, **kwargs)
-        self.agent_loop_workers_class = ray.remote(PlacedWorker)
+_FIRST_SEED: ContextVar[int] = ContextVar("first_seed")
 
 
 class SeededClient:
@@ -85,12 +61,41 @@ class SeededClient:
         )
 
 
-class SeededStockWorker(_StockWorker):
+class PlacedClient(SeededClient):
+    """One that seeds the rollouts of a group by the group's place and their number."""
+
+    async def _seeded(self, each: list[dict[str, Any]], prompt_ids: list[int], image_data: Any) -> list[dict[str, Any]]:
+        return [{**sampling, "seed": _FIRST_SEED.get() + i} for i, sampling in enumerate(each)]
+
+
+class PlacedWorker(SharedPromptWorker):
+    """`SharedPromptWorker` with a seed for each rollout."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.llm_client: Any = PlacedClient(self.llm_client)
+
+    async def _run_group(self, prompt: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        row = prompt["extra_info"]
+        # Each group runs in a task, and so a context, of its own.
+        _FIRST_SEED.set(zlib.crc32(f"{prompt['global_steps']}/{row['pair_id']}/{row['order']}".encode()))
+        await super()._run_group(prompt, *args, **kwargs)
+
+
+class PlacedLoops(CriticAgentLoopManager):
+    """The recipe's manager with `PlacedWorker`."""
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        self.agent_loop_workers_class = ray.remote(PlacedWorker)
+
+
+class SeededStockWorker(_StockWorker):  # type: ignore[misc]
     """verl's worker, seeded."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.llm_client = SeededClient(self.llm_client)
+        self.llm_client: Any = SeededClient(self.llm_client)
 
 
 class SeededSharedWorker(SharedPromptWorker):
@@ -98,7 +103,7 @@ class SeededSharedWorker(SharedPromptWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.llm_client = SeededClient(self.llm_client)
+        self.llm_client: Any = SeededClient(self.llm_client)
 
 
 class SeededLoops(CriticAgentLoopManager):

@@ -238,7 +238,8 @@ def main(out: Annotated[Path, typer.Option(help="JSON file; a plot is written be
     """Measure every point, and write the results."""
     torch.set_num_threads(2)
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     with TemporaryDirectory() as name:
         build(Path(name))
         engine, actor = engine_of(Path(name))

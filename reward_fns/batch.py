@@ -63,7 +63,8 @@ class Reward:
 
     def details(self, response: Response, ground_truth: str, *, data_source: str = "") -> dict[str, Any]:
         """Score one response; the dictionary of `compute_score`, with the reason and the parts of the score."""
-        return self._compute(data_source, text_of(response), ground_truth, None, **self.options)
+        found: dict[str, Any] = self._compute(data_source, text_of(response), ground_truth, None, **self.options)
+        return found
 
     @overload
     def __call__(self, completions: str | Sequence[Mapping[str, Any]], ground_truth: str, **columns: Any) -> float: ...

@@ -15,7 +15,7 @@ REAL_STACK = ("tests/e2e/", "tests/judging/test_vllm_engine.py")
 """Tests that start Ray, FSDP or vLLM: two at a time would not fit in the memory of a small machine."""
 
 
-class KeepsTheRealStackTogether(LoadFileScheduling):
+class KeepsTheRealStackTogether(LoadFileScheduling):  # type: ignore[misc]
     """A file stays in one process, and so does everything that starts the real stack."""
 
     def _split_scope(self, nodeid: str) -> str:

@@ -12,7 +12,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def result(name: str) -> dict[str, Any]:
-    return json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
+    return found
 
 
 def test_the_table_is_the_committed_result() -> None:

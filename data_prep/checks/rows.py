@@ -126,17 +126,19 @@ def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
     """The Parquet files that `paths` name; a folder or a pattern without any yields its missing `*.parquet`.
 
     Raises:
-        InputError: an older version wrote the folder.
+        InputError: an older version wrote a folder, or the folder of a file.
     """
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         path = Path(path)
         if not path.exists() and glob.has_magic(str(path)):
-            yield from [Path(found) for found in sorted(glob.glob(str(path), recursive=True))] or [path]
+            found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))] or [path]
         elif path.is_dir():
-            require_current(path)
-            yield from sorted(path.glob("*.parquet")) or [path / "*.parquet"]
+            found = sorted(path.glob("*.parquet")) or [path / "*.parquet"]
         else:
-            yield path
+            found = [path]
+        for folder in {file.parent for file in found}:
+            require_current(folder)
+        yield from found
 
 
 def manifest_problems(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Failure]:
@@ -283,8 +285,8 @@ def image_bytes(image: Any, roots: Sequence[str | os.PathLike[str]]) -> bytes:
         BadImage: there are none, or the name is not that of a file below a root; see `allowed_path`.
     """
     if isinstance(image, Mapping):
-        if isinstance(image.get("bytes"), bytes):
-            return image["bytes"]
+        if isinstance(data := image.get("bytes"), bytes):
+            return data
         raise BadImage("image-missing", "`bytes` is null, which verl cannot open")
     if isinstance(image, str) and image:
         try:

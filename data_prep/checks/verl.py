@@ -107,7 +107,7 @@ def check_with_verl(
     from omegaconf import OmegaConf
     from verl.utils.dataset.rl_dataset import RLHFDataset
 
-    class Named(RLHFDataset):
+    class Named(RLHFDataset):  # type: ignore[misc]
         def _build_messages(self, example: dict[str, Any], key: str) -> Any:
             images = [
                 str(allowed_path(image, [folder, *image_roots])) if isinstance(image, str) else image

@@ -81,13 +81,11 @@ class ProcessorFacts:
 
     first: ResizeRule | None
     """The rule of qwen_vl_utils; None when images do not pass it."""
-    rule: ResizeRule | None
-    """The processor's own rule; None for Mllama, where an image is one token."""
+    rule: ResizeRule
+    """The processor's own rule."""
     frames: tuple[tuple[str, str] | None, ...]
-    """For each number of leading images: what the chat template puts before and behind a text; None when it does not
+    """For each number of leading images: what the chat template puts before and after a text; None when it does not
     leave the text as it is."""
-    bos: str | None
-    image_token: str
     tokenizer: str
     """The tokenizer as the JSON of the `tokenizers` library."""
     slow: str | None
@@ -115,8 +113,8 @@ class PromptMeter:
     """Counts the tokens of prompts with images for one processor.
 
     Args:
-        processor: a Hugging Face processor of the Qwen2-VL, Qwen2.5-VL or Mllama family, with its chat template and a
-            tokenizer of the `tokenizers` library.
+        processor: a Hugging Face processor of the Qwen2-VL or Qwen2.5-VL family, with its chat template and a tokenizer
+            of the `tokenizers` library.
         verl_resize: whether images pass qwen_vl_utils first, as in verl.
 
     Raises:
@@ -155,8 +153,6 @@ class PromptMeter:
         return self._load()
 
     def _image_tokens(self, size: Size) -> int:
-        if self.facts.rule is None:
-            return 1  # Mllama: one token; the image itself goes to cross-attention
         if self.facts.first is not None:
             size = self.facts.first.apply(size)
         return self.facts.rule.tokens(size)
@@ -174,8 +170,6 @@ class PromptMeter:
             if not chosen:
                 continue
             texts = [self.rendered(prompts[i]) for i in chosen]
-            if with_images and self.facts.rule is None:
-                texts = [self._with_bos(t) for t in texts]
             # verl adds special tokens only on the path that goes through the processor.
             for i, count in zip(chosen, self._count(texts, special=with_images), strict=True):
                 # The tokenizer counted each image's placeholder as one.
@@ -190,16 +184,6 @@ class PromptMeter:
         if frame is None or prompt == markers or not prompt.startswith(markers):
             return run_template(self.processor, prompt)
         return f"{frame[0]}{prompt[len(markers) :]}{frame[1]}"
-
-    def _with_bos(self, text: str) -> str:
-        """What the Mllama processor does to a text that lacks the begin token."""
-        bos, token = self.facts.bos, self.facts.image_token
-        if bos is None or bos in text:
-            return text
-        rest = text
-        while rest.startswith(token):
-            rest = rest[len(token) :]
-        return text[: len(text) - len(rest)] + bos + rest
 
     def _self_check(self) -> None:
         """Compare with the real processor on three small images."""
@@ -226,21 +210,19 @@ def read_facts(processor: Any, *, verl_resize: bool = True) -> ProcessorFacts:
     """
     image_processor = processor.image_processor
     kind = type(image_processor).__name__
-    rule = None
-    if kind.startswith("Qwen2VL"):
-        least, most = image_processor.size["shortest_edge"], image_processor.size["longest_edge"]
-        rule = ResizeRule(image_processor.patch_size * image_processor.merge_size, least, most, False)
-    elif not kind.startswith("Mllama"):
+    if not kind.startswith("Qwen2VL"):
         raise MeterError(
-            f"{kind} is neither of the Qwen2-VL nor of the Mllama family: its resize rule is not known here; leave the"
-            " length limit out and let verl filter (data.filter_overlong_prompts=true)"
+            f"{kind} is not of the Qwen2-VL family: its resize rule is not known here; leave the length limit out and"
+            " let verl filter (data.filter_overlong_prompts=true)"
         )
+    least, most = image_processor.size["shortest_edge"], image_processor.size["longest_edge"]
+    rule = ResizeRule(image_processor.patch_size * image_processor.merge_size, least, most, False)
     if not getattr(processor, "chat_template", None):
         raise MeterError("the processor has no chat template, so no prompt can be rendered")
     backend = getattr(processor.tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise MeterError("the processor's tokenizer has no tokenizer.json; save it again with a fast tokenizer")
-    factor = (getattr(image_processor, "patch_size", None) or 14) * VERL_MERGE
+    factor = image_processor.patch_size * VERL_MERGE
     first = ResizeRule(factor, VERL_MIN_TOKENS * factor**2, VERL_MAX_TOKENS * factor**2, True)
     probe = "\n  probe: of the frame \n"
     frames = []
@@ -252,15 +234,13 @@ def read_facts(processor: Any, *, verl_resize: bool = True) -> ProcessorFacts:
         first if verl_resize else None,
         rule,
         tuple(frames),
-        processor.tokenizer.bos_token,
-        str(getattr(processor, "image_token", "")),
         tokenizer,
         why_slow(tokenizer),
     )
 
 
 def run_template(processor: Any, prompt: str) -> str:
-    """The prompt as a user turn in the processor's chat template, with the generation prompt behind it."""
+    """The prompt as a user turn in the processor's chat template, with the generation prompt after it."""
     rendered: str = processor.apply_chat_template(
         [{"role": "user", "content": content_parts(prompt)}], add_generation_prompt=True, tokenize=False
     )
@@ -289,7 +269,7 @@ def real_length(processor: Any, prompt: str, images: Sequence[Any], *, verl_resi
     if verl_resize:
         fetch_image = importlib.import_module("qwen_vl_utils").fetch_image
 
-        patch = getattr(processor.image_processor, "patch_size", None) or 14
+        patch = processor.image_processor.patch_size
         images = [fetch_image({"image": image}, image_patch_size=patch) for image in images]
     text = run_template(processor, prompt)
     if not images:

@@ -275,7 +275,8 @@ def _read_arrow(unit: Unit) -> Iterator[list[Any]]:
 
 def _arrow_records(batch: pa.RecordBatch) -> list[Any]:
     try:
-        return batch.to_pylist()
+        records: list[Any] = batch.to_pylist()
+        return records
     except (pa.ArrowException, ValueError) as error:
         if batch.num_rows == 1:
             return [Broken("bad-text", f"the record cannot be decoded ({error})")]

@@ -338,7 +338,8 @@ def _gif_ends(data: bytes | memoryview) -> bool:
 
 
 def _webp_ends(data: bytes | memoryview) -> bool:
-    return len(data) >= struct.unpack_from("<I", data, 4)[0] + 8
+    size: int = struct.unpack_from("<I", data, 4)[0]
+    return len(data) >= size + 8
 
 
 def _png_ends(data: bytes | memoryview) -> bool:

@@ -94,10 +94,10 @@ def checked_text(value: Any, what: str, *, allow_empty: bool = False) -> str:
         raise Reject("wrong-type", f"{what} is a {type(value).__name__}, not text")
     if len(value) > LONGEST_TEXT:
         raise Reject("text-too-long", f"{what} has {len(value)} characters; at most {LONGEST_TEXT} are taken")
-    value = value.strip()
-    if not value and not allow_empty:
+    stripped = value.strip()
+    if not stripped and not allow_empty:
         raise Reject("empty-text", f"{what} is empty")
-    return value
+    return stripped
 
 
 def text(record: Record, key: str) -> str:

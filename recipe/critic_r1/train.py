@@ -46,7 +46,8 @@ def compose_config(config_name: str, overrides: Sequence[str]) -> DictConfig:
 
     try:
         with initialize_config_module("recipe.critic_r1.config", version_base=None):
-            return compose(config_name, overrides=list(overrides))
+            config: DictConfig = compose(config_name, overrides=list(overrides))
+            return config
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(f"{config_name} does not compose: {error}") from error
 

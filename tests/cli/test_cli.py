@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from typer import Context
 from typer.main import get_group
 from typer.testing import CliRunner
 
@@ -13,7 +14,7 @@ from recipe.critic_r1.cli import MODULES, app
 def test_every_command_stands_in_the_module_that_is_named() -> None:
     group = get_group(app)
     for name in MODULES:
-        command = group.get_command(None, name)
+        command = group.get_command(Context(group), name)
         assert command is not None, name
         assert command.name == name
     assert set(group.commands) == {*MODULES, "doctor"}, "a module registers a command that is not listed"

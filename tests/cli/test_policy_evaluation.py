@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -79,8 +80,9 @@ def call(suite: str, out: Path, *more: str) -> Result:
     return CliRunner().invoke(APP, [suite, *served, "--out", str(out), *more])
 
 
-def written(out: Path) -> dict:
-    return json.loads((out / "eval_policy.json").read_text())
+def written(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "eval_policy.json").read_text())
+    return found
 
 
 def test_a_benchmark_that_fails_costs_only_itself(tool: Tool, suite: str, tmp_path: Path) -> None:
@@ -120,7 +122,7 @@ def test_a_figure_without_an_interval_asks_the_tool_for_one(
 ) -> None:
     asked: list[str] = []
 
-    def redraw(python: Path, benchmark: Benchmark, samples: Path, *_: object, **__: object) -> dict | None:
+    def redraw(python: Path, benchmark: Benchmark, samples: Path, *_: object, **__: object) -> dict[str, float] | None:
         assert samples.is_file()
         asked.append(benchmark.task)
         return {"value": 0.5, "low": 0.3, "high": 0.6, "stderr": 0.1} if benchmark.task == "one" else None
@@ -161,7 +163,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("reply", "remedy"), REFUSALS)
 def test_a_server_that_refuses_stops_the_command_at_once(
-    tool: Tool, suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: object, remedy: str
+    tool: Tool, suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: Any, remedy: str
 ) -> None:
     monkeypatch.setattr(policy_evaluation, "ask_once", ask_once)
     with FakeServer(lambda n, body: reply) as server:

@@ -81,13 +81,13 @@ def test_the_head_stays_with_the_root_only_for_fused_kernels(fused: bool) -> Non
 def test_a_patch_of_the_engine_is_refused_on_another_source(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = dict.fromkeys(getattr(engine_patches, name), "0" * 12)
     monkeypatch.setattr(engine_patches, name, changed)
-    apply = {
+    patches: dict[str, Callable[[], object]] = {
         "HEAD_FUNCTIONS": compat.head_with_the_root,
         "ATTENTION_FUNCTIONS": compat.attention_without_flash_attn,
         "FSDP1_FUNCTIONS": lambda: compat.fsdp1_on_cpu().__enter__(),
-    }[name]
+    }
     with pytest.raises(compat.IncompatibleVersion, match=next(iter(changed)).partition(":")[2]):
-        apply()
+        patches[name]()
 
 
 def grey_16_bit() -> Image.Image:

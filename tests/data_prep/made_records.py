@@ -4,6 +4,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from data_prep.sources.record import Options
+from data_prep.sources.registry import load_source
+from data_prep.tasks.nway import RankedResponses
+from data_prep.tasks.pairwise import PreferencePair, Preferred
 from tests.data_prep.made_images import make_image
 
 Record = dict[str, Any]
@@ -153,7 +157,7 @@ GOOD: dict[str, Callable[[int], Record]] = {
 }
 """Source -> a good record number n. File names lie in the folder that `write_images` fills."""
 
-EXPECTED = {
+EXPECTED: dict[str, list[Preferred]] = {
     "llava_critic_grpo": [1],
     "llava_critic_113k": [0],
     "vlfeedback": [0],
@@ -176,3 +180,13 @@ EXPECTED = {
 
 EMBEDDED = ("llava_critic_grpo", "llava_critic_113k", "rlhf_v", "rlaif_v", "vl_rewardbench", "spa_vl")
 """Sources that are Parquet files with the images inside."""
+
+
+def pairs_of(name: str, record: Record) -> list[PreferencePair]:
+    """The pairs of a record, of which the source makes nothing else."""
+    pairs = []
+    for item in load_source(name).convert(record, Options()):
+        for pair in item.pairs() if isinstance(item, RankedResponses) else [item]:
+            assert isinstance(pair, PreferencePair)
+            pairs.append(pair)
+    return pairs

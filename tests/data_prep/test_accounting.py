@@ -110,7 +110,9 @@ def rated(*ratings: str, responses: list[str] | None = None) -> dict[str, Any]:
         (rated("5", "5", "1", responses=["a", "a", "b"]), 1, {"same-responses": 1, "duplicate": 1}),
     ],
 )
-def test_vlfeedback_leaves_out_an_answer_or_a_pair_and_not_the_record(record, pairs, left_out, folder: Path) -> None:
+def test_vlfeedback_leaves_out_an_answer_or_a_pair_and_not_the_record(
+    record: dict[str, Any], pairs: int, left_out: dict[str, int], folder: Path
+) -> None:
     (folder / "in.jsonl").write_text(json.dumps(record))
     manifest = convert([str(folder / "in.jsonl")], folder / "out", Settings("vlfeedback"))
     assert manifest["rows"] == {"train": pairs}

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,7 +112,9 @@ def test_nothing_is_written_through_a_link(name: str, tmp_path: Path) -> None:
         lambda note: note.write_text(note.read_text().replace("train-", "../out/train-")),
     ],
 )
-def test_a_damaged_note_is_made_again(damage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_note_is_made_again(
+    damage: Callable[[Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, output = source_file(tmp_path), tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr("data_prep.convert.finish", lambda *args: (_ for _ in ()).throw(InputError("stopped")))

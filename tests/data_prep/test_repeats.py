@@ -14,6 +14,7 @@ from data_prep.settings import Settings
 from data_prep.tasks.pairwise import PreferencePair, PreferenceTask, swapped_row
 from data_prep.tasks.prompts import get_wording
 from data_prep.worker import Job
+from data_prep.writer import file_checksum
 from tests.data_prep.made_images import make_image
 from tests.data_prep.made_sets import digest
 
@@ -147,7 +148,6 @@ def test_killed_while_shards_are_rewritten_ends_the_same(
             raise KeyboardInterrupt
         return file_checksum(path)
 
-    file_checksum = repeats.file_checksum
     with monkeypatch.context() as patch:
         patch.setattr(repeats, "file_checksum", killed)
         with pytest.raises(KeyboardInterrupt):

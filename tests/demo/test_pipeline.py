@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ def test_progress_lines(line: str, parsed: tuple[int, int, str] | None) -> None:
     ],
 )
 def test_the_command_asks_before_it_touches_a_run(
-    tmp_path: Path, make, arguments: list[str], said: str, monkeypatch
+    tmp_path: Path, make: Callable[[Path], object], arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DemoRun, "run", lambda self: (_ for _ in ()).throw(StageFailed("stopped here")))
     make(tmp_path)

@@ -1,6 +1,7 @@
 """What the end-to-end tests share: a tiny model, a few critic tasks, and a way to start a training run."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 MARK = "CRITIC_R1_TEST_RUN"
 
 
-def start(module: str, arguments: list[str], log: Path, on_tick=lambda: None) -> tuple[int, str]:
+def start(module: str, arguments: list[str], log: Path, on_tick: Callable[[], None] = lambda: None) -> tuple[int, str]:
     """Run ``python -m module`` to its end; returns its exit status and everything it printed.
 
     Its processes carry the name of the log file in their environment, so that `workers` finds no other run's.

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from data_prep.tasks.prompts import THINK_THEN_ANSWER
 from recipe.critic_r1.eval_policy.command import (
     Judge,
     Places,
@@ -16,7 +17,7 @@ from recipe.critic_r1.eval_policy.command import (
     tool_environment,
     write_rows_task,
 )
-from recipe.critic_r1.eval_policy.suites import THINK_THEN_ANSWER, load_suite
+from recipe.critic_r1.eval_policy.suites import load_suite
 from recipe.critic_r1.judging.address import KEY_VARIABLE
 
 SERVED = Served("org/model,v2=x", "http://host:8000/v1", api_key="secret", concurrency=7)
@@ -63,7 +64,7 @@ def test_names_with_commas_reach_the_model_and_the_key_stands_nowhere() -> None:
         ),
     ],
 )
-def test_the_environment_of_the_tool(judge: Judge | None, given: dict, expected: dict) -> None:
+def test_the_environment_of_the_tool(judge: Judge | None, given: dict[str, str], expected: dict[str, str]) -> None:
     found = tool_environment(SERVED, judge, {**given, "PYTHONPATH": "/ours"})
     assert found.items() >= expected.items()
     assert "PYTHONPATH" not in found
@@ -73,7 +74,7 @@ def test_the_local_task_names_its_files(tmp_path: Path) -> None:
     files = [tmp_path / "a b.parquet", tmp_path / "it's: c.parquet"]
     folder = write_rows_task(files, tmp_path / "tasks")
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
         pass
 
     Loader.add_constructor("!function", lambda loader, node: node.value)

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from typer import Context
 from typer.main import get_group
 
 from recipe.critic_r1.cli import app
@@ -13,7 +14,9 @@ TEXT = (ROOT / "docs" / "policy_evaluation.md").read_text(encoding="utf-8")
 
 
 def test_its_options_exist() -> None:
-    command = get_group(app).get_command(None, "eval-policy")  # type: ignore[arg-type]
+    group = get_group(app)
+    command = group.get_command(Context(group), "eval-policy")
+    assert command is not None
     options = {option for parameter in command.params for option in parameter.opts}
     lines = re.findall(r"critic-r1 eval-policy (.*)", TEXT)
     assert lines

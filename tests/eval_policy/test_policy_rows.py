@@ -2,6 +2,7 @@
 
 import io
 from types import ModuleType
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -15,7 +16,7 @@ def png(colour: str) -> bytes:
     return stream.getvalue()
 
 
-def row(content: str, *colours: str) -> dict:
+def row(content: str, *colours: str) -> dict[str, Any]:
     return {
         "prompt": [{"role": "user", "content": content}],
         "images": [{"bytes": png(colour), "path": f"{colour}.png"} for colour in colours],

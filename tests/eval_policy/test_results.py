@@ -1,6 +1,7 @@
 """From the tool's files to figures. The files have the shape that lmms-eval 0.7.3 writes."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,7 +52,7 @@ def test_yes_and_no_per_question(tmp_path: Path) -> None:
         (0.5, [1.0, None], None, "none"),
     ],
 )
-def test_where_an_interval_is_from(value: float, scores: list, error: float | None, interval: str) -> None:
+def test_where_an_interval_is_from(value: float, scores: list[Any], error: float | None, interval: str) -> None:
     found = figure(value, scores, error)
     assert (found.value, found.n, found.interval) == (value, len(scores), interval)
     assert (found.low is None) == (interval == "none")
@@ -75,7 +76,7 @@ def test_percentages_become_shares(tmp_path: Path) -> None:
         [sample(1.0), sample(0.0, "", resps=[[FAILED]])],
     ],
 )
-def test_a_failed_request_is_no_wrong_answer(tmp_path: Path, samples: list) -> None:
+def test_a_failed_request_is_no_wrong_answer(tmp_path: Path, samples: list[dict[str, Any]]) -> None:
     out = write(tmp_path, {"acc,none": 0.5}, samples)
     with pytest.raises(IncompleteError, match=r"1 of 2 requests failed: run the same command again.*code: 400"):
         read(Benchmark(task="t", metric="acc"), out)
@@ -94,7 +95,9 @@ def test_a_model_may_write_what_looks_like_a_failure(tmp_path: Path) -> None:
         ({}, ValueError, "but nothing"),
     ],
 )
-def test_a_result_without_the_metric_is_refused(tmp_path: Path, result: dict, error: type, message: str) -> None:
+def test_a_result_without_the_metric_is_refused(
+    tmp_path: Path, result: dict[str, Any], error: type[Exception], message: str
+) -> None:
     out = write(tmp_path, result, [sample(1.0)])
     with pytest.raises(error, match=message):
         read(Benchmark(task="t", metric="acc"), out)
@@ -110,7 +113,7 @@ def test_a_tool_without_an_error_still_gives_a_figure(tmp_path: Path) -> None:
     assert read(Benchmark(task="t", metric="acc"), out) == Figure(1.0, None, None, 1, None, "none")
 
 
-def mean_of_categories(records: list[dict]) -> float:
+def mean_of_categories(records: list[dict[str, Any]]) -> float:
     by_category: dict[str, list[float]] = {}
     for record in records:
         by_category.setdefault(record["category"], []).append(record["score"])
@@ -136,14 +139,14 @@ def test_the_interval_of_another_figure_is_not_taken() -> None:
 
 def test_a_mean_gives_every_benchmark_the_same_weight() -> None:
     found = mean([Figure(0.2, 0.1, 0.3, 10, 0.03, "wilson"), Figure(0.6, 0.5, 0.7, 990, 0.04, "wilson")])
-    assert (found.value, found.n) == (pytest.approx(0.4), 1000)
+    assert (found.value, found.n) == pytest.approx((0.4, 1000))
     assert found.stderr == pytest.approx(0.025)
     assert mean([found, Figure(0.5, None, None, 5, None, "none")]).low is None
 
 
 def test_a_mean_over_part_of_a_group_is_not_reported() -> None:
     one, two, three = (Benchmark(task=task, metric="acc") for task in ("one", "two", "three"))
-    groups = {"a": [one, two], "b": [three]}
+    groups: dict[str, Sequence[Benchmark]] = {"a": [one, two], "b": [three]}
     have = Figure(0.5, 0.4, 0.6, 10, 0.05, "wilson")
     whole = report(groups, {"one": have, "two": have, "three": have}, {}, {})["metrics"]
     assert list(whole) == ["policy/a/one", "policy/a/two", "policy/a/mean", "policy/b/three", "policy/mean"]

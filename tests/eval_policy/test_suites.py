@@ -1,6 +1,7 @@
 """Suites against what the installed tool said of itself (installed.json)."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ ONE = "about: mine\ngroups: {all: [{task: mmstar, metric: average}]}\n"
         ({"task": "gqa", "metrics": ["average"], "error": None}, "0.7.3 has no such task"),
     ],
 )
-def test_what_the_tool_does_not_agree_with(tmp_path: Path, told: dict, fault: str | None) -> None:
+def test_what_the_tool_does_not_agree_with(tmp_path: Path, told: dict[str, Any], fault: str | None) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(ONE)
     found = faults(load_suite(str(path)), {"lmms_eval": "0.7.3", "tasks": [told]})

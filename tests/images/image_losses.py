@@ -71,9 +71,10 @@ def batch_of(records: list[dict[str, Any]], split: dict[str, Any], fields: list[
 
 def predicted(values: Any, records: list[dict[str, Any]]) -> torch.Tensor:
     """What is computed for response tokens, of all rollouts; it is at the place before each token."""
-    return response_from_nested(
+    found: torch.Tensor = response_from_nested(
         values, torch.nested.as_nested_tensor([record["responses"] for record in records], layout=torch.jagged)
     ).values()
+    return found
 
 
 def passes(engine: Any, actor: Any, path: str, records: list[dict[str, Any]], split: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def passes(engine: Any, actor: Any, path: str, records: list[dict[str, Any]], sp
         asked.append(inputs.key)
         return get(inputs)
 
-    cache.expect, cache.get = expecting, getting
+    cache.expect, cache.get = expecting, getting  # type: ignore[method-assign]
     with engine.eval_mode():
         inferred = engine.infer_batch(batch_of(records, asked_for, SCORED_FIELDS), loss_function=None)["model_output"]
     with engine.train_mode():
@@ -118,7 +119,8 @@ def passes(engine: Any, actor: Any, path: str, records: list[dict[str, Any]], sp
 def main(batches: Path, result: Path) -> None:
     given = pickle.loads(batches.read_bytes())
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     part = given["config"].actor_rollout_ref
     actor = omega_conf_to_dataclass(part.actor)
     model = omega_conf_to_dataclass(part.model)

@@ -65,7 +65,7 @@ def build(family: str, folder: Path) -> None:
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
     text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
             "num_key_value_heads": 1, "vocab_size": VOCABULARY, "max_position_embeddings": 256}  # fmt: skip
-    vision = {"depth": 2, "num_heads": 2, "intermediate_size": 32, "patch_size": 14, "in_channels": 3}
+    vision: dict[str, Any] = {"depth": 2, "num_heads": 2, "intermediate_size": 32, "patch_size": 14, "in_channels": 3}
     if family == "qwen3_vl":
         rope["mrope_interleaved"] = True
         text["head_dim"] = 16
@@ -215,7 +215,8 @@ def main(job: Path, result: Path, rank: int = 0, world: int = 1, store: str = ""
     torch.set_num_threads(1)
     config, cases = pickle.loads(job.read_bytes())
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
-    shared = torch.distributed.FileStore(store, world) if store else torch.distributed.HashStore()
+    distributed: Any = torch.distributed  # its type information leaves the stores out
+    shared = distributed.FileStore(store, world) if store else distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=shared, rank=rank, world_size=world)
     found = {}
     for name, case in cases.items():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,11 +41,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def fresh_cache():
+def fresh_cache() -> None:
     images_inputs.pixel_cache.cache_clear()
 
 
-def item(data: bytes) -> dict:
+def item(data: bytes) -> dict[str, Any]:
     return {"type": "image", "bytes": data, "path": "a.jpg"}
 
 
@@ -61,7 +62,7 @@ SHAPES = {
     ("shapes", "form", "mode"),
     [*((shapes, "JPEG", "RGB") for shapes in SHAPES.values()), *((SHAPES["odd"], "PNG", m) for m in ("RGB", "L", "P"))],
 )
-def test_pixels_are_those_of_the_processor(model: Path, shapes, form: str, mode: str) -> None:
+def test_pixels_are_those_of_the_processor(model: Path, shapes: list[tuple[int, int]], form: str, mode: str) -> None:
     from verl.utils import hf_processor
 
     processor = hf_processor(str(model))
@@ -80,7 +81,7 @@ def test_pixels_are_those_of_the_processor(model: Path, shapes, form: str, mode:
     assert set(arrived.keys()) == {"pixel_values", "image_grid_thw"}
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "mllama"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_every_family_of_processors_gives_its_own_pixels(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if family == "qwen3_vl":
         import transformers as t
@@ -104,7 +105,7 @@ def test_every_family_of_processors_gives_its_own_pixels(family: str, monkeypatc
     for name in whole:
         assert (measured[name].shape, measured[name].dtype) == (whole[name].shape, whole[name].dtype), name
         assert name == "pixel_values" or torch.equal(measured[name], whole[name]), name
-    assert measured["pixel_values"].is_meta == family.startswith("qwen")
+    assert measured["pixel_values"].is_meta
     assert not processor(text=[text], images=images, return_tensors="pt")["pixel_values"].is_meta
 
 

@@ -4,7 +4,8 @@ On the CPU's kernel, and on the path to a GPU's: there plain torch takes the pla
 operators of torch, so that their signatures are checked. No GPU is needed, and none is tested.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,10 @@ import torch
 from recipe.critic_r1.images import prompt_attention
 from recipe.critic_r1.images.prompt_attention import Layout, attend, kernels_are_right, plain_attention
 
-SHAPES = {
+Shape = tuple[list[int], list[list[int]]]
+"""Lengths of the prompts, and of the responses of each."""
+
+SHAPES: dict[str, Shape] = {
     "one group": ([9], [[4, 3, 4]]),
     "one response": ([5], [[6]]),
     "one token each": ([1, 1], [[1], [1, 1]]),
@@ -24,30 +28,37 @@ SHAPES = {
 }
 
 
-def both(prompts, responses, dtype=torch.float32, heads=4, key_heads=2, device="cpu"):
+def both(
+    prompts: list[int],
+    responses: list[list[int]],
+    dtype: torch.dtype = torch.float32,
+    heads: int = 4,
+    key_heads: int = 2,
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     torch.manual_seed(0)
     tokens = sum(prompts) + sum(map(sum, responses))
     given = [torch.randn(tokens, h, 16, dtype=dtype) for h in (heads, key_heads, key_heads)]
     outer = torch.randn(tokens, heads, 16)
 
-    def run(attention, inputs):
+    def run(attention: Callable[..., torch.Tensor], inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         inputs = [tensor.detach().clone().requires_grad_() for tensor in inputs]
         out = attention(*inputs)
         return [out, *torch.autograd.grad(out, inputs, outer.to(out.dtype))]
 
-    ours = run(lambda *qkv: attend(*qkv, layout=Layout(prompts, responses), scale=0.25), given)
-    return ours, run(lambda *qkv: plain_attention(*qkv, prompts, responses), [tensor.float() for tensor in given])
+    ours = run(lambda q, k, v: attend(q, k, v, Layout(prompts, responses), 0.25), given)
+    wanted = run(lambda q, k, v: plain_attention(q, k, v, prompts, responses), [tensor.float() for tensor in given])
+    return ours, wanted
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2), (6, 1)])
-def test_outputs_and_gradients_are_those_of_a_mask(shape, heads) -> None:
+def test_outputs_and_gradients_are_those_of_a_mask(shape: Shape, heads: tuple[int, int]) -> None:
     for ours, wanted in zip(*both(*shape, heads=heads[0], key_heads=heads[1]), strict=True):
         assert torch.allclose(ours, wanted, atol=2e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_bfloat16_is_right_within_its_rounding(shape) -> None:
+def test_bfloat16_is_right_within_its_rounding(shape: Shape) -> None:
     for ours, wanted in zip(*both(*shape, dtype=torch.bfloat16), strict=True):
         assert ours.dtype == torch.bfloat16
         assert (ours.float() - wanted).norm() <= 0.01 * wanted.norm()
@@ -75,7 +86,21 @@ def scores(query: torch.Tensor, key: torch.Tensor, causal: bool, scale: float) -
     return found.masked_fill(~seen, float("-inf")) if causal else found
 
 
-def flash_forward(query, key, value, ends_q, ends_k, max_q, max_k, dropout, causal, debug, *, scale=None, **windows):
+def flash_forward(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    ends_q: torch.Tensor,
+    ends_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    dropout: float,
+    causal: bool,
+    debug: bool,
+    *,
+    scale: float,
+    **windows: Any,
+) -> tuple[torch.Tensor, ...]:
     assert (dropout, debug) == (0.0, False)
     assert int(ends_q[-1]) == len(query) and int(ends_k[-1]) == len(key) == len(value)  # noqa: PT018
     assert max_q == max(ends_q.diff()) and max_k == max(ends_k.diff())  # noqa: PT018
@@ -88,8 +113,25 @@ def flash_forward(query, key, value, ends_q, ends_k, max_q, max_k, dropout, caus
     return output, lse, torch.zeros(2, dtype=torch.uint64), torch.empty(0), torch.empty(0)
 
 
-def flash_backward(gradient, query, key, value, output, lse, ends_q, ends_k, max_q, max_k, dropout, causal, state,
-                   unused, *, scale=None, **windows):  # fmt: skip
+def flash_backward(
+    gradient: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    output: torch.Tensor,
+    lse: torch.Tensor,
+    ends_q: torch.Tensor,
+    ends_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    dropout: float,
+    causal: bool,
+    state: torch.Tensor,
+    unused: torch.Tensor,
+    *,
+    scale: float,
+    **windows: Any,
+) -> tuple[torch.Tensor, ...]:
     assert lse.is_contiguous()  # the kernel reads it by its address
     assert lse.shape == (query.shape[1], len(query))
     groups = query.shape[1] // key.shape[1]
@@ -105,7 +147,7 @@ def flash_backward(gradient, query, key, value, output, lse, ends_q, ends_k, max
             (totals[1], torch.einsum("hqk,qhd->khd", inner, query[q].float())),
             (totals[2], torch.einsum("hqk,qhd->khd", shares, outer)),
         ):
-            total[k] = part.unflatten(1, (-1, groups)).sum(2).to(query.dtype)
+            total[k] = part.reshape(len(part), -1, groups, part.shape[-1]).sum(2).to(query.dtype)
     return tuple(totals)
 
 
@@ -121,27 +163,29 @@ def flash(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2), (6, 1)])
-def test_the_path_of_a_gpu_gives_the_same(shape, heads, flash) -> None:
+def test_the_path_of_a_gpu_gives_the_same(shape: Shape, heads: tuple[int, int], flash: None) -> None:
     for ours, wanted in zip(*both(*shape, heads=heads[0], key_heads=heads[1]), strict=True):
         assert torch.allclose(ours, wanted, atol=2e-6, rtol=1e-5)
 
 
-def test_the_check_of_a_start_passes_on_the_path_of_a_gpu(flash) -> None:
+def test_the_check_of_a_start_passes_on_the_path_of_a_gpu(flash: None) -> None:
     assert kernels_are_right("cpu", 8, 2, 32)
 
 
-def wrong_scale(*args, **kwargs):
+def wrong_scale(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
     output, lse, *rest = flash_forward(*args, **kwargs)
     return output, lse / 0.6931, *rest  # to another base
 
 
-def transposed(*args, **kwargs):
+def transposed(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
     output, lse, *rest = flash_forward(*args, **kwargs)
     return output, lse.T.reshape(lse.shape), *rest
 
 
 @pytest.mark.parametrize("wrong", [wrong_scale, transposed])
-def test_the_check_of_a_start_finds_kernels_that_return_something_else(wrong, monkeypatch) -> None:
+def test_the_check_of_a_start_finds_kernels_that_return_something_else(
+    wrong: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(prompt_attention, "_pads", lambda device: False)
     with torch.library._scoped_library("aten", "IMPL") as library:
         library.impl("_flash_attention_forward", wrong, "CPU")

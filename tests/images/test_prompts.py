@@ -5,6 +5,7 @@ import pickle
 import random
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,10 @@ def groups(*sizes: tuple[int, list[int]]) -> list[Group]:
     return made
 
 
+def at_least(least: int, values: list[int]) -> list[int]:
+    return [max(v, least) if v > 1 else v for v in values]
+
+
 def alone(values: list[int]) -> list[int]:
     return values
 
@@ -169,7 +174,7 @@ CUTS = [
 
 
 @pytest.mark.parametrize(("given", "bound", "wanted"), CUTS)
-def test_groups_are_cut_as_late_as_possible(given, bound, wanted) -> None:
+def test_groups_are_cut_as_late_as_possible(given: list[Group], bound: dict[str, int], wanted: list[list[int]]) -> None:
     assert cut(given, alone, **bound) == wanted
 
 
@@ -183,7 +188,7 @@ def test_every_row_is_in_one_micro_batch_and_none_is_over_its_bound(seed: int) -
     for bound in ({"tokens": 400}, {"tokens": 1500}, {"rows": 1}, {"rows": 3}, {"rows": 16}):
         for least in (1, 9, len(of_row)):
             # Another rank needs at least so many.
-            parts = cut(made, lambda values, least=least: [max(v, least) if v > 1 else v for v in values], **bound)
+            parts = cut(made, partial(at_least, least), **bound)
             assert sorted(row for part in parts for row in part) == sorted(of_row)
             limit = bound.get("tokens") or bound["rows"] * max(
                 group.prompt + length for group, length in of_row.values()
@@ -224,7 +229,7 @@ def test_more_micro_batches_than_rollouts_are_an_error() -> None:
 
 
 class Text:
-    layer_types = ("full_attention",)
+    layer_types: tuple[str, ...] = ("full_attention",)
     attention_dropout = 0.0
 
 
@@ -246,7 +251,9 @@ REASONS = [
 
 
 @pytest.mark.parametrize(("text", "model_type", "parallel", "reason"), REASONS)
-def test_what_is_not_covered_is_computed_verls_way(text, model_type, parallel, reason) -> None:
+def test_what_is_not_covered_is_computed_verls_way(
+    text: type[Text], model_type: str, parallel: int, reason: str | None
+) -> None:
     found = reason_for_stock(text, model_type, parallel)
     assert found == reason if reason is None else reason in str(found)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from recipe.critic_r1.images.encoded import ImageInputs, PixelSettings
 from recipe.critic_r1.images.vision_dedup import GRID, only_pixels_apart, see_once, without_repeats
@@ -38,7 +38,9 @@ CASES: dict[str, tuple[list[Any], list[bool], list[int] | None]] = {
 
 
 @pytest.mark.parametrize(("rollouts", "pixels", "places"), CASES.values(), ids=CASES.keys())
-def test_a_repeated_image_comes_without_pixels(rollouts, pixels, places) -> None:
+def test_a_repeated_image_comes_without_pixels(
+    rollouts: list[Any], pixels: list[bool], places: list[int] | None
+) -> None:
     inputs = [shown(item) if isinstance(item, str) else item for item in rollouts]
     kept, found = without_repeats(inputs)
     assert found == places
@@ -59,7 +61,7 @@ def test_a_repeated_image_comes_without_pixels(rollouts, pixels, places) -> None
     ],
 )
 def test_the_only_pixels_of_a_micro_batch_are_not_copied(
-    rollouts, alone: int | None, monkeypatch: pytest.MonkeyPatch
+    rollouts: list[Any], alone: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = torch.zeros(4, 2)
     monkeypatch.setattr(ImageInputs, "__getitem__", lambda self, name: made if name == "pixel_values" else self.small)
@@ -85,7 +87,7 @@ TOWERS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def model(family: str) -> torch.nn.Module:
+def model(family: str) -> PreTrainedModel:
     torch.manual_seed(0)
     text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
             "num_key_value_heads": 2, "vocab_size": 50}  # fmt: skip
@@ -93,7 +95,7 @@ def model(family: str) -> torch.nn.Module:
     return AutoModelForImageTextToText.from_config(config).eval()
 
 
-def features(whole: torch.nn.Module, pixels: torch.Tensor, grid: torch.Tensor) -> list[torch.Tensor]:
+def features(whole: PreTrainedModel, pixels: torch.Tensor, grid: torch.Tensor) -> list[torch.Tensor]:
     """All that verl takes from a tower: merged features, and those of Qwen3-VL's inner layers."""
     output = whole.model.visual(pixels, grid_thw=grid)
     return [output.pooler_output, *(getattr(output, "deepstack_features", None) or [])]
@@ -111,7 +113,7 @@ def test_features_and_gradients_are_those_of_the_repeated_pixels(family: str) ->
         whole.zero_grad()
         found = features(whole, pixels, grid)
         # Each rollout looks at its image in its own way.
-        sum((part * torch.linspace(-1, 2, part.numel()).view_as(part)).sum() for part in found).backward()
+        torch.autograd.backward([(part * torch.linspace(-1, 2, part.numel()).view_as(part)).sum() for part in found])
         return found, {name: p.grad.clone() for name, p in whole.model.visual.named_parameters() if p.grad is not None}
 
     expected, wanted = outcome(torch.cat([patches[name][0] for name in rollouts]))

@@ -12,8 +12,6 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from data_prep.sources.record import Options
-from data_prep.sources.registry import load_source
 from data_prep.tasks.ordering import preference_tasks
 from recipe.critic_r1.cli.judge import register
 from recipe.critic_r1.judging.benchmarks import BENCHMARKS, benchmark_name
@@ -22,7 +20,7 @@ from recipe.critic_r1.judging.metrics import pairwise_metrics
 from recipe.critic_r1.judging.official_metrics import official_metrics
 from recipe.critic_r1.judging.pairwise import judge, task_from_row
 from tests.data_prep.made_images import make_image
-from tests.data_prep.made_records import GOOD
+from tests.data_prep.made_records import GOOD, pairs_of
 from tests.judging.fake_server import FakeServer, answer
 
 APP = typer.Typer()
@@ -156,8 +154,7 @@ def published() -> Iterator[dict[str, Any]]:
 
 def test_always_the_first_on_vl_rewardbench(scripted: Any) -> None:
     """A script that shows the better response first reports 100 % for this judge."""
-    source = load_source("vl_rewardbench")
-    pairs = [pair for record in published() for pair in source.convert(record, Options())]
+    pairs = [pair for record in published() for pair in pairs_of("vl_rewardbench", record)]
     tasks = [task_from_row(t.row()) for t in preference_tasks(pairs, split="test", orders="both", wording="compact")]
     assert Counter(task.category for task in tasks if task.order == 0) == {
         "hallucination": 749, "reasoning": 318, "general": 183,

@@ -113,7 +113,12 @@ def test_unusable_runs_are_named(said: Any, tmp_path: Path) -> None:
         load_judgements(tmp_path)
     path = write([said("p", 0, True)], tmp_path / "run") / "judgements.jsonl"
     line = path.read_text()
-    changes = [{"order": float("inf")}, {"order": None}, {"votes": None}, {"well_formed": float("nan")}]
+    changes: list[dict[str, Any]] = [
+        {"order": float("inf")},
+        {"order": None},
+        {"votes": None},
+        {"well_formed": float("nan")},
+    ]
     strange = ["{}", *(json.dumps({**json.loads(line), **change}) for change in changes)]
     for other in (*strange, "[1]", "{cut", "[" * 100_000):
         path.write_text(f"{line}{other}\n")

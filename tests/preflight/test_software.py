@@ -1,5 +1,6 @@
 """What a GPU run needs of a machine, and settings that verl accepts and that then fail."""
 
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -86,14 +87,14 @@ def test_the_machine_is_looked_at(
     ],
 )
 def test_what_nvidia_smi_says(monkeypatch: pytest.MonkeyPatch, answer: str, expected: Gpus | None) -> None:
-    monkeypatch.setattr(software.shutil, "which", lambda _: "/bin/nvidia-smi")
-    monkeypatch.setattr(software.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=answer))
+    monkeypatch.setattr(shutil, "which", lambda _: "/bin/nvidia-smi")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=answer))
     assert software.gpus() == expected
 
     def fail(*_: object, **__: object) -> None:
         raise subprocess.CalledProcessError(9, "nvidia-smi")
 
-    monkeypatch.setattr(software.subprocess, "run", fail)
+    monkeypatch.setattr(subprocess, "run", fail)
     assert software.gpus() is None
 
 
@@ -145,4 +146,4 @@ def test_the_doctor_looks_at_the_platform_of_the_machine(
 
 
 def test_every_refusal_was_made_by_a_test_above(request: pytest.FixtureRequest) -> None:
-    every_refusal_was_made(request, "software.py")
+    every_refusal_was_made(request, "software.py", "combinations.py")

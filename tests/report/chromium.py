@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Request, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 VARIABLE = "CRITIC_R1_CHROMIUM"
@@ -56,7 +56,9 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(chromium: Browser, report: Path, *, scheme: str = "light", width: int = 1280) -> Iterator[tuple[Page, list]]:
+def opened(
+    chromium: Browser, report: Path, *, scheme: str = "light", width: int = 1280
+) -> Iterator[tuple[Page, list[str]]]:
     """The report in a tab of its own, and the list of complaints: console lines, errors, requests to anywhere."""
     page = chromium.new_page(
         color_scheme="dark" if scheme == "dark" else "light", viewport={"width": width, "height": 900}
@@ -65,8 +67,12 @@ def opened(chromium: Browser, report: Path, *, scheme: str = "light", width: int
     own = report.resolve().as_uri()
     page.on("console", lambda message: complaints.append(f"console {message.type}: {message.text}"))
     page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-    asked = (own, "data:")
-    page.on("request", lambda request: request.url.startswith(asked) or complaints.append(f"request: {request.url}"))
+
+    def note(request: Request) -> None:
+        if not request.url.startswith((own, "data:")):
+            complaints.append(f"request: {request.url}")
+
+    page.on("request", note)
     try:
         page.goto(own)
         yield page, complaints

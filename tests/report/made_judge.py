@@ -33,7 +33,7 @@ def benchmark(pairs: int, *, per_image: int = 2) -> list[PreferenceTask]:
             images=(make_image(number // per_image),),
             question=f"Which is more faithful, case {number}? {bad}".strip(),
             responses=(f"A short one. {bad}".strip(), f"A longer response that goes on about case {number}."),
-            preferred=number % 2,
+            preferred=1 if number % 2 else 0,
             meta={"category": list(CATEGORIES)[number % len(CATEGORIES)]},
         )
         made += [PreferenceTask(pair, order, split="test", index=number) for order in (0, 1)]

@@ -8,6 +8,7 @@ import io
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import pyarrow as pa
@@ -52,14 +53,15 @@ def tasks(pairs: int, per_image: int = 4) -> list[PreferenceTask]:
     return made
 
 
-def judgement_lines(listed: list[PreferenceTask], skill: float, seed: int) -> list[dict]:
+def judgement_lines(listed: list[PreferenceTask], skill: float, seed: int) -> list[dict[str, Any]]:
     """One judgement a task: right with probability `skill`, else wrong, unparsed or without an answer."""
     draw = random.Random(seed)
     lines = []
     for task in listed:
         first, second = task.shown
         luck = draw.random()
-        pred, reason, error = task.ground_truth, "ok", None
+        pred: str | None = task.ground_truth
+        reason, error = "ok", None
         if luck > 0.97:
             pred, reason, error = None, "request_failed", "the server answered 500"
         elif luck > 0.9:
@@ -116,10 +118,10 @@ def step_data(step: int, steps: int, draw: random.Random) -> dict[str, float]:
     }
 
 
-def evaluation(shift: float) -> dict:
+def evaluation(shift: float) -> dict[str, Any]:
     """An evaluation file; `shift` moves its figures up."""
 
-    def estimate(value: float, n: int, half: float = 0.03) -> dict:
+    def estimate(value: float, n: int, half: float = 0.03) -> dict[str, Any]:
         return {"value": value, "low": max(0.0, value - half), "high": min(1.0, value + half), "n": n}
 
     ns = (1, 2, 4, 8)
@@ -156,12 +158,12 @@ def evaluation(shift: float) -> dict:
     }
 
 
-def write_lines(path: Path, lines: list[dict]) -> None:
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def sample_lines(step: int, seed: int) -> list[dict]:
+def sample_lines(step: int, seed: int) -> list[dict[str, Any]]:
     """The rollouts of one step: two prompts, four samples each, as the trainer's log has them."""
     lines = []
     for task in tasks(2)[::2]:
@@ -226,7 +228,7 @@ def make_run(root: Path, *, pairs: int = 60, steps: int = 30, name: str = "made 
     return root
 
 
-def _rows(listed: list[PreferenceTask]) -> list[dict]:
+def _rows(listed: list[PreferenceTask]) -> list[dict[str, Any]]:
     rows = [task.row() for task in listed]
     for row, task in zip(rows, listed, strict=True):
         assert row["extra_info"]["image_blake3"] == [blake3(task.pair.images[0].data or b"").hexdigest()]

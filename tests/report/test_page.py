@@ -6,10 +6,11 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from recipe.critic_r1.report import ReportError, build_page, build_report
+from recipe.critic_r1.report import build_page, build_report
 from recipe.critic_r1.report.best_of_n_curves import best_of_n_charts
 from recipe.critic_r1.report.charts import Line, line_chart, rolling_mean, stacked_chart
 from recipe.critic_r1.report.comparisons import make_boards
@@ -171,7 +172,12 @@ def test_only_a_report_is_replaced_and_no_link_is_written_through(tmp_path: Path
 @pytest.mark.parametrize("with_training", [False, True])
 def test_secrets_in_settings_and_addresses_are_hidden(tmp_path: Path, with_training: bool) -> None:
     url = "https://me:s3cret@host/v1?api_key=s3cret"
-    judge = {"model": url, "base_url": url, "api_key": "s3cret", "headers": [{"Authorization": "s3cret"}]}
+    judge: dict[str, Any] = {
+        "model": url,
+        "base_url": url,
+        "api_key": "s3cret",
+        "headers": [{"Authorization": "s3cret"}],
+    }
     judge |= {"benchmark": url, "records_lost": {f"fetch {url}": 3}}
     (tmp_path / "judge.json").write_text(json.dumps(judge), encoding="utf-8")
     (tmp_path / "judgements.jsonl").write_text('{"pair_id": "p"}\n', encoding="utf-8")

@@ -1,5 +1,6 @@
 """Labels, units, intervals and changes of the tables."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from recipe.critic_r1.report.tables import category_tables, headlines, metric_gr
 Figure = tuple[float | None, float | None, float | None]
 
 
-def board(*columns: dict[str, Figure], kind: Kind = "held-out") -> Board:
+def board(*columns: Mapping[str, Figure], kind: Kind = "held-out") -> Board:
     """Columns of one run, in order."""
     run = Run(Path("run"), "run")
     for name, metrics in zip(("before", "after"), columns, strict=False):

@@ -1,6 +1,7 @@
 """Position ids of a prompt and its response, against the model's own rule; and verl as the rollout code knows it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from recipe.critic_r1.rollout.agent_loop import extend_position_ids
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory):
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     folder = build_model(tmp_path_factory.mktemp("model"), seed=0)
@@ -31,7 +32,9 @@ def model(tmp_path_factory: pytest.TempPathFactory):
 )
 @pytest.mark.parametrize("tail", [0, 5])  # text after the last image: none, some
 @pytest.mark.parametrize("response", [0, 1, 17])
-def test_extension_equals_the_rule_on_the_whole_sequence(model, grids, tail: int, response: int) -> None:
+def test_extension_equals_the_rule_on_the_whole_sequence(
+    model: Any, grids: list[tuple[int, int, int]], tail: int, response: int
+) -> None:
     image = model.config.image_token_id
     ids = [3, 4]
     for t, h, w in grids:
@@ -61,7 +64,7 @@ def test_verl_is_the_one_that_this_code_was_written_against() -> None:
     compat.check_sources(FUNCTIONS, REMEDY)
 
 
-def _another(self) -> None:
+def _another(self: object) -> None:
     """A function that somebody put in the place of verl's."""
 
 

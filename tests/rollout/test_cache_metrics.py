@@ -1,6 +1,7 @@
 """The hit rate of the engine's image cache, from the text that a vLLM server publishes."""
 
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -26,7 +27,7 @@ def test_engines_of_a_server_are_summed() -> None:
 
 
 @pytest.fixture
-def server():
+def server() -> Iterator[tuple[str, dict[str, str]]]:
     said = {"text": ""}
 
     class Answer(BaseHTTPRequestHandler):
@@ -35,7 +36,7 @@ def server():
             self.end_headers()
             self.wfile.write(said["text"].encode())
 
-        def log_message(self, *args) -> None:
+        def log_message(self, *args: object) -> None:
             pass
 
     http = HTTPServer(("127.0.0.1", 0), Answer)
@@ -44,7 +45,7 @@ def server():
     http.shutdown()
 
 
-def test_the_rate_is_that_of_the_last_step(server) -> None:
+def test_the_rate_is_that_of_the_last_step(server: tuple[str, dict[str, str]]) -> None:
     address, said = server
     rate = ImageCacheRate([address])
     for queries, hits, expected in ((14.0, 13.0, 14 / 16), (14.0, 13.0, None), (24.0, 18.0, 0.5)):

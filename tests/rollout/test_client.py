@@ -61,7 +61,9 @@ class OtherServer:
 class GroupServer(OtherServer):
     """One with the method of `group_server.GroupServer`."""
 
-    async def generate_group(self, ids: list[str], prompt_ids: list[int], each: list[dict], **request: Any) -> Any:
+    async def generate_group(
+        self, ids: list[str], prompt_ids: list[int], each: list[dict[str, Any]], **request: Any
+    ) -> Any:
         outputs = [timed(self.generate(prompt_ids, s, i, **request)) for i, s in zip(ids, each, strict=True)]
         return await asyncio.gather(*outputs, return_exceptions=True)
 
@@ -107,9 +109,7 @@ def test_what_the_server_gets_and_gives(kind: type[OtherServer]) -> None:
     client, _, _ = made([server])
     request = {"image_data": ["image"], "mm_processor_kwargs": {"a": 1}, "priority": 3}
     each = [{"token": 7}, {"token": 8, "broken": True}, {"token": 9}]
-    found: list[TimedOutput] = asyncio.run(
-        client.generate_group("p", prompt_ids=[5], sampling_params=each, **request)  # type: ignore[arg-type]
-    )
+    found: list[TimedOutput] = asyncio.run(client.generate_group("p", prompt_ids=[5], sampling_params=each, **request))
     assert isinstance(found[1], RuntimeError)
     for rollout, token in ((found[0], 7), (found[2], 9)):
         assert isinstance(rollout, tuple)

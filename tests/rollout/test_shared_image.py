@@ -46,7 +46,7 @@ def test_it_is_the_image_wherever_it_went(mode: str) -> None:
 
 def test_pixels_are_not_copied_before_they_are_read() -> None:
     found, (buffer,) = travelled(SharedImage.of(make_image(0)))
-    assert np.shares_memory(np.frombuffer(found._pixels, np.uint8), np.frombuffer(buffer, np.uint8))
+    assert np.shares_memory(np.frombuffer(found._pixels, np.uint8), np.frombuffer(buffer.raw(), np.uint8))
     assert found._im is None
     found.load()
     assert found._im is not None
@@ -72,7 +72,7 @@ def test_vllm_knows_it_by_its_content_and_leaves_the_pixels_alone() -> None:
     from vllm.multimodal.hasher import MultiModalHasher
 
     def hashed(found: SharedImage) -> str:
-        value = MultiModalHasher.hash_kwargs(image=found)
+        value: str = MultiModalHasher.hash_kwargs(image=found)
         assert found._im is None
         return value
 

@@ -15,21 +15,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import hydra
 import pytest
+import ray
 import torch
 import transfer_queue as tq
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
+from benchmarks import seeded
 from data_prep.tasks.pairwise import Image, PolicyTask
 from data_prep.writer import write_parquet
 from recipe.critic_r1.demo.model import build_model
 from recipe.critic_r1.images.dataset import EncodedImageDataset
 from recipe.critic_r1.images.encoded import ImageInputs
 from recipe.critic_r1.rollout import agent_loop
+from recipe.critic_r1.rollout.client import one_by_one
+from recipe.critic_r1.train import compose_config
 from tests.images.test_encoded import photo
 
 ROOT = Path(__file__).parents[2]
@@ -38,11 +41,12 @@ ROWS = {"one image": 0, "three images": 1, "two images": 2, "text only": 3}
 LARGE_FILE = 4
 """A row whose image is a larger file than the pixels that the processor makes of it."""
 SPLITS = ["single", "fixed", "dynamic"]
+WORKERS = {"stock": agent_loop._StockWorker, "shared": agent_loop.SharedPromptWorker, "placed": seeded.PlacedWorker}
 TRAJECTORY = {"step": 1, "sample_index": 0, "rollout_n": 0, "validate": False}
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def config(tmp_path_factory: pytest.TempPathFactory) -> DictConfig:
     folder = tmp_path_factory.mktemp("shared")
     images = [Image(photo(*shape, seed), f"{seed}.jpg") for seed, shape in enumerate([(60, 60), (200, 90), (70, 300)])]
     noise = Image(photo(400, 400, 9, "PNG", noise=200), "noise.png")
@@ -58,8 +62,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Any:
         "actor_rollout_ref.rollout.n": len(RESPONSES),
         "critic_r1.run_dir": folder,
     }
-    with hydra.initialize_config_module("recipe.critic_r1.config", version_base=None):
-        return hydra.compose("demo", [f"{name}={value}" for name, value in overrides.items()])
+    return compose_config("demo", [f"{name}={value}" for name, value in overrides.items()])
+
+
+Stored = tuple[str, dict[str, Any], dict[str, Any]]
+"""Key, fields and tag of a rollout."""
 
 
 class Engine:
@@ -83,9 +90,9 @@ class Engine:
         )
 
 
-def catch_what_is_stored(patch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Key, fields and tag of each rollout that is put into the queue, as they arrive on the other side."""
-    found: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
+def catch_what_is_stored(patch: pytest.MonkeyPatch) -> list[Stored]:
+    """Each rollout that is put into the queue, as it arrives on the other side."""
+    found: list[Stored] = []
 
     async def put(**asked: Any) -> None:
         pass
@@ -100,33 +107,37 @@ def catch_what_is_stored(patch: pytest.MonkeyPatch) -> list[tuple[str, dict[str,
     patch.setattr(tq, "init", lambda *settings: None)
     patch.setattr(tq, "async_kv_put", put)
     patch.setattr(tq, "async_kv_batch_put", batch_put)
-    patch.setattr(agent_loop.ray, "put", lambda value: value)
+    patch.setattr(ray, "put", lambda value: value)
     return found
 
 
 @pytest.fixture
-def stored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+def stored(monkeypatch: pytest.MonkeyPatch) -> list[Stored]:
     return catch_what_is_stored(monkeypatch)
 
 
 def rolled_out(
-    config: Any, path: str, row: int, stored: list, client: Any = None, sampling: dict[str, Any] | None = None
-) -> tuple[list, Engine]:
+    config: DictConfig,
+    path: str,
+    row: int,
+    stored: list[Stored],
+    client: Any = None,
+    sampling: dict[str, Any] | None = None,
+) -> tuple[list[Stored], Engine]:
     """The rollouts of one prompt on a path, the shortest response first; ``client`` makes a client of an engine."""
     from verl.utils import hf_processor, hf_tokenizer
 
-    config, engine = OmegaConf.create(OmegaConf.to_container(config, resolve=True)), Engine()
+    config, engine = DictConfig(OmegaConf.to_container(config, resolve=True)), Engine()
     model = config.actor_rollout_ref.model.path
     if path == "stock":
         config.data.custom_cls.path = None
     dataset_cls = RLHFDataset if path == "stock" else EncodedImageDataset
     data = dataset_cls(config.data.train_files, hf_tokenizer(model), config.data, hf_processor(model))
     prompt = data[row] | {"uid": "u", "agent_name": "single_turn_agent", "global_steps": 1}
-    worker_cls = agent_loop._StockWorker if path == "stock" else agent_loop.SharedPromptWorker
     stored.clear()
 
     async def run() -> None:
-        worker = worker_cls(config, client(config, engine) if client else engine)
+        worker = WORKERS[path](config, client(config, engine) if client else engine)
         await worker._run_prompt(prompt, {"temperature": 1.0, "logprobs": True} | (sampling or {}), TRAJECTORY)
 
     asyncio.run(run())
@@ -134,7 +145,7 @@ def rolled_out(
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
-def test_both_paths_store_the_same(config, row: int, stored) -> None:
+def test_both_paths_store_the_same(config: DictConfig, row: int, stored: list[Stored]) -> None:
     stock, _ = rolled_out(config, "stock", row, stored)
     ours, engine = rolled_out(config, "shared", row, stored)
     assert len(stock) == len(ours) == len(RESPONSES)
@@ -158,13 +169,15 @@ def test_both_paths_store_the_same(config, row: int, stored) -> None:
 @pytest.mark.parametrize(
     ("asked", "engine_decodes"), [({}, False), ({"stop": ["."]}, True), ({"detokenize": True}, True)]
 )
-def test_the_engine_makes_text_of_tokens_only_where_it_has_to(config, stored, asked, engine_decodes: bool) -> None:
+def test_the_engine_makes_text_of_tokens_only_where_it_has_to(
+    config: DictConfig, stored: list[Stored], asked: dict[str, Any], engine_decodes: bool
+) -> None:
     """Stop strings are looked for in the text; everything else is told by tokens."""
     _, engine = rolled_out(config, "shared", ROWS["text only"], stored, sampling=asked)
     assert [request["sampling_params"]["detokenize"] for request in engine.asked] == [engine_decodes] * len(RESPONSES)
 
 
-def test_a_file_that_is_larger_than_its_pixels_travels_as_pixels(config, stored) -> None:
+def test_a_file_that_is_larger_than_its_pixels_travels_as_pixels(config: DictConfig, stored: list[Stored]) -> None:
     from verl.utils import hf_processor
 
     ours, engine = rolled_out(config, "shared", LARGE_FILE, stored)
@@ -178,7 +191,7 @@ def test_a_file_that_is_larger_than_its_pixels_travels_as_pixels(config, stored)
         assert torch.equal(found["image_grid_thw"], expected["image_grid_thw"])
 
 
-class Interrupted(FullyAsyncLLMServerClient):
+class Interrupted(FullyAsyncLLMServerClient):  # type: ignore[misc]
     """verl's client of the asynchronous trainer; the engine stops each request after two tokens for new weights."""
 
     def __init__(self, config: Any, engine: Engine) -> None:
@@ -200,7 +213,9 @@ class Interrupted(FullyAsyncLLMServerClient):
         )
 
 
-def test_the_asynchronous_trainers_interrupted_rollouts_are_the_same(config, stored, monkeypatch) -> None:
+def test_the_asynchronous_trainers_interrupted_rollouts_are_the_same(
+    config: DictConfig, stored: list[Stored], monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def generate(self: Interrupted, request_id: str, **request: Any) -> TokenOutput:
         requests.append(request_id)
         return await self.pieces(**request)
@@ -224,7 +239,25 @@ def test_the_asynchronous_trainers_interrupted_rollouts_are_the_same(config, sto
     assert len(set(requests)) == 1
 
 
-def test_what_is_stored_holds_the_images_once_and_encoded(config, stored) -> None:
+def test_a_measured_rollout_has_a_seed_that_follows_from_its_place(config: DictConfig, stored: list[Stored]) -> None:
+    """`benchmarks.cluster` compares two runs response by response."""
+
+    def grouping(config: DictConfig, engine: Engine) -> Any:
+        async def generate_group(request_id: str, *, sampling_params: list[dict[str, Any]], **request: Any) -> Any:
+            return await one_by_one(engine, request_id, sampling_params, **request)
+
+        return SimpleNamespace(generate_group=generate_group)
+
+    def seeds(row: int) -> list[int]:
+        ours, engine = rolled_out(config, "placed", row, stored, grouping)
+        assert len(ours) == len(RESPONSES)
+        return [request["sampling_params"]["seed"] for request in engine.asked]
+
+    assert seeds(ROWS["one image"]) == seeds(ROWS["one image"])
+    assert len({*seeds(ROWS["one image"]), *seeds(ROWS["text only"])}) == 2 * len(RESPONSES)
+
+
+def test_what_is_stored_holds_the_images_once_and_encoded(config: DictConfig, stored: list[Stored]) -> None:
     ours, _ = rolled_out(config, "shared", 1, stored)
     for _, record, _ in ours:
         images = record["multi_modal_inputs"]
@@ -236,7 +269,7 @@ def test_what_is_stored_holds_the_images_once_and_encoded(config, stored) -> Non
         assert "bytes" not in str(record["raw_prompt"])
 
 
-def test_balance_between_workers_counts_image_tokens(config, stored) -> None:
+def test_balance_between_workers_counts_image_tokens(config: DictConfig, stored: list[Stored]) -> None:
     """verl balances by the tag's length; an image's tokens are in it, one for each 28x28 pixels."""
     ours, _ = rolled_out(config, "shared", ROWS["three images"], stored)
     for _, record, tag in ours:
@@ -247,7 +280,7 @@ def test_balance_between_workers_counts_image_tokens(config, stored) -> None:
 
 
 @pytest.fixture(scope="module")
-def both_paths(config, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Any]:
+def both_paths(config: DictConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Any]:
     """What verl's engine computes in a process of its own from the same mixed batch of either path."""
     folder = tmp_path_factory.mktemp("losses")
     with pytest.MonkeyPatch.context() as patch:
@@ -262,7 +295,8 @@ def both_paths(config, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[s
     environment = {**os.environ, "VERL_PLATFORM": "cpu"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    return pickle.loads((folder / "result").read_bytes())
+    result: dict[tuple[str, str], Any] = pickle.loads((folder / "result").read_bytes())
+    return result
 
 
 def close(ours: torch.Tensor, stock: torch.Tensor) -> bool:
@@ -272,7 +306,9 @@ def close(ours: torch.Tensor, stock: torch.Tensor) -> bool:
 
 @pytest.mark.parametrize("path", ["shared", "once"])
 @pytest.mark.parametrize("split", SPLITS)
-def test_log_probabilities_losses_and_gradients_are_the_same(both_paths, split: str, path: str) -> None:
+def test_log_probabilities_losses_and_gradients_are_the_same(
+    both_paths: dict[tuple[str, str], Any], split: str, path: str
+) -> None:
     """Twelve rollouts, images of all shapes and none, in micro-batches of one rollout and in some that mix them.
 
     To the bit where each rollout is computed by itself and a micro-batch shows no image twice.
@@ -293,7 +329,9 @@ def test_log_probabilities_losses_and_gradients_are_the_same(both_paths, split: 
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_images_are_announced_in_the_order_in_which_they_are_asked_for(both_paths, split: str) -> None:
+def test_images_are_announced_in_the_order_in_which_they_are_asked_for(
+    both_paths: dict[tuple[str, str], Any], split: str
+) -> None:
     once = both_paths["once", split]
     assert [key for keys in once["announced"] for key in keys] == once["asked"]
     assert once["made"] == 3

@@ -5,6 +5,7 @@ Run as a process of its own, because vLLM on this platform wants the plug-in bef
 
 import json
 import sys
+from typing import Any
 
 import verl  # noqa: F401  (loads the plug-in)
 from PIL import Image
@@ -22,7 +23,8 @@ def main() -> None:
     for size in asked["sizes"]:
         items = processor.info.parse_mm_data({"image": [Image.new("RGB", size)]})
         # The limits of the engine, then those that verl sends with a prompt.
-        for with_prompt in ({}, asked["mm_processor_kwargs"]):
+        limits: list[dict[str, Any]] = [{}, asked["mm_processor_kwargs"]]
+        for with_prompt in limits:
             out = processor([token], items, hf_processor_mm_kwargs=with_prompt)
             found.append(list(out["prompt_token_ids"]).count(token))
     print(json.dumps(found))

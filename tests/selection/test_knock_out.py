@@ -46,7 +46,7 @@ def test_each_level_halves_and_keeps_its_blocks(pool: Any, critic: Any, referee:
     assert [len(level) for level in bracket] == [8, 4, 2, 1]
     for below, above in pairwise(bracket):
         blocks = [below[i : i + 2] for i in range(0, len(below), 2)]
-        assert [winner.answer for winner in above] == [max(c.answer for c in block) for block in blocks]
+        assert [winner.answer for winner in above] == [max(c.answer or "" for c in block) for block in blocks]
 
 
 def test_duplicates_do_not_play_each_other(pool: Any, critic: Any, referee: Any, rules: Any) -> None:

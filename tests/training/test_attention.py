@@ -1,5 +1,8 @@
 """Attention without flash-attn: no mask, and the same numbers for every token that is not padding."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from transformers import Qwen2Config, Qwen2Model
@@ -37,6 +40,9 @@ def outcome(attention: str, window: int | None = None, **inputs: torch.Tensor) -
     return [hidden[real].detach(), *(weight.grad for weight in found.parameters())]
 
 
+Inputs = Callable[[], dict[str, torch.Tensor]]
+
+
 def padded() -> dict[str, torch.Tensor]:
     ids = torch.arange(3 * max(LENGTHS)).view(3, -1) % 40
     mask = torch.tensor([[1] * length + [0] * (max(LENGTHS) - length) for length in LENGTHS])
@@ -50,14 +56,14 @@ def packed() -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("inputs", [padded, packed])
-def test_it_gives_what_the_written_mask_gives(inputs, window: int | None) -> None:
+def test_it_gives_what_the_written_mask_gives(inputs: Inputs, window: int | None) -> None:
     for ours, theirs in zip(outcome(NAME, window, **inputs()), outcome("sdpa", window, **inputs()), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("inputs", [padded, packed])
-def test_packed_rows_give_what_the_written_mask_gives(inputs) -> None:
-    for ours, theirs in zip(outcome(PACKED, **inputs()), outcome("sdpa", **inputs()), strict=True):
+def test_packed_rows_give_what_the_written_mask_gives(inputs: Inputs) -> None:
+    for ours, theirs in zip(outcome(PACKED, None, **inputs()), outcome("sdpa", None, **inputs()), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
@@ -81,10 +87,11 @@ def test_a_row_that_begins_inside_a_sequence_is_refused() -> None:
 
 def test_a_window_is_refused() -> None:
     states = torch.zeros(1, 1, 4, 8)
+    tokens, ends = states[0, 0, :, None], torch.tensor([0, 4])
     with pytest.raises(NotImplementedError, match="flash_attention_2"):
         packed_attention(None, states, states, states, None, sliding_window=2)
     with pytest.raises(NotImplementedError, match="flash_attention_2"):
-        varlen_attention(*[states[0, 0, :, None]] * 3, *[torch.tensor([0, 4])] * 2, 4, 4, window_size=(2, 2))
+        varlen_attention(tokens, tokens, tokens, ends, ends, 4, 4, window_size=(2, 2))
 
 
 def test_queries_of_float32_meet_values_of_bfloat16() -> None:
@@ -101,12 +108,12 @@ def test_queries_of_float32_meet_values_of_bfloat16() -> None:
 
 @pytest.mark.parametrize(("inputs", "window", "written"), [(padded, None, 0), (padded, 3, 2), (packed, None, 2)])
 def test_a_mask_is_written_only_where_causal_is_not_all(
-    inputs, window: int | None, written: int, monkeypatch: pytest.MonkeyPatch
+    inputs: Inputs, window: int | None, written: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     masks = []
     original = torch.nn.functional.scaled_dot_product_attention
 
-    def attend(*args: torch.Tensor, **kwargs):
+    def attend(*args: Any, **kwargs: Any) -> torch.Tensor:
         masks.append(kwargs["attn_mask"])
         return original(*args, **kwargs)
 

@@ -166,6 +166,7 @@ def test_the_best_is_kept_when_its_checkpoint_is_deleted(tmp_path: Path) -> None
         assert record is not None
         assert record.step == kept
         assert weights(tmp_path / "best" / "huggingface") == kept
+    assert record is not None
     assert record.accuracy == pytest.approx(0.8)
     assert set(record.metrics) == {CRITIC, OTHER}
     assert sorted(path.name for path in tmp_path.iterdir() if "best" in path.name) == ["best"]

@@ -29,7 +29,9 @@ class Letters:
         return "".join(chr(int(i)) for i in ids)
 
 
-def settings(url: str = "http://127.0.0.1:1/v1", *, workers: int = 8, image_path: str = "shared", **own: Any) -> Any:
+def settings(
+    url: str | None = "http://127.0.0.1:1/v1", *, workers: int = 8, image_path: str = "shared", **own: Any
+) -> Any:
     judge = {"url": url, "model": "critic", "wording": "compact", "shown": "answer", "scheme": "win_rate"}
     return OmegaConf.create(
         {
@@ -171,13 +173,16 @@ def test_verls_own_rollout_sends_one_response_at_a_time(monkeypatch: pytest.Monk
     from PIL import Image
 
     message = [{"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (4, 4))}]}]
-    columns = {"group_size": None, "validate": None, "raw_prompt": message}
+    columns: dict[str, Any] = {"group_size": None, "validate": None, "raw_prompt": message}
     batches = [group(boxed(1, 3, 2), uid="a", **columns), group(boxed(7, 9, 9), uid="b", **columns)]
 
     async def run() -> list[dict[str, Any]]:
         verls = worker(settings(server.url, workers=1, image_path="stock"), monkeypatch)
         async with verls.reward_manager._critic:
-            return await asyncio.gather(*(verls.compute_score(data[i : i + 1]) for i in range(3) for data in batches))
+            found: list[dict[str, Any]] = await asyncio.gather(
+                *(verls.compute_score(data[i : i + 1]) for i in range(3) for data in batches)
+            )
+            return found
 
     with FakeServer(larger) as server:
         results = asyncio.run(run())

@@ -1,6 +1,7 @@
 """The logs of a run: every step exactly once, whatever killed the run in between."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,7 +99,8 @@ def test_no_link_is_written_through(tmp_path: Path, name: str) -> None:
     theirs.write_text('{"step": 9}\n')
     log = RunLog(tmp_path / "train")
     (tmp_path / "train" / name).symlink_to(theirs)
-    for write in (lambda: log.resume_after(1), lambda: log.write(1, {"a": 1.0}, [rollout()])):
+    writes: list[Callable[[], object]] = [lambda: log.resume_after(1), lambda: log.write(1, {"a": 1.0}, [rollout()])]
+    for write in writes:
         with pytest.raises(OSError, match=name):
             write()
     assert theirs.read_text() == '{"step": 9}\n'

@@ -5,11 +5,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
 from data_prep.tasks.pairwise import SCHEMA, Image, PreferencePair, PreferenceTask
 from recipe.critic_r1.demo.model import IMAGE_PAD, IMAGE_SIDE, build_model
+from recipe.critic_r1.train import compose_config
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +18,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def data_config(*overrides: str) -> DictConfig:
-    with initialize_config_module("recipe.critic_r1.config", version_base=None):
-        return compose("critic_sft", overrides=list(overrides)).data
+    data: DictConfig = compose_config("critic_sft", overrides).data
+    return data
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """The trainer's own decisions, without a run; the run itself is in tests/e2e."""
 
 import time
-from types import SimpleNamespace
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import ray
@@ -13,18 +14,19 @@ from recipe.critic_r1.images.prompt_path import PROMPT_PATH
 from recipe.critic_r1.launch.watchdog import ActorWatchdog, WorkerDied
 from recipe.critic_r1.training.trainer import AGREEMENT, SCORED_FIELDS, CriticTrainerSync, RolloutDisagreement
 
-STRICT = SimpleNamespace(config=OmegaConf.create({"critic_r1": {"rollout_agreement": {"min_pearson": 0.9999}}}))
+STRICT = object.__new__(CriticTrainerSync)
+STRICT.config = OmegaConf.create({"critic_r1": {"rollout_agreement": {"min_pearson": 0.9999}}})
 
 
 @pytest.mark.parametrize("pearson", [0.9998, 0.5, -1.0])
 def test_a_rollout_engine_with_other_weights_stops_the_run(pearson: float) -> None:
     with pytest.raises(RolloutDisagreement, match=r"step 3: .*min_pearson=0\.9999.*requirements/"):
-        CriticTrainerSync._check_agreement(STRICT, {AGREEMENT: pearson}, 3)
+        STRICT._check_agreement({AGREEMENT: pearson}, 3)
 
 
 @pytest.mark.parametrize("metrics", [{AGREEMENT: 0.99995}, {}])
 def test_agreement_or_no_measurement_goes_on(metrics: dict[str, float]) -> None:
-    CriticTrainerSync._check_agreement(STRICT, metrics, 3)
+    STRICT._check_agreement(metrics, 3)
 
 
 def test_it_is_registered_under_its_name() -> None:
@@ -64,19 +66,19 @@ def test_every_pass_tells_the_engine_how_prompts_are_computed(
 
 
 @pytest.fixture
-def two_actors():
+def two_actors() -> Iterator[list[Any]]:
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
 
-    @ray.remote(num_cpus=0)
     class Worker:
         def busy(self) -> None:
             time.sleep(60)
 
-    yield [Worker.remote(), Worker.remote()]
+    worker = ray.remote(num_cpus=0)(Worker)
+    yield [worker.remote(), worker.remote()]
     ray.shutdown()
 
 
-def test_the_watchdog_names_a_dead_actor_and_leaves_a_busy_one_alone(two_actors) -> None:
+def test_the_watchdog_names_a_dead_actor_and_leaves_a_busy_one_alone(two_actors: list[Any]) -> None:
     alive, dead = two_actors
     ray.get([alive.__ray_ready__.remote(), dead.__ray_ready__.remote()])
     watchdog = ActorWatchdog({"rollout worker": two_actors}, every_seconds=0.0)

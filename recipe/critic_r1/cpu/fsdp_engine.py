@@ -43,10 +43,10 @@ class _OnCPU:
 
 
 @EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")
-class CPUEngineWithLMHead(_OnCPU, PreparesImages, FSDPEngineWithLMHead):
+class CPUEngineWithLMHead(_OnCPU, PreparesImages, FSDPEngineWithLMHead):  # type: ignore[misc]
     """Actor and reference."""
 
 
 @EngineRegistry.register(model_type="value_model", backend=["fsdp", "fsdp2"], device="cpu")
-class CPUEngineWithValueHead(_OnCPU, FSDPEngineWithValueHead):
+class CPUEngineWithValueHead(_OnCPU, FSDPEngineWithValueHead):  # type: ignore[misc]
     """Value model (PPO); GRPO does not use it."""

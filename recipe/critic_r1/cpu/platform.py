@@ -76,7 +76,7 @@ _DEVICE = _CPUDevice()
 
 
 @PlatformRegistry.register(platform="cpu")
-class PlatformCPU(PlatformBase):
+class PlatformCPU(PlatformBase):  # type: ignore[misc]
     """The ``cpu`` platform; chosen by ``VERL_PLATFORM=cpu`` and never by detection."""
 
     @property

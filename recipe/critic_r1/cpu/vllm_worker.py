@@ -11,9 +11,10 @@ from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 from recipe.critic_r1 import compat
 
 
-class CPUWorkerExtension(vLLMColocateWorkerExtension):
+class CPUWorkerExtension(vLLMColocateWorkerExtension):  # type: ignore[misc]
     """verl's colocated worker extension, on plain weights."""
 
     def __new__(cls, **kwargs: Any) -> "CPUWorkerExtension":
         compat.keep_plain_linear_weights()
-        return super().__new__(cls, **kwargs)
+        made: CPUWorkerExtension = super().__new__(cls, **kwargs)
+        return made

@@ -217,7 +217,7 @@ class FastForward:
             finished |= token == self.end_id
             if finished.all() or step + 1 == max_new_tokens:
                 break
-            branches, state_of = torch.stack([state_of, token]).unique(dim=1, return_inverse=True)
+            branches, state_of = torch.unique(torch.stack([state_of, token]), dim=1, return_inverse=True)
             cache.batch_select_indices(branches[0])
             hidden = decoder(
                 inputs_embeds=decoder.embed_tokens(branches[1, :, None]),

@@ -234,7 +234,7 @@ def _warm_start(
             group["lr"] = settings.learning_rate * scale
         loss = _batch_loss(forward, pixels, digits, rng, settings)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1

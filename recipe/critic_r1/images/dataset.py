@@ -71,10 +71,10 @@ def _encoded(item: dict[str, Any]) -> dict[str, Any]:
     return {"bytes" if name == _KEPT else name: value for name, value in item.items()}
 
 
-class EncodedImageDataset(RLHFDataset):
+class EncodedImageDataset(RLHFDataset):  # type: ignore[misc]
     """`RLHFDataset` whose messages hold images as their file's bytes, or as the path of a file that may be opened."""
 
-    def _build_messages(self, example: dict, key: str) -> list[Message]:
+    def _build_messages(self, example: dict[str, Any], key: str) -> list[Message]:
         # verl writes the content it builds into the row's own messages, which travel with the prompt as well.
         copied = {**example, key: [dict(message) for message in example[key]]}
         copied[self.image_key] = [self._kept(image) for image in example.get(self.image_key) or []]

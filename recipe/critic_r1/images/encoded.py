@@ -11,7 +11,6 @@ and so do the three passes of a step as far as the bound allows. `PixelCache.exp
 micro-batches to come; a thread makes them while the model computes.
 """
 
-import copy
 import hashlib
 import threading
 from collections import OrderedDict, deque
@@ -24,10 +23,7 @@ from typing import Any
 import torch
 
 PIXELS = "pixel_values"
-"""The one output of the image processors (Qwen2/2.5/3-VL, Mllama) whose size is that of the decoded image."""
-
-CROSS_ATTENTION = "cross_attention_mask"
-"""Mllama's: which tokens look at which tiles of which image, (1, tokens, images, tiles)."""
+"""The one output of the image processors (Qwen2-VL, 2.5, 3) whose size is that of the decoded image."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +95,6 @@ class ImageInputs:
         """Names and tensors; this is where verl gets its pixels."""
         return ((name, self[name]) for name in self.keys())
 
-    def replaced(self, name: str, tensor: torch.Tensor) -> "ImageInputs":
-        """The same images with another small tensor of this name."""
-        other = copy.copy(self)
-        other.small = {**self.small, name: tensor}
-        return other
-
     def make_pixels(self) -> torch.Tensor:
         """The processor's ``pixel_values`` for these images, as verl's call for a rollout makes them."""
         # Imported here: TransferQueue's storage holds these objects too, and needs neither verl nor a data set for it.
@@ -136,17 +126,6 @@ def _key(images: list[dict[str, Any]], processor_kwargs: dict[str, Any], path: s
         digest.update(repr(rest).encode())
         digest.update(image.get("bytes") or b"")
     return digest.hexdigest()
-
-
-def followed_by(inputs: "dict[str, Any] | ImageInputs", tokens: int) -> "dict[str, Any] | ImageInputs":
-    """The inputs of a prompt and of ``tokens`` more: a response sees the images that the prompt's last token sees."""
-    mask = inputs.get(CROSS_ATTENTION)
-    if mask is None:
-        return inputs
-    longer = torch.cat([mask, mask[:, -1:].expand(-1, tokens, -1, -1)], dim=1)
-    if isinstance(inputs, ImageInputs):
-        return inputs.replaced(CROSS_ATTENTION, longer)
-    return {**inputs, CROSS_ATTENTION: longer}
 
 
 def travels_encoded(images: Sequence[dict[str, Any]], pixels: torch.Tensor) -> bool:

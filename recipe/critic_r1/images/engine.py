@@ -202,5 +202,5 @@ def _joined(inputs: list[Any]) -> dict[str, Any]:
 
 
 @EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cuda", vendor="nvidia")
-class ImagePreparingEngine(PreparesImages, transformer_impl.FSDPEngineWithLMHead):
+class ImagePreparingEngine(PreparesImages, transformer_impl.FSDPEngineWithLMHead):  # type: ignore[misc]
     """Actor and reference on NVIDIA GPUs."""

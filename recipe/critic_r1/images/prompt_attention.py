@@ -218,7 +218,8 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: 
     Returns:
         (T, heads, D)
     """
-    return _SharedPrompts.apply(query, key, value, layout, scale)
+    output: torch.Tensor = _SharedPrompts.apply(query, key, value, layout, scale)  # type: ignore[no-untyped-call]
+    return output
 
 
 def shared_prompts_attention(

@@ -276,7 +276,7 @@ def text_model_of(model: torch.nn.Module) -> torch.nn.Module | None:
     """The language model in a model for images and text, wrapped or not; None when there is no such part."""
     for name, module in model.named_modules():
         if name.replace("._fsdp_wrapped_module", "").rpartition(".")[2] == "language_model":
-            inner = getattr(module, "_fsdp_wrapped_module", module)
+            inner: torch.nn.Module = getattr(module, "_fsdp_wrapped_module", module)
             if hasattr(inner, "norm") and hasattr(inner, "layers"):
                 return inner
     return None

@@ -12,7 +12,7 @@ import torch
 from transformers import Qwen2VLImageProcessor
 
 
-class _Measuring(Qwen2VLImageProcessor):
+class _Measuring(Qwen2VLImageProcessor):  # type: ignore[misc]
     """Its ``pixel_values`` have a shape and no data; everything else is the real one's."""
 
     def resize(self, image: torch.Tensor, size: Any, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -71,17 +71,20 @@ class _Repeated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: torch.Tensor, sizes: list[int], places: list[int]) -> torch.Tensor:
         ctx.sizes, ctx.places = sizes, places
-        pieces = features.split(sizes)
+        pieces = torch.split(features, sizes)
         return torch.cat([pieces[place] for place in places])
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         shares: list[list[torch.Tensor]] = [[] for _ in ctx.sizes]
-        pieces = gradient.split([ctx.sizes[place] for place in ctx.places])
+        pieces = torch.split(gradient, [ctx.sizes[place] for place in ctx.places])
         for place, piece in zip(ctx.places, pieces, strict=True):
             shares[place].append(piece)
         sums = [share[0] if len(share) == 1 else torch.stack(share).sum(0, dtype=torch.float32) for share in shares]
         return torch.cat([part.to(gradient.dtype) for part in sums]), None, None
+
+
+_repeated: Callable[[torch.Tensor, list[int], list[int]], torch.Tensor] = _Repeated.apply
 
 
 def see_once(model: torch.nn.Module, places: Callable[[], Places]) -> bool:
@@ -109,13 +112,13 @@ def see_once(model: torch.nn.Module, places: Callable[[], Places]) -> bool:
             return None
         sizes = (kwargs["grid_thw"].prod(-1) // tower.spatial_merge_size**2).tolist()
         if torch.is_tensor(output):
-            return _Repeated.apply(output, sizes, where)
+            return _repeated(output, sizes, where)
         for name in ("pooler_output", "deepstack_features"):
             found = getattr(output, name, None)
             if torch.is_tensor(found):
-                output[name] = _Repeated.apply(found, sizes, where)
+                output[name] = _repeated(found, sizes, where)
             elif found is not None:
-                output[name] = [_Repeated.apply(layer, sizes, where) for layer in found]
+                output[name] = [_repeated(layer, sizes, where) for layer in found]
         return output
 
     towers = [module for name, module in model.named_modules() if name.rpartition(".")[2] == TOWER]

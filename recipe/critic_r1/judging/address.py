@@ -44,7 +44,7 @@ _LIBRARY = openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0
 _http: Any = importlib.import_module(_LIBRARY)
 
 
-class BoundedBody(_http.AsyncByteStream):
+class BoundedBody(_http.AsyncByteStream):  # type: ignore[misc]
     """The body of a response, unpacked here so that no packing makes it larger than LARGEST_BODY in memory.
 
     Raises:

@@ -146,12 +146,12 @@ class ModelShape:
         attention = 4 * wide * wide + 4 * wide
         if self.family == "qwen2_5_vl":
             block = attention + 3 * wide * inner + 2 * inner + wide + 2 * wide
-            return patch * wide + v["depth"] * block + wide + self.merger_parameters
+            return int(patch * wide + v["depth"] * block + wide + self.merger_parameters)
         block = attention + 2 * wide * inner + inner + wide + 4 * wide
         linear = self.merger_parameters
         deep = len(v.get("deepstack_visual_indexes", ())) * (2 * merged + linear)
         positions = v.get("num_position_embeddings", 0) * wide
-        return patch * wide + wide + positions + v["depth"] * block + 2 * wide + linear + deep
+        return int(patch * wide + wide + positions + v["depth"] * block + 2 * wide + linear + deep)
 
     @property
     def parameters(self) -> int:
@@ -178,14 +178,17 @@ def read_config(path: str) -> dict[str, Any] | None:
         if not isinstance(file, str):
             return _published().get(path)
     try:
-        return json.loads(Path(file).read_text(encoding="utf-8"))
+        config = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return config if isinstance(config, dict) else None
 
 
 @cache
 def _published() -> dict[str, Any]:
-    return yaml.safe_load(resources.files("recipe.critic_r1.preflight").joinpath(SHAPES).read_text(encoding="utf-8"))
+    text = resources.files("recipe.critic_r1.preflight").joinpath(SHAPES).read_text(encoding="utf-8")
+    shapes: dict[str, Any] = yaml.safe_load(text)
+    return shapes
 
 
 def workers(config: DictConfig) -> int:
@@ -368,7 +371,7 @@ def _kept(shape: ModelShape, config: DictConfig) -> Line:
 
 def cache_tokens(shape: ModelShape, config: DictConfig, gpu_gib: float) -> float:
     """Tokens that fit into the cache of one rollout engine; below zero when the weights alone do not fit."""
-    tensor = config.actor_rollout_ref.rollout.tensor_model_parallel_size
+    tensor = int(config.actor_rollout_ref.rollout.tensor_model_parallel_size)
     room = rollout_lines(shape, config, gpu_gib)[-1].bytes
     return tensor * room / shape.kv_bytes_per_token
 

@@ -103,7 +103,7 @@ def look(address: str) -> list[Node]:
     try:
         alive = [node for node in ray.nodes() if node["Alive"]]
 
-        @ray.remote(num_cpus=0, max_retries=0)
+        @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
         def installed() -> dict[str, str]:
             from recipe.critic_r1.provenance import versions
 

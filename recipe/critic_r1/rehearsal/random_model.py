@@ -54,7 +54,13 @@ def _tokenizer(size: int) -> Any:
 
 
 def _processor(config: dict[str, Any], tokenizer: Any) -> Any:
-    from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
+    from transformers import (
+        Qwen2_5_VLProcessor,
+        Qwen2VLImageProcessor,
+        Qwen2VLVideoProcessor,
+        Qwen3VLProcessor,
+        Qwen3VLVideoProcessor,
+    )
 
     three = config["model_type"] == "qwen3_vl"
     vision = config["vision_config"]
@@ -68,7 +74,7 @@ def _processor(config: dict[str, Any], tokenizer: Any) -> Any:
     }
     if three:
         sizes |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    processor = Qwen3VLProcessor if three else demo.Qwen2_5_VLProcessor
+    processor = Qwen3VLProcessor if three else Qwen2_5_VLProcessor
     return processor(
         image_processor=Qwen2VLImageProcessor(**sizes),
         tokenizer=tokenizer,

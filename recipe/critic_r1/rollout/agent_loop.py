@@ -36,7 +36,7 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 from recipe.critic_r1 import compat
 from recipe.critic_r1.compat.pinned_sources import FUNCTIONS, REMEDY
 from recipe.critic_r1.images.dataset import bare, image_items, with_images
-from recipe.critic_r1.images.encoded import PIXELS, ImageInputs, PixelSettings, followed_by, travels_encoded
+from recipe.critic_r1.images.encoded import PIXELS, ImageInputs, PixelSettings, travels_encoded
 from recipe.critic_r1.images.token_grid import measuring
 from recipe.critic_r1.rollout import PREPARED_AT_ONCE
 from recipe.critic_r1.rollout.client import OneRequestPerPrompt, TimedOutput, rolled_out
@@ -83,7 +83,7 @@ def extend_position_ids(position_ids: torch.Tensor, tokens: int) -> torch.Tensor
     return torch.cat([text.unsqueeze(0), vision])
 
 
-class SharedPromptWorker(_StockWorker):
+class SharedPromptWorker(_StockWorker):  # type: ignore[misc]
     """Agent-loop worker that prepares a prompt once for all its rollouts."""
 
     def __init__(self, config: Any, llm_client: Any, *args: Any, **kwargs: Any) -> None:
@@ -110,9 +110,12 @@ class SharedPromptWorker(_StockWorker):
             ahead=ours.ahead,
         )
 
-    async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
+    async def _run_prompt(
+        self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any], trace: bool = False
+    ) -> None:
         if prompt.get("agent_name") != "single_turn_agent" or self.distillation_enabled or trace:
-            return await super()._run_prompt(prompt, sampling_params, trajectory, trace)
+            await super()._run_prompt(prompt, sampling_params, trajectory, trace)
+            return
         prepared = None
         try:
             async with self._preparing:
@@ -121,10 +124,11 @@ class SharedPromptWorker(_StockWorker):
             # Reported by verl's path, which meets the same error and marks the group as failed.
             logger.exception("prompt %s cannot be prepared", prompt["uid"])
         if prepared is None:
-            return await super()._run_prompt(prompt, sampling_params, trajectory, trace)
+            await super()._run_prompt(prompt, sampling_params, trajectory, trace)
+            return
         await self._run_group(prompt, prepared, sampling_params, bool(trajectory["validate"]))
 
-    async def _prepare(self, prompt: dict) -> PreparedPrompt | None:
+    async def _prepare(self, prompt: dict[str, Any]) -> PreparedPrompt | None:
         """None when the prompt has media other than images."""
         messages = list(prompt["raw_prompt"])
         data = await self._loop.process_multi_modal_info(messages)
@@ -157,7 +161,9 @@ class SharedPromptWorker(_StockWorker):
         made = encoded.make_pixels() if pixels.is_meta else pixels
         return PreparedPrompt(prompt_ids, images, {PIXELS: made, **inputs}, position_ids, kwargs)
 
-    async def _run_group(self, prompt: dict, prepared: PreparedPrompt, sampling_params: dict, validate: bool) -> None:
+    async def _run_group(
+        self, prompt: dict[str, Any], prepared: PreparedPrompt, sampling_params: dict[str, Any], validate: bool
+    ) -> None:
         uid, partition = prompt["uid"], "val" if validate else "train"
         await tq.async_kv_put(key=uid, partition_id=partition, tag={"status": "running"})
         status = "failure"
@@ -186,7 +192,7 @@ class SharedPromptWorker(_StockWorker):
         finally:
             await tq.async_kv_put(key=uid, partition_id=partition, tag={"status": status})
 
-    async def _generate(self, prepared: PreparedPrompt, n: int, sampling: dict, priority: int) -> list[Any]:
+    async def _generate(self, prepared: PreparedPrompt, n: int, sampling: dict[str, Any], priority: int) -> list[Any]:
         """n rollouts: each an `AgentLoopOutput`, or the error that it ended with."""
         deterministic = getattr(self.rollout_config, "full_determinism", False)
         outputs = await rolled_out(
@@ -230,7 +236,7 @@ class SharedPromptWorker(_StockWorker):
             extra_fields=output.extra_fields | {"turn_scores": [], "tool_rewards": []},
         )
 
-    async def _score(self, done: dict[int, AgentLoopOutput], row: dict) -> None:
+    async def _score(self, done: dict[int, AgentLoopOutput], row: dict[str, Any]) -> None:
         """The rewards of a group, in one call to a reward worker. ``done`` holds the rollouts by sample."""
         if self.reward_loop_worker_handles is None:
             return
@@ -268,7 +274,7 @@ class SharedPromptWorker(_StockWorker):
             output.metrics.compute_score = seconds
 
     async def _put(
-        self, outputs: dict[int, AgentLoopOutput], row: dict, prepared: PreparedPrompt, partition: str
+        self, outputs: dict[int, AgentLoopOutput], row: dict[str, Any], prepared: PreparedPrompt, partition: str
     ) -> None:
         """Store a group's rollouts, each with the fields and tags of verl's path, in one put."""
         keys, fields, tags = [], [], []
@@ -281,7 +287,7 @@ class SharedPromptWorker(_StockWorker):
                 "loss_mask": record["response_mask"],
                 "input_ids": torch.cat([record["prompts"], record["responses"]]),
                 "position_ids": extend_position_ids(prepared.position_ids, response_tokens),
-                "multi_modal_inputs": followed_by(prepared.multi_modal_inputs, response_tokens),
+                "multi_modal_inputs": prepared.multi_modal_inputs,
             }
             keys.append(f"{row['uid']}_{sample}_0")
             fields.append(record)
@@ -308,7 +314,7 @@ def _objects(values: list[Any]) -> np.ndarray:
     return array
 
 
-class CriticAgentLoopManager(AgentLoopManagerTQ):
+class CriticAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
     """verl's manager with our worker; named in ``actor_rollout_ref.rollout.agent.agent_loop_manager_class``."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:

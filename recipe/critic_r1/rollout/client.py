@@ -18,7 +18,7 @@ TimedOutput = tuple[TokenOutput, float] | BaseException
 """The output of a rollout and the seconds that it took, or what went wrong with it."""
 
 
-class OneRequestPerPrompt(LLMServerClient):
+class OneRequestPerPrompt(LLMServerClient):  # type: ignore[misc]
     """verl's client, which can also ask for several rollouts of a prompt at once."""
 
     @classmethod

@@ -16,7 +16,7 @@ from recipe.critic_r1.compat.pinned_sources import REMEDY, SERVER_FUNCTIONS
 from recipe.critic_r1.rollout.client import timed
 
 
-class GroupServer(vLLMHttpServer):
+class GroupServer(vLLMHttpServer):  # type: ignore[misc]
     """verl's server; `servers.OneRequestPerPrompt` calls it."""
 
     async def generate_group(
@@ -35,7 +35,7 @@ class GroupServer(vLLMHttpServer):
         return await asyncio.gather(*outputs, return_exceptions=True)
 
 
-class GroupReplica(vLLMReplica):
+class GroupReplica(vLLMReplica):  # type: ignore[misc]
     """verl's replica of `GroupServer`s."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.reading.inputs import expand_inputs
-from data_prep.tasks.prompts import MARKER, neutralise
-from recipe.critic_r1.eval_policy.suites import THINK_THEN_ANSWER
+from data_prep.tasks.prompts import MARKER, THINK_THEN_ANSWER, neutralise
 from recipe.critic_r1.judging.pairwise import read_rows
 from recipe.critic_r1.labeling.questions import LostRow, read_prompts
 from recipe.critic_r1.selection.candidates import Problem, problem_from_row

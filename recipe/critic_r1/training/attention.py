@@ -31,7 +31,8 @@ def right_padded_mask(*args: Any, mask_function: Any = causal_mask_function, **k
     """
     if mask_function is causal_mask_function:
         return None
-    return sdpa_mask(*args, mask_function=mask_function, **kwargs)
+    mask: torch.Tensor | None = sdpa_mask(*args, mask_function=mask_function, **kwargs)
+    return mask
 
 
 def no_mask(*args: Any, **kwargs: Any) -> None:
@@ -88,8 +89,8 @@ def packed_attention(
         raise NotImplementedError(f"{PACKED} does not split sequences: set ulysses_sequence_parallel_size=1")
     lengths = sequence_lengths(position_ids)
     if len(lengths) < 2:
-        return sdpa_attention_forward(module, query, key, value, None, **kwargs)
-    parts = zip(*(packed.split(lengths, dim=2) for packed in (query, key, value)), strict=True)
+        return sdpa_attention_forward(module, query, key, value, None, **kwargs)[0], None
+    parts = zip(*(torch.split(packed, lengths, dim=2) for packed in (query, key, value)), strict=True)
     return torch.cat([sdpa_attention_forward(module, *part, None, **kwargs)[0] for part in parts], dim=1), None
 
 
@@ -127,7 +128,7 @@ def varlen_attention(
         raise NotImplementedError(f"{PACKED} has no sliding window: take attn_implementation=flash_attention_2")
     lengths = cu_seqlens_q.diff().tolist()
     # Rotary positions are float32, and leave queries and keys so where the model computes in bfloat16.
-    split = (packed.to(v.dtype).transpose(0, 1)[None].split(lengths, dim=2) for packed in (q, k, v))
+    split = (torch.split(packed.to(v.dtype).transpose(0, 1)[None], lengths, dim=2) for packed in (q, k, v))
     outputs = [
         sdpa_attention_forward(_Causal, *part, None, dropout=dropout_p, scaling=softmax_scale, is_causal=causal)[0][0]
         for part in zip(*split, strict=True)
@@ -158,9 +159,9 @@ def dense_attention(
     if sliding_window is not None and key_states.shape[1] > sliding_window:
         raise NotImplementedError(f"{PACKED} has no sliding window: take attn_implementation=flash_attention_2")
     rows = (states.to(value_states.dtype).transpose(1, 2) for states in (query_states, key_states, value_states))
-    output, _ = sdpa_attention_forward(
+    output: torch.Tensor = sdpa_attention_forward(
         _Causal, *rows, None, dropout=dropout, scaling=softmax_scale, is_causal=is_causal
-    )
+    )[0]
     return output
 
 

@@ -122,7 +122,8 @@ def dtype_of(folder: Path) -> torch.dtype:
     from safetensors import safe_open
 
     with safe_open(min(folder.glob("*.safetensors")), framework="pt") as file:
-        return file.get_tensor(next(iter(file.keys()))).dtype
+        tensor: torch.Tensor = file.get_tensor(next(iter(file.keys())))
+        return tensor.dtype
 
 
 def compare(checkpoint: Path, exported: Path) -> float:

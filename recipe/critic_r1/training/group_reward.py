@@ -70,7 +70,7 @@ class _Group:
     """The rewards by sample."""
 
 
-class CriticGroupRewardManager(NaiveRewardManager):
+class CriticGroupRewardManager(NaiveRewardManager):  # type: ignore[misc]
     """Rewards the responses of a prompt by the critic's comparisons; settings under ``critic_r1.group_reward``.
 
     judge: `url`, a server of its own; or `frozen`, verl's reward model (`reward.reward_model`) on GPUs of its own.

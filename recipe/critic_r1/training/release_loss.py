@@ -13,7 +13,7 @@ from verl.trainer.ppo.core_algos import get_policy_loss_fn, register_policy_loss
 NAME = "release"
 
 
-@register_policy_loss(NAME)
+@register_policy_loss(NAME)  # type: ignore[untyped-decorator]
 def release_loss(
     old_log_prob: torch.Tensor,
     log_prob: torch.Tensor,
@@ -42,7 +42,7 @@ def release_loss(
     # micro-batches had as many tokens as this one. An empty one gives 0 either way.
     micro_batches = info["global_batch_size"] / len(response_mask)
     info["batch_num_tokens"] = max(1, int(response_mask.sum())) * micro_batches
-    return get_policy_loss_fn("vanilla")(
+    loss: tuple[torch.Tensor, dict[str, Any]] = get_policy_loss_fn("vanilla")(
         old_log_prob=old_log_prob,
         log_prob=log_prob,
         advantages=advantages,
@@ -51,3 +51,4 @@ def release_loss(
         config=config,
         rollout_is_weights=rollout_is_weights,
     )
+    return loss

@@ -84,7 +84,8 @@ def load_reward(spec: str) -> Callable[..., Any]:
                 raise ImportError(f"{path} is not a Python file")
             module = importlib.util.module_from_spec(found)
             found.loader.exec_module(module)
-        return getattr(module, name)
+        reward: Callable[..., Any] = getattr(module, name)
+        return reward
     except (ImportError, OSError, AttributeError) as error:
         raise ValueError(
             f"cannot load the reward {spec!r}: {error}. Give a file and a function, as in "

@@ -22,7 +22,7 @@ def conversation(prompt: list[dict[str, Any]], ground_truth: str) -> list[dict[s
     return [*prompt, {"role": "assistant", "content": f"\\boxed{{{ground_truth}}}"}]
 
 
-class CriticSFTDataset(MultiTurnSFTDataset):
+class CriticSFTDataset(MultiTurnSFTDataset):  # type: ignore[misc]
     """verl's `MultiTurnSFTDataset` on rows of `critic-r1 prepare`.
 
     ``data.messages_key`` is ``prompt``. ``min_pixels`` and ``max_pixels`` of ``data.mm_processor_kwargs`` go to
@@ -37,4 +37,6 @@ class CriticSFTDataset(MultiTurnSFTDataset):
         prompt = convert_nested_value_to_list_recursive(example[self.messages_key])
         images = [{**opened(image), **self._limits} for image in example[self.image_key]]
         turns = conversation(prompt, example["reward_model"]["ground_truth"])
-        return super()._build_messages({**example, self.messages_key: turns, self.image_key: images})
+        row = {**example, self.messages_key: turns, self.image_key: images}
+        messages: list[dict[str, Any]] = super()._build_messages(row)
+        return messages

@@ -15,7 +15,7 @@ _TaskRunner: Any = TaskRunnerV1.__ray_metadata__.modified_class
 
 
 @ray.remote
-class CriticTaskRunner(_TaskRunner):
+class CriticTaskRunner(_TaskRunner):  # type: ignore[misc]
     """Runs `verl.trainer.main_ppo`'s task with the trainer modes of this recipe available."""
 
     def run(self, config: Any) -> None:

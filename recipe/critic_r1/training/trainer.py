@@ -56,7 +56,7 @@ class RolloutDisagreement(RuntimeError):
 
 
 @register_trainer("critic_sync")
-class CriticTrainerSync(PPOTrainerSync):
+class CriticTrainerSync(PPOTrainerSync):  # type: ignore[misc]
     """`PPOTrainerSync` with critic metrics, a per-sample log, and a check that rollout and actor agree."""
 
     def __init__(self, config: Any) -> None:
@@ -116,7 +116,9 @@ class CriticTrainerSync(PPOTrainerSync):
                 sampler=PairedSampler(pair_ids, seed=self.config.data.seed or 0),
             )
 
-    def _balance_batch(self, batch: Any, metrics: dict, logging_prefix: str = "global_seqlen", **kwargs: Any) -> Any:
+    def _balance_batch(
+        self, batch: Any, metrics: dict[str, Any], logging_prefix: str = "global_seqlen", **kwargs: Any
+    ) -> Any:
         batch = super()._balance_batch(batch, metrics, logging_prefix, **kwargs)
         ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
         lengths = [tag["seq_len"] for tag in batch.tags]
@@ -132,11 +134,11 @@ class CriticTrainerSync(PPOTrainerSync):
             metrics.update(log_seqlen_unbalance(seqlen_list=lengths, partitions=parts, prefix=logging_prefix))
         return batch
 
-    def _compute_old_log_prob(self, batch: Any, metrics: dict) -> Any:
+    def _compute_old_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
         with self._scored_fields(batch):
             return super()._compute_old_log_prob(batch, metrics)
 
-    def _compute_ref_log_prob(self, batch: Any, metrics: dict) -> Any:
+    def _compute_ref_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
         with self._scored_fields(batch):
             return super()._compute_ref_log_prob(batch, metrics)
 
@@ -152,7 +154,7 @@ class CriticTrainerSync(PPOTrainerSync):
         finally:
             batch.fields = before
 
-    def _update_actor(self, batch: Any, metrics: dict) -> Any:
+    def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
         batch.extra_info[PROMPT_PATH] = self.config.critic_r1.prompt_path
         return super()._update_actor(batch, metrics)
 
@@ -160,7 +162,7 @@ class CriticTrainerSync(PPOTrainerSync):
     def _swap_weight(self) -> float:
         return float(self.config.critic_r1.swap_consistency.weight)
 
-    def _compute_advantage(self, batch: Any, metrics: dict) -> Any:
+    def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
         if self._swap_weight > 0:
             metrics.update(self._adjust_for_swap_consistency(batch))
         return super()._compute_advantage(batch, metrics)
@@ -201,7 +203,9 @@ class CriticTrainerSync(PPOTrainerSync):
     def _save_checkpoint(self) -> None:
         self._checkpoint_due = True  # written by `_compute_metrics`, after the step's lines
 
-    def _compute_metrics(self, batch: Any, metrics: dict, timing_raw: dict, global_steps: int, epoch: int) -> None:
+    def _compute_metrics(
+        self, batch: Any, metrics: dict[str, Any], timing_raw: dict[str, Any], global_steps: int, epoch: int
+    ) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
         rollouts = self._read_rollouts(batch)
         metrics.update(critic_metrics(rollouts))
@@ -240,7 +244,7 @@ class CriticTrainerSync(PPOTrainerSync):
             )
         return sorted(rollouts, key=lambda rollout: (rollout.uid, rollout.sample))
 
-    def _check_agreement(self, metrics: dict, step: int) -> None:
+    def _check_agreement(self, metrics: dict[str, Any], step: int) -> None:
         pearson, least = metrics.get(AGREEMENT), self.config.critic_r1.rollout_agreement.min_pearson
         if pearson is None or pearson >= least:
             return

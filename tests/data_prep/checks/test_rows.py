@@ -145,9 +145,10 @@ def test_second_run_skips_what_was_good_and_repeats_what_was_not(tmp_path: Path)
     set_label("3")(bad[0])
     write(tmp_path / "a.parquet", good_rows())
     write(tmp_path / "b.parquet", bad)
+    seen: list[str] = []
     for expected in (["a.parquet", "b.parquet"], ["b.parquet"]):
-        seen: list[str] = []
-        report = validate([tmp_path], through_verl=False, progress=lambda name, rows, seen=seen: seen.append(name))
+        seen.clear()
+        report = validate([tmp_path], through_verl=False, progress=lambda name, rows: seen.append(name))
         assert seen == expected
         assert (report.rows, report.n_failures) == (10, 1)
     write(tmp_path / "a.parquet", good_rows(6))

@@ -29,7 +29,6 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2_5_vl paper": ("qwen2_5_vl", {"min_pixels": 262_144, "max_pixels": 4_194_304}),
     "qwen2_5_vl narrow": ("qwen2_5_vl", {"min_pixels": 3_136, "max_pixels": 12_544}),
     "qwen2_5_vl patch 16": ("qwen2_5_vl", {"patch_size": 16, "merge_size": 2}),
-    "mllama": ("mllama", {}),
 }
 
 
@@ -63,6 +62,7 @@ def shapes(n: int) -> list[tuple[int, int]]:
     return (fixed + slivers + usable)[:n]  # type: ignore[return-value]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_exact_on_images_of_all_shapes(name: str) -> None:
     found = meter(name)
@@ -91,7 +91,7 @@ def test_exact_on_texts(name: str, prompt: str, sizes: list[tuple[int, int]]) ->
     assert found.measure([prompt], [sizes]) == [real_length(found.processor, prompt, images)]
 
 
-def test_lengths_reach_the_rows_and_the_limit_counts(tmp_path) -> None:
+def test_lengths_reach_the_rows_and_the_limit_counts(tmp_path: Path) -> None:
     for n in range(4):
         (tmp_path / f"{n}.jpg").write_bytes(make_image(n, (100 * (n + 1), 90)))
     records = list(enumerate(GOOD["mm_rlhf"](n) for n in range(4)))
@@ -99,11 +99,11 @@ def test_lengths_reach_the_rows_and_the_limit_counts(tmp_path) -> None:
     roots = (str(tmp_path),)
     source = load_source("mm_rlhf")
     outcome = Transform(Settings("mm_rlhf", image_roots=roots), source, meter=found)(records)
-    lengths = [row.prompt_tokens for row in outcome.rows]
+    lengths = [row.prompt_tokens or 0 for row in outcome.rows]
     for row, length in zip(outcome.rows, lengths, strict=True):
         from data_prep.reading.images import open_image
 
-        image = open_image(row.images[0].data)
+        image = open_image(row.images[0].data or b"")
         assert length == real_length(found.processor, row.prompt, [image])
     limit = sorted(lengths)[1]
     strict = Settings("mm_rlhf", image_roots=roots, model="x", max_prompt_tokens=limit)
@@ -141,9 +141,8 @@ PROMPTS = [
 ]
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "mllama"])
-def test_facts_read_elsewhere_give_the_same_lengths(family: str, tmp_path: Path) -> None:
-    processor = make_processor(family)
+def test_facts_read_elsewhere_give_the_same_lengths(tmp_path: Path) -> None:
+    processor = make_processor("qwen2_5_vl")
     processor.save_pretrained(tmp_path)
     here = PromptMeter(processor, verl_resize=True)
     there = meter_of_model(str(tmp_path))

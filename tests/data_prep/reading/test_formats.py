@@ -72,7 +72,8 @@ def test_records_by_format(name: str, unit_rows: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [*WRITERS, "big.json"])
 def test_a_stream_goes_back(name: str, tmp_path: Path) -> None:
-    WRITERS.get(name, lambda path: path.write_bytes(b"x" * 5_000_000))(tmp_path / name)
+    write: Callable[[Path], Any] = WRITERS.get(name, lambda path: path.write_bytes(b"x" * 5_000_000))
+    write(tmp_path / name)
     with open_input(str(tmp_path / name)) as stream:
         whole = stream.read()
         for start in (len(whole) // 2, 0, len(whole) - 1):

@@ -4,6 +4,7 @@ import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import fsspec
 import pytest
@@ -19,7 +20,7 @@ from tests.data_prep.made_images import make_image
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_damaged_entry_of_a_zip_is_a_bad_image(method: int, tmp_path) -> None:
+def test_a_damaged_entry_of_a_zip_is_a_bad_image(method: int, tmp_path: Path) -> None:
     path = tmp_path / "p.zip"
     with zipfile.ZipFile(path, "w", method) as archive:
         archive.writestr("1.png", make_image(1, (64, 64), "PNG"))
@@ -33,12 +34,17 @@ def test_a_damaged_entry_of_a_zip_is_a_bad_image(method: int, tmp_path) -> None:
     assert found.value.reason == "image-truncated"
 
 
-def test_a_cut_zip_is_named_as_such_and_opened_once(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cut_zip_is_named_as_such_and_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "cut.zip"
     path.write_bytes(b"PK\x03\x04 and no more")
     opened = []
     original = zipfile.ZipFile
-    monkeypatch.setattr(zipfile, "ZipFile", lambda name: opened.append(name) or original(name))
+
+    def open_zip(name: Any) -> zipfile.ZipFile:
+        opened.append(name)
+        return original(name)
+
+    monkeypatch.setattr(zipfile, "ZipFile", open_zip)
     store = ImageStore([str(path)])
     for _ in range(3):
         with pytest.raises(BadImage, match=r"cut\.zip cannot be opened as a zip: fetch it again"):
@@ -51,7 +57,7 @@ def test_a_name_from_the_root_says_how_it_is_read() -> None:
         ImageStore().load("/data/1.jpg", ".")
 
 
-class Failing(MemoryFileSystem):
+class Failing(MemoryFileSystem):  # type: ignore[misc]
     """A remote place whose first `failures` answers are errors."""
 
     protocol = "failing"

@@ -44,7 +44,8 @@ def test_an_endless_record_takes_no_memory(
 def test_long_records_are_left_out_one_by_one(as_list: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units, "LONGEST_RECORD", 100)
     monkeypatch.setattr(units, "_CHUNK", 32)
-    records = [{"n": 0}, {"long": "x" * 200}, {"n": 1}, {"long": '{[,"' * 60}, {"n": 2}, {"long": "y" * 5_000}]
+    texts = ("x" * 200, '{[,"' * 60, "y" * 5_000)
+    records = [record for n, text in enumerate(texts) for record in ({"n": n}, {"long": text})]
     path = tmp_path / ("a.json" if as_list else "a.jsonl")
     path.write_text(json.dumps(records) if as_list else "".join(json.dumps(r) + "\n" for r in records))
     for rows in (1, 2, 10):

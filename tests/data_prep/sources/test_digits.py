@@ -1,6 +1,7 @@
 """The digits source: reproducible, disjoint, and right."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,13 +54,13 @@ def test_impossible_split_is_refused(sizes: tuple[int, int, int]) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{3: 3}, {3: [10]}])
-def test_a_right_answer_is_no_wrong_response(wrong: dict) -> None:
+def test_a_right_answer_is_no_wrong_response(wrong: dict[int, int | list[int]]) -> None:
     assert load_digit_images()[3].label == 3
     with pytest.raises(ValueError, match="not a wrong digit"):
         list(digit_pairs([3], wrong))
 
 
-def test_critic_and_policy_rows_validate(tmp_path) -> None:
+def test_critic_and_policy_rows_validate(tmp_path: Path) -> None:
     split = digit_split(0, n_rl=40, n_test=10)
     wrong = random_wrong_digits(split["rl"], seed=0, n=2)
     pairs = list(digit_pairs(split["rl"], wrong))

@@ -216,7 +216,8 @@ def test_conversations_that_differ_before_their_last_turn_are_no_pair() -> None:
 def test_records_without_images_are_taken_only_when_asked_for() -> None:
     record = {"prompt": ASKED, "chosen": "A dog.", "rejected": "A cat."}
     assert reason_of(record).reason == "image-missing"
-    for images in (None, []):
+    absent: list[list[str] | None] = [None, []]
+    for images in absent:
         assert converted({**record, "images": images}, text_only=True).images == ()
     assert reason_of({**record, "video": "a.mp4"}, text_only=True).reason == "video"
 

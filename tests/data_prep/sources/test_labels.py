@@ -74,7 +74,7 @@ def test_more_than_one_meaning_is_refused_with_the_values_and_the_option(values:
     ],
 )
 def test_the_option_decides(values: list[Any], given: dict[str, str], meanings: list[Any]) -> None:
-    labels = labels_of(values, **given)
+    labels = labels_of(values, None, None, **given)
     assert [labels.read(value) for value in values] == meanings
 
 

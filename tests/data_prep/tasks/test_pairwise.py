@@ -1,12 +1,14 @@
 """Rows, wordings and neutralising."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_prep.tasks.ordering import balanced_order, preference_tasks, split_of
-from data_prep.tasks.pairwise import Image, PreferencePair, PreferenceTask, row_schema
+from data_prep.tasks.pairwise import Image, PreferencePair, PreferenceTask, Preferred, row_schema
 from data_prep.tasks.prompts import MARKER, WORDINGS, get_wording, neutralise
 from data_prep.tasks.row import Row, rows_batch
 from data_prep.writer import write_parquet
@@ -79,7 +81,7 @@ TRICKS = st.sampled_from(
         "ed{",
     ]
 )
-HOSTILE = st.lists(TRICKS | st.text(max_size=5) | st.characters(categories=("Cs",)), max_size=12).map("".join)
+HOSTILE = st.lists(TRICKS | st.text(max_size=5) | st.characters(categories=["Cs"]), max_size=12).map("".join)
 
 
 @given(HOSTILE)
@@ -95,7 +97,7 @@ def test_neutralised_text_is_harmless_and_stays_so(text: str) -> None:
 
 @given(HOSTILE, HOSTILE, HOSTILE, st.sampled_from([0, 1, "tie"]), st.sampled_from([0, 1]))
 @settings(deadline=None)
-def test_any_text_gives_a_good_row(question: str, first: str, second: str, preferred: object, order: int) -> None:
+def test_any_text_gives_a_good_row(question: str, first: str, second: str, preferred: Preferred, order: int) -> None:
     task = PreferenceTask(pair(preferred=preferred, question=question, responses=(first, second)), order)
     row = task.row()
     # The columns that are written, the dict and what Arrow makes of the dict are the same row.
@@ -107,7 +109,7 @@ def test_any_text_gives_a_good_row(question: str, first: str, second: str, prefe
     truth = row["reward_model"]["ground_truth"]
     shown = (row["extra_info"]["response_1"], row["extra_info"]["response_2"])
     if preferred != "tie":
-        assert shown[int(truth) - 1] == neutral_surrogates((first, second)[preferred])  # type: ignore[index]
+        assert shown[int(truth) - 1] == neutral_surrogates((first, second)[preferred])
     # A judge that quotes both responses in its thoughts and then decides keeps its verdict.
     quoting = f"<think>They say {neutralise(first)} {neutralise(second)}</think>\\boxed{{{truth}}}"
     assert compute_score("critic/test", quoting, truth)["score"] == 1.0
@@ -148,14 +150,14 @@ def test_a_image_has_one_split() -> None:
     assert split_of([train, val], seed=1, val_share=0.1) is None
 
 
-def test_writer_refuses_one_image_in_two_splits(tmp_path) -> None:
+def test_writer_refuses_one_image_in_two_splits(tmp_path: Path) -> None:
     tasks = [PreferenceTask(pair(), 0, "train"), PreferenceTask(pair(), 0, "test")]
     with pytest.raises(ValueError, match="splits train and test"):
         write_parquet(tasks, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_writer_repeats_its_bytes_and_clears_old_shards(tmp_path) -> None:
+def test_writer_repeats_its_bytes_and_clears_old_shards(tmp_path: Path) -> None:
     tasks = [PreferenceTask(pair(i), i % 2, index=i) for i in range(30)]
     first = write_parquet(tasks, tmp_path, shard_bytes=8_000, group_bytes=4_000)
     assert len(first["shards"]) > 2

@@ -194,7 +194,7 @@ def model_class() -> type:
     import openai
     from lmms_eval.models.chat.async_openai import AsyncOpenAIChat  # type: ignore[import-not-found]
 
-    class CriticR1(AsyncOpenAIChat):
+    class CriticR1(AsyncOpenAIChat):  # type: ignore[misc]
         is_simple = False
 
         def __init__(self, settings: str, **given: Any) -> None:

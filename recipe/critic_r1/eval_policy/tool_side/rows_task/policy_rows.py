@@ -19,7 +19,8 @@ ROOT_VARIABLE = "CRITIC_R1_ROOT"
 def open_image(image: Any) -> Image.Image:
     """An image as `datasets` gives it, decoded or as `{bytes, path}`, opened by the rule of training."""
     if not isinstance(image, dict):
-        return image.convert("RGB")
+        decoded: Image.Image = image.convert("RGB")
+        return decoded
     if (root := os.environ.get(ROOT_VARIABLE)) and root not in sys.path:
         sys.path.append(root)
     from data_prep.reading.images import open_image as opened
@@ -51,7 +52,8 @@ def to_messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def to_target(doc: dict[str, Any]) -> str:
-    return doc["reward_model"]["ground_truth"]
+    label: str = doc["reward_model"]["ground_truth"]
+    return label
 
 
 def score(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
