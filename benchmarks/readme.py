@@ -182,6 +182,11 @@ def _reward(result: Result) -> str:
     return f"{told}\n\n{speed}\n\n{growth}\n\n{costs}"
 
 
+def _faults(result: Result) -> str:
+    rows = [[kind, found["tried"], found["failed"]] for kind, found in result["kinds"].items()]
+    return table(["kind", "situations", "lost"], [*rows, ["all", *(sum(row[i] for row in rows) for i in (1, 2))]])
+
+
 def _cluster(result: Result) -> str:
     rows = []
     for name in ("two_nodes_against_one_node", "disturbed_against_two_nodes"):
@@ -278,6 +283,13 @@ SECTIONS: list[Section] = [
         "With a seed for each rollout, compared response by response.",
         "cluster",
         _cluster,
+    ),
+    (
+        "Faults of servers, files and rows",
+        "faults.json",
+        "Cases of the tests by kind; a lost one ends in another way than it should.",
+        "faults",
+        _faults,
     ),
 ]
 

@@ -98,6 +98,27 @@ def write_json_lines(path: Path, values: Iterable[Any]) -> int:
     return count
 
 
+def refuse_foreign_file(path: Path, mark: str, what: str) -> None:
+    """Refuse to write where anything but an earlier result is.
+
+    Args:
+        mark: what each result has in its first 4096 bytes.
+        what: the kind of result, for the message.
+
+    Raises:
+        FileExistsError: there is a folder, or a file without the mark.
+    """
+    if path.is_dir():
+        raise FileExistsError(f"{path} is a folder: give the name of a file")
+    if path.exists():
+        head = b""
+        if path.is_file():
+            with path.open("rb") as stream:
+                head = stream.read(4096)
+        if mark.encode() not in head:
+            raise FileExistsError(f"{path} exists and is not {what}: choose another file, or remove it")
+
+
 def append_json_line(path: Path, value: Any) -> None:
     """Add a line to a file of JSON lines, in one write, so that lines of two commands never mix.
 

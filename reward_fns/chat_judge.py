@@ -12,6 +12,7 @@ import base64
 import contextlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from runpy import run_path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,14 @@ from urllib.parse import urlsplit
 
 if TYPE_CHECKING or __package__:
     from reward_fns.group import JudgeFailedError
+    from reward_fns.replies import FilteredError, SenselessAnswerError, read_reply
     from reward_fns.verdict import Parsing, parse_verdict
 else:  # loaded by its path: by_path.py explains
     _sibling = run_path(str(Path(__file__).with_name("by_path.py")))["sibling"]
     JudgeFailedError = _sibling("group").JudgeFailedError
-    _verdict = _sibling("verdict")
+    _replies, _verdict = _sibling("replies"), _sibling("verdict")
+    FilteredError, SenselessAnswerError = _replies.FilteredError, _replies.SenselessAnswerError
+    read_reply = _replies.read_reply
     Parsing, parse_verdict = _verdict.Parsing, _verdict.parse_verdict
 
 LONGEST_PAUSE = 30.0
@@ -54,9 +58,8 @@ def data_url(image: Any) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 
 
-def _on_this_machine(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    return host == "localhost" or host.startswith("127.") or host == "::1"
+_BROKEN_BODY = (LookupError, ValueError, TypeError, AttributeError)
+"""What reading an answer of another form than the protocol's raises."""
 
 
 class ChatJudge:
@@ -110,7 +113,7 @@ class ChatJudge:
         self._wording, self._ties, self._parsing = wording, ties, parsing
         self._timeout, self._attempts, self._first_pause = timeout, attempts, first_pause
         self._concurrency, self._api_key = concurrency, api_key
-        self._direct = direct or _on_this_machine(url)
+        self._direct = direct or _is_here(url)
         self._fixed = {"max_tokens": max_tokens, "temperature": temperature, "n": 1}
         self._extra_body = dict(extra_body or {}) or None
         self._client: Any = None
@@ -151,6 +154,7 @@ class ChatJudge:
                 # A redirect would take the prompt, its images and the key along.
                 http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not self._direct),
             )
+            self._client.organization = self._client.project = None  # of the environment, and not meant for a critic
             self._slots = asyncio.Semaphore(self._concurrency)
         for attempt in range(1, self._attempts + 1):
             try:
@@ -165,11 +169,11 @@ class ChatJudge:
                         **self._fixed,
                     )
                 return self._read(reply)
-            except (openai.OpenAIError, LookupError, ValueError, TypeError, AttributeError, TimeoutError) as error:
+            except (openai.OpenAIError, TimeoutError, SenselessAnswerError, *_BROKEN_BODY) as error:
                 status = getattr(error, "status_code", None)
                 final = isinstance(status, int) and status < 500 and status not in PASSING
                 if final or attempt == self._attempts:
-                    words = " ".join(str(error).split()) or "no message"
+                    words = " ".join(str(error).replace(self._api_key, "<key>").split()) or "no message"
                     raise JudgeFailedError(f"{type(error).__name__}: {words}"[:300]) from error
                 await asyncio.sleep(self._pause(error, attempt))
         raise AssertionError("the last attempt returns or raises")
@@ -182,19 +186,24 @@ class ChatJudge:
         return min(pause, LONGEST_PAUSE)
 
     def _read(self, reply: Any) -> tuple[str | None, int, int]:
-        """Raises ValueError, TypeError or AttributeError for a body that is not an answer."""
-        (choice,) = reply.choices
-        message, end = choice.message, choice.finish_reason
-        thoughts = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
-        refused = getattr(message, "refusal", None) or end in ("length", "content_filter")
-        if not isinstance(message.content, str) and not thoughts and not refused:
-            raise ValueError("an answer without text")
-        # A server that separates the thoughts takes off the tags by which a verdict is read.
-        text = f"<think>{thoughts}</think>{message.content or ''}" if thoughts else message.content or ""
-        verdict = parse_verdict(text, parsing=self._parsing, finished=end != "length")
-        usage = reply.usage
-        counts = [int(getattr(usage, name, 0) or 0) for name in ("prompt_tokens", "completion_tokens")]
-        return verdict.choice, counts[0], counts[1]
+        """Raises SenselessAnswerError, or AttributeError, for a body that is not an answer."""
+        try:
+            found = read_reply(reply.model_dump(mode="json", warnings=False), 1)
+        except FilteredError:
+            return None, 0, 0
+        finished = found.finish_reasons[0] != "length"
+        verdict = parse_verdict(found.texts[0], parsing=self._parsing, finished=finished)
+        return verdict.choice, found.prompt_tokens, found.completion_tokens
+
+
+def _is_here(url: str) -> bool:
+    """Whether an address is on this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return address.is_loopback or address.is_unspecified
 
 
 class QuestionJudge:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.checks.rows import REQUIRED, expand, image_bytes
-from data_prep.files import write_text
+from data_prep.files import refuse_foreign_file, write_text
 from data_prep.reading.images import BadImage, read_header
 from data_prep.reading.parquet_files import check_rows, group_batches, open_parquet
 from data_prep.tasks.ordering import seeded_fraction
@@ -78,7 +78,11 @@ def html_sheet(
 
     Args:
         image_roots: folders that named images may lie in, besides the folder of the row's file.
+
+    Raises:
+        FileExistsError: the path holds anything but such a page.
     """
+    refuse_foreign_file(Path(path), "<title>Tasks</title>", "a page of tasks")
     parts = [_PAGE]
     for file, row in rows:
         info, truth = _mapping(row["extra_info"]), ground_truth(row)

@@ -14,16 +14,23 @@ from omegaconf import DictConfig, OmegaConf
 HIDDEN = "<redacted>"
 
 _SECRET_NAME = re.compile(
-    r"(?i:secret|passw(or)?d|passphrase|credential|authorization|bearer|(^|[_-])(pwd|pat|auth|token)s?($|[_-]))"
+    r"(?i:secret|passw(or)?d|passphrase|credential|authorization|bearer|cookie|[_-]pass$)"
+    r"|(?i:(^|[_-])(pwd|pat|cred|auth|token)s?($|[_-]))"
     r"|(?i:(api|access|account|auth|private|signing|ssh|encryption)[_-]?key)|[A-Z0-9]_KEY$"
 )
+_PASSWORD = re.compile(r"(?i)passw|secret|pwd")
 _NOT_SECRET = re.compile(
     r"(?i)tokens$|(^|_)(eos|bos|pad|unk|sep|cls|mask|image|video|audio|stop|special)_token|token_(id|len)"
 )
 _USER_INFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/?#\"'<>]+@")
+_USER_INFO_ALONE = re.compile(r"(?<![\w/])[\w.%+-]+:[^\s/?#@\"'<>]+@(?=[\w.-])")
+"""Of an address without a scheme, which must hold a password to be told from a mail address."""
 _SECRET_PARAMETER = re.compile(r"(?i)([?&](?:[\w-]*(?:key|token|secret|password|signature|sig|credential))=)[^&#\s]+")
 _HEADER = re.compile(r"\b(?:((?i:bearer))\s+[\w.~+/=*-]{6,}|((?i:basic))\s+(?=[a-z+/]*[A-Z0-9])[\w+/]{8,}={0,2})")
-_KEY = re.compile(r"\b(?:sk-|hf_|gsk_|xai-|AIza)[\w*.-]{4,}")
+_KEY = re.compile(
+    r"\b(?:sk-|hf_|gsk_|xai-|AIza|AKIA|gh[pousr]_|github_pat_|glpat-|xox[abp]-|nvapi-|eyJ[\w-]+\.eyJ)[\w*.-]{4,}"
+)
+_OPTION = re.compile(r"(?i)(--[\w-]*(?:key|token|secret|password)[= ])[^\s'\"]+")
 
 
 def secret_name(name: str) -> bool:
@@ -44,20 +51,27 @@ def redact(text: str, *secrets: str) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) > 3 and secret != "EMPTY":  # what servers without keys are given
             text = text.replace(secret, HIDDEN)
-    text = _SECRET_PARAMETER.sub(rf"\1{HIDDEN}", _USER_INFO.sub(rf"\1{HIDDEN}@", text))
+    text = _USER_INFO_ALONE.sub(f"{HIDDEN}@", _USER_INFO.sub(rf"\1{HIDDEN}@", text))
+    text = _SECRET_PARAMETER.sub(rf"\1{HIDDEN}", text)
+    text = _OPTION.sub(rf"\1{HIDDEN}", text)
     return _KEY.sub(HIDDEN, _HEADER.sub(lambda match: f"{match[1] or match[2]} {HIDDEN}", text))
 
 
-def redacted(value: Any) -> Any:
-    """Settings as they may be written: texts by `redact`, and no text under the name of a secret."""
-    if isinstance(value, str):
-        return redact(value)
+def redacted(value: Any, name: str = "", *, inside: bool = False) -> Any:
+    """Settings as they may be written: texts by `redact`, and no text, nor a numeric password, under a secret's name.
+
+    Args:
+        name: of the value.
+        inside: whether it is part of something with the name of a secret.
+    """
+    secret = inside or secret_name(name)
     if isinstance(value, Mapping):
-        return {
-            name: HIDDEN if item and isinstance(item, str) and secret_name(str(name)) else redacted(item)
-            for name, item in value.items()
-        }
-    return [redacted(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: redacted(item, str(key), inside=secret) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(item, name, inside=secret) for item in value]
+    if isinstance(value, str):
+        return HIDDEN if value and secret else redact(value)
+    return HIDDEN if _PASSWORD.search(name) and type(value) is int else value
 
 
 def address_secrets(url: str) -> tuple[str, ...]:
@@ -105,7 +119,7 @@ def _without(value: Any, raw: Any, name: str, from_environment: set[str], secret
         found = _children(value, raw)
         return [_without(item, item_raw, name, from_environment, secret) for _, item, item_raw in found]
     if not isinstance(value, str):
-        return value
+        return redacted(value, name)
     if isinstance(raw, str) and "${" in raw and ("oc.env" in raw or value in from_environment):
         return raw
     return HIDDEN if value in secret or (value and secret_name(name)) else redact(value)

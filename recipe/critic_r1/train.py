@@ -21,6 +21,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from data_prep.files import FolderInUseError, folder_lock, write_text
+from data_prep.terminal import printable
 from recipe.critic_r1.launch import staged, supervisor, wait_for_cluster
 from recipe.critic_r1.redaction import redacted_config
 from recipe.critic_r1.training import checkpoints
@@ -78,7 +79,7 @@ def run(config: DictConfig) -> None:
         print(f"critic-r1: a kill left {checkpoints.TRACKER} empty; it names step {step} again", file=sys.stderr)
     for finding in preflight.check(config):
         if finding.status == "warn":
-            print(f"critic-r1: {finding}", file=sys.stderr)
+            print(f"critic-r1: {printable(finding)}", file=sys.stderr)
     saved = Path(config.critic_r1.run_dir) / "train" / "config.yaml"
     write_text(saved, yaml.safe_dump(redacted_config(config), sort_keys=False, allow_unicode=True))
 
@@ -141,7 +142,7 @@ def train(config_name: str, overrides: Sequence[str]) -> int:
     except (
         ConfigurationError, staged.StageError, PreflightError, checkpoints.CheckpointError, FolderInUseError, OSError,
     ) as error:  # fmt: skip
-        print(f"critic-r1: {error}", file=sys.stderr)
+        print(f"critic-r1: {printable(error)}", file=sys.stderr)
         return 2
 
 
@@ -154,7 +155,7 @@ def _run_and_explain(config: DictConfig) -> int:
         raise
     except Exception as error:
         traceback.print_exc()
-        print(f"critic-r1: {explain(error, Path(config.trainer.default_local_dir))}", file=sys.stderr)
+        print(f"critic-r1: {printable(explain(error, Path(config.trainer.default_local_dir)))}", file=sys.stderr)
         return supervisor.TRANSIENT if supervisor.is_transient(error) else 1
     return 0
 

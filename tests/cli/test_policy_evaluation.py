@@ -10,8 +10,11 @@ import typer
 from typer.testing import CliRunner, Result
 
 from recipe.critic_r1.cli import policy_evaluation
+from recipe.critic_r1.eval_policy.command import Served, ask_once
 from recipe.critic_r1.eval_policy.environment import Environment
 from recipe.critic_r1.eval_policy.suites import Benchmark
+from tests.judging.fake_server import FakeServer
+from tests.judging.test_finality import refuses
 
 APP = typer.Typer()
 policy_evaluation.register(APP)
@@ -33,7 +36,13 @@ class Tool:
         self.commands: list[Sequence[str]] = []
         self.environments: list[Mapping[str, str]] = []
         self.fails: set[str] = set()
+        self.asked = 0
+        """How often the server was asked whether it answers."""
         self.scores: list[object] = [1.0, 0.0]
+
+    def ask_once(self, served: Served) -> list[str]:
+        self.asked += 1
+        return ["max_tokens", "temperature"]
 
     def __call__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
         self.commands.append(command)
@@ -56,6 +65,7 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> Tool:
     monkeypatch.setattr(policy_evaluation, "run", stand_in)
     monkeypatch.setattr(policy_evaluation, "prepare", lambda cache, pins, say: Environment(Path("/env/bin/python")))
     monkeypatch.setattr(policy_evaluation, "_version", lambda python: "lmms-eval 0.0")
+    monkeypatch.setattr(policy_evaluation, "ask_once", stand_in.ask_once)
     return stand_in
 
 
@@ -131,6 +141,60 @@ def test_a_figure_without_an_interval_asks_the_tool_for_one(
             "policy/mean": "none",
         }
     assert asked == ["one", "two"], "a judge is not asked at every draw, and what was found is kept"
+
+
+def test_the_server_is_asked_once_before_the_tool_runs(tool: Tool, suite: str, tmp_path: Path) -> None:
+    """And not at all by a run that has nothing left to do."""
+    for _ in range(2):
+        assert call(suite, tmp_path / "out").exit_code == 0
+    assert (tool.asked, len(tool.commands)) == (1, 2)
+    assert {environment["CRITIC_R1_CHANGES"] for environment in tool.environments} == {'["max_tokens", "temperature"]'}
+
+
+REFUSALS = [
+    ("401", "check address, model name and key"),
+    ("404", "check address, model name and key"),
+    ("302", "which is not followed: give that address"),
+    ({"status": 429, "body": {"error": {"code": "insufficient_quota"}}}, "no quota left"),
+    ({"status": 400, "body": {"error": {"message": "Model Not Exist"}}}, "Model Not Exist"),
+    ({"status": 400, "body": {"error": {"param": "foo", "message": "Unknown"}}}, "--request"),
+]
+
+
+@pytest.mark.parametrize(("reply", "remedy"), REFUSALS)
+def test_a_server_that_refuses_stops_the_command_at_once(
+    tool: Tool, suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: Any, remedy: str
+) -> None:
+    monkeypatch.setattr(policy_evaluation, "ask_once", ask_once)
+    with FakeServer(lambda n, body: reply) as server:
+        words = [suite, "--model", "m", "--base-url", server.url, "--out", str(tmp_path / "out")]
+        result = CliRunner().invoke(APP, words)
+        assert len(server.bodies) == 1
+    assert (result.exit_code, tool.commands) == (2, [])
+    assert remedy in result.output
+
+
+def test_fields_that_a_model_does_not_take_are_found(
+    tool: Tool, suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy_evaluation, "ask_once", ask_once)
+    with FakeServer(refuses) as server:
+        words = [suite, "--model", "m", "--base-url", server.url, "--out", str(tmp_path / "out")]
+        assert CliRunner().invoke(APP, words).exit_code == 0
+    assert json.loads(tool.environments[0]["CRITIC_R1_CHANGES"]) == ["max_tokens", "temperature"]
+
+
+@pytest.mark.parametrize("damage", ["", "{cut", "[1]", "[" * 100_000])
+@pytest.mark.parametrize("name", ["finished.json", "lmms-eval/0_samples_one.jsonl"])
+def test_a_damaged_file_is_made_again(tool: Tool, suite: str, tmp_path: Path, damage: str, name: str) -> None:
+    out = tmp_path / "out"
+    assert call(suite, out, "--task", "one").exit_code == 0
+    (out / "benchmarks" / "one" / name).write_text(damage)
+    status = call(suite, out, "--task", "one").exit_code
+    assert call(suite, out, "--task", "one").exit_code == 0
+    assert len(tool.commands) == 2
+    assert status == (0 if name == "finished.json" else 1)
+    assert list(written(out)["metrics"]) == ["policy/general/one"]
 
 
 def test_print_runs_nothing(tool: Tool, suite: str, tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """The client under the tool's model: the instruction goes out, the final answer comes back, nothing is asked twice."""
 
 import asyncio
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 from openai.types.chat import ChatCompletion
+
+from recipe.critic_r1.eval_policy import results
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 
@@ -80,6 +83,44 @@ def test_another_instruction_is_another_question(lmms_model: ModuleType, tmp_pat
     journal = lmms_model.Journal(tmp_path / "answers.jsonl")
     assert ask(lmms_model.FinalAnswers(Server("\\boxed{1}"), journal), "q") == "1"
     assert ask(lmms_model.FinalAnswers(Server("\\boxed{2}"), journal, suffix="Think."), "q") == "2"
+
+
+FOREIGN = [
+    "null", "[1]", "{cut", "[" * 100_000, '{"format": 2}', '{"format": 2, "key": 5, "response": {}}',
+    '{"format": 2, "key": "KEY"}', '{"format": 2, "key": "KEY", "response": []}',
+    '{"format": 2, "key": "KEY", "response": {"choices": []}}',
+    '{"format": 2, "key": "KEY", "response": {"error": {"code": 429, "message": "limit"}}}',
+    '{"format": 1, "key": "KEY", "response": {"choices": [{"finish_reason": "stop", "message": {"content": "5"}}]}}',
+    '{"format": 2, "key": "KEY", "response": {"choices": [{"finish_reason": "error", "message": {"content": ""}}]}}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", FOREIGN)
+def test_a_line_that_is_no_answer_is_asked_again(lmms_model: ModuleType, tmp_path: Path, line: str) -> None:
+    path = tmp_path / "answers.jsonl"
+    journal = lmms_model.Journal(path)
+    ask(lmms_model.FinalAnswers(Server("\\boxed{6}"), journal), "q")
+    (record,) = map(json.loads, path.read_text().splitlines())
+    path.write_text(line.replace("KEY", record["key"]) + "\n")
+    answers = lmms_model.FinalAnswers(Server("\\boxed{8}"), lmms_model.Journal(path))
+    assert ask(answers, "q") == "8"
+    assert results.reading(path).responses == 1
+
+
+def test_a_journal_that_is_a_link_is_not_followed(lmms_model: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic link"):
+        lmms_model.Journal(tmp_path / "link")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_fields_that_the_server_does_not_take_are_renamed_or_left_out(lmms_model: ModuleType, tmp_path: Path) -> None:
+    server = Server("\\boxed{6}")
+    journal = lmms_model.Journal(tmp_path / "answers.jsonl")
+    answers = lmms_model.FinalAnswers(server, journal, changes=["max_tokens", "temperature"])
+    message = {"role": "user", "content": "q"}
+    asyncio.run(answers.create(model="m", messages=[message], temperature=0, max_tokens=9))
+    assert server.payloads == [{"model": "m", "messages": [message], "max_completion_tokens": 9}]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Behaviour = Callable[[int, dict[str, Any]], str | dict[str, Any]]
-"""(which attempt of this very request, counted from 1; its body) -> what to do: a fault's name, or an answer's body."""
+Behaviour = Callable[[int, dict[str, Any]], str | bytes | dict[str, Any]]
+"""(which attempt of this very request, counted from 1; its body) -> what to do: a fault's name, a whole HTTP response,
+or an answer's body."""
 
 
 def answer(body: dict[str, Any], text: str | None = None, **message: Any) -> dict[str, Any]:
@@ -105,6 +106,9 @@ class FakeServer:
                 _send(handler, what["status"], json.dumps(what["body"]).encode())
             elif isinstance(what, dict):
                 _send(handler, 200, json.dumps(what).encode())
+            elif isinstance(what, bytes):
+                handler.close_connection = True
+                handler.wfile.write(what)
             else:
                 _fault(handler, what, body)
         except (BrokenPipeError, ConnectionResetError):

@@ -112,9 +112,18 @@ def test_unusable_runs_are_named(said: Any, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"judgements\.jsonl does not exist: give the --out folder"):
         load_judgements(tmp_path)
     path = write([said("p", 0, True)], tmp_path / "run") / "judgements.jsonl"
-    path.write_text(path.read_text() + '{"pair_id": "p"}\n')
-    with pytest.raises(ValueError, match=r"judgements\.jsonl line 2 is not a judgement \(KeyError"):
-        load_judgements(path)
+    line = path.read_text()
+    changes: list[dict[str, Any]] = [
+        {"order": float("inf")},
+        {"order": None},
+        {"votes": None},
+        {"well_formed": float("nan")},
+    ]
+    strange = ["{}", *(json.dumps({**json.loads(line), **change}) for change in changes)]
+    for other in (*strange, "[1]", "{cut", "[" * 100_000):
+        path.write_text(f"{line}{other}\n")
+        with pytest.raises(ValueError, match=r"judgements\.jsonl line 2 is not a judgement"):
+            load_judgements(path)
     path.write_text("")
     with pytest.raises(ValueError, match="is empty"):
         load_judgements(path)

@@ -1,6 +1,7 @@
 """What is final and what is a failure: how bodies are read, what is asked again, and what stops a run."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from recipe.critic_r1.judging.address import choose_key
 from recipe.critic_r1.judging.generation import GenerationRequest, Message, Sampling, TextPart
 from recipe.critic_r1.judging.journal import Journal
 from recipe.critic_r1.judging.openai_client import OpenAIGenerator, ServerRefusedError
 from recipe.critic_r1.judging.pairwise import JudgeTask, judgement_of
-from recipe.critic_r1.judging.replies import FilteredError, SenselessAnswerError, read_reply
+from reward_fns.replies import FilteredError, SenselessAnswerError, read_reply
 from tests.judging.fake_server import FakeServer, answer
 
 
@@ -36,6 +36,14 @@ FINAL = [
     (body("1", reasoning="hm"), "<think>hm</think>1", "stop"),
     (body(None, "length", reasoning="hm"), "<think>hm", "length"),
     (body(None, reasoning="1"), "1", "stop"),
+    (body("1", thinking="hm"), "<think>hm</think>1", "stop"),
+    (body("1", reasoning_content=[{"type": "text", "text": "hm"}]), "<think>hm</think>1", "stop"),
+    (body("1", reasoning_details=[{"type": "reasoning.text", "text": "hm"}]), "<think>hm</think>1", "stop"),
+    (body("1", thinking_blocks=[{"type": "thinking", "thinking": "hm"}]), "<think>hm</think>1", "stop"),
+    (body("1", reasoning={"content": "hm"}), "1", "stop"),
+    (body("x", "model_context_window_exceeded"), "x", "length"),
+    (body("x", "complete"), "x", "stop"),
+    ({"error": None, **body("x")}, "x", "stop"),
     (body(None, refusal="no"), "", "refusal"),
     (body([{"type": "refusal", "refusal": "no"}]), "", "refusal"),
     (body(None, "refusal"), "", "refusal"),
@@ -43,11 +51,23 @@ FINAL = [
     (body("x", usage={"prompt_tokens": [1], "completion_tokens": "many"}), "x", "stop"),
     (body("x", usage=[1]), "x", "stop"),
     (body("x", usage={"prompt_tokens": float("inf")}), "x", "stop"),
+    (body("x", usage={"prompt_tokens": 10**400, "completion_tokens": 1e300}), "x", "stop"),
+    (body("x", usage={"prompt_tokens": -5, "completion_tokens": {"a": 1}}), "x", "stop"),
 ]
 
 FAILURES = [
     {"error": {"code": 429, "message": "Rate limited upstream"}},
     {"error": "down"},
+    {"object": "error", "message": "no such model", "code": 404},
+    {"base_resp": {"status_code": 1008}, "choices": None},
+    {"choices": "x"},
+    {"choices": [{"finish_reason": "stop", "message": None}]},
+    {"choices": [{"finish_reason": "stop", "text": "x"}]},
+    {"choices": [{"message": {"content": "x"}}]},
+    body("x", ["stop"]),
+    body("x", "network_error"),
+    body(None, tool_calls=[{"id": 1}]),
+    body([{"type": "text", "text": None}]),
     {"choices": []},
     {"choices": [None]},
     {"choices": [{"finish_reason": "stop", "message": "x"}]},
@@ -73,7 +93,7 @@ def test_final_answers(reply: dict[str, Any], text: str, reason: str) -> None:
     found = read_reply(reply, 1)
     assert (found.texts, found.finish_reasons) == ((text,), (reason,))
     json.dumps(found).encode()
-    assert all(type(count) is int and count >= 0 for count in found[2:])
+    assert all(type(count) is int and 0 <= count < 1e12 for count in found[2:])
 
 
 @pytest.mark.parametrize("reply", FAILURES)
@@ -82,10 +102,11 @@ def test_bodies_that_are_not_answers(reply: Any) -> None:
         read_reply(reply, 1)
 
 
+@pytest.mark.parametrize("reason", ["content_filter", "SAFETY", "sensitive", "guardrail_intervened", "IMAGE_SAFETY"])
 @pytest.mark.parametrize("content", ["", None, "half an ans"])
-def test_filtered_answers(content: str | None) -> None:
+def test_filtered_answers(content: str | None, reason: str) -> None:
     with pytest.raises(FilteredError):
-        read_reply(body(content, "content_filter"), 1)
+        read_reply(body(content, reason), 1)
 
 
 def request(text: str, **sampling: Any) -> GenerationRequest:
@@ -130,13 +151,71 @@ def test_final_ones_are_asked_once_over_two_runs(tmp_path: Path, reply: Any, ask
     assert failure is None or found.failure == failure
 
 
+def line(**changed: Any) -> str:
+    whole = {"key": "k", "texts": ["x"], "finish_reasons": ["stop"], "prompt_tokens": 1, "completion_tokens": 1}
+    return json.dumps({**whole, **changed}) + "\n"
+
+
 def test_an_old_journal_is_not_trusted(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
-    path.write_text(
-        '{"key": "k", "texts": ["x"], "finish_reasons": ["error"], "prompt_tokens": 1, "completion_tokens": 1}\n'
-    )
+    path.write_text(line(finish_reasons=["error"]))
     with Journal(path) as journal:
         assert journal.get("k") is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"texts": []},
+        {"texts": ["x", "y"]},
+        {"texts": [5]},
+        {"texts": None},
+        {"finish_reasons": []},
+        {"prompt_tokens": "many"},
+        {"texts": "x"},
+    ],
+)
+def test_a_line_that_was_tampered_with_is_named(tmp_path: Path, changed: dict[str, Any]) -> None:
+    path = tmp_path / "j.jsonl"
+    path.write_text(line() + line(**changed))
+    with pytest.raises(ValueError, match=r"j\.jsonl line 2 is not a record"):
+        Journal(path)
+
+
+@pytest.mark.parametrize("foreign", ["a thesis, unfinished", '{"question": "q"}', "\n".join("abc")])
+def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path: Path, foreign: str) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text(foreign)
+    with pytest.raises(ValueError, match="is not a record"):
+        Journal(path)
+    assert path.read_text() == foreign
+
+
+def test_what_is_not_a_file_is_no_journal(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for name, said in (("pipe", "is not a file"), ("link", "is a symbolic link")):
+        with pytest.raises(ValueError, match=said):
+            Journal(tmp_path / name)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_texts_of_a_journal_can_be_sent_and_written(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    path.write_text(line(texts=["\ud800x"]))
+    with Journal(path) as journal:
+        found = journal.get("k")
+    assert found is not None
+    assert found.text == "\\ud800x"
+
+
+def test_another_number_of_texts_than_asked_for_is_asked_again(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    with FakeServer(lambda n, sent: answer(sent, "x")) as server:
+        ask(server.url, path, sampling={"temperature": 1.0, "n": 2})
+        path.write_text(path.read_text().replace('["x", "x"]', '["x"]').replace('["stop", "stop"]', '["stop"]'))
+        ((found,), _) = ask(server.url, path, sampling={"temperature": 1.0, "n": 2})
+    assert (found.texts, len(server.bodies)) == (("x", "x"), 2)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +229,8 @@ def test_an_old_journal_is_not_trusted(tmp_path: Path) -> None:
             "--request NAME=VALUE",
         ),
         (status(407, message="proxy"), "the proxy wants a password"),
+        ({"error": {"code": "insufficient_quota", "message": "quota"}}, "no quota left"),
+        (status(400, message="model 7 does not exist"), "model 7 does not exist.*check address, model name"),
     ],
 )
 def test_lasting_failures_stop_a_run(reply: Any, remedy: str) -> None:
@@ -159,15 +240,35 @@ def test_lasting_failures_stop_a_run(reply: Any, remedy: str) -> None:
         assert len(server.bodies) <= 8
 
 
-def test_one_question_that_is_refused_costs_itself() -> None:
+REFUSALS = [
+    status(403, message="no"),
+    status(400, message="Invalid image"),
+    status(400, param="messages.[0].content", code="invalid_image", message="Invalid image"),
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_one_question_that_is_refused_costs_itself(tmp_path: Path, refusal: Any) -> None:
+    """In the first run, and in a second one, where it is the only question that is still open."""
+
     def behaviour(n: int, sent: dict[str, Any]) -> Any:
         text = sent["messages"][0]["content"][0]["text"]
-        return status(403, message="no") if text == "3" else answer(sent, "x")
+        return refusal if text == "3" else answer(sent, "x")
 
     with FakeServer(behaviour) as server:
-        found, generator = ask(server.url, count=20, concurrency=4)
-    assert [g.error is None for g in found] == [i != 3 for i in range(20)]
-    assert list(generator.errors.values()) == [1]
+        for _ in range(2):
+            found, generator = ask(server.url, tmp_path / "j.jsonl", count=20, concurrency=4)
+            assert [g.error is None for g in found] == [i != 3 for i in range(20)]
+            assert list(generator.errors.values()) == [1]
+
+
+def test_bad_images_in_a_row_cost_themselves_once_something_was_answered() -> None:
+    def behaviour(n: int, sent: dict[str, Any]) -> Any:
+        return REFUSALS[1] if int(sent["messages"][0]["content"][0]["text"]) >= 5 else answer(sent, "x")
+
+    with FakeServer(behaviour) as server:
+        found, _ = ask(server.url, count=40, concurrency=1)
+    assert [g.error is None for g in found] == [i < 5 for i in range(40)]
 
 
 def refuses(n: int, sent: dict[str, Any]) -> Any:
@@ -205,33 +306,6 @@ def test_request_fields_are_set_and_left_out() -> None:
     assert (sent["max_tokens"], sent["top_k"]) == (7, 5)
     with pytest.raises(ValueError, match="'messages' of a request cannot be changed"):
         OpenAIGenerator("m", "http://127.0.0.1:9/v1", extra_body={"messages": []})
-
-
-@pytest.mark.parametrize("url", ["127.0.0.1:8000/v1", "localhost", "ftp://h/v1", "http://", "http://h:port/v1"])
-def test_an_address_is_checked_before_anything_is_sent(url: str) -> None:
-    with pytest.raises(ValueError, match="is not an address"):
-        OpenAIGenerator("m", url)
-
-
-@pytest.mark.parametrize(
-    ("given", "named", "unasked", "url", "key", "warned"),
-    [
-        ("k", "", "", "http://127.0.0.1:1/v1", "k", False),
-        ("k", "", "", "http://node7/v1", "k", True),
-        ("", "n", "o", "http://127.0.0.1:1/v1", "n", False),
-        ("", "", "o", "http://127.0.0.1:1/v1", "EMPTY", True),
-        ("", "", "o", "http://node7/v1", "EMPTY", True),
-        ("", "", "o", "https://api.example/v1", "o", False),
-        ("", "", "", "http://node7/v1", "EMPTY", False),
-    ],
-)
-def test_which_key_an_address_gets(
-    monkeypatch: pytest.MonkeyPatch, given: str, named: str, unasked: str, url: str, key: str, warned: bool
-) -> None:
-    monkeypatch.setenv("CRITIC_R1_API_KEY", named)
-    monkeypatch.setenv("OPENAI_API_KEY", unasked)
-    said: list[str] = []
-    assert (choose_key(given, url, said.append), bool(said)) == (key, warned)
 
 
 def test_too_few_open_files_are_said_beforehand() -> None:

@@ -1,6 +1,7 @@
 """The client against a server that does everything wrong at least once."""
 
 import errno
+import importlib
 import os
 import signal
 import subprocess
@@ -9,12 +10,16 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from recipe.critic_r1.judging.generation import GenerationRequest, ImagePart, Message, Sampling, TextPart
 from recipe.critic_r1.judging.journal import Journal, JournalBusyError, JournalFullError
 from recipe.critic_r1.judging.openai_client import OpenAIGenerator, ServerRefusedError
 from tests.judging.fake_server import FakeServer, answer
+
+LIBRARY: Any = importlib.import_module(openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0])
+"""The client's HTTP library."""
 
 PNG = b"\x89PNG\r\n\x1a\n image"
 
@@ -329,7 +334,10 @@ def test_two_runs_cannot_share_a_journal(tmp_path: Path) -> None:
     Journal(tmp_path / "j.jsonl").close()
 
 
-@pytest.mark.parametrize("settings", [{"concurrency": 0}, {"attempts": 0}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"concurrency": 0}, {"attempts": 0}, {"timeout": 0}, {"timeout": float("nan")}, {"timeout": float("inf")}],
+)
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match=r"at least 1|above 0"):
         OpenAIGenerator("m", "http://127.0.0.1:1/v1", **settings)

@@ -3,6 +3,7 @@
 import importlib.metadata
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,12 +31,51 @@ def test_a_gpu_needs_nothing_of_ours() -> None:
         (["--host", "0.0.0.0", "--api-key", "k"], "", False),
         (["--host", "0.0.0.0", "--api_key=k"], "", False),
         (["--host", "0.0.0.0"], "k", False),
+        (["--host", "0.0.0.0"], " ", True),
+        (["--host", "0.0.0.0", "--api-key", ""], "", True),
+        (["--host", "0.0.0.0", "--api-key="], "", True),
+        (["--host=127.0.0.1", "--host=0.0.0.0"], "", True),
+        (["--hos", "0.0.0.0"], "", True),
+        (["--ho=0.0.0.0"], "", True),
+        (["--host", ""], "", True),
+        (["--host", "0"], "", True),
+        (["--host", "[::]"], "", True),
+        (["--host", "127.0.0.2"], "", False),
+        (["--host", "localhost.example"], "", True),
+        (["--uds", "/tmp/socket", "--host", "0.0.0.0"], "", True),
     ],
 )
 def test_other_machines_need_a_key(given: list[str], key: str, refused: bool) -> None:
-    assert ("--host" in serve.arguments("folder", given, cpu=False)) or given[0].startswith("--host=")
+    assert any(word.startswith("--ho") for word in serve.arguments("folder", given, cpu=False))
     with pytest.raises(ValueError, match="give a key") if refused else nullcontext():
         serve.check_host(given, {"VLLM_API_KEY": key})
+
+
+@pytest.mark.parametrize(
+    ("config", "refused"),
+    [
+        ("host: 0.0.0.0", True),
+        ("host: 0.0.0.0\napi-key: k", False),
+        ("host: 0.0.0.0\napi_key: ''", True),
+        ("host: 127.0.0.1", False),
+        ("port: 9", False),
+        ("", False),
+    ],
+)
+@pytest.mark.parametrize("form", ["{0} {1}", "{0}={1}"])
+def test_the_address_of_a_configuration_file(tmp_path: Path, config: str, refused: bool, form: str) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(config)
+    given = form.format("--config", path).split()
+    with pytest.raises(ValueError, match="give a key") if refused else nullcontext():
+        serve.check_host(given, {})
+    # Ours would take precedence over the file's.
+    assert ("--host" in serve.arguments("folder", given, cpu=False)) == ("host" not in config)
+
+
+def test_a_configuration_file_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(ValueError, match="--config /no/such cannot be read"):
+        serve.check_host(["--config", "/no/such"], {})
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,35 @@ def test_a_variable_that_cannot_be_sent(item: str, message: str) -> None:
         submit.environment([item])
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "critic_r1.judge.base_url=https://me:pw@host/v1",
+        "+trainer.address=http://host/?token=abc",
+        "+ray_kwargs.ray_init.runtime_env.env_vars.WANDB_API_KEY=abcdef",
+        "++trainer.api_key=abcdef",
+        "critic_r1.note='Bearer abcdefgh'",
+        "trainer.experiment_name=hf_abcdefghij",
+    ],
+)
+def test_a_secret_in_an_override_is_not_sent(monkeypatch: pytest.MonkeyPatch, override: str) -> None:
+    monkeypatch.setattr(submit, "check", lambda *_: None)
+    jobs = Recorder()
+    with pytest.raises(submit.SubmitError, match="holds a secret") as error:
+        submit.submit(jobs, "r1", [*GIVEN, override])
+    assert not hasattr(jobs, "given")
+    assert "abc" not in str(error.value)
+    assert "pw@" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=9000", "+a.api_key=${oc.env:KEY}", "+a.auth=null", "~a.token"],
+)
+def test_an_override_without_a_secret_is_sent(override: str) -> None:
+    submit.refuse_secrets([override])
+
+
 class Starting(Recorder):
     """A cluster that is not ready at once."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from recipe.critic_r1.report import ReportError, build_page, build_report
+from recipe.critic_r1.report import build_page, build_report
 from recipe.critic_r1.report.best_of_n_curves import best_of_n_charts
 from recipe.critic_r1.report.charts import Line, line_chart, rolling_mean, stacked_chart
 from recipe.critic_r1.report.comparisons import make_boards
@@ -156,9 +156,9 @@ def test_only_a_report_is_replaced_and_no_link_is_written_through(tmp_path: Path
     (tmp_path / "run.json").write_text('{"name": "x"}', encoding="utf-8")
     precious = tmp_path / "precious.html"
     precious.write_text("<title>mine</title>", encoding="utf-8")
-    with pytest.raises(ReportError, match="exists and is not a report"):
+    with pytest.raises(FileExistsError, match="exists and is not a report"):
         build_page([str(tmp_path)], precious)
-    with pytest.raises(ReportError, match="is a folder"):
+    with pytest.raises(FileExistsError, match="is a folder"):
         build_page([str(tmp_path)], tmp_path)
     build_page([str(tmp_path)], tmp_path / "out.html")
     (tmp_path / "link.html").symlink_to(tmp_path / "out.html")

@@ -4,10 +4,11 @@ import importlib
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 from typer.core import TyperGroup
 from typer.main import get_group
+
+from recipe.critic_r1.cli.output import cell, console
 
 MODULES = {
     "demo": "demo",
@@ -46,8 +47,6 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
-console = Console()
-
 
 @app.callback()
 def _program() -> None:
@@ -64,11 +63,9 @@ def doctor(
     findings = examine(in_worker=worker)
     for finding in findings:
         colour = {"pass": "green", "warn": "yellow", "fail": "red"}[finding.status]
-        console.print(
-            f"[{colour}]{finding.status:4}[/]  {escape(f'{finding.check}: {finding.detail}')}", highlight=False
-        )
+        console.print(Text.assemble((f"{finding.status:4}", colour), "  ", cell(f"{finding.check}: {finding.detail}")))
         if finding.remedy:
-            console.print(f"      {escape(finding.remedy)}", highlight=False)
+            console.print(cell(f"      {finding.remedy}"))
     if any(finding.status == "fail" for finding in findings):
         raise typer.Exit(1)
 

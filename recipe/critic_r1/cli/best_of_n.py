@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from data_prep.files import folder_lock, write_json_lines
+from data_prep.files import write_json_lines
 from data_prep.tasks.prompts import get_wording
 from recipe.critic_r1.cli.judge import show, write
 from recipe.critic_r1.cli.options import (
@@ -39,7 +39,7 @@ from recipe.critic_r1.cli.options import (
     request_fields,
     tell,
 )
-from recipe.critic_r1.cli.output import ending, warn
+from recipe.critic_r1.cli.output import claimed, ending, warn
 from recipe.critic_r1.judging.generation import Generation, Sampling
 from recipe.critic_r1.judging.intervals import Estimate
 from recipe.critic_r1.judging.journal import Journal
@@ -100,14 +100,16 @@ def best_of_n_command(
 ) -> None:
     """Let a model choose among its own answers by tournaments, and compare with one sample, majority and oracle."""
     lost: list[tuple[Problem, Generation]] = []
+    bad_rows: list[str] = []
     try:
         if n < 1 or n & (n - 1):
             raise ValueError(f"--n {n} is not a power of two: take 2, 4, 8, ... 128")
         if small_n < 2 or small_n & (small_n - 1):
             raise ValueError(f"--small-n {small_n} is not a power of two: take 2, 4, 8, 16, ...")
         form = get_wording(wording)
-        with folder_lock(out, "critic-r1 best-of-n"), Journal(out / "answers.jsonl") as journal:
-            problems = read_problems(data, image_root or (), instruct=instruct)
+        results = ("best_of_n.json", "candidates.jsonl", "unanswered.jsonl")
+        with claimed(out, "best-of-n", results), Journal(out / "answers.jsonl") as journal:
+            problems = read_problems(data, image_root or (), instruct=instruct, lost=bad_rows)
             client: dict[str, Any] = {"journal": journal, "concurrency": concurrency, "timeout": timeout,
                                       "request": request}  # fmt: skip
             critic_key = key_for(api_key, base_url, critic_url)
@@ -120,8 +122,6 @@ def best_of_n_command(
                     writer, problems, sampling, shown=shown, is_correct=right_answer, lost=lost,
                     prefilled=is_prefilled(prefilled, model),
                 )  # fmt: skip
-                save_pools(pools, out / "candidates.jsonl")
-                write_json_lines(out / "unanswered.jsonl", (_unanswered(*one) for one in lost))
                 if not pools:
                     raise RuntimeError(f"no question was answered; the first, {_named(*lost[0])}")
                 referee = MatchJudge(
@@ -140,6 +140,8 @@ def best_of_n_command(
                     else:
                         others[chosen.value] = round_robin(pools, referee, seed=seed, largest=small_n)
                 result = measure(pools, brackets, others=others, judge=referee, seed=seed)
+            save_pools(pools, out / "candidates.jsonl")
+            write_json_lines(out / "unanswered.jsonl", (_unanswered(*one) for one in lost))
             metrics: dict[str, Estimate] = {}
             for name, by_size in result.shares.items():
                 metrics[f"best_of_{max(by_size)}/{name}"] = result.at(name, max(by_size))
@@ -160,7 +162,7 @@ def best_of_n_command(
                 "seed": seed,
                 "small_n": small_n,
                 "request": request_fields(request or ()),
-                "questions": {"asked": len(problems), "unanswered": len(lost)},
+                "questions": {"asked": len(problems), "unanswered": len(lost), "rows_lost": len(bad_rows)},
                 "candidates_cut_off": cut,
                 "traffic": {"policy": asdict(writer.traffic), "critic": asdict(critic.traffic)},
                 "server": {"policy": writer.facts(), "critic": critic.facts()},
@@ -174,6 +176,8 @@ def best_of_n_command(
     bill = referee.bill
     if cut or bill.cut_off:
         warn(f"cut off at the token limit: {cut} candidates and {bill.cut_off} judgements; raise --max-tokens")
+    if bad_rows:
+        warn(f"rows that are no question and are left out: {len(bad_rows)}; the first, {bad_rows[0]}")
     for one in lost[:3]:
         warn(f"no candidates for {_named(*one)}")
     if lost:

@@ -1,16 +1,17 @@
 """``critic-r1 submit``, ``status``, ``logs`` and ``stop``: training runs on a Ray cluster."""
 
 import os
-import sys
+import re
 from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-console = Console(stderr=True)
+from data_prep.terminal import printable
+from recipe.critic_r1.cli.output import cell, console, ending, warn
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 Address = Annotated[
     str | None,
@@ -31,23 +32,23 @@ def _jobs(address: str | None) -> Any:
 def _follow(jobs: Any, job_id: str) -> None:
     from recipe.critic_r1.launch import submit as sender
 
-    def write(text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
     try:
-        status = sender.follow(jobs, job_id, write)
+        status = sender.follow(jobs, job_id, _write)
     except KeyboardInterrupt:
-        console.print(
-            f"\nThe job keeps running. `critic-r1 logs {job_id}` follows it again, `critic-r1 stop {job_id}` ends it."
-        )
+        warn(f"\nThe job keeps running. `critic-r1 logs {job_id}` follows it again, `critic-r1 stop {job_id}` ends it.")
         raise typer.Exit(130) from None
-    console.print(f"{job_id}: {status}", highlight=False)
+    warn(f"{job_id}: {status}")
     if status != "SUCCEEDED":
         message = jobs.get_job_info(job_id).message
         if message:
-            console.print(message.strip().splitlines()[0], highlight=False, markup=False)
+            warn(message.strip().splitlines()[0])
         raise typer.Exit(1)
+
+
+def _write(text: str) -> None:
+    """Show a piece of a job's output, of which colours are left out and line breaks stay."""
+    uncoloured = _COLOUR.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    typer.echo(printable(uncoloured), nl=False)
 
 
 def _or_exit(command: str, work: Any) -> Any:
@@ -58,8 +59,7 @@ def _or_exit(command: str, work: Any) -> Any:
     except typer.Exit:  # a RuntimeError as well
         raise
     except (sender.SubmitError, RuntimeError, ConnectionError) as error:
-        console.print(f"[red]{command}:[/red] {escape(str(error).strip())}", highlight=False)
-        raise typer.Exit(2) from error
+        raise ending(f"{command}: {str(error).strip()}") from error
 
 
 def submit(
@@ -86,8 +86,8 @@ def submit(
         return jobs, sender.submit(jobs, config_name, context.args, python=python, job_id=job_id, env=env or ())
 
     jobs, job = _or_exit("submit", send)
-    console.print(f"job {job.id}: {job.packed_bytes / 1e6:.1f} MB of code, with {', '.join(job.environment)}")
-    console.print(job.entrypoint, highlight=False, markup=False)
+    warn(f"job {job.id}: {job.packed_bytes / 1e6:.1f} MB of code, with {', '.join(job.environment)}")
+    warn(job.entrypoint)
     if follow:
         _follow(jobs, job.id)
 
@@ -106,8 +106,8 @@ def status(
     found = [job for job in _or_exit("status", look) if job.submission_id]
     for job in sorted(found, key=lambda job: job.start_time or 0):
         started = datetime.fromtimestamp(job.start_time / 1000).isoformat(" ", "seconds") if job.start_time else ""
-        table.add_row(*(escape(str(cell)) for cell in (job.submission_id, job.status.value, started, job.entrypoint)))
-    Console().print(table)
+        table.add_row(*map(cell, (job.submission_id, job.status.value, started, job.entrypoint)))
+    console.print(table)
 
 
 def logs(
@@ -122,14 +122,14 @@ def logs(
     if follow:
         _or_exit("logs", lambda: _follow(jobs, job_id))
     else:
-        sys.stdout.write(_or_exit("logs", lambda: jobs.get_job_logs(job_id)))
+        _write(_or_exit("logs", lambda: jobs.get_job_logs(job_id)))
 
 
 def stop(job_id: JobId, address: Address = None) -> None:
     """Stop a job. The same `submit` resumes from its last checkpoint."""
     jobs = _or_exit("stop", lambda: _jobs(address))
     ended = _or_exit("stop", lambda: jobs.stop_job(job_id))
-    console.print(f"{job_id}: {'is being stopped' if ended else 'had ended already'}", highlight=False)
+    warn(f"{job_id}: {'is being stopped' if ended else 'had ended already'}")
 
 
 def register(app: typer.Typer) -> None:

@@ -10,13 +10,14 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Column, Table
 
-from data_prep.files import folder_lock, write_json, write_json_lines
+from data_prep.files import refuse_foreign_file, write_json, write_json_lines
 from data_prep.sources.registry import NAMES
 from recipe.critic_r1.cli.options import (
     FAULTS,
@@ -35,7 +36,7 @@ from recipe.critic_r1.cli.options import (
     request_fields,
     tell,
 )
-from recipe.critic_r1.cli.output import cell, console, ending, say, warn
+from recipe.critic_r1.cli.output import cell, claimed, console, ending, say, warn
 from recipe.critic_r1.judging.benchmarks import BENCHMARKS, benchmark_name, prepare_benchmark
 from recipe.critic_r1.judging.comparison import compare, load_judgements
 from recipe.critic_r1.judging.generation import Sampling
@@ -44,7 +45,15 @@ from recipe.critic_r1.judging.journal import Journal
 from recipe.critic_r1.judging.metrics import category_metrics, length_metrics, pairwise_metrics
 from recipe.critic_r1.judging.official import OfficialPrompt, load_prompt
 from recipe.critic_r1.judging.official_metrics import official_metrics
-from recipe.critic_r1.judging.pairwise import REFUSED, REQUEST_FAILED, Judgement, judge, read_rows, task_from_row
+from recipe.critic_r1.judging.pairwise import (
+    REFUSED,
+    REQUEST_FAILED,
+    Judgement,
+    JudgeTask,
+    judge,
+    read_rows,
+    task_from_row,
+)
 from recipe.critic_r1.judging.suite import METRICS, Entry, read_suite, rows, run_suite
 from recipe.critic_r1.redaction import redacted
 
@@ -55,6 +64,10 @@ Benchmark = Annotated[
         " written by `critic-r1 prepare`; or a suite of several benchmarks, SUITE.yaml."
     ),
 ]
+
+
+MOST_NAMED = 20
+"""Bad rows that the result file names; all are counted."""
 
 
 def register(app: typer.Typer) -> None:
@@ -148,13 +161,12 @@ def judge_command(
         name = benchmark_name(data)
         if name is None and (input or image_root or limit):
             raise ValueError(f"--input, --image-root and --limit need the name of a benchmark: {', '.join(NAMES)}")
-        with folder_lock(out, "critic-r1 judge"):
+        with claimed(out, "judge", ("judge.json", "judgements.jsonl")):
             prepared = (
                 prepare_benchmark(name, input or (), image_root or (), out / "tasks", limit=limit) if name else None
             )
-            rows = _critic_rows([prepared.folder] if prepared else [Path(path) for path in data])
-            tasks = [task_from_row(row) for row in rows]
-            official = _official(prompt, official_code, {row["data_source"] for row in rows})
+            tasks, sources, bad_rows = _critic_tasks([prepared.folder] if prepared else [Path(path) for path in data])
+            official = _official(prompt, official_code, sources)
             parsing = verdicts or ("lenient" if official else "strict")
             if official:
                 if parsing == "strict":
@@ -187,6 +199,9 @@ def judge_command(
             else:
                 settings["data"] = [str(Path(path).resolve()) for path in data]  # where a report finds the images
             ended = Counter(reason for j in judgements for reason in j.finish_reasons)
+            if bad_rows:
+                first = dict(islice(bad_rows.items(), MOST_NAMED))
+                settings["rows_lost"] = {"count": len(bad_rows), "first": first}
             settings |= {"endings": dict(sorted(ended.items())), "traffic": asdict(generator.traffic)}
             write_json_lines(out / "judgements.jsonl", (judgement.record() for judgement in judgements))
             write(out / "judge.json", metrics, {**settings, **generator.facts()})
@@ -197,6 +212,9 @@ def judge_command(
         reasons = ", ".join(f"{n} {reason}" for reason, n in prepared.lost.items())
         warn(f"some of {prepared.records} records gave no task ({reasons}): the metrics are about the others, see"
              f" {prepared.folder / 'rejected.jsonl'}")  # fmt: skip
+    if bad_rows:
+        place, why = next(iter(bad_rows.items()))
+        warn(f"rows that cannot be judged and are left out: {len(bad_rows)}; the first is {place}: {why}")
     _tell_endings(judgements, ended, prefilled=thinks)
     tell([generator])
     lost = Counter(j.reason for j in judgements if not j.answered)
@@ -252,10 +270,12 @@ def compare_command(
 ) -> None:
     """Compare two judge runs on the same items: second minus first, paired by image, with McNemar's exact test."""
     try:
+        if out is not None:
+            refuse_foreign_file(out, '"mcnemar": {', "a comparison")
         result = compare(load_judgements(first), load_judgements(second), seed=seed)
         settings = [_settings(run) for run in (first, second)]
         if out is not None:
-            write_json(out, {"first": settings[0], "second": settings[1], "seed": seed, **result.as_dict()})
+            write_json(out, {**result.as_dict(), "first": settings[0], "second": settings[1], "seed": seed})
     except FAULTS as error:
         raise ending(error) from error
     table = Table(Column("metric", overflow="fold"), "first", "second", "change", "95 % interval", "n")
@@ -274,17 +294,35 @@ def compare_command(
     )
 
 
-def _critic_rows(paths: list[Path]) -> list[dict[str, Any]]:
-    """The rows that are put to a critic.
+def _critic_tasks(paths: list[Path]) -> tuple[list[JudgeTask], set[str], dict[str, str]]:
+    """What is put to a critic, the data sources of it, and the rows that cannot be: `FILE row N` -> why.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no task.
     """
     files = {file for path in paths for file in (path.rglob("*.parquet") if path.is_dir() else [path])}
-    rows = [row for _, row in read_rows(files) if row["data_source"].startswith("critic/")]
-    if not rows:
-        raise ValueError(f"no critic rows in {', '.join(map(str, paths))}: run `critic-r1 prepare` on the benchmark")
-    return rows
+    tasks: list[JudgeTask] = []
+    sources: set[str] = set()
+    bad_rows: dict[str, str] = {}
+    for place, row in read_rows(files):
+        source = row["data_source"]
+        if source is not None and not source.startswith("critic/"):
+            continue
+        try:
+            if source is None:
+                raise ValueError("no data_source: run `critic-r1 validate` on the file")
+            tasks.append(task_from_row(row))
+            sources.add(source)
+        except ValueError as error:
+            bad_rows[place] = str(error)
+    if not tasks:
+        first = "".join(
+            f"; the first of {len(bad_rows)} bad ones, {place}: {why}" for place, why in islice(bad_rows.items(), 1)
+        )
+        raise ValueError(
+            f"no critic rows in {', '.join(map(str, paths))}{first}: run `critic-r1 prepare` on the benchmark"
+        )
+    return tasks, sources, bad_rows
 
 
 def _official(prompt: str, code: Path | None, sources: set[str]) -> OfficialPrompt | None:

@@ -6,6 +6,7 @@ so the same command resumes an interrupted run. `label.json` is written last and
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections import Counter
@@ -19,7 +20,7 @@ from typing import IO, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from data_prep.files import folder_lock, json_line, write_json, write_json_lines
+from data_prep.files import json_line, write_json, write_json_lines
 from data_prep.reading.inputs import expand_inputs
 from data_prep.tasks.ordering import Orders, preference_tasks
 from data_prep.tasks.pairwise import PreferenceTask
@@ -46,7 +47,7 @@ from recipe.critic_r1.cli.options import (
     request_fields,
     tell,
 )
-from recipe.critic_r1.cli.output import cell, console, ending, warn
+from recipe.critic_r1.cli.output import cell, claimed, console, ending, warn
 from recipe.critic_r1.judging.generation import Sampling
 from recipe.critic_r1.judging.journal import Journal
 from recipe.critic_r1.labeling.dpo import DpoWriter
@@ -54,6 +55,8 @@ from recipe.critic_r1.labeling.labeler import Labeller, LabelSettings, Miner
 from recipe.critic_r1.labeling.questions import LabelPrompt, LostRow, read_prompts
 from recipe.critic_r1.redaction import redacted
 from reward_fns.answer import check_ground_truth, same_answer
+
+RESULTS = ("label.json", "judged.jsonl", "rejected.jsonl", "refused.jsonl", "tasks", "dpo")
 
 PROMPTS_AT_A_TIME = 256
 """Prompts whose images are in memory and whose judgements are in flight together."""
@@ -150,7 +153,7 @@ def label_command(
         if samples:
             drawing = Sampling(temperature=policy_temperature, max_tokens=max_tokens, n=samples, seed=seed)
         with ExitStack() as stack:
-            stack.enter_context(folder_lock(out, "critic-r1 label"))
+            stack.enter_context(claimed(out, "label", RESULTS))
             journal = stack.enter_context(Journal(out / "answers.jsonl"))
             files = expand_inputs(prompts)
             bad = _check(files, image_root or [], out, drawn=drawing is not None, truth=truth, skip=skip_bad_rows)
@@ -310,12 +313,13 @@ def _fresh(folder: Path) -> Path:
 
 def _publish(stage: Path, out: Path) -> None:
     """Put complete results in the place of an earlier run's. `label.json` is gone until the caller writes it."""
+    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        former = json.loads((out / "label.json").read_text(encoding="utf-8"))["rows"]["dpo"]
+        for path in (out / "dpo" / f"{split}.{form}" for split in former for form in ("jsonl", "parquet")):
+            path.unlink(missing_ok=True)
     (out / "label.json").unlink(missing_ok=True)
     with suppress(ValueError):
         write_parquet([], out / "tasks")  # which removes an earlier run's manifest and shards
-    for path in (out / "dpo").glob("*"):
-        if path.suffix in (".jsonl", ".parquet"):
-            path.unlink()
     for path in sorted(path for path in stage.rglob("*") if path.is_file()):
         target = out / path.relative_to(stage)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -10,22 +10,26 @@ import json
 import shlex
 import shutil
 import subprocess
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import cache as cache_of
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from data_prep.files import folder_lock, write_json
+from data_prep.files import write_json
 from recipe.critic_r1.cli.options import FAULTS, ApiKey, Concurrency, Prefilled, Timeout, is_prefilled
-from recipe.critic_r1.cli.output import cell, console, ending, say, warn
+from recipe.critic_r1.cli.output import cell, claimed, console, ending, say, warn
 from recipe.critic_r1.eval_policy import results
 from recipe.critic_r1.eval_policy.command import (
+    CHANGES_VARIABLE,
     TOOL_SIDE,
     Judge,
     Places,
     Served,
+    ask_once,
     lmms_eval,
     redraw,
     run,
@@ -36,6 +40,7 @@ from recipe.critic_r1.eval_policy.command import (
 from recipe.critic_r1.eval_policy.environment import PINS, default_cache, prepare
 from recipe.critic_r1.eval_policy.suites import INSTALLED, ROWS_TASK, Benchmark, Suite, faults, load_suite, names
 from recipe.critic_r1.judging.address import choose_key, proxy_note
+from recipe.critic_r1.judging.openai_client import ServerRefusedError
 from recipe.critic_r1.redaction import redacted
 
 
@@ -102,15 +107,18 @@ def eval_policy_command(
         thinks = is_prefilled(prefilled, model)
         key = choose_key(api_key, base_url, warn)
         served = Served(model, base_url, key, concurrency, timeout, prefilled=thinks)
-        stack.enter_context(folder_lock(out, "critic-r1 eval-policy"))
+        stack.enter_context(claimed(out, "eval-policy", ["eval_policy.json"], record="benchmarks"))
         include = _rows_task(chosen, rows or [], out)
-        judge = Judge(judge_model, judge_url, judge_key) if judge_model and judge_url else None
+        judge = None
+        if judge_model and judge_url:
+            judge = Judge(judge_model, judge_url, choose_key(judge_key, judge_url, warn))
         wanted, left_out = _choose(chosen, task or [], judge)
         python = (
             Path("ENVIRONMENT/bin/python")
             if print_only
             else prepare(cache or default_cache(), pins=pins, say=say).python
         )
+        unsupported = cache_of(lambda: ask_once(served))
         figures: dict[str, results.Figure] = {}
         readings: dict[str, results.Reading] = {}
         for number, benchmark in enumerate(wanted, 1):
@@ -123,10 +131,12 @@ def eval_policy_command(
             say(f"{number}/{len(wanted)}  {benchmark.task}: log in {places.log}")
             try:
                 environment = tool_environment(served, judge)
-                figure = _measure(command, benchmark, places, environment, seed)
+                figure = _measure(command, benchmark, places, environment, seed, unsupported)
                 if figure.interval == "none" and not benchmark.judge:  # a judge would be asked at every draw
                     figure = _redrawn(figure, python, benchmark, places, environment, include, seed)
                 figures[benchmark.task] = figure
+            except ServerRefusedError:
+                raise
             except FAULTS as error:
                 left_out[benchmark.task] = str(error)
                 warn(f"{benchmark.task}: {error}")
@@ -213,17 +223,27 @@ def _choose(suite: Suite, only: list[str], judge: Judge | None) -> tuple[list[Be
 
 
 def _measure(
-    command: list[str], benchmark: Benchmark, places: Places, environment: dict[str, str], seed: int
+    command: list[str],
+    benchmark: Benchmark,
+    places: Places,
+    environment: dict[str, str],
+    seed: int,
+    unsupported: Callable[[], list[str]],
 ) -> results.Figure:
-    """Run one benchmark, unless this very command was run to its end before, and read its figure."""
+    """Run one benchmark, unless this very command was run to its end before, and read its figure.
+
+    Args:
+        unsupported: see `ask_once`.
+    """
     marker = places.folder / "finished.json"
     asked = {"command": command, "settings": json.loads(places.settings.read_text(encoding="utf-8"))}
-    before = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else None
-    if before != asked:
+    if _kept(marker) != asked:
+        environment = {**environment, CHANGES_VARIABLE: json.dumps(unsupported())}
         shutil.rmtree(places.output, ignore_errors=True)  # of an earlier run; the answers are in the journal
         status = run(command, environment, places.log)
         if status:
             raise RuntimeError(f"lmms-eval ended with status {status}: see {places.log}")
+    marker.unlink(missing_ok=True)  # results that cannot be read are made again
     figure = results.read(benchmark, places.output, seed=seed)
     write_json(marker, asked)
     return figure
@@ -241,10 +261,19 @@ def _redrawn(
     """The figure with an interval from the tool's own aggregation, which is kept beside the results it is of."""
     samples = results.samples_file(benchmark, places.output)
     kept = samples.with_name(f"interval_{seed}.json")
-    if not kept.is_file():
-        write_json(kept, redraw(python, benchmark, samples, environment, include=include, seed=seed))
-    found = json.loads(kept.read_text(encoding="utf-8"))
+    found = _kept(kept, otherwise=False)
+    if found is not None and not isinstance(found, dict):
+        found = redraw(python, benchmark, samples, environment, include=include, seed=seed)
+        write_json(kept, found)
     return figure if found is None else results.redrawn(figure, found, benchmark.unit)
+
+
+def _kept(path: Path, otherwise: Any = None) -> Any:
+    """What an earlier run left in a file; `otherwise` when there is none, or it is damaged and therefore made again."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return otherwise
 
 
 def _version(python: Path) -> str:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from recipe.critic_r1.cli.output import ending, say
+
 Runs = Annotated[
     list[str],
     typer.Argument(
@@ -44,6 +46,5 @@ def report_command(runs: Runs, out: Out = None, data: Data = None) -> None:
     try:
         page = build_page(runs, out, data=data or ())
     except (OSError, ValueError) as error:
-        typer.echo(f"critic-r1 report: {error}", err=True)
-        raise typer.Exit(2) from error
-    typer.echo(page)
+        raise ending(f"report: {error}") from error
+    say(page)

@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-console = Console()
+from recipe.critic_r1.cli.output import console, ending, say
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -42,15 +40,14 @@ def preflight(
     try:
         config = compose_config(config_name, context.args)
     except ConfigurationError as error:
-        console.print(f"[red]preflight:[/red] {escape(str(error))}", highlight=False)
-        raise typer.Exit(2) from error
+        raise ending(f"preflight: {error}") from error
     prepare_config(config)
     found = checks.findings(config)
     if as_json:
         print(json.dumps([vars(finding) for finding in found], indent=1))
     else:
         for finding in found:
-            console.print(str(finding), highlight=False, markup=False)
+            say(finding)
     if any(finding.status == "fail" for finding in found):
         raise typer.Exit(2)
 
@@ -70,10 +67,9 @@ def export(
     from recipe.critic_r1.training import export as exporter
 
     try:
-        print(exporter.export(run_dir, out, step, which=which, check=check))
+        say(exporter.export(run_dir, out, step, which=which, check=check))
     except exporter.ExportError as error:
-        console.print(f"[red]export:[/red] {escape(str(error))}", highlight=False)
-        raise typer.Exit(2) from error
+        raise ending(f"export: {error}") from error
 
 
 def score(
@@ -105,8 +101,7 @@ def score(
             show=show,
         )
     except (OSError, ValueError) as error:
-        console.print(f"[red]score:[/red] {escape(str(error))}", highlight=False)
-        raise typer.Exit(2) from error
+        raise ending(f"score: {error}") from error
     print_report(found, console)
 
 

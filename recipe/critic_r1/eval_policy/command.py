@@ -20,6 +20,8 @@ import yaml
 
 from recipe.critic_r1.eval_policy.suites import ROWS_TASK, Benchmark, Suite
 from recipe.critic_r1.judging.address import KEY_VARIABLE, Address
+from recipe.critic_r1.judging.generation import GenerationRequest, Message, Sampling, TextPart
+from recipe.critic_r1.judging.openai_client import OpenAIGenerator, ServerRefusedError
 from recipe.critic_r1.redaction import redact
 
 TOOL_SIDE = Path(__file__).parent / "tool_side"
@@ -27,6 +29,10 @@ TOOL_SIDE = Path(__file__).parent / "tool_side"
 URL_VARIABLE = "CRITIC_R1_BASE_URL"
 """Where tool_side/lmms_model.py finds the address, as it finds the key in KEY_VARIABLE: other users of the machine can
 see a command line, and a password does not belong in settings.json."""
+
+
+CHANGES_VARIABLE = "CRITIC_R1_CHANGES"
+"""Where tool_side/lmms_model.py finds what `ask_once` found."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +140,9 @@ def tool_environment(served: Served, judge: Judge | None, given: Mapping[str, st
         found.pop(name, None)  # not meant for the tool
     if served.base_url:
         found[URL_VARIABLE] = served.base_url
-        if Address(served.base_url).loopback:
+        if (address := Address(served.base_url)).here:
             # A proxy does not reach this machine.
-            around = [given.get("NO_PROXY") or given.get("no_proxy"), "127.0.0.1", "localhost", "::1"]
+            around = [given.get("NO_PROXY") or given.get("no_proxy"), "127.0.0.1", "localhost", "::1", address.host]
             found["NO_PROXY"] = found["no_proxy"] = ",".join(filter(None, around))
     if judge is None:
         return {**found, "OPENAI_API_KEY": "EMPTY"}
@@ -149,6 +155,25 @@ def tool_environment(served: Served, judge: Judge | None, given: Mapping[str, st
         "OPENAI_BASE_URL": judge.base_url,
         "MODEL_VERSION": judge.model,
     }
+
+
+def ask_once(served: Served) -> list[str]:
+    """Ask the model one short question, before the tool asks it thousands and each several times.
+
+    Returns:
+        The fields of a request that the server does not take.
+
+    Raises:
+        ServerRefusedError: the server does not answer; the message says why, and what to do.
+    """
+    request = GenerationRequest((Message("user", (TextPart("Say yes."),)),), Sampling(max_tokens=16))
+    with OpenAIGenerator(
+        served.model, served.base_url, api_key=served.api_key, timeout=served.timeout, concurrency=1
+    ) as generator:
+        (found,) = generator.generate([request])
+        if found.error is not None and not found.final:
+            raise ServerRefusedError(f"{generator.address.shown} does not answer ({found.error}): run this again")
+        return sorted(generator.changes)
 
 
 def run(command: Sequence[str], environment: Mapping[str, str], log: Path) -> int:

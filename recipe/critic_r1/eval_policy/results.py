@@ -13,6 +13,8 @@ figure until the same command has filled the gap.
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -25,7 +27,7 @@ from data_prep.files import json_lines
 from recipe.critic_r1.eval_policy.suites import Benchmark
 from recipe.critic_r1.eval_policy.tool_side.final_answer import final_answer
 from recipe.critic_r1.judging.intervals import CONFIDENCE, ClusterBootstrap
-from recipe.critic_r1.judging.replies import FilteredError, read_reply
+from reward_fns.replies import FilteredError, SenselessAnswerError, read_reply
 
 FAILED = ("[LMMS_EVAL_REQUEST_FAILED", "[LMMS_EVAL_BUDGET_EXCEEDED")
 """How the tool's answers begin that are none."""
@@ -82,13 +84,16 @@ def read(benchmark: Benchmark, output: Path, *, seed: int = 0) -> Figure:
 
     Raises:
         FileNotFoundError: the tool wrote no result. IncompleteError: requests failed.
-        ValueError: the result has no such metric.
+        ValueError: the result has no such metric, or a file is damaged.
     """
     path = max(output.rglob("*_results.json"), default=None)
     if path is None:
         raise FileNotFoundError(f"lmms-eval wrote no result below {output}")
-    result = json.loads(path.read_text(encoding="utf-8"))["results"].get(benchmark.task, {})
-    samples = [line.value for line in json_lines(samples_file(benchmark, output)) if line.error is None]
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))["results"].get(benchmark.task, {})
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}): run the same command again") from error
+    samples = _samples(samples_file(benchmark, output))
     failed = [text for sample in samples for text in _failures(sample)]
     if failed:
         raise IncompleteError(
@@ -96,17 +101,28 @@ def read(benchmark: Benchmark, output: Path, *, seed: int = 0) -> Figure:
         )
     found = {key.split(",")[0]: value for key, value in result.items() if key.split(",")[0] == benchmark.metric}
     value = found.get(benchmark.metric)
-    if not isinstance(value, int | float):
+    if not isinstance(value, int | float) or not math.isfinite(value):
         named = ", ".join(sorted({key.split(",")[0] for key in result if "," in key and "_stderr" not in key}))
         raise ValueError(f"{path} has no number for {benchmark.metric!r} of {benchmark.task}, but {named or 'nothing'}")
     errors = {key.split(",")[0]: error for key, error in result.items() if "_stderr," in key}
-    error = errors.get(f"{benchmark.metric}_stderr")
+    stderr = errors.get(f"{benchmark.metric}_stderr")
     return figure(
         value / benchmark.unit,
         [sample.get(benchmark.metric) for sample in samples],
-        error / benchmark.unit if isinstance(error, int | float) and error == error else None,
+        stderr / benchmark.unit if isinstance(stderr, int | float) and math.isfinite(stderr) else None,
         seed=seed,
     )
+
+
+def _samples(path: Path) -> list[dict[str, Any]]:
+    samples = []
+    for line in json_lines(path):
+        if not isinstance(line.value, dict):
+            raise ValueError(f"{path} line {line.number} is damaged ({line.error}): run the same command again")
+        samples.append(line.value)
+    if not samples:
+        raise ValueError(f"{path} is empty: run the same command again")
+    return samples
 
 
 def figure(value: float, scores: Sequence[object], error: float | None, *, seed: int = 0) -> Figure:
@@ -156,11 +172,13 @@ def reading(journal: Path, *, prefilled: bool = False) -> Reading:
         if line.error is not None or not isinstance(line.value, dict) or line.value.get("format") != JOURNAL_FORMAT:
             continue
         try:
-            found = read_reply(line.value["response"], 1)
+            found = read_reply(line.value.get("response"), sys.maxsize)
         except FilteredError:
             reasons["filtered"] += 1
             continue
-        (text,), (ended,) = found.texts, found.finish_reasons
+        except SenselessAnswerError:
+            continue  # of a line that was tampered with; the tool asks again
+        text, ended = found.texts[0], found.finish_reasons[0]
         _, reason = final_answer(text, prefilled=prefilled, finished=ended != "length")
         reasons["refused" if ended == "refusal" else reason] += 1
         boxed += reason in READABLE

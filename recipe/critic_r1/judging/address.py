@@ -2,22 +2,30 @@
 
 A key is for the one who issued it. The OPENAI_API_KEY of the environment goes only where the connection is encrypted;
 redirects are not followed, since the prompt and its images would go with them; and a server on this machine is not
-asked through a proxy, which could not reach it.
+asked through a proxy, which could not reach it. What comes back is bounded before it takes memory, errors and packed
+bodies included.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import ipaddress
 import os
+import re
 import resource
+import socket
 import urllib.request
-from collections.abc import Callable
+import zlib
+from collections.abc import AsyncIterator, Callable
 from functools import cached_property
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import openai
 
 from recipe.critic_r1.redaction import address_secrets, redact
+from reward_fns.replies import SenselessAnswerError
 
 KEY_VARIABLE = "CRITIC_R1_API_KEY"
 """Holds the key for servers of this project's commands, whatever their address."""
@@ -26,6 +34,49 @@ NO_KEY = "EMPTY"
 
 SPARE_FILES = 64
 """Open files of a process beside its connections."""
+
+LARGEST_BODY = 32 << 20
+"""Bytes of a server's answer, unpacked; as many answers as --concurrency says may be in memory at a time."""
+
+
+# The client's HTTP library has another name in some releases.
+_LIBRARY = openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0]
+_http: Any = importlib.import_module(_LIBRARY)
+
+
+class BoundedBody(_http.AsyncByteStream):  # type: ignore[misc]
+    """The body of a response, unpacked here so that no packing makes it larger than LARGEST_BODY in memory.
+
+    Raises:
+        SenselessAnswerError: while it is read, when it is larger, or packed otherwise than by gzip or deflate.
+    """
+
+    def __init__(self, stream: Any, encoding: str) -> None:
+        self._stream, self._encoding = stream, encoding.strip().lower()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        packed = self._encoding not in ("", "identity")
+        if packed and self._encoding not in ("gzip", "x-gzip", "deflate"):
+            raise SenselessAnswerError(f"a body packed as {self._encoding[:40]!r}, which was not asked for")
+        unpack = zlib.decompressobj(wbits=47)  # gzip or zlib, as the header says
+        left = LARGEST_BODY
+        async for data in self._stream:
+            try:
+                chunk = unpack.decompress(data, left + 1) if packed else data
+            except zlib.error as error:
+                raise SenselessAnswerError(f"a body that is not packed as it says ({error})") from error
+            left -= len(chunk)
+            if left < 0:
+                raise SenselessAnswerError(f"a body of more than {LARGEST_BODY:,} bytes")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def _bound(response: Any) -> None:
+    """Bound a response's body before anything of it is read."""
+    response.stream = BoundedBody(response.stream, response.headers.pop("content-encoding", ""))
 
 
 class Address:
@@ -36,45 +87,82 @@ class Address:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url
         self.shown = redact(url)
         """The address without user name and password."""
+        form = "write http://HOST:PORT/v1, or https://HOST/v1"
         try:
-            parts = urlsplit(url)
-            self.host, _ = parts.hostname or "", parts.port
+            parts = urlsplit(url.strip())
+            self.host, _ = (parts.hostname or "").rstrip("."), parts.port
         except ValueError as error:
-            raise ValueError(f"{self.shown} is not an address ({error}): write http://HOST:PORT/v1") from None
-        if parts.scheme not in ("http", "https") or not self.host:
-            raise ValueError(f"{self.shown} is not an address: write http://HOST:PORT/v1, or https://HOST/v1")
+            raise ValueError(f"{self.shown} is not an address ({redact(str(error))}): {form}") from None
+        if parts.scheme not in ("http", "https") or not self.host or re.search(r"[\s\x00-\x1f\\]", url.strip()):
+            raise ValueError(f"{self.shown} is not an address: {form}")
+        path = parts.path.rstrip("/").removesuffix("/chat/completions")
+        self.url = urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+        """Up to and including `/v1`, without the path of a request."""
+        self._query = dict(parse_qsl(parts.query))
         self.encrypted = parts.scheme == "https"
         self.secrets = address_secrets(url)
 
     @cached_property
     def loopback(self) -> bool:
         """Whether the address is on this machine."""
+        host = self.host
+        with contextlib.suppress(OSError):
+            host = socket.inet_ntoa(socket.inet_aton(host))  # also of 127.1 and 2130706433
         try:
-            return ipaddress.ip_address(self.host).is_loopback
+            found = ipaddress.ip_address(host)
         except ValueError:
-            return self.host == "localhost" or self.host.endswith(".localhost")
+            return host == "localhost" or host.endswith(".localhost")
+        return (getattr(found, "ipv4_mapped", None) or found).is_loopback
+
+    @cached_property
+    def here(self) -> bool:
+        """Whether a request stays on this machine: loopback, or 0.0.0.0, which a server listens on."""
+        return self.loopback or self.host in ("0.0.0.0", "::", "0")
 
     @cached_property
     def proxy(self) -> str:
         """The proxy that requests go through, without its password; empty for none."""
-        if self.loopback or urllib.request.proxy_bypass(self.host):
-            return ""
+        return "" if self.here else self.proxy_of_environment
+
+    @cached_property
+    def proxy_of_environment(self) -> str:
+        """The proxy that the environment names for the address, without its password; empty for none."""
         proxies = urllib.request.getproxies()
-        return redact(proxies.get("https" if self.encrypted else "http") or proxies.get("all") or "")
+        found = proxies.get("https" if self.encrypted else "http") or proxies.get("all")
+        if not found or urllib.request.proxy_bypass(self.host):
+            return ""
+        return redact(found if "://" in found else f"http://{found}")
 
     def client(self, api_key: str, timeout: float) -> openai.AsyncOpenAI:
-        """A client that follows no redirect and sends no organization or project of the environment to others."""
+        """A client that follows no redirect and sends no organization or project of the environment to others.
+
+        Raises:
+            ValueError: the environment names a proxy that cannot be used.
+        """
+        try:
+            http = openai.DefaultAsyncHttpxClient(
+                follow_redirects=False, trust_env=not self.here, event_hooks={"response": [_bound]}
+            )
+        except (
+            ValueError,
+            ImportError,
+            _http.InvalidURL,
+        ) as error:  # such as of a SOCKS proxy without the library for it
+            raise ValueError(
+                f"the proxy {self.proxy} cannot be used ({redact(str(error))}): mend HTTP_PROXY, HTTPS_PROXY or"
+                f" ALL_PROXY, or set NO_PROXY={self.host}"
+            ) from None
         client = openai.AsyncOpenAI(
             base_url=self.url,
             api_key=api_key or NO_KEY,
             timeout=timeout,
             max_retries=0,
-            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not self.loopback),
+            default_query=self._query,
+            http_client=http,
         )
-        if not self.host.endswith("openai.com"):
+        if self.host != "openai.com" and not self.host.endswith(".openai.com"):
             client.organization = client.project = None
         return client
 
@@ -85,14 +173,20 @@ def choose_key(given: str, url: str, warn: Callable[[str], None]) -> str:
     Args:
         given: by the user for this server; empty for none.
         warn: told when a key goes unencrypted to another machine, and when OPENAI_API_KEY is held back.
+
+    Raises:
+        ValueError: the address is not one, or the key cannot be sent in a header.
     """
     address = Address(url)
-    key = given or os.environ.get(KEY_VARIABLE, "")
-    if not key and (unasked := os.environ.get("OPENAI_API_KEY", "")):
+    key = (given or os.environ.get(KEY_VARIABLE, "")).strip()
+    unasked = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not all(character.isascii() and character.isprintable() for character in key or unasked):
+        raise ValueError("the API key has characters that no key has: give it again")
+    if not key and unasked:
         if address.encrypted:
             return unasked
         warn(f"OPENAI_API_KEY is not sent to {address.shown}, which is not encrypted: give --api-key if it is meant")
-    if key and key != NO_KEY and not address.encrypted and not address.loopback:
+    if key and key != NO_KEY and not address.encrypted and not address.here:
         warn(f"the key goes to {address.shown} unencrypted: anyone on the way can read it")
     return key or NO_KEY
 
@@ -100,10 +194,8 @@ def choose_key(given: str, url: str, warn: Callable[[str], None]) -> str:
 def proxy_note(url: str) -> str:
     """What to say when a proxy of the environment is not used for an address on this machine; empty otherwise."""
     address = Address(url)
-    proxies = urllib.request.getproxies()
-    found = proxies.get("https" if address.encrypted else "http") or proxies.get("all")
-    if found and address.loopback and not urllib.request.proxy_bypass(address.host):
-        return f"{address.shown} is on this machine: it is reached without the proxy {redact(found)}"
+    if address.here and (proxy := address.proxy_of_environment):
+        return f"{address.shown} is on this machine: it is reached without the proxy {proxy}"
     return ""
 
 

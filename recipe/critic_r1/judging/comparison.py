@@ -130,7 +130,7 @@ def load_judgements(run: Path) -> list[Judgement]:
         for number, line in enumerate(lines, start=1):
             try:
                 judgements.append(_judgement(json.loads(line)))
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
                 raise ValueError(
                     f"{path} line {number} is not a judgement ({error!r}): run `critic-r1 judge` again"
                 ) from error
@@ -152,6 +152,8 @@ def _judgement(record: dict[str, Any]) -> Judgement:
         category=str(record["category"]),
     )
     pred, known = record["pred"], record["pred"] in ("1", "2", "tie", None)
+    if not 0 <= record["well_formed"] <= 1:
+        raise ValueError(f"well_formed is {record['well_formed']}")
     return Judgement(
         task=task,
         pred=pred if known else None,

@@ -3,34 +3,57 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import openai
 
-from recipe.critic_r1.judging.replies import FilteredError, SenselessAnswerError
+from reward_fns.replies import FilteredError, SenselessAnswerError
 
 FailureKind = Literal["failed", "rejected", "filtered"]
 """failed: the next run asks again. rejected: this prompt is too long for the model. filtered: final, by a filter."""
 
-SAMPLING_FIELDS = ("max_tokens", "temperature", "top_p", "seed", "n", "max_completion_tokens")
-"""Fields of a request that some models do not take."""
+SAMPLING_FIELDS = ("max_tokens", "top_p", "temperature", "seed", "n", "max_completion_tokens")
+"""Fields of a request that some models do not take; where a server names several, the first of them is left out."""
+
+LONGEST_TEXT = 2000
+"""Characters of an error's fields that are read."""
+
+LONGEST_EXCERPT = 300
+"""Characters of an error's body that a message quotes where the body has no message."""
 
 _FILTER = re.compile(
-    r"content.?filter|content management policy|responsibleai|content.?policy|moderation|flagged", re.I
-)
-_TOO_LONG = re.compile(
-    r"context.{0,20}(?:length|window)|max_model_len|too (?:long|many tokens)|maximum.{0,40}tokens", re.I
-)
-_UNSUPPORTED = re.compile(
-    r"unsupported|not.{0,5}support|unrecognized|unknown|unexpected|not permitted|extra.inputs|not allowed|deprecated"
-    r"|only one|must be 1\b|invalid.value|cannot.{0,20}be.specified",
+    r"content.?filter|content management policy|responsibleai|content.?policy|moderation|flagged|safety system"
+    r"|inappropriate content|data_inspection|敏感",
     re.I,
 )
+_TOO_LONG = re.compile(
+    r"context.{0,20}(?:length|window)|max_model_len|too (?:long|many (?:input )?tokens)|maximum.{0,40}tokens"
+    r"|input length|maximum model length|reduce the length",
+    re.I,
+)
+_UNSUPPORTED = re.compile(
+    r"n.t.{0,5}support|unsupported|supports? only|only supports?|unrecognized|unknown|unexpected|extraneous|permitted"
+    r"|extra.inputs|not allowed|not enabled|deprecated|only one|invalid.value|cannot.{0,20}be.specified"
+    r"|(?:must|should) be|less than or equal|currently only",
+    re.I,
+)
+_ONE_ANSWER = re.compile(
+    r"only one (?:completion |candidate )?(?:choice|candidate|can)|single completion|\bn (?:must|should|>|=)|n value"
+    r"|value of n\b|multiple (?:choices|completions|candidates)",
+    re.I,
+)
+_NO_QUOTA = re.compile(
+    r"insufficient.{0,2}(?:quota|balance|funds|credit)|credit balance|plans? (?:and|&) billing|exceeded_current_quota"
+    r"|(?:any|no|out of|available|more|enough) credits|credit_limit|spending limit|recharge|余额不足",
+    re.I,
+)
+_LATER = re.compile(r"(?:retry|try again) (?:in|after|later)|per[- ](?:second|minute|min|hour|day)\b", re.I)
 _NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL)
 
 
@@ -38,8 +61,8 @@ _NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL)
 class Failure:
     """A request without an answer.
 
-    again: whether another attempt may help. lasting: what every other request would meet as well, empty when the
-    failure may be this request's alone. remedy: what to do about it.
+    again: whether another attempt may help. lasting: what every other request may meet as well, empty when the failure
+    is this request's alone. doubtful: it is lasting only if no request was ever answered. remedy: what to do about it.
     """
 
     message: str
@@ -47,6 +70,7 @@ class Failure:
     again: bool = False
     lasting: str = ""
     remedy: str = ""
+    doubtful: bool = False
 
 
 def explain(error: BaseException) -> Failure:
@@ -56,12 +80,12 @@ def explain(error: BaseException) -> Failure:
         return Failure(text, "filtered")
     if isinstance(error, openai.APIStatusError | SenselessAnswerError):
         status = error.status_code if isinstance(error, openai.APIStatusError) else error.status
-        return _status(status, text, _detail(error))
+        return _status(status, text, detail(error))
     if isinstance(error, RecursionError):
         return Failure("a body of too many levels", again=True)
     causes = list(chain(error))
     for cause in causes:
-        if _is_httpx(cause, "UnsupportedProtocol", "InvalidURL"):
+        if _is_httpx(cause, "UnsupportedProtocol", "InvalidURL") or isinstance(cause, UnicodeError):
             return Failure(text, lasting="address", remedy="write the address as http://HOST:PORT/v1")
         if _is_httpx(cause, "ProxyError"):
             return Failure(
@@ -87,53 +111,66 @@ def unsupported_field(error: BaseException) -> str | None:
     """The field of a request that the server does not take, when it refused the request for one."""
     if not isinstance(error, openai.APIStatusError) or error.status_code not in (400, 422):
         return None
-    detail = _detail(error)
-    said = f"{detail.get('code')} {detail.get('message') or error}"
+    found = detail(error)
+    said = f"{found['code']} {found['message']}"
     if not _UNSUPPORTED.search(said) or _TOO_LONG.search(said) or _FILTER.search(said):
         return None
-    if detail.get("param") in SAMPLING_FIELDS:
-        return str(detail["param"])
+    if found["param"] in SAMPLING_FIELDS:
+        return found["param"]
     for name in SAMPLING_FIELDS:
         if re.search(rf"['\"`]{name}['\"`]", said) or (len(name) > 4 and re.search(rf"\b{name}\b", said)):
             return name
-    return (
-        "n"
-        if re.search(
-            r"only one (?:completion )?choice|\bn must be\b|\bn > 1\b|multiple (?:choices|completions)", said, re.I
-        )
-        else None
-    )
+    return "n" if _ONE_ANSWER.search(said) else None
 
 
-def _status(status: int, text: str, detail: dict[str, Any]) -> Failure:
-    said = f"{detail.get('code')} {detail.get('type')} {detail.get('message') or text}"
-    codes = f"{detail.get('code')} {detail.get('type')}"
+def _status(status: int, text: str, found: dict[str, str]) -> Failure:
+    said = f"{found['code']} {found['type']} {found['message'] or (text if status else '')}"
     if status in (400, 403, 422, 451) and _FILTER.search(said):
         return Failure(text, "filtered")
-    if status == 402 or re.search(r"insufficient.(?:quota|balance)|billing|credit", codes, re.I):
+    sure = status == 402 or "insufficient_quota" in said or "billing" in f"{found['code']} {found['type']}"
+    if sure or (_NO_QUOTA.search(said) and not _LATER.search(said)):
         return Failure(text, lasting="quota", remedy="the account has no quota left: check its plan and its billing")
     if status in (400, 413, 422) and (status == 413 or _TOO_LONG.search(said)):
         return Failure(text, "rejected")
-    if status in (400, 422) and (detail.get("param") or _UNSUPPORTED.search(said)):
+    # A refused message is this request's; a refused field is everyone's.
+    of_prompt = re.match(r"messages|input|prompt|none$", found["param"], re.I)
+    if status in (400, 422) and not of_prompt and (found["param"] or _UNSUPPORTED.search(said)):
         remedy = "change or leave out the field by --request NAME=VALUE or NAME=null"
-        return Failure(text, lasting=f"field {detail.get('param')}", remedy=remedy)
+        return Failure(text, lasting=f"field {found['param']}", remedy=remedy, doubtful=not found["param"])
     if status in (401, 403, 404, 405):
         return Failure(text, lasting=str(status), remedy="check address, model name and key")
     if status == 407:
         return Failure(text, lasting="proxy", remedy="the proxy wants a password: check HTTP_PROXY and HTTPS_PROXY")
     if 300 <= status < 400:
-        return Failure(text, remedy="give the address that the server redirects to")
+        return Failure(text)
     # A body with status 200 that is not an answer has no status here.
-    return Failure(text, again=status in (0, 408, 409, 425, 429) or status >= 500)
+    again = status in (0, 408, 409, 425, 429) or status >= 500
+    alike = "" if again else re.sub(r"\d+", "0", text)
+    return Failure(text, again=again, lasting=alike, remedy="check address, model name, key and data", doubtful=True)
 
 
-def _detail(error: BaseException) -> dict[str, Any]:
-    """`code`, `type`, `param` and `message` as OpenAI's error bodies have them."""
+def detail(error: BaseException) -> dict[str, str]:
+    """`code`, `type`, `param` and `message` of an error's body, in any of the forms that servers give it; "" for none.
+
+    `{"error": {"message": ...}}`, `{"error": "..."}`, `{"message": ...}`, `{"detail": ...}`, or one of these in a list.
+    """
     body = getattr(error, "body", None)
-    if isinstance(body, dict):
-        inner = body.get("error", body)
-        return inner if isinstance(inner, dict) else {"message": str(inner)}
-    return {}
+    if isinstance(error, openai.APIStatusError):
+        try:
+            body = json.loads(error.response.text)
+        except (ValueError, RecursionError, RuntimeError):  # of a body that is no JSON, or was not read
+            body = error.body
+    outer = body[0] if isinstance(body, list) and body else body
+    inner = outer.get("error") or outer.get("detail") or outer if isinstance(outer, dict) else outer
+    found = dict.fromkeys(("code", "type", "param", "message"), "")
+    for part in (outer, inner):
+        found |= {name: str(part[name]) for name in found if isinstance(part, dict) and part.get(name) is not None}
+    if isinstance(inner, list) and inner and isinstance(inner[0], dict):  # FastAPI's list of faults
+        place = inner[0].get("loc")
+        found |= {"param": str(place[-1]) if isinstance(place, list) and place else "", "message": str(inner[0])}
+    elif not isinstance(inner, dict) and inner:
+        found["message"] = str(inner)
+    return {name: text[:LONGEST_TEXT] for name, text in found.items()}
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
@@ -161,7 +198,18 @@ def message(error: BaseException) -> str:
             break
     if isinstance(error, openai.APIStatusError) and 300 <= error.status_code < 400:
         target = error.response.headers.get("location", "nowhere")
-        return f"status {error.status_code}: the server redirects to {target}, which is not followed"
+        return f"status {error.status_code}: the server redirects to {target}, which is not followed: give that address"
+    if isinstance(error, openai.APIStatusError):
+        said = detail(error)["message"] or _excerpt(error)
+        return f"{type(error).__name__}: status {error.status_code}: {' '.join(said.split()) or 'no message'}"
     if isinstance(error, TimeoutError) and not str(error):
         return "TimeoutError: no whole answer within --timeout"
     return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+
+
+def _excerpt(error: openai.APIStatusError) -> str:
+    """The beginning of the body of an error; empty when it was not read."""
+    try:
+        return error.response.text[:LONGEST_EXCERPT]
+    except RuntimeError:
+        return ""

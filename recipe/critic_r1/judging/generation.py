@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -75,7 +76,7 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_tokens < 1 or self.n < 1:
+        if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1 or self.max_tokens < 1 or self.n < 1:
             raise ValueError(f"impossible sampling settings: {self}")
         if self.n > 1 and self.temperature == 0:
             raise ValueError(f"n={self.n} greedy answers would all be the same; set a temperature above 0")
@@ -173,22 +174,24 @@ def messages_from_row(prompt: Sequence[Mapping[str, Any]], images: Sequence[Mapp
         images: one mapping per image with its file's `bytes`.
 
     Raises:
-        ValueError: the markers and the images differ in number, or an image has no bytes.
+        ValueError: there is no text, the markers and the images differ in number, or an image has no bytes.
     """
+    if not all(isinstance(turn.get("content"), str) for turn in prompt or [{}]):
+        raise ValueError("the prompt is empty, or a turn of it has no text")
     files = []
     for number, image in enumerate(images, start=1):
         data = image.get("bytes")
         if not data:
             raise ValueError(f"image {number} of the row has no bytes: write the data again with images embedded")
         files.append(bytes(data))
-    markers = sum(str(turn["content"]).count(IMAGE_MARKER) for turn in prompt)
+    markers = sum(turn["content"].count(IMAGE_MARKER) for turn in prompt)
     if markers != len(files):
         raise ValueError(f"the prompt has {markers} {IMAGE_MARKER} marker(s) but the row has {len(files)} image(s)")
     remaining = iter(files)
     messages = []
     for turn in prompt:
         parts: list[TextPart | ImagePart] = []
-        for segment in re.split(f"({IMAGE_MARKER})", str(turn["content"])):
+        for segment in re.split(f"({IMAGE_MARKER})", turn["content"]):
             if segment == IMAGE_MARKER:
                 parts.append(ImagePart(next(remaining)))
             elif segment:

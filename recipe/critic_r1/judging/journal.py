@@ -14,13 +14,19 @@ import errno
 import fcntl
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
+from data_prep.files import encodable
 from recipe.critic_r1.judging.generation import Generation
 
 RESERVE_BYTES = 4 << 20
 """Room for the answers in flight when the disk is full: 256 of them at 16 kB."""
+
+
+_BEGINNING = b'{"key": "'
+"""Of every line; a last line without its end that begins otherwise was not written here."""
 
 
 class JournalFullError(OSError):
@@ -46,11 +52,14 @@ class Journal:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
             raise ValueError(f"{path} is a symbolic link, which is not written through: remove it") from error
+        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+            os.close(self._fd)
+            raise ValueError(f"{path} is not a file: remove it, or choose another folder")
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -128,7 +137,7 @@ class Journal:
             stream.seek(0)
             whole = 0
             for number, line in enumerate(stream, start=1):
-                if not line.endswith(b"\n"):
+                if not line.endswith(b"\n") and line[: len(_BEGINNING)] == _BEGINNING[: len(line)]:
                     break
                 try:
                     record = json.loads(line)
@@ -175,8 +184,13 @@ def _generation(record: dict[str, Any]) -> Generation:
     if record.get("error") is not None:
         return Generation((), error=str(record["error"]), failure=record.get("failure", "failed"))
     texts, reasons = record["texts"], record["finish_reasons"]
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError("a text that is not a string")
+    if (
+        not isinstance(texts, list)
+        or not 0 < len(texts) == len(reasons)
+        or not all(isinstance(text, str) for text in texts)
+    ):
+        raise TypeError("no texts, or not as many texts as reasons")
+    texts = map(encodable, texts)
     if not set(reasons) <= {"stop", "length", "refusal"}:
         return Generation((), error=f"ended with {reasons}")
     return Generation(tuple(texts), tuple(reasons), int(record["prompt_tokens"]), int(record["completion_tokens"]))

@@ -22,6 +22,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,8 +37,8 @@ from recipe.critic_r1.judging.address import Address, open_files_for
 from recipe.critic_r1.judging.failures import Failure, explain, unsupported_field
 from recipe.critic_r1.judging.generation import Generation, GenerationRequest, ImagePart, TextPart
 from recipe.critic_r1.judging.journal import Journal, JournalFullError
-from recipe.critic_r1.judging.replies import SenselessAnswerError, read_reply
 from recipe.critic_r1.redaction import redact
+from reward_fns.replies import SenselessAnswerError, read_reply
 
 T = TypeVar("T")
 
@@ -47,11 +48,8 @@ LONGEST_PAUSE = 60.0
 LONGEST_ERROR = 500
 """Characters of an error message that are kept."""
 
-LARGEST_BODY = 64 << 20
-"""Bytes of an answer's body."""
-
 FIRST_REQUESTS = 8
-"""So many failures in a row for one lasting reason, or all requests if they are fewer, stop a run."""
+"""Failures in a row for one lasting reason that stop a run; fewer where the first requests are fewer."""
 
 MOST_CHANGES = 6
 """Fields of a request that are renamed or left out for one server."""
@@ -137,8 +135,14 @@ class OpenAIGenerator:
     ) -> None:
         if concurrency < 1 or attempts < 1:
             raise ValueError(f"concurrency ({concurrency}) and attempts ({attempts}) must be at least 1")
+        if not 0 < timeout < math.inf:
+            raise ValueError(f"--timeout {timeout} is not a number of seconds above 0")
         if fixed := sorted(set(extra_body or ()) & set(FIXED_FIELDS)):
             raise ValueError(f"the field {fixed[0]!r} of a request cannot be changed")
+        try:
+            f"{model}{extra_body}".encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the model's name or a field of --request is not text ({error.reason})") from None
         self.model, self.address = model, Address(base_url)
         self.traffic = Traffic()
         self.errors: Counter[str] = Counter()
@@ -155,6 +159,7 @@ class OpenAIGenerator:
         self._attempts = attempts
         self._backoff = wait_exponential_jitter(multiplier=first_pause, max=LONGEST_PAUSE, jitter=first_pause)
         self._in_a_row: Counter[str] = Counter()
+        self._answered = False
 
     def __enter__(self) -> Self:
         return self
@@ -198,7 +203,7 @@ class OpenAIGenerator:
         answers: dict[str, Generation] = {}
         open_requests: dict[str, GenerationRequest] = {}
         for request in requests:
-            known = self._journal.get(self.key(request)) if self._journal else None
+            known = self._known(self.key(request), request.sampling.n)
             if known is not None:
                 answers[request.key] = known
             else:
@@ -207,8 +212,13 @@ class OpenAIGenerator:
         queue = iter(open_requests.values())
         self._stopping = False
         self._in_a_row.clear()
-        most = min(self._concurrency, len(open_requests))
-        workers = [asyncio.create_task(self._work(queue, answers, min(most, FIRST_REQUESTS))) for _ in range(most)]
+        # An answer, now or in an earlier run, shows that a single failure is its request's own.
+        self._answered |= bool(answers)
+        few = FIRST_REQUESTS if self._answered else min(self._concurrency, len(open_requests), FIRST_REQUESTS)
+        workers = [
+            asyncio.create_task(self._work(queue, answers, few))
+            for _ in range(min(self._concurrency, len(open_requests)))
+        ]
         if workers:
             try:
                 await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
@@ -240,6 +250,7 @@ class OpenAIGenerator:
             try:
                 generation = await self._ask(request)
                 self._in_a_row.clear()
+                self._answered = True
             except _ServerError as error:
                 failure = error.failure
                 generation = Generation((), error=failure.message, failure=failure.kind)
@@ -248,12 +259,17 @@ class OpenAIGenerator:
             self.traffic.failed += failure is not None
             answers[request.key] = generation
             self._keep(self.key(request), generation)
-            if failure is not None and failure.lasting:
+            if failure is not None and failure.lasting and not (failure.doubtful and self._answered):
                 self._in_a_row[failure.lasting] += 1
                 if self._in_a_row[failure.lasting] >= most:
                     raise ServerRefusedError(
                         f"{self.address.shown} refuses model {self.model!r} ({failure.message}): {failure.remedy}"
                     )
+
+    def _known(self, key: str, n: int) -> Generation | None:
+        """The final answer in the journal; one with another number of texts is not ours."""
+        known = self._journal.get(key) if self._journal else None
+        return known if known is None or known.error or len(known.texts) == n else None
 
     def _keep(self, key: str, generation: Generation) -> None:
         if self._journal is not None:
@@ -316,7 +332,7 @@ class OpenAIGenerator:
             # A seed of its own, or all answers would be the same.
             part = GenerationRequest(request.messages, single.for_request("answer", str(number)) if number else single)
             key = f"{self.key(request)}/{number}"
-            known = self._journal.get(key) if self._journal else None
+            known = self._known(key, 1)
             if known is None:
                 known = await self._ask(part)
                 self._keep(key, known)
@@ -360,19 +376,14 @@ class OpenAIGenerator:
             raise _ServerError(self._failure(error)) from error
         raise AssertionError("tenacity ends with a result or an exception")
 
-    async def _post(self, body: dict[str, Any]) -> bytearray:
-        """The body of the server's answer, its size bounded."""
+    async def _post(self, body: dict[str, Any]) -> bytes:
+        """The body of the server's answer, its size bounded by `Address.client`."""
         assert self._client is not None
         fields = {name: value for name, value in body.items() if name != "messages"}
-        received = bytearray()
         async with self._client.chat.completions.with_streaming_response.create(
             model=self.model, messages=body["messages"], extra_body=fields
         ) as response:
-            async for chunk in response.iter_bytes():
-                received += chunk
-                if len(received) > LARGEST_BODY:
-                    raise SenselessAnswerError(f"a body of more than {LARGEST_BODY:,} bytes")
-        return received
+            return await response.read()
 
     def _again(self, error: BaseException) -> bool:
         """Whether another attempt may help. A name or a route that is missing at the start will be missing later."""
@@ -416,11 +427,11 @@ class OpenAIGenerator:
         return {"messages": messages, **{name: value for name, value in fields.items() if value is not None}}
 
 
-def _json(body: bytearray) -> Any:
+def _json(body: bytes) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise SenselessAnswerError(f"a body that is not JSON: {bytes(body[:200])!r}") from error
+        raise SenselessAnswerError(f"a body that is not JSON: {body[:200]!r}") from error
 
 
 def _part(part: TextPart | ImagePart) -> dict[str, Any]:

@@ -42,6 +42,9 @@ NO_ANSWER = {"failed": REQUEST_FAILED, "rejected": "request_rejected", "filtered
 REFUSED = "refused"
 """Reason of a judgement that the model refused to give."""
 
+_FIELDS = ("pair_id", "order", "question", "response_1", "response_2")
+"""What a critic row has in `extra_info`."""
+
 SPLIT_VOTES = "split_votes"
 """Reason of a judgement whose readable votes have no majority."""
 
@@ -235,14 +238,21 @@ def task_from_row(row: Mapping[str, Any]) -> JudgeTask:
     """A critic row of the task Parquet (see `data_prep.tasks.pairwise`) as a judge's task.
 
     Raises:
-        ValueError: the label is not `1`, `2` or `tie`, or images and markers do not match.
+        ValueError: a field is missing or not what `prepare` writes, or images and markers do not match.
     """
-    info, label = row["extra_info"], row["reward_model"]["ground_truth"]
+    info, label = row["extra_info"] or {}, (row["reward_model"] or {}).get("ground_truth")
+    if missing := [name for name in _FIELDS if info.get(name) is None]:
+        raise ValueError(f"extra_info lacks {', '.join(missing)}: run `critic-r1 validate` on the file")
     if label not in ("1", "2", "tie"):
         raise ValueError(f"label {label!r} is not one of 1, 2, tie: run `critic-r1 validate` on the file")
     messages = messages_from_row(row["prompt"], row["images"] or ())
     hashes = [image.blake3 for message in messages for image in message.images]
-    meta = json.loads(info.get("meta") or "{}")
+    try:
+        meta = json.loads(info.get("meta") or "{}")
+    except (ValueError, RecursionError):
+        meta = None
+    if not isinstance(meta, dict):
+        raise ValueError("extra_info.meta is not a JSON object: run `critic-r1 validate` on the file")
     return JudgeTask(
         pair_id=str(info["pair_id"]),
         order=int(info["order"]),

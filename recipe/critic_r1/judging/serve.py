@@ -12,7 +12,9 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from pathlib import Path
+
+import yaml
 
 from recipe.critic_r1.judging.address import Address
 
@@ -49,19 +51,48 @@ def on_cpu() -> bool:
 
 LOOPBACK = "127.0.0.1"
 
+_WATCHED = ("--host", "--api-key", "--uds", "--config")
+"""Options that decide who can ask the model."""
+
+
+def options(further: Sequence[str]) -> list[tuple[str, str]]:
+    """Options of `vllm serve` with their values as vLLM reads them: those of its --config file, then those typed.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    typed: list[tuple[str, str]] = []
+    for word, following in zip(further, [*further[1:], ""], strict=False):
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            name = name.replace("_", "-")
+            # argparse takes abbreviations, too.
+            name = next((long for long in _WATCHED if len(name) > 3 and long.startswith(name)), name)
+            typed.append((name, value if equals else following))
+    found = []
+    for path in (value for name, value in typed if name == "--config"):
+        try:
+            config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise ValueError(f"--config {path} cannot be read: {error}") from error
+        pairs = config.items() if isinstance(config, dict) else ()
+        found += [(f"--{name}".replace("_", "-"), str(value)) for name, value in pairs]
+    return [*found, *typed]
+
 
 def check_host(further: Sequence[str], environment: Mapping[str, str]) -> None:
     """Refuse to listen beyond this machine without a key.
 
     Raises:
-        ValueError: --host names another address, and there is no key.
+        ValueError: --host, typed or in a --config file, names another address, and there is no key.
     """
-    words = [word.replace("_", "-") if word.startswith("--") else word for word in further]
-    hosts = [word.partition("=")[2] for word in words if word.startswith("--host=")]
-    hosts += [value for word, value in pairwise(words) if word == "--host"]
-    keyed = any(word.partition("=")[0] == "--api-key" for word in words) or environment.get("VLLM_API_KEY")
-    for host in hosts:
-        if not Address(f"http://[{host}]" if ":" in host else f"http://{host}").loopback and not keyed:
+    given = options(further)
+    keys = [value for name, value in given if name == "--api-key"]
+    keyed = any(key.strip() for key in (*keys, environment.get("VLLM_API_KEY", "")))
+    for host in (value.strip("[]") for name, value in given if name == "--host"):
+        # An empty host is every address of the machine.
+        here = bool(host) and Address(f"http://[{host}]" if ":" in host else f"http://{host}").loopback
+        if not here and not keyed:
             raise ValueError(
                 f"--host {host} lets other machines ask the model: give a key, VLLM_API_KEY in the environment or"
                 " --api-key (which other users of this machine can see)"
@@ -76,7 +107,7 @@ def arguments(model: str, further: Sequence[str] = (), *, cpu: bool) -> list[str
         further: options for `vllm serve` as typed; each takes precedence over ours.
         cpu: whether to add `CPU_OPTIONS`.
     """
-    given = {word.partition("=")[0].replace("_", "-") for word in further if word.startswith("--")}
+    given = {name for name, _ in options(further)}
     ours: list[str] = [] if {"--host", "--uds"} & given else ["--host", LOOPBACK]
     for option, value in CPU_OPTIONS.items() if cpu else ():
         opposite = "--" + option.removeprefix("--no-") if option.startswith("--no-") else "--no-" + option[2:]

@@ -20,7 +20,7 @@ from typing import Any
 
 import tenacity
 
-from recipe.critic_r1.redaction import redact
+from recipe.critic_r1.redaction import redact, secret_name
 
 PACKAGES = ("data_prep", "reward_fns", "recipe")
 
@@ -134,13 +134,13 @@ def client(address: str) -> Any:
         return JobSubmissionClient(address)
     except AuthenticationError as error:
         raise SubmitError(
-            f"{address} does not accept us ({str(error).strip().splitlines()[0]}). Put the cluster's token into "
-            "~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
+            f"{redact(address)} does not accept us ({str(error).strip().splitlines()[0]}). Put the cluster's token "
+            "into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
         ) from error
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SubmitError(
-            f"no Ray Jobs server at {address} ({str(error).strip().splitlines()[0]}). The address is that of the "
-            "dashboard, http://HEAD:8265; is the port open from here?"
+            f"no Ray Jobs server at {redact(address)} ({redact(str(error)).strip().splitlines()[0]}). The address is "
+            "that of the dashboard, http://HEAD:8265; is the port open from here?"
         ) from error
 
 
@@ -171,6 +171,18 @@ def check(config_name: str, overrides: Sequence[str]) -> None:
                     f"{key}={path} is relative, and a job works in a copy of the code: give the absolute path on the "
                     "shared file system"
                 )
+
+
+def refuse_secrets(overrides: Sequence[str]) -> None:
+    """Raise `SubmitError` for an override that holds a secret: Ray's dashboard shows a job's command line."""
+    for override in overrides:
+        name, _, value = override.partition("=")
+        plainly = secret_name(name.rpartition(".")[2]) and re.search(r"[A-Za-z]", value) and "${" not in value
+        if redact(override) != override or (plainly and value not in ("null", "true", "false")):
+            raise SubmitError(
+                f"{name} holds a secret, and everyone who can open Ray's dashboard sees a job's command line: set a"
+                " variable on the cluster's machines, and write ${oc.env:VARIABLE} here"
+            )
 
 
 @contextmanager
@@ -237,9 +249,10 @@ def submit(
     whether or not the recipe is installed on the cluster.
 
     Raises:
-        SubmitError: see `check` and `environment`, or the cluster refuses the job.
+        SubmitError: see `check`, `refuse_secrets` and `environment`, or the cluster refuses the job.
     """
     check(config_name, overrides)
+    refuse_secrets(overrides)
     variables = environment(env)
     plugin = "recipe.critic_r1.plugin"
     others = [name for name in variables.get("VERL_USE_EXTERNAL_MODULES", "").split(",") if name and name != plugin]

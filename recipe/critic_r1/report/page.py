@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from data_prep.files import write_text
+from data_prep.files import refuse_foreign_file, write_text
 from recipe.critic_r1.report.best_of_n_curves import best_of_n_charts, bills, cost_tables
 from recipe.critic_r1.report.charts import Chart, duration
 from recipe.critic_r1.report.comparisons import Board, make_boards
@@ -204,7 +204,7 @@ def build_page(given: Sequence[str], out: Path | None = None, *, data: Sequence[
         data: Parquet files or folders to look for images in, before the runs' own `data/` and `tasks/`.
 
     Raises:
-        ReportError: a folder is not of a run, or `out` exists and is not a report.
+        ReportError: a folder is not of a run. FileExistsError: `out` exists and is not a report.
     """
     if lost := [str(path) for path in data if not path.exists()]:
         raise ReportError(f"{lost[0]} does not exist; give Parquet files or folders that hold the images")
@@ -212,16 +212,6 @@ def build_page(given: Sequence[str], out: Path | None = None, *, data: Sequence[
     alone = runs[0] if len(runs) == 1 else None
     title = f"{len(runs)} runs side by side" if alone is None else alone.info.name if alone.info else alone.label
     target = out or (alone.root if alone else Path()) / PAGE
-    _refuse_other_file(target)
+    refuse_foreign_file(target, MARK, "a report")
     write_text(target, _page(runs, title, data))
     return target
-
-
-def _refuse_other_file(target: Path) -> None:
-    """A report replaces a report, and nothing else."""
-    if target.is_dir():
-        raise ReportError(f"{target} is a folder: give the page's file name, such as {target / PAGE}")
-    if target.exists():
-        with target.open("rb") as file:
-            if MARK.encode() not in file.read(4096):
-                raise ReportError(f"{target} exists and is not a report: choose another --out, or remove it")

@@ -218,12 +218,18 @@ def load_pools(path: Path, problems: Sequence[Problem], *, shown: Shown = "answe
 
 
 def problem_from_row(row: Mapping[str, Any], place: str = "") -> Problem:
-    """A policy row of the task Parquet (`data_source` = `policy/...`) as a problem."""
-    info = row["extra_info"]
+    """A policy row of the task Parquet (`data_source` = `policy/...`) as a problem.
+
+    Raises:
+        ValueError: a field is missing, or images and markers do not match.
+    """
+    info, label = row["extra_info"] or {}, (row["reward_model"] or {}).get("ground_truth")
+    if info.get("pair_id") is None or info.get("question") is None:
+        raise ValueError("extra_info lacks pair_id or question: run `critic-r1 validate` on the file")
     return Problem(
         problem_id=str(info["pair_id"]),
         messages=messages_from_row(row["prompt"], row["images"] or ()),
         question=str(info["question"]),
-        ground_truth=row["reward_model"]["ground_truth"],
+        ground_truth=None if label is None else str(label),
         place=place,
     )

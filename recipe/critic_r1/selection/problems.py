@@ -7,8 +7,9 @@ since what is counted is the answer in the box. Answers are compared as the rewa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from data_prep.reading.inputs import expand_inputs
 from recipe.critic_r1.judging.pairwise import read_rows
@@ -22,27 +23,42 @@ def right_answer(answer: str | None, ground_truth: str | None) -> bool:
     return answer is not None and ground_truth is not None and same_answer(answer, ground_truth)
 
 
-def read_problems(inputs: Sequence[str], image_roots: Sequence[str] = (), *, instruct: bool = True) -> list[Problem]:
+def read_problems(
+    inputs: Sequence[str],
+    image_roots: Sequence[str] = (),
+    *,
+    instruct: bool = True,
+    lost: list[str] | None = None,
+) -> list[Problem]:
     """All questions of files and folders, each once.
 
     Args:
         image_roots: folders or zips with the images of rows that name files.
         instruct: whether third-party rows get the instruction to think and box.
+        lost: rows that are no question are named here, with the reason, and left out.
 
     Raises:
-        ValueError: there is no question, or a row is not one; the message names file and row.
+        ValueError: there is no question, or a row is not one and `lost` is None; the message names file and row.
     """
     problems: dict[str, Problem] = {}
+    bad: list[str] = []
     for file in expand_inputs(inputs):
         found = _ours(Path(file)) if file.endswith(".parquet") else None
         for problem in _others(file, image_roots, instruct) if found is None else found:
-            problems.setdefault(problem.problem_id, problem)
+            if isinstance(problem, str):
+                bad.append(problem)
+            else:
+                problems.setdefault(problem.problem_id, problem)
+    if bad and (lost is None or not problems):
+        raise ValueError(bad[0])
     if not problems:
         raise ValueError(f"no question in {', '.join(inputs)}: give policy rows, or rows with question, image, answer")
+    if lost is not None:
+        lost += bad
     return list(problems.values())
 
 
-def _ours(file: Path) -> list[Problem] | None:
+def _ours(file: Path) -> Iterator[Problem | str] | None:
     """The policy rows of a task file; None for a file in another form."""
     try:
         rows = read_rows([file])
@@ -50,16 +66,24 @@ def _ours(file: Path) -> list[Problem] | None:
         if "lacks the columns" in str(error):
             return None
         raise
-    return [problem_from_row(row, place) for place, row in rows if row["data_source"].startswith("policy/")]
+    return (_problem(row, place) for place, row in rows if (row["data_source"] or "policy/").startswith("policy/"))
 
 
-def _others(file: str, image_roots: Sequence[str], instruct: bool) -> list[Problem]:
-    problems = []
+def _problem(row: Mapping[str, Any], place: str) -> Problem | str:
+    try:
+        if row["data_source"] is None:
+            raise ValueError("no data_source: run `critic-r1 validate` on the file")
+        return problem_from_row(row, place)
+    except ValueError as error:
+        return f"{place}: {error}"
+
+
+def _others(file: str, image_roots: Sequence[str], instruct: bool) -> Iterator[Problem | str]:
     for item in read_prompts([file], image_roots):
         if isinstance(item, LostRow):
-            raise ValueError(str(item))
-        if item.answer is None:
-            raise ValueError(str(item.lost("missing-field", "the row has no answer", "Give the row an 'answer'.")))
-        asked = item.asked(instruct=instruct)
-        problems.append(Problem(item.content_id, asked, item.question, item.answer, f"{item.file} row {item.row}"))
-    return problems
+            yield str(item)
+        elif item.answer is None:
+            yield str(item.lost("missing-field", "the row has no answer", "Give the row an 'answer'."))
+        else:
+            place = f"{item.file} row {item.row}"
+            yield Problem(item.content_id, item.asked(instruct=instruct), item.question, item.answer, place)

@@ -7,7 +7,6 @@ The dump is verl's (`trainer.rollout_data_dir`) or our `samples.jsonl`; the rewa
 
 import importlib
 import importlib.util
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
-from rich.markup import escape
 from rich.table import Table
+
+from data_prep.files import json_lines
+from data_prep.terminal import markup_safe
 
 RECORDED = "recorded"
 """In the place of a reward: the score that stands in the dump."""
@@ -159,18 +160,13 @@ def _records(report: ScoreReport) -> Iterator[tuple[int, dict[str, Any]]]:
         raise ValueError(
             f"{report.path}: no such file; name the samples.jsonl of a run, or a file of trainer.rollout_data_dir"
         )
-    with report.path.open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                report.rejected["not JSON (a line cut off by a killed run?)"] += 1
-                continue
-            if not isinstance(record, dict):
-                report.rejected["not a JSON object"] += 1
-                continue
+    for line in json_lines(report.path):
+        record = line.value
+        if line.error is not None:
+            report.rejected["not JSON (a line cut off by a killed run?)"] += 1
+        elif not isinstance(record, dict):
+            report.rejected["not a JSON object"] += 1
+        else:
             record.setdefault("response", record.get("output"))
             record.setdefault("ground_truth", record.get("gts"))
             if not isinstance(record["response"], str):
@@ -178,7 +174,7 @@ def _records(report: ScoreReport) -> Iterator[tuple[int, dict[str, Any]]]:
             elif record["ground_truth"] is None:
                 report.rejected["no ground_truth (verl writes null where the row has none)"] += 1
             else:
-                yield number, record
+                yield line.number, record
 
 
 def _result(result: Any) -> tuple[float, str]:
@@ -191,13 +187,13 @@ def _result(result: Any) -> tuple[float, str]:
 def render(report: ScoreReport) -> Group:
     """The report as Rich tables: means, reasons, changes, examples."""
     parts: list[Any] = []
-    summary = Table(title=f"{escape(str(report.path))}: {report.rows} responses", title_justify="left")
+    summary = Table(title=f"{markup_safe(str(report.path))}: {report.rows} responses", title_justify="left")
     for column in ("reward", "rows", "mean score"):
         summary.add_column(column, justify="left" if column == "reward" else "right")
-    summary.add_row(escape(report.reward), str(report.rows), f"{report.first_sum / max(1, report.rows):.4f}")
+    summary.add_row(markup_safe(report.reward), str(report.rows), f"{report.first_sum / max(1, report.rows):.4f}")
     if report.compared:
         mean = report.second_sum / report.compared
-        summary.add_row(escape(report.against), str(report.compared), f"{mean:.4f}")
+        summary.add_row(markup_safe(report.against), str(report.compared), f"{mean:.4f}")
         summary.add_row("paid differently", str(report.differing), "")
     parts.append(summary)
     reasons = Table(title="By reason", title_justify="left")
@@ -205,16 +201,16 @@ def render(report: ScoreReport) -> Group:
     reasons.add_column("rows", justify="right")
     reasons.add_column("share", justify="right")
     for reason, count in report.reasons.most_common():
-        reasons.add_row(reason or "-", str(count), f"{count / report.rows:.1%}")
+        reasons.add_row(markup_safe(reason or "-"), str(count), f"{count / report.rows:.1%}")
     for reason, count in report.rejected.most_common():
-        reasons.add_row(f"[red]not scored: {escape(reason)}[/red]", str(count), "")
+        reasons.add_row(f"[red]not scored: {markup_safe(reason)}[/red]", str(count), "")
     parts.append(reasons)
     if report.differing:
         changes = Table(title="Where they differ", title_justify="left")
         for column in ("reason", "the other's reason", "rows"):
             changes.add_column(column, justify="right" if column == "rows" else "left")
         for (first, second), count in report.reason_changes.most_common():
-            changes.add_row(first or "-", second or "-", str(count))
+            changes.add_row(markup_safe(first or "-"), markup_safe(second or "-"), str(count))
         examples = Table(title=f"{len(report.differences)} of {report.differing}", title_justify="left")
         for column in ("line", "step", "label", "score", "other", "end of the response"):
             examples.add_column(column)
@@ -222,8 +218,8 @@ def render(report: ScoreReport) -> Group:
             step = "" if item.step is None else str(item.step)
             shown = item.response[-MAX_SHOWN_CHARS:].strip()
             examples.add_row(
-                str(item.line), step, escape(item.ground_truth), f"{item.first:.3f}", f"{item.second:.3f}",
-                escape(shown),
+                str(item.line), step, markup_safe(item.ground_truth), f"{item.first:.3f}", f"{item.second:.3f}",
+                markup_safe(shown),
             )  # fmt: skip
         parts += [changes, examples]
     return Group(*parts)

@@ -18,18 +18,22 @@ import itertools
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from final_answer import ROOT, final_answer, load  # type: ignore[import-not-found]
 
-_replies = load(ROOT / "recipe" / "critic_r1" / "judging" / "replies.py")
+_replies = load(ROOT / "reward_fns" / "replies.py")
 
 KEY_VARIABLE = "CRITIC_R1_API_KEY"
 """The served model's key. OPENAI_API_KEY is left to the judges that some tasks call."""
 
 URL_VARIABLE = "CRITIC_R1_BASE_URL"
 """The served model's address, which may hold a password."""
+
+CHANGES_VARIABLE = "CRITIC_R1_CHANGES"
+"""Fields of a request that the server does not take, as JSON: `OpenAIGenerator.changes`."""
 
 FORMAT = 2
 """Of the journal's records. Older ones may hold errors of gateways as answers, and are asked again."""
@@ -55,9 +59,9 @@ class Journal:
         for line in text.splitlines():
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(record, dict) and record.get("format") == FORMAT:
+            if _whole(record):
                 self._known[record["key"]] = record
         if text and not text.endswith("\n"):
             self._file.write("\n")
@@ -71,6 +75,17 @@ class Journal:
         self._file.flush()
 
 
+def _whole(record: Any) -> bool:
+    """Whether a line of the journal is an answer that can be read."""
+    if not isinstance(record, dict) or record.get("format") != FORMAT or not isinstance(record.get("key"), str):
+        return False
+    try:
+        read(record["response"])
+    except (_replies.SenselessAnswerError, _replies.FilteredError, KeyError, TypeError, AttributeError):
+        return False
+    return True
+
+
 class FinalAnswers:
     """Stands for `client.chat.completions`.
 
@@ -78,10 +93,19 @@ class FinalAnswers:
         completions: what answers in the end, with the method `create`.
         suffix: added after the last text of the last message; empty for none.
         prefilled: see `final_answer`.
+        changes: fields that the server does not take; `max_tokens` has another name there, others are left out.
     """
 
-    def __init__(self, completions: Any, journal: Journal, *, suffix: str = "", prefilled: bool = False) -> None:
-        self._completions, self._journal = completions, journal
+    def __init__(
+        self,
+        completions: Any,
+        journal: Journal,
+        *,
+        suffix: str = "",
+        prefilled: bool = False,
+        changes: Iterable[str] = (),
+    ) -> None:
+        self._completions, self._journal, self._changes = completions, journal, tuple(changes)
         self._suffix, self._prefilled = suffix, prefilled
         self._taken: dict[str, set[int]] = {}
 
@@ -109,6 +133,10 @@ class FinalAnswers:
 
         record = self._journal.get(key)
         if record is None:
+            for name in self._changes:
+                value = payload.pop(name, None)
+                if name == "max_tokens" and value is not None and "max_completion_tokens" not in self._changes:
+                    payload["max_completion_tokens"] = value
             response = await self._completions.create(**payload)
             if not isinstance(response, ChatCompletion):
                 raise RuntimeError(f"the server's answer is not a chat completion: {str(response)[:200]}")
@@ -132,7 +160,7 @@ def read(body: dict[str, Any]) -> tuple[str, str]:
         RuntimeError: the body is not an answer.
     """
     try:
-        reply = _replies.read_reply(body, max(1, len(body.get("choices") or ())))
+        reply = _replies.read_reply(body, sys.maxsize)
     except _replies.FilteredError:
         if not body.get("choices"):
             raise
@@ -163,6 +191,7 @@ class _Client:
 
 def model_class() -> type:
     """The model, a subclass of the tool's; made in a function because the tool is imported late."""
+    import openai
     from lmms_eval.models.chat.async_openai import AsyncOpenAIChat  # type: ignore[import-not-found]
 
     class CriticR1(AsyncOpenAIChat):  # type: ignore[misc]
@@ -174,12 +203,15 @@ def model_class() -> type:
             arguments = dict(chosen["model_args"])
             arguments["base_url"] = os.environ.get(URL_VARIABLE) or arguments["base_url"]
             super().__init__(**arguments, api_key=os.environ.get(KEY_VARIABLE, "EMPTY"))
+            # A redirect would take the prompt and its images to another host.
+            direct = self.client.with_options(http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False))
             self.client: Any = _Client(
                 FinalAnswers(
-                    self.client.chat.completions,
+                    direct.chat.completions,
                     Journal(Path(chosen["journal"])),
                     suffix=chosen["suffix"],
                     prefilled=chosen["prefilled"],
+                    changes=json.loads(os.environ.get(CHANGES_VARIABLE) or "[]"),
                 )
             )
 

@@ -4,13 +4,11 @@ A text is the model's answer when the model ended it (`stop`), the token limit d
 (`refusal`). A filter's decision is final, too, but it is not the model's. Anything else, a gateway's error in a body
 with status 200 among them, is a failure to answer.
 
-The environment of lmms-eval loads this file by its path (eval_policy/tool_side): it imports the standard library
-only.
+verl, and the environment of lmms-eval, load this file by its path: it imports the standard library only.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -18,10 +16,19 @@ from typing import Any, NamedTuple
 LONGEST_EXCERPT = 200
 """Characters of a senseless body that a message quotes."""
 
+LARGEST_COUNT = 1e12
+"""Tokens; a larger number in `usage` is not a count."""
+
 _REASONS = {
-    **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "end_turn"), "stop"),
-    **dict.fromkeys(("length", "max_tokens", "max_output_tokens"), "length"),
-    **dict.fromkeys(("content_filter", "safety", "prohibited_content", "blocklist", "recitation"), "filtered"),
+    **dict.fromkeys(
+        ("stop", "eos", "eos_token", "eos_found", "stop_sequence", "end_turn", "complete", "completed"), "stop"
+    ),
+    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "max_completion_tokens", "max_length"), "length"),
+    **dict.fromkeys(("model_length", "model_context_window_exceeded"), "length"),
+    **dict.fromkeys(
+        ("content_filter", "content_filtered", "filtered", "guardrail_intervened", "sensitive"), "filtered"
+    ),
+    **dict.fromkeys(("safety", "image_safety", "prohibited_content", "blocklist", "recitation", "spii"), "filtered"),
     "refusal": "refusal",
 }
 """Finish reasons of servers -> ours."""
@@ -31,11 +38,12 @@ class SenselessAnswerError(RuntimeError):
     """The server answered 200 with a body that is not an answer.
 
     status: the status that the body names for an error of a server further on; 0 when it names none.
+    body: the error as that server described it.
     """
 
-    def __init__(self, message: str, status: int = 0) -> None:
+    def __init__(self, message: str, status: int = 0, body: Any = None) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.body = status, body
 
 
 class FilteredError(RuntimeError):
@@ -59,9 +67,9 @@ def read_reply(body: Any, n: int) -> Reply:
     """
     if not isinstance(body, Mapping):
         raise SenselessAnswerError(f"a body that is not an object: {_excerpt(body)}")
-    if body.get("error"):
-        raise _error(body["error"])
     choices = body.get("choices")
+    if body.get("error") or (not choices and body.get("object") == "error"):
+        raise _error(body.get("error") or body)
     if not isinstance(choices, list) or not 1 <= len(choices) <= n:
         raise SenselessAnswerError(f"expected {n} choice(s), got {_excerpt(body)}")
     usage = body.get("usage")
@@ -90,9 +98,7 @@ def _choice(choice: Any) -> tuple[str, str]:
     if reason == "filtered":
         raise FilteredError("a content filter of the server withheld the answer")
     thoughts, text, refusal = _content(message.get("content"))
-    separate = message.get("reasoning_content") or message.get("reasoning")
-    if isinstance(separate, str):
-        thoughts += separate
+    thoughts += _separate_thoughts(message)
     if not text and (refusal or message.get("refusal") or reason == "refusal"):
         return "", "refusal"
     if message.get("content") is None and not thoughts and reason != "length":
@@ -107,6 +113,16 @@ def _choice(choice: Any) -> tuple[str, str]:
     return text.encode("utf-8", "backslashreplace").decode("utf-8"), reason
 
 
+def _separate_thoughts(message: Mapping[str, Any]) -> str:
+    """The thoughts beside the content, in the first of the fields that servers give them in."""
+    for name in ("reasoning_content", "reasoning", "thinking", "reasoning_details", "thinking_blocks"):
+        found = message.get(name)
+        if found and isinstance(found, str | list):
+            thoughts, text, _ = _content(found)
+            return thoughts + text
+    return ""
+
+
 def _content(content: Any) -> tuple[str, str, str]:
     """Thoughts, text and refusal of a message's content: a text, or a list of typed parts."""
     if content is None or isinstance(content, str):
@@ -118,23 +134,25 @@ def _content(content: Any) -> tuple[str, str, str]:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind in ("text", "output_text") and isinstance(part.get("text"), str):
             found["text"] += part["text"]
-        elif kind in ("thinking", "reasoning"):
+        elif kind in ("thinking", "reasoning", "reasoning.text"):
             inner = part.get("thinking") or part.get("reasoning") or part.get("text") or ""
             found["thoughts"] += inner if isinstance(inner, str) else "".join(_content(inner)[:2])
         elif kind == "refusal":
             found["refusal"] += str(part.get("refusal") or "refused")
-        elif kind != "redacted_thinking":
+        elif kind not in ("redacted_thinking", "reasoning.encrypted", "reasoning.summary"):
             raise SenselessAnswerError(f"content of an unknown kind: {_excerpt(part)}")
     return found["thoughts"], found["text"], found["refusal"]
 
 
 def _error(error: Any) -> Exception:
     """What a gateway reports inside a body with status 200."""
-    code, message = (error.get("code"), error.get("message")) if isinstance(error, Mapping) else (None, error)
+    found = error if isinstance(error, Mapping) else {"message": error}
+    code, message = found.get("code") or found.get("status"), found.get("message")
     if str(code) == "content_filter":
         return FilteredError(str(message))
     status = int(str(code)) if re.fullmatch("[3-5][0-9]{2}", str(code)) else 0
-    return SenselessAnswerError(f"the server reports an error: {str(message)[:LONGEST_EXCERPT]} (code {code})", status)
+    said = f"the server reports an error: {str(message)[:LONGEST_EXCERPT]} (code {code})"
+    return SenselessAnswerError(said, status, error)
 
 
 def _count(value: Any) -> int:
@@ -143,7 +161,7 @@ def _count(value: Any) -> int:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return 0
-    return int(number) if math.isfinite(number) and number > 0 else 0
+    return int(number) if 0 < number < LARGEST_COUNT else 0
 
 
 def _excerpt(value: Any) -> str:

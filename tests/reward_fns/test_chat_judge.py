@@ -1,0 +1,94 @@
+"""The critic of the group reward against servers that misbehave: a verdict, an unreadable one, or a failure."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from reward_fns.chat_judge import ChatJudge
+from reward_fns.group import JudgeFailedError
+from tests.judging.fake_server import FakeServer, answer
+from tests.judging.test_address import http
+from tests.judging.test_finality import body, status
+
+VERDICT = "<think>Looked.</think>\\boxed{1}"
+
+VERDICTS = [
+    (body(VERDICT), "1"),
+    (body([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "\\boxed{2}"}]), "2"),
+    (body("\\boxed{1}", reasoning="hm"), "1"),
+    (body(VERDICT, usage={"prompt_tokens": "many", "completion_tokens": [1]}), "1"),
+    (body(VERDICT, usage=None), "1"),
+    (body(None, refusal="no"), None),
+    (body(None, "content_filter"), None),
+    (body(None, "length", reasoning="Maybe \\boxed{1}"), None),
+    (body("A guess \\boxed{1}, but", "length"), None),
+    (body("\ud800\\boxed{1}"), "1"),
+]
+
+FAILURES = [
+    {"error": {"code": 429, "message": "upstream"}},
+    body("<think>x</think>\\boxed{1}", "error"),
+    body("<think>x</think>\\boxed{1}", "tool_calls"),
+    body("<think>x</think>\\boxed{1}", None),
+    body("", usage={"completion_tokens": 0}),
+    {"choices": []},
+    {"choices": [{"finish_reason": "stop", "message": None}]},
+    status(401, message="bad key sk-the-key"),
+    status(500, message="down"),
+    "html",
+    "cut",
+    "hang up",
+    "list",
+]
+
+
+def ask(url: str, **settings: Any) -> str | None:
+    async def run() -> str | None:
+        options: dict[str, Any] = {"attempts": 2, "first_pause": 0.001, "api_key": "sk-the-key", **settings}
+        async with ChatJudge(url, "m", **options) as critic:
+            return await critic.about("How many?")("7", "3")
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(("reply", "choice"), VERDICTS)
+def test_what_the_critic_said(reply: Any, choice: str | None) -> None:
+    with FakeServer(lambda n, sent: reply) as server:
+        assert ask(server.url) == choice
+        assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("reply", FAILURES)
+def test_what_is_no_answer(reply: Any) -> None:
+    with FakeServer(lambda n, sent: reply) as server, pytest.raises(JudgeFailedError) as error:
+        ask(server.url)
+    assert "sk-the-key" not in str(error.value)
+
+
+def test_a_redirect_is_not_followed() -> None:
+    with FakeServer(lambda n, sent: answer(sent, VERDICT)) as other:
+        reply = http(307, b"", f"Location: http://localhost:{other.port}/v1/chat/completions")
+        with FakeServer(lambda n, sent: reply) as server, pytest.raises(JudgeFailedError):
+            ask(server.url)
+        assert other.bodies == []
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])
+def test_this_machine_is_not_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch, variable: str, host: str) -> None:
+    monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    with FakeServer(lambda n, sent: answer(sent, VERDICT)) as server:
+        assert ask(f"http://{host}:{server.port}/v1") == "1"
+
+
+def test_the_organization_of_the_environment_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-secret")
+
+    async def run() -> Any:
+        async with ChatJudge("http://127.0.0.1:9/v1", "m", attempts=1, timeout=5) as critic:
+            with pytest.raises(JudgeFailedError):
+                await critic.about("q")("a", "b")
+            return critic._client.organization
+
+    assert asyncio.run(run()) is None
