@@ -54,7 +54,7 @@ CASES += [
     for group in GROUPS
 ]
 CASES += [["r1", *both] for both in BOTH]
-CASES += [["r1", "cluster=1x2", "tuning=fast", "+device=cpu"]]
+CASES += [["r1", "cluster=1x2", "tuning=fast", "+device=cpu", *sizes] for sizes in ([], ["+sizes=tiny"])]
 CASES += [["demo", f"cluster={cluster}"] for cluster in ON_CPU]
 CASES += [["demo", f"+ablation={ablation}"] for ablation in options("ablation")]
 CASES += [["demo", f"+variant={variant}"] for variant in ("swap_consistency", "policy_by_critic")]
@@ -68,8 +68,9 @@ def test_the_groups_are_complete() -> None:
     assert options("ablation") == ["critic_and_policy", "format_only", "policy_only", "policy_then_critic"]
     folders = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name != "__pycache__"}
     # A folder that no test composes cannot be added.
-    assert folders == {"model", "cluster", "tuning", "ablation", "variant", "pixels", "device"}
+    assert folders == {"model", "cluster", "tuning", "ablation", "variant", "pixels", "device", "sizes"}
     assert options("device") == ["cpu"]
+    assert options("sizes") == ["tiny"]
 
 
 def accept(config: DictConfig) -> None:

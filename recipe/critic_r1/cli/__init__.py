@@ -12,7 +12,7 @@ from typer.main import get_group
 MODULES = {
     "demo": "demo",
     **dict.fromkeys(("prepare", "validate", "overlap", "show"), "data"),
-    **dict.fromkeys(("train", "preflight", "export", "score"), "training"),
+    **dict.fromkeys(("train", "preflight", "rehearse", "export", "score"), "training"),
     **dict.fromkeys(("submit", "status", "logs", "stop"), "cluster"),
     **dict.fromkeys(("judge", "compare", "serve"), "judge"),
     "best-of-n": "best_of_n",

@@ -11,15 +11,13 @@ peaks. It has not been compared with a GPU run of our own.
 import json
 import os
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig
 
 from recipe.critic_r1.preflight.software import has_flash_attn
+from recipe.critic_r1.rehearsal.architectures import published
 from recipe.critic_r1.rollout import PREPARED_AT_ONCE
 
 GIB = 1024**3
@@ -64,8 +62,6 @@ buffers. verl issue 224 reports 11 GB a process for a 7B text model."""
 
 CUDA_GIB = 2.5
 """GPU memory beside torch's own: two CUDA contexts, NCCL and cuBLAS buffers. Inferred."""
-
-SHAPES = "model_shapes.yaml"
 
 FUSED_CHUNK = 512
 """Tokens that verl's fused head computes at a time, in fp32."""
@@ -165,7 +161,7 @@ class ModelShape:
 
 
 def read_config(path: str) -> dict[str, Any] | None:
-    """The config.json of a model folder, of a model in the Hub's cache, or of a model in model_shapes.yaml."""
+    """The config.json of a model folder, of a model in the Hub's cache, or of a model whose sizes ship."""
     folder = Path(os.path.expanduser(path))
     file: Any = folder / "config.json"
     if not folder.is_dir():
@@ -176,16 +172,11 @@ def read_config(path: str) -> dict[str, Any] | None:
         except ValueError:  # not an id of the Hub
             file = None
         if not isinstance(file, str):
-            return _published().get(path)
+            return published(path)
     try:
         return json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-@cache
-def _published() -> dict[str, Any]:
-    return yaml.safe_load(resources.files("recipe.critic_r1.preflight").joinpath(SHAPES).read_text(encoding="utf-8"))
 
 
 def workers(config: DictConfig) -> int:
