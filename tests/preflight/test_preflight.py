@@ -461,7 +461,7 @@ def test_the_disk_has_room_for_checkpoints(
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free_gib * 1024**3))
     (found,) = storage.checkpoints(config(good | {"trainer.total_training_steps": "1000"}, "r1"))
     assert found.status == status
-    assert found.detail.startswith("5 checkpoint(s) of 124 GiB and the best model of 30.9 GiB = 649 GiB are kept")
+    assert found.detail.startswith("5 checkpoint(s) of 108 GiB and the best model of 15.4 GiB = 556 GiB are kept")
 
 
 def test_a_relative_folder_for_checkpoints_is_named(good: dict[str, str]) -> None:

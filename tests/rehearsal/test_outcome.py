@@ -43,7 +43,7 @@ MEASURED = Measured(
     device_total_gib=80,
     host_gib=200,
     host_total_gib=1000,
-    checkpoint_bytes=int(124 * GIB),
+    checkpoint_bytes=int(108 * GIB),
     checkpoint_seconds=60,
 )
 
@@ -67,7 +67,7 @@ def test_the_table_has_the_measurements_beside_the_estimates() -> None:
         "66 GiB",
         "80 GiB",
     )
-    assert (found["checkpoint, size"].measured, found["checkpoint, size"].estimate) == ("124 GiB", "124 GiB")
+    assert (found["checkpoint, size"].measured, found["checkpoint, size"].estimate) == ("108 GiB", "108 GiB")
 
 
 # What is measured, overrides, the verdict, and words of the advice; none: there is no advice.

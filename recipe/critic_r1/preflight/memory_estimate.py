@@ -10,11 +10,12 @@ peaks. It has not been compared with a GPU run of our own.
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from recipe.critic_r1.preflight.software import has_flash_attn
 from recipe.critic_r1.rehearsal.architectures import published
@@ -449,10 +450,22 @@ def host_lines(
     return lines
 
 
-def checkpoint_bytes(shape: ModelShape, contents: list[str]) -> float:
-    """Bytes of one checkpoint with these ``save_contents``: all of them in fp32."""
-    per_parameter = {"model": FP32, "optimizer": ADAM_STATES * FP32, "hf_model": FP32}
-    return float(sum(per_parameter.get(item, 0) for item in contents) * shape.parameters)
+def checkpoint_bytes(shape: ModelShape, config: DictConfig, contents: Iterable[str] | None = None) -> float:
+    """Bytes of one checkpoint.
+
+    Args:
+        contents: as ``save_contents``; None: those of the configuration. Weights and optimizer are in fp32, the Hugging
+            Face folder is in the dtype that the model computes in.
+    """
+    actor = config.actor_rollout_ref.actor
+    computes = OmegaConf.select(config, "actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype")
+    number = FP32 if computes in ("fp32", "float32") else BF16
+    sizes = {
+        "model": FP32 * shape.parameters,
+        "optimizer": ADAM_STATES * FP32 * _trained(shape, config),
+        "hf_model": number * shape.parameters,
+    }
+    return float(sum(sizes.get(item, 0) for item in contents or actor.checkpoint.save_contents))
 
 
 def total(lines: list[Line]) -> float:

@@ -82,8 +82,7 @@ def outcome(config: DictConfig, found: Measured) -> Outcome:
         whole = None if device is None else device[1]
         rows.append(Row("GPU memory, all processes", _gib(found.device_gib), _gib(whole), _gib(found.device_total_gib)))
     rows.append(Row("host memory, this machine", _gib(found.host_gib), _gib(host), _gib(found.host_total_gib)))
-    contents = list(config.actor_rollout_ref.actor.checkpoint.save_contents)
-    size = None if shape is None else checkpoint_bytes(shape, contents) / GIB
+    size = None if shape is None else checkpoint_bytes(shape, config) / GIB
     rows.append(Row("checkpoint, size", _gib(found.checkpoint_bytes / GIB), _gib(size)))
     rows.append(Row("checkpoint, time", f"{found.checkpoint_seconds:.1f} s"))
     if (agreement := _worst(found.steps, AGREEMENT)) is not None:
