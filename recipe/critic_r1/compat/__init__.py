@@ -1,6 +1,10 @@
 """Everything that depends on one release of verl, vLLM or torch: versions, pinned sources, and every patch."""
 
-from recipe.critic_r1.compat.cpu_patches import apply_cpu, keep_plain_linear_weights
+from recipe.critic_r1.compat.cpu_patches import (
+    apply_cpu,
+    keep_plain_linear_weights,
+    weights_stay_where_they_are,
+)
 from recipe.critic_r1.compat.engine_patches import (
     attention_without_flash_attn,
     fsdp1_on_cpu,
@@ -43,4 +47,5 @@ __all__ = [
     "serve_images_as_trained",
     "source_digest",
     "text_only_micro_batches",
+    "weights_stay_where_they_are",
 ]
