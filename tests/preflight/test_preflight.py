@@ -400,7 +400,7 @@ TEXT_TEMPLATE = (
 
 
 def templates_of_mimo(folder: Path, *, with_images: bool) -> None:
-    """MiMo-VL's kind: the tokenizer's template takes texts only, the processor's takes images and adds a system turn."""
+    """MiMo-VL's kind: the tokenizer's template takes texts only, the processor's takes images and a system turn."""
     path = folder / "chat_template.jinja"
     image_template = "{{ '" + SYSTEM + "' }}" + path.read_text()
     path.unlink()

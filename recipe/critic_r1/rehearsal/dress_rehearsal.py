@@ -148,9 +148,8 @@ def rehearse(
 
 
 def _remove(folder: Path, made: Sequence[Path]) -> None:
-    """Remove the folder, and those above it that were made for it; a second Ctrl-C does not stop this."""
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Remove the folder, and those above it that were made for it; a second signal does not stop this."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         shutil.rmtree(folder, ignore_errors=True)
         for parent in made:
@@ -159,7 +158,8 @@ def _remove(folder: Path, made: Sequence[Path]) -> None:
             except OSError:  # something else was written there
                 break
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _rehearse(
