@@ -86,6 +86,12 @@ VERDICTS: list[tuple[dict[str, Any], list[str], str, list[str]]] = [
         "it fits",
         ["75 GiB against an estimate of"],
     ),
+    (
+        {"steps": [step(100, **{"training/rollout_actor_probs_pearson_corr": 0.9})]},
+        [],
+        "it fits",
+        ["agree to 0.9000; a run stops below 0.95"],
+    ),
     ({"device_gib": None, "device_total_gib": None}, [], "it fits", []),  # GPUs of other machines only
 ]
 

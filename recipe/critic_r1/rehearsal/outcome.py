@@ -10,7 +10,6 @@ from recipe.critic_r1.preflight.memory import TIGHT
 from recipe.critic_r1.preflight.memory_estimate import (
     CUDA_GIB,
     GIB,
-    Line,
     ModelShape,
     checkpoint_bytes,
     host_lines,
@@ -73,7 +72,8 @@ def outcome(config: DictConfig, found: Measured) -> Outcome:
     shape = ModelShape.from_config(found.model)
     rows = [*_sizes(config, found), *_times(found, later, step)]
     device = None if on_cpu else _device_estimate(config, shape, found)
-    host = None if on_cpu or shape is None else total(_host_lines(shape, config, found))
+    pixels = float(found.limits.side**2)
+    host = None if on_cpu or shape is None else total(host_lines(shape, config, pixels, found.limits.file_bytes))
     peak = max(metrics.get("actor/perf/max_memory_allocated_gb", 0.0) for metrics in found.steps)
     if on_cpu:
         rows.append(Row("training process, peak memory", _gib(peak)))
@@ -93,8 +93,10 @@ def outcome(config: DictConfig, found: Measured) -> Outcome:
     ]
     tight = [name for name, used, have in shares if used is not None and have and used > TIGHT * have]
     verdict = f"tight: more than {TIGHT:.0%} of the memory of {' and '.join(tight)} was used" if tight else "it fits"
-    estimates = [("GPU memory, training", peak, None if device is None else device[0]), ("host memory",
-                 found.host_gib, host)]  # fmt: skip
+    estimates = [
+        ("GPU memory, training", peak, None if device is None else device[0]),
+        ("host memory", found.host_gib, host),
+    ]
     return Outcome(rows, not tight, verdict, list(_advice(config, found, later, step, tight, estimates)))
 
 
@@ -126,10 +128,6 @@ def _device_estimate(config: DictConfig, shape: ModelShape | None, found: Measur
     return training, max(training, rollout) + CUDA_GIB
 
 
-def _host_lines(shape: ModelShape, config: DictConfig, found: Measured) -> list[Line]:
-    return host_lines(shape, config, float(found.limits.side**2), found.limits.file_bytes)
-
-
 def _advice(
     config: DictConfig,
     found: Measured,
@@ -157,6 +155,12 @@ def _advice(
         yield (
             f"A checkpoint takes {found.checkpoint_seconds:.0f} s, and {between:.0f} s of training lie between two: "
             "raise trainer.save_freq."
+        )
+    agreement, least = _worst(found.steps, AGREEMENT), config.critic_r1.rollout_agreement.min_pearson
+    if agreement is not None and agreement < least:
+        yield (
+            f"Rollout and actor agree to {agreement:.4f}; a run stops below {least} "
+            "(critic_r1.rollout_agreement.min_pearson). Compare versions and pixel limits."
         )
     for name, measured, estimate in estimates:
         if estimate and not estimate / WIDE <= measured <= estimate * WIDE:
