@@ -69,7 +69,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.reward
 	$(BIN)/python -m benchmarks.length
 	$(BIN)/python -m benchmarks.convert
-	$(BIN)/python -m benchmarks.gpu_switches
+	$(BIN)/python -m benchmarks.gpu_switches --again
 
 # Pins again from requirements/*.in.
 lock: $(STAMP)

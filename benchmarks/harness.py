@@ -1,6 +1,5 @@
 """What all measurements share: where results go, the machine they were made on, commands, images, a served model."""
 
-import io
 import json
 import os
 import shutil
@@ -16,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
@@ -26,6 +23,7 @@ from data_prep.files import write_json
 from data_prep.tasks.pairwise import SCHEMA, PreferenceTask
 from recipe.critic_r1 import provenance
 from recipe.critic_r1.launch import processes
+from recipe.critic_r1.rehearsal.limit_tasks import photo as photo
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -83,14 +81,6 @@ def follow(
 def training(overrides: Sequence[str]) -> list[str]:
     """The command that trains with the demo's configuration."""
     return [sys.executable, "-m", "recipe.critic_r1.train", "--config-name", "demo", *overrides]
-
-
-def photo(size: tuple[int, int], seed: int, quality: int = 75) -> bytes:
-    """A JPEG of smooth noise, as hard to compress as a photograph: 640 x 480 pixels take about 80 kB."""
-    noise = np.random.default_rng(seed).integers(0, 256, (size[1] // 5, size[0] // 5, 3), dtype=np.uint8)
-    stream = io.BytesIO()
-    PIL.Image.fromarray(noise).resize(size, PIL.Image.Resampling.BICUBIC).save(stream, "JPEG", quality=quality)
-    return stream.getvalue()
 
 
 def write_tasks(path: Path, tasks: Iterator[PreferenceTask], batch: int = 1000) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks import demo, policy_evaluation
 from benchmarks.harness import RESULTS, ROOT
 from data_prep.files import write_text
+from recipe.critic_r1.rehearsal.switches import every
 
 PAGE = ROOT / "benchmarks" / "README.md"
 
@@ -202,6 +203,18 @@ def _cluster(result: Result) -> str:
     return f"{table(heads, rows)}\n\n{events}"
 
 
+def _gpu_switches(result: Result) -> str:
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    for cell in result["cells"]:
+        name = tuple(cell[part] for part in ("config", "cluster", "tuning"))
+        told = cell.get("error") or f"runs; {cell['log_probs']:.1g} / {cell['loss']:.1g} / {cell['grad_norm']:.1g}"
+        rows.setdefault(name, {})[cell["precision"]] = told
+    precisions = ("fp32", "bf16")
+    cells = [[" ".join(name), *(found.get(precision, "-") for precision in precisions)] for name, found in rows.items()]
+    told = f"{len(result['cells'])} of the {len(every())} cells of the matrix were run."
+    return f"{told}\n\n{table(['configuration, cluster, tuning', *precisions], cells)}"
+
+
 SECTIONS: list[Section] = [
     (
         "The demo on fresh seeds",
@@ -277,6 +290,15 @@ SECTIONS: list[Section] = [
     ),
     ("Prompt lengths", "length.json", "Header arithmetic against verl's filter, on one core.", "length", _length),
     ("Rewards", "reward.json", "Speed, growth with length, hostile texts, random texts.", "reward", _reward),
+    (
+        "Switches of the GPU configurations",
+        "gpu_switches.json",
+        "Two steps of verl's actor and reference workers on two gloo ranks of a CPU, with tiny models of each family. "
+        "Largest difference of a log-probability, relative difference of loss and gradient norm from the padded "
+        "float32 path. Larger clusters, and `tuning=async`, have the engine of `1x8 release`.",
+        "gpu_switches --again",
+        _gpu_switches,
+    ),
     (
         "Two Ray nodes",
         "cluster.json",

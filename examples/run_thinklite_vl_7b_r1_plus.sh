@@ -16,7 +16,7 @@ MODEL_PATH=${MODEL_PATH:-russwang/ThinkLite-VL-7B}
 # On several machines: a folder that all of them share.
 RUN_DIR=${RUN_DIR:-$PWD/runs/r1_plus}
 
-# 1x8, 2x8, 4x8, 8x8 or 1x2 GPUs of 80 GB
+# 1x8, 2x8, 4x8 or 8x8 GPUs of 80 GB; 1x2 with TUNING=lora
 CLUSTER=${CLUSTER:-1x8}
 
 # release: the paper's batch shape exactly; fast: the same steps with less waiting

@@ -77,13 +77,42 @@ def test_the_head_stays_with_the_root_only_for_fused_kernels(fused: bool) -> Non
     assert any(unit is model.lm_head for unit in units) != fused
 
 
-@pytest.mark.parametrize("name", ["HEAD_FUNCTIONS", "ATTENTION_FUNCTIONS", "FSDP1_FUNCTIONS"])
+class _Units:
+    """What `models_in_compute_dtype` looks at of an FSDP1 or FSDP2 model."""
+
+    def __init__(self, fsdp: int, dtype: torch.dtype | None) -> None:
+        policy = SimpleNamespace(param_dtype=dtype)
+        if fsdp == 1:
+            self.mixed_precision = policy
+        else:
+            self._get_fsdp_state = lambda: SimpleNamespace(_mp_policy=policy)
+
+
+@pytest.mark.parametrize("fsdp", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, None])
+def test_a_checkpoints_model_is_in_the_compute_dtype(
+    fsdp: int, dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from verl.utils.checkpoint import fsdp_checkpoint_manager as manager
+
+    weights = {"weight": torch.tensor([1.0, 1e-3]), "steps": torch.tensor([3])}
+    monkeypatch.setattr(manager, "get_fsdp_full_state_dict", lambda model, **_: weights)
+    compat.models_in_compute_dtype()
+    compat.models_in_compute_dtype()  # once is enough
+    found = manager.get_fsdp_full_state_dict(_Units(fsdp, dtype), offload_to_cpu=True, rank0_only=True)
+    assert found["weight"].dtype == (dtype or torch.float32)
+    assert torch.equal(found["weight"], weights["weight"].to(dtype or torch.float32))
+    assert torch.equal(found["steps"], weights["steps"])
+
+
+@pytest.mark.parametrize("name", ["HEAD_FUNCTIONS", "ATTENTION_FUNCTIONS", "FSDP1_FUNCTIONS", "CHECKPOINT_FUNCTIONS"])
 def test_a_patch_of_the_engine_is_refused_on_another_source(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = dict.fromkeys(getattr(engine_patches, name), "0" * 12)
     monkeypatch.setattr(engine_patches, name, changed)
     patches: dict[str, Callable[[], object]] = {
         "HEAD_FUNCTIONS": compat.head_with_the_root,
         "ATTENTION_FUNCTIONS": compat.attention_without_flash_attn,
+        "CHECKPOINT_FUNCTIONS": compat.models_in_compute_dtype,
         "FSDP1_FUNCTIONS": lambda: compat.fsdp1_on_cpu().__enter__(),
     }
     with pytest.raises(compat.IncompatibleVersion, match=next(iter(changed)).partition(":")[2]):

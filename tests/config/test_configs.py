@@ -55,13 +55,13 @@ CASES += [
     for group in GROUPS
 ]
 CASES += [["r1", *both] for both in BOTH]
-CASES += [["r1", "cluster=1x2", "tuning=fast", "+device=cpu"]]
+CASES += [["r1", "cluster=1x2", "tuning=fast", "+device=cpu", *sizes] for sizes in ([], ["+sizes=tiny"])]
 CASES += [["demo", f"cluster={cluster}"] for cluster in ON_CPU]
 CASES += [["r1", "+stage=text_then_image"]]
 CASES += [["demo", f"+ablation={ablation}"] for ablation in options("ablation")]
 CASES += [["demo", f"+variant={variant}"] for variant in ("swap_consistency", "policy_by_critic")]
-# verl imports vLLM for these; `test_verl_accepts_adapters` does that in another process.
-CASES = [case for case in CASES if "tuning=lora" not in case]
+# verl imports vLLM for adapters; `test_verl_accepts_adapters` does that in another process.
+CASES = [case for case in CASES if "tuning=lora" not in case and case[1:] != ["cluster=1x2"]]
 
 
 def test_the_groups_are_complete() -> None:
@@ -70,8 +70,9 @@ def test_the_groups_are_complete() -> None:
     assert options("ablation") == ["critic_and_policy", "format_only", "policy_only", "policy_then_critic"]
     folders = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name != "__pycache__"}
     # A folder that no test composes cannot be added.
-    assert folders == {"model", "cluster", "tuning", "ablation", "variant", "pixels", "device", "stage"}
+    assert folders == {"model", "cluster", "tuning", "ablation", "variant", "pixels", "device", "stage", "sizes"}
     assert options("device") == ["cpu"]
+    assert options("sizes") == ["tiny"]
 
 
 def accept(config: DictConfig) -> None:
@@ -222,6 +223,20 @@ def test_tuning_and_cluster_leave_the_batch_and_the_loss_of_the_release_alone() 
             *([f"{ACTOR}.optim.lr"] if "tuning=lora" in both else ()),
         }
         assert differing == expected, both
+
+
+@pytest.mark.parametrize(
+    ("given", "rank"),
+    [
+        (["cluster=1x2"], 16),
+        (["cluster=1x2", "tuning=release"], 0),
+        (["tuning=fast", "cluster=1x2"], 0),
+        (["cluster=1x8"], 0),
+    ],
+)
+def test_two_gpus_train_adapters_unless_told_otherwise(given: list[str], rank: int) -> None:
+    for name in RUNS:
+        assert composed(name, *given).actor_rollout_ref.model.lora_rank == rank
 
 
 def test_adapters_have_a_rate_of_their_own() -> None:

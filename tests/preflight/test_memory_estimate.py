@@ -185,9 +185,11 @@ def test_offloading_moves_the_actor_to_the_host() -> None:
 
 
 def test_a_checkpoint_holds_what_it_is_told_to_save() -> None:
-    p = shape().parameters
-    assert estimate.checkpoint_bytes(shape(), ["model", "optimizer", "extra", "hf_model"]) == 16 * p
-    assert estimate.checkpoint_bytes(shape(), ["model"]) == 4 * p
+    p, adapters = shape().parameters, estimate.lora_parameters(shape(), 16)
+    assert estimate.checkpoint_bytes(shape(), config()) == (4 + 8 + 2) * p
+    assert estimate.checkpoint_bytes(shape(), config(), ["model"]) == 4 * p
+    assert estimate.checkpoint_bytes(shape(), config("r1", "tuning=lora")) == 6 * p + 8 * adapters
+    assert estimate.checkpoint_bytes(shape(), config("demo"), ["hf_model"]) == 4 * p  # it computes in float32
 
 
 def test_the_tables_of_scaling_are_what_the_formulas_say() -> None:
@@ -253,6 +255,7 @@ def test_the_table_of_the_documentation_is_what_the_formulas_say() -> None:
         expected = [estimate.total(lines) + estimate.CUDA_GIB for lines in gpu]
         expected.append(estimate.total(estimate.host_lines(shape(), run, None)))
         assert [int(number) for number in numbers] == [round(number) for number in expected], changed
-    assert "A checkpoint takes 124 GiB" in " ".join(text.split())
-    everything = estimate.checkpoint_bytes(shape(), list(config().actor_rollout_ref.actor.checkpoint.save_contents))
-    assert round(everything / GIB) == 124
+    whole, model = (estimate.checkpoint_bytes(shape(), config(), part) / GIB for part in (None, ["hf_model"]))
+    told = " ".join(text.split())
+    assert f"A checkpoint takes {whole:.0f} GiB" in told
+    assert f"the best model beside them takes {model:.0f} GiB" in told

@@ -408,6 +408,48 @@ def test_a_prefilled_think_is_fine_when_the_reward_knows(good: dict[str, str]) -
     preflight.check(config(good | {f"{KWARGS}.prefilled": "true"}))
 
 
+SYSTEM = "<|im_start|>system\\nYou are an assistant.<|im_end|>\\n"
+
+TEXT_TEMPLATE = (
+    "{{- '" + SYSTEM + "' }}{%- for message in messages %}"
+    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+
+
+def templates_of_mimo(folder: Path, *, with_images: bool) -> None:
+    """MiMo-VL's kind: the tokenizer's template takes texts only, the processor's takes images and a system turn."""
+    path = folder / "chat_template.jinja"
+    image_template = "{{ '" + SYSTEM + "' }}" + path.read_text()
+    path.unlink()
+    edit(folder / "tokenizer_config.json", chat_template=TEXT_TEMPLATE)
+    if with_images:
+        (folder / "chat_template.json").write_text(json.dumps({"chat_template": image_template}))
+
+
+def test_a_folder_with_two_templates_is_read_as_the_processor_reads_it(good: dict[str, str]) -> None:
+    import PIL.Image
+
+    from data_prep.lengths.meter import PromptMeter, real_length
+    from data_prep.lengths.processor import load_processor
+
+    folder = Path(good["actor_rollout_ref.model.path"])
+    templates_of_mimo(folder, with_images=True)
+    (found,) = model_folder.chat_template(config(good))
+    assert (found.status, found.detail) == ("pass", "<|image_pad|> once for an image")
+    processor, prompt = load_processor(str(folder)), "<image>Which response is better?"
+    assert "You are an assistant." in PromptMeter(processor).rendered(prompt)
+    (tokens,) = PromptMeter(processor).measure([prompt], [[(56, 56)]])
+    assert tokens == real_length(processor, prompt, [PIL.Image.new("RGB", (56, 56))])
+
+
+def test_a_template_for_texts_only_is_refused(good: dict[str, str]) -> None:
+    templates_of_mimo(Path(good["actor_rollout_ref.model.path"]), with_images=False)
+    (found,) = model_folder.chat_template(config(good))
+    assert found.status == "fail"
+    assert "cannot be rendered for a prompt with an image" in found.detail
+
+
 def test_too_many_images_are_named(good: dict[str, str], tmp_path: Path) -> None:
     records = rows(32)
     records[4]["images"] = records[4]["images"] * 3
@@ -479,7 +521,7 @@ def test_the_disk_has_room_for_checkpoints(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free_gib * 1024**3))
     (found,) = storage.checkpoints(config(good | {"trainer.total_training_steps": "1000"}, "r1"))
     assert found.status == status
-    assert found.detail.startswith("5 checkpoint(s) of 124 GiB and the best model of 30.9 GiB = 649 GiB are kept")
+    assert found.detail.startswith("5 checkpoint(s) of 108 GiB and the best model of 15.4 GiB = 556 GiB are kept")
 
 
 def test_a_relative_folder_for_checkpoints_is_named(good: dict[str, str]) -> None:

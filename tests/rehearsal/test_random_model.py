@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from recipe.critic_r1.rehearsal.random_model import architecture, make_model, shipped
+from recipe.critic_r1.rehearsal.architectures import PUBLISHED, architecture, published, shipped
+from recipe.critic_r1.rehearsal.random_model import make_model
 
 PARAMETERS = {"qwen2_5_vl_3b": 3_754_622_976, "qwen2_5_vl_7b": 8_292_166_656, "qwen3_vl_8b": 8_767_123_696}
 """Of the published checkpoints."""
@@ -45,3 +46,8 @@ def test_another_family_is_refused(tmp_path: Path) -> None:
 
 def test_shipped_architectures_are_json_of_a_known_family() -> None:
     assert {architecture(name)["model_type"] for name in shipped()} == {"qwen2_5_vl", "qwen3_vl"}
+
+
+def test_published_models_have_an_architecture_and_others_none() -> None:
+    assert all(published(model) == architecture(name) for model, name in PUBLISHED.items())
+    assert published("nobody/nothing") is None

@@ -13,7 +13,7 @@ from recipe.critic_r1.cli.output import cell, console
 MODULES = {
     "demo": "demo",
     **dict.fromkeys(("prepare", "validate", "overlap", "show"), "data"),
-    **dict.fromkeys(("train", "preflight", "export", "score"), "training"),
+    **dict.fromkeys(("train", "preflight", "rehearse", "export", "score"), "training"),
     **dict.fromkeys(("submit", "status", "logs", "stop"), "cluster"),
     **dict.fromkeys(("judge", "compare", "serve"), "judge"),
     "best-of-n": "best_of_n",

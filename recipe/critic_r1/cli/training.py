@@ -1,4 +1,4 @@
-"""``critic-r1 train``, ``preflight``, ``export`` and ``score``: a training run and its results."""
+"""``critic-r1 train``, ``preflight``, ``rehearse``, ``export`` and ``score``: a training run and its results."""
 
 import json
 from pathlib import Path
@@ -50,6 +50,45 @@ def preflight(
             say(finding)
     if any(finding.status == "fail" for finding in found):
         raise typer.Exit(2)
+
+
+def rehearse(
+    context: typer.Context,
+    config_name: Annotated[str, typer.Argument(help="Name of a yaml file in recipe/critic_r1/config, such as r1.")],
+    tiny: Annotated[bool, typer.Option("--tiny", help="A tiny model and tiny sizes, on the CPU.")] = False,
+    log: Annotated[Path | None, typer.Option(help="Keep the output of the training in this file.")] = None,
+) -> None:
+    """Try a run before it starts: three steps of its configuration, on random weights and data at its limits.
+
+    Prints time and memory against preflight's estimate. Takes the same key=value arguments as `train`, needs neither
+    data nor model, and removes everything that it wrote.
+    """
+    from rich.table import Table
+
+    from recipe.critic_r1.launch.supervisor import interrupt_on_sigterm
+    from recipe.critic_r1.rehearsal.dress_rehearsal import RehearsalError
+    from recipe.critic_r1.rehearsal.dress_rehearsal import rehearse as run
+    from recipe.critic_r1.rehearsal.outcome import outcome
+    from recipe.critic_r1.train import ConfigurationError
+
+    interrupt_on_sigterm()
+    try:
+        config, measured = run(config_name, context.args, console, tiny=tiny, log=log)
+    except (ConfigurationError, RehearsalError, OSError) as error:
+        raise ending(error) from error
+    except KeyboardInterrupt:
+        console.print("\nstopped; nothing is left of the rehearsal")
+        raise typer.Exit(130) from None
+    found = outcome(config, measured)
+    table = Table("", "measured", "estimate", "limit", title=f"{config_name}, three steps", title_justify="left")
+    for row in found.rows:
+        table.add_row(row.name, row.measured, row.estimate, row.limit)
+    console.print(table)
+    say(f"Verdict: {found.verdict}.")
+    for line in found.advice:
+        say(f"  {line}")
+    if not found.fits:
+        raise typer.Exit(1)
 
 
 def export(
@@ -122,5 +161,6 @@ def register(app: typer.Typer) -> None:
     """Add the training commands to ``app``."""
     app.command(context_settings=_PASS_ON)(train)
     app.command(context_settings=_PASS_ON)(preflight)
+    app.command(context_settings=_PASS_ON)(rehearse)
     app.command()(export)
     app.command()(score)

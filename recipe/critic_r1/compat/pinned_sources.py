@@ -12,6 +12,8 @@ PATCHED = {
     "torch.distributed:init_process_group": "2e8de82d8bf6",
     "verl.models.transformers.qwen2_vl:qwen2_vl_attn_forward": "64843d03a16e",
     "verl.workers.engine.fsdp.transformer_impl:prepare_micro_batches": "3b3ec076950b",
+    "verl.workers.engine.fsdp.transformer_impl:load_fsdp_model_to_gpu": "7f1501deee31",
+    "verl.workers.engine.fsdp.transformer_impl:offload_fsdp_model_to_cpu": "fc2e62026dba",
     "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._wait_for_next_poll": "0a5425187a05",
 }
 """What `compat.patches` replaces."""

@@ -16,6 +16,8 @@ from recipe.critic_r1 import compat
 from recipe.critic_r1.images.engine import PreparesImages
 from recipe.critic_r1.training import worker  # noqa: F401  (attention, and the patches for any device)
 
+compat.weights_stay_where_they_are()
+
 
 @contextmanager
 def _without_offload(engine_config: Any) -> Iterator[None]:

@@ -10,16 +10,15 @@ peaks. It has not been compared with a GPU run of our own.
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from recipe.critic_r1.preflight.software import has_flash_attn
+from recipe.critic_r1.rehearsal.architectures import published
 from recipe.critic_r1.rollout import PREPARED_AT_ONCE
 
 GIB = 1024**3
@@ -64,8 +63,6 @@ buffers. verl issue 224 reports 11 GB a process for a 7B text model."""
 
 CUDA_GIB = 2.5
 """GPU memory beside torch's own: two CUDA contexts, NCCL and cuBLAS buffers. Inferred."""
-
-SHAPES = "model_shapes.yaml"
 
 FUSED_CHUNK = 512
 """Tokens that verl's fused head computes at a time, in fp32."""
@@ -165,7 +162,7 @@ class ModelShape:
 
 
 def read_config(path: str) -> dict[str, Any] | None:
-    """The config.json of a model folder, of a model in the Hub's cache, or of a model in model_shapes.yaml."""
+    """The config.json of a model folder, of a model in the Hub's cache, or of a model whose sizes ship."""
     folder = Path(os.path.expanduser(path))
     file: Any = folder / "config.json"
     if not folder.is_dir():
@@ -176,19 +173,12 @@ def read_config(path: str) -> dict[str, Any] | None:
         except ValueError:  # not an id of the Hub
             file = None
         if not isinstance(file, str):
-            return _published().get(path)
+            return published(path)
     try:
         config = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return config if isinstance(config, dict) else None
-
-
-@cache
-def _published() -> dict[str, Any]:
-    text = resources.files("recipe.critic_r1.preflight").joinpath(SHAPES).read_text(encoding="utf-8")
-    shapes: dict[str, Any] = yaml.safe_load(text)
-    return shapes
 
 
 def workers(config: DictConfig) -> int:
@@ -461,10 +451,22 @@ def host_lines(
     return lines
 
 
-def checkpoint_bytes(shape: ModelShape, contents: list[str]) -> float:
-    """Bytes of one checkpoint with these ``save_contents``: all of them in fp32."""
-    per_parameter = {"model": FP32, "optimizer": ADAM_STATES * FP32, "hf_model": FP32}
-    return float(sum(per_parameter.get(item, 0) for item in contents) * shape.parameters)
+def checkpoint_bytes(shape: ModelShape, config: DictConfig, contents: Iterable[str] | None = None) -> float:
+    """Bytes of one checkpoint.
+
+    Args:
+        contents: as ``save_contents``; None: those of the configuration. Weights and optimizer are in fp32, the Hugging
+            Face folder is in the dtype that the model computes in.
+    """
+    actor = config.actor_rollout_ref.actor
+    computes = OmegaConf.select(config, "actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype")
+    number = FP32 if computes in ("fp32", "float32") else BF16
+    sizes = {
+        "model": FP32 * shape.parameters,
+        "optimizer": ADAM_STATES * FP32 * _trained(shape, config),
+        "hf_model": number * shape.parameters,
+    }
+    return float(sum(sizes.get(item, 0) for item in contents or actor.checkpoint.save_contents))
 
 
 def total(lines: list[Line]) -> float:

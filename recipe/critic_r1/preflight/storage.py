@@ -68,12 +68,11 @@ def checkpoints(config: DictConfig) -> Iterator[Finding]:
     folder = Path(config.trainer.default_local_dir)
     while not folder.exists():
         folder = folder.parent
-    contents = list(config.actor_rollout_ref.actor.checkpoint.save_contents)
-    size = checkpoint_bytes(shape, contents)
+    size = checkpoint_bytes(shape, config)
     saves = max(1, steps(config) // config.trainer.save_freq)
     keep = min(saves, config.trainer.max_actor_ckpt_to_keep or saves)
     # The best model costs nothing while its checkpoint is there too.
-    best = checkpoint_bytes(shape, ["hf_model"]) if keep < saves and config.trainer.test_freq > 0 else 0.0
+    best = checkpoint_bytes(shape, config, ["hf_model"]) if keep < saves and config.trainer.test_freq > 0 else 0.0
     free = shutil.disk_usage(folder).free
     needed = size * keep + best
     status: Status = "pass" if free >= needed else ("fail" if free < size else "warn")

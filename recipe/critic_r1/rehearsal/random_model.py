@@ -14,27 +14,7 @@ import torch
 
 from recipe.critic_r1.demo import model as demo
 
-ARCHITECTURES = Path(__file__).parent / "architectures"
-
 SHARD_BYTES = "4GB"
-
-
-def shipped() -> list[str]:
-    """Names of the architectures that come with the project."""
-    return sorted(path.stem for path in ARCHITECTURES.glob("*.json"))
-
-
-def architecture(name: str) -> dict[str, Any]:
-    """The ``config.json`` of an architecture: a shipped one, or that of a model folder.
-
-    Raises:
-        ValueError: there is none of this name; lists the shipped ones.
-    """
-    for path in (ARCHITECTURES / f"{name}.json", Path(name) / "config.json"):
-        if path.is_file():
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return found
-    raise ValueError(f"{name} is neither a model folder nor an architecture that ships: {', '.join(shipped())}")
 
 
 def _tokenizer(size: int) -> Any:
@@ -104,6 +84,7 @@ def make_model(config: dict[str, Any], out: Path, seed: int = 0, dtype: torch.dt
         raise ValueError(f"model_type {config['model_type']} cannot be made; qwen2_5_vl and qwen3_vl can")
     text = config.get("text_config") or config
     tokenizer = _tokenizer(text["vocab_size"])
+    tokenizer.model_max_length = text["max_position_embeddings"]
 
     def token(name: str) -> int:
         return int(tokenizer.convert_tokens_to_ids(name))

@@ -153,7 +153,8 @@ def compare(cases: Sequence[Case], folder: Path) -> dict[Case, Agreement]:
         cases: cells of the matrix.
         folder: for models and logs; made when it does not exist.
     """
-    from recipe.critic_r1.rehearsal.random_model import architecture, make_model
+    from recipe.critic_r1.rehearsal.architectures import architecture
+    from recipe.critic_r1.rehearsal.random_model import make_model
 
     folder.mkdir(parents=True, exist_ok=True)
     for tiny in {TINY[case.config] for case in cases}:

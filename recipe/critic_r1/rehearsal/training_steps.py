@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, open_dict
 
-MODEL_FIELDS = ("input_ids", "position_ids", "loss_mask", "multi_modal_inputs")
-"""What verl's engine reads of a rollout to compute log-probabilities."""
+from recipe.critic_r1.images.prompt_path import PROMPT_PATH, STOCK
+
+MODEL_FIELDS = ("input_ids", "prompts", "position_ids", "loss_mask", "multi_modal_inputs")
+"""What the engine reads of a rollout to compute log-probabilities."""
 
 PARTS = ("old_log_prob", "ref", "update_actor")
 """Parts of a step, in verl's names."""
@@ -101,7 +103,7 @@ class TrainingSteps:
         from verl.trainer.ppo.utils import need_reference_policy
         from verl.workers.engine_workers import ActorRolloutRefWorker
 
-        self.config = config
+        self.config, self.prompt_path = config, STOCK
         part = config.actor_rollout_ref
         with open_dict(part):
             # The trainer's: steps of the learning rate's schedule.
@@ -120,8 +122,13 @@ class TrainingSteps:
 
         rows = [{name: row[name] for name in names} for row in rollouts]
         data = tensordict_utils.list_of_dict_to_tensordict(rows)
+        for name, column in list(data.items()):
+            # Rows of one length were stacked; a run's are always ragged.
+            if isinstance(column, torch.Tensor) and not column.is_nested and column.dim() == 2:
+                data[name] = torch.nested.as_nested_tensor(list(column.unbind()), layout=torch.jagged)
         tensordict_utils.maybe_fix_3d_position_ids(data)
         settings |= {
+            PROMPT_PATH: self.prompt_path,
             "temperature": self.config.actor_rollout_ref.rollout.temperature,
             "global_token_num": [len(row["input_ids"]) for row in rollouts],
             "pad_token_id": 0,
@@ -138,16 +145,18 @@ class TrainingSteps:
             for found, row in zip(rows, rollouts, strict=True)
         ]
 
-    def step(self, rollouts: Sequence[dict[str, Any]], mini_batch: int) -> Step:
+    def step(self, rollouts: Sequence[dict[str, Any]], mini_batch: int, *, prompt_path: str = STOCK) -> Step:
         """One step on this rank's rollouts.
 
         Args:
             rollouts: from `rollout`; as many on each rank.
             mini_batch: rollouts of an update, over all ranks.
+            prompt_path: as ``critic_r1.prompt_path``.
         """
         from verl.utils import tensordict_utils
         from verl.utils.device import get_torch_device
 
+        self.prompt_path = prompt_path
         device = get_torch_device()
         found = Step(tokens=sum(len(row["input_ids"]) for row in rollouts))
         device.reset_peak_memory_stats()
@@ -183,7 +192,7 @@ class TrainingSteps:
             rows.append({**row, "old_log_probs": old[place], "advantages": advantages})
             if ref is not None:
                 rows[-1]["ref_log_prob"] = ref[place]
-        names = [*MODEL_FIELDS, "prompts", "responses", "response_mask", "attention_mask", "old_log_probs"]
+        names = [*MODEL_FIELDS, "responses", "response_mask", "attention_mask", "old_log_probs"]
         names += ["advantages"] + (["ref_log_prob"] if ref is not None else [])
         actor = self.config.actor_rollout_ref.actor
         data = self._batch(

@@ -11,5 +11,6 @@ from recipe.critic_r1.images import engine  # noqa: F401  (registers itself)
 from recipe.critic_r1.training import attention, release_loss  # noqa: F401  (both register themselves)
 
 compat.head_with_the_root()
+compat.models_in_compute_dtype()
 if importlib.util.find_spec("flash_attn") is None:
     compat.attention_without_flash_attn()
