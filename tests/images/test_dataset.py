@@ -129,6 +129,8 @@ def test_a_row_with_a_bad_image_costs_itself(name: str, tmp_path: Path, caplog: 
     dataset = rows_of(tmp_path, [photo(8, 8), photo(9, 9), BAD[name]])
     assert [dataset[place]["index"] for place in (0, 1, 2, 2)] == [0, 1, 0, 0]
     assert dataset.bad_rows == {2}
+    with pytest.raises(IndexError):
+        dataset[len(dataset)]  # what ends a loop over the rows
     (message,) = caplog.messages
     assert "train.parquet: row 2 (pair pair-2) is left out" in message
 

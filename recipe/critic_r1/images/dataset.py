@@ -95,6 +95,9 @@ class EncodedImageDataset(RLHFDataset):  # type: ignore[misc]
 
     def __getitem__(self, item: int) -> dict[str, Any]:
         rows = len(self.dataframe)
+        if not -rows <= item < rows:
+            raise IndexError(item)  # ends a loop over the rows
+        item %= rows
         for place in (*range(item, rows), *range(item)):
             try:
                 row: dict[str, Any] = super().__getitem__(place)
