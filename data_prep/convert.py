@@ -27,7 +27,7 @@ from data_prep.lengths.processor import facts_of_model
 from data_prep.merge import REJECTED, finish
 from data_prep.reading.inputs import InputError, expand_inputs, stamp
 from data_prep.reading.label_column import survey_labels
-from data_prep.reading.units import Unit, plan_units
+from data_prep.reading.units import InputUnit, plan_units
 from data_prep.settings import Settings
 from data_prep.sources.registry import load_source
 from data_prep.worker import ID_TYPE, WORK, Job
@@ -219,7 +219,7 @@ def _empty(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _is_done(folder: Path, unit: Unit) -> bool:
+def _is_done(folder: Path, unit: InputUnit) -> bool:
     """Whether a unit's note and its shards are there and whole. What is not as a worker wrote it is made again."""
     note = folder / WORK / f"{unit.number:05d}.json"
     try:

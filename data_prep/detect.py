@@ -8,7 +8,7 @@ from typing import Any
 from data_prep.reading.inputs import InputError
 from data_prep.reading.label_column import survey_labels
 from data_prep.reading.records import options_of
-from data_prep.reading.units import Unit, plan_units, read_unit
+from data_prep.reading.units import InputUnit, plan_units, read_unit
 from data_prep.settings import Settings
 from data_prep.sources.record import Source
 from data_prep.sources.registry import NAMES, load_source
@@ -68,7 +68,7 @@ def detect(files: Sequence[str], settings: Settings) -> Detected:
 
 
 def _try(
-    source: Source, records: Sequence[Mapping[str, Any]], units: Sequence[Unit], settings: Settings
+    source: Source, records: Sequence[Mapping[str, Any]], units: Sequence[InputUnit], settings: Settings
 ) -> tuple[int, list[str], Counter[str]]:
     """How many records a source reads, how it reads the first ones, and why it rejects the others."""
     read, problems = 0, Counter[str]()

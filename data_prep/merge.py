@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from data_prep.dataset_card import write_card
 from data_prep.files import write_json, write_json_lines
-from data_prep.reading.units import Unit
+from data_prep.reading.units import InputUnit
 from data_prep.repeats import balance_orders, drop_repeats
 from data_prep.sources.record import Source
 from data_prep.worker import WORK, Job
@@ -28,7 +28,7 @@ BUCKETS = {"tokens": 128, "characters": 512}
 """Width of a bar of the histogram of prompt lengths. Characters are counted when tokens were not."""
 
 
-def finish(job: Job, units: Sequence[Unit], identity: dict[str, Any], source: Source) -> dict[str, Any]:
+def finish(job: Job, units: Sequence[InputUnit], identity: dict[str, Any], source: Source) -> dict[str, Any]:
     """Merge the units' notes into `rejected.jsonl`, the card and the manifest; returns the manifest.
 
     Raises:

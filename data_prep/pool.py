@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from threading import Thread
 
 from data_prep.reading.inputs import InputError
-from data_prep.reading.units import Unit
+from data_prep.reading.units import InputUnit
 from data_prep.worker import Job, Worker, meter_of
 
 _worker: Worker | None = None
@@ -32,12 +32,12 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _run_unit(unit: Unit) -> int:
+def _run_unit(unit: InputUnit) -> int:
     assert _worker is not None
     return _worker(unit)
 
 
-def run_units(job: Job, units: Sequence[Unit], workers: int, advance: Callable[[int], None]) -> None:
+def run_units(job: Job, units: Sequence[InputUnit], workers: int, advance: Callable[[int], None]) -> None:
     """Convert units.
 
     Args:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from data_prep.reading.inputs import InputError
-from data_prep.reading.units import Unit
+from data_prep.reading.units import InputUnit
 from data_prep.worker import Job, Worker, meter_of
 
 
@@ -22,10 +22,10 @@ class _RayWorker:
         self._worker = Worker(job, meter_of(job))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"rows": self._worker(Unit(**row))}
+        return {"rows": self._worker(InputUnit(**row))}
 
 
-def run_units(job: Job, units: Sequence[Unit], workers: int, advance: Callable[[int], None]) -> None:
+def run_units(job: Job, units: Sequence[InputUnit], workers: int, advance: Callable[[int], None]) -> None:
     """Convert units on Ray Data; connects to the cluster in RAY_ADDRESS, or starts one here.
 
     Args:

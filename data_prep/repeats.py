@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from data_prep.files import replacing
 from data_prep.reading.images import upright_size
-from data_prep.reading.units import Unit
+from data_prep.reading.units import InputUnit
 from data_prep.sources.reject import contradictory, repeated
 from data_prep.tasks.pairwise import swapped_row
 from data_prep.tasks.row import Row, rows_batch
@@ -28,7 +28,7 @@ from data_prep.writer import WRITER_OPTIONS, file_checksum
 Notes = Sequence[dict[str, Any]]
 
 
-def drop_repeats(job: Job, notes: Notes, ids: Sequence[np.ndarray], units: Sequence[Unit]) -> int:
+def drop_repeats(job: Job, notes: Notes, ids: Sequence[np.ndarray], units: Sequence[InputUnit]) -> int:
     """Keep the first of equal pairs and none that is labelled in two ways; correct the notes.
 
     Returns:
@@ -64,7 +64,7 @@ def _contradictory(pairs: np.ndarray) -> np.ndarray:
 
 
 def _leave_out(
-    job: Job, unit: Unit, note: dict[str, Any], own: np.ndarray, again: np.ndarray, gone: np.ndarray
+    job: Job, unit: InputUnit, note: dict[str, Any], own: np.ndarray, again: np.ndarray, gone: np.ndarray
 ) -> None:
     """Rewrite the shards of a unit without some pairs, and correct its note."""
     keys = {(int(o), i.tobytes().hex()) for o, i in zip(own["ordinal"][gone], own["id"][gone], strict=True)}

@@ -30,7 +30,7 @@ MOST_NWAY = 16
 
 
 @dataclass
-class Outcome:
+class Transformed:
     """What became of a stretch of records. Every record is either used or rejected."""
 
     rows: list[Row] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Outcome:
     normalised: Counter[str] = field(default_factory=Counter)
     """By reason: images stored as PNG because other readers would show the bytes that came differently."""
 
-    def add(self, other: "Outcome") -> None:
+    def add(self, other: "Transformed") -> None:
         """Take over the counts of what came after it, and its rows."""
         self.rows += other.rows
         self.ids += other.ids
@@ -96,9 +96,9 @@ class Transform:
 
     def __call__(
         self, records: Iterable[tuple[int, Any]], base: str = ".", file: str = "", turns: Turns | None = None
-    ) -> Outcome:
+    ) -> Transformed:
         """The rows of some records, all at once; see `portions`."""
-        outcome = Outcome()
+        outcome = Transformed()
         for portion in self.portions(records, base, file, turns):
             outcome.add(portion)
         return outcome
@@ -110,7 +110,7 @@ class Transform:
         file: str = "",
         turns: Turns | None = None,
         place: int = 0,
-    ) -> Iterator[Outcome]:
+    ) -> Iterator[Transformed]:
         """The rows of some records, as many at a time as have `PORTION_BYTES` of images that had to be loaded.
 
         Args:
@@ -129,7 +129,7 @@ class Transform:
                 read, self._read.loaded = [], 0
         yield self._made(read, turns, file, place)
 
-    def _made(self, read: Sequence[Items], turns: Turns, file: str, place: int) -> Outcome:
+    def _made(self, read: Sequence[Items], turns: Turns, file: str, place: int) -> Transformed:
         """The rows of records that were read."""
         if not self._quick_keys:
             take_digests(read)
@@ -254,9 +254,9 @@ class Transform:
         excerpts: dict[int, str],
         file: str,
         place: int,
-    ) -> Outcome:
+    ) -> Transformed:
         """Measure all drafts together, make rows of those that are short enough, and account for all records."""
-        outcome = Outcome()
+        outcome = Transformed()
         limit = self.settings.max_prompt_tokens
         lengths: Sequence[int | None] = [None] * len(drafts)
         if self.meter is not None and drafts:

@@ -12,12 +12,12 @@ from data_prep.files import replacing, write_json
 from data_prep.lengths.meter import ProcessorFacts, PromptMeter
 from data_prep.lengths.processor import load_processor
 from data_prep.reading.inputs import inside
-from data_prep.reading.units import Unit, read_batches
+from data_prep.reading.units import InputUnit, read_batches
 from data_prep.settings import Settings
 from data_prep.sources.labels import Labels
 from data_prep.sources.registry import load_source
 from data_prep.tasks.ordering import Turns
-from data_prep.transform import Outcome, Transform
+from data_prep.transform import Transform, Transformed
 from data_prep.writer import ShardWriter
 
 WORK = ".work"
@@ -69,11 +69,11 @@ class Worker:
             labels=job.labels,
         )
 
-    def __call__(self, unit: Unit) -> int:
+    def __call__(self, unit: InputUnit) -> int:
         """Convert one unit; returns its number of records."""
         base = inside(unit.file).rpartition("/")[0]
         shards: dict[str, ShardWriter] = {}
-        total, turns = Outcome(), Turns(unit.first)
+        total, turns = Transformed(), Turns(unit.first)
         try:
             for batch in read_batches(unit):
                 for outcome in self.transform.portions(batch, base or ".", unit.name, turns, unit.first - unit.before):
@@ -91,12 +91,12 @@ class Worker:
         self._note(unit, total, entries)
         return unit.rows
 
-    def _shard(self, split: str, unit: Unit) -> ShardWriter:
+    def _shard(self, split: str, unit: InputUnit) -> ShardWriter:
         path = self.output / f"{split}-{unit.number:05d}.parquet"
         settings = self.job.settings
         return ShardWriter(path, embedded=settings.images == "embed", checked=settings.hashes)
 
-    def _note(self, unit: Unit, total: Outcome, shards: list[dict[str, Any]]) -> None:
+    def _note(self, unit: InputUnit, total: Transformed, shards: list[dict[str, Any]]) -> None:
         work = self.output / WORK
         ids = np.empty(len(total.ids), ID_TYPE)
         columns = zip(*total.ids, strict=True) if total.ids else [()] * 4

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from reward_fns.answer import normalise
 from reward_fns.batch import text_of
 from reward_fns.chat_judge import ChatJudge, QuestionJudge
-from reward_fns.group import SCHEMES, GroupScores, Match, Scheme, group_scores, rewards
+from reward_fns.group import SCHEMES, GroupScores, JudgedMatch, Scheme, group_scores, rewards
 from reward_fns.verdict import find_box, unwrap
 
 logger = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class CriticGroups:
 
 
 def _matches(
-    matches: Sequence[Match], keys: Sequence[str], asked: Sequence[int], count: int
+    matches: Sequence[JudgedMatch], keys: Sequence[str], asked: Sequence[int], count: int
 ) -> list[list[dict[str, Any]]]:
     """The matches of each response; players are numbered in the order in which their answers first occur."""
     players: dict[str, list[int]] = {}

@@ -43,7 +43,7 @@ class JudgeFailedError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Match:
+class JudgedMatch:
     """One match between two players, judged in both orders.
 
     first, second: players, as indices of different answers; -1 is the reference.
@@ -84,7 +84,7 @@ class GroupScores:
     scores: list[float]
     judged: bool = True
     failure: str = ""
-    matches: list[Match] = field(default_factory=list)
+    matches: list[JudgedMatch] = field(default_factory=list)
 
     def metrics(self) -> dict[str, float]:
         """For a log: `matches`, `unreadable` (share of verdicts), `flipped` (share of matches), `first_place` (share of
@@ -101,10 +101,10 @@ class GroupScores:
         }
 
 
-def win_rates(players: int, matches: Sequence[Match]) -> list[float]:
+def win_rates(players: int, matches: Sequence[JudgedMatch]) -> list[float]:
     """The mean share of each player's matches; 0.5 without matches.
 
-    >>> win_rates(2, [Match(0, 1, ("1", "2"))])
+    >>> win_rates(2, [JudgedMatch(0, 1, ("1", "2"))])
     [1.0, 0.0]
     """
     total, played = [0.0] * players, [0] * players
@@ -117,7 +117,7 @@ def win_rates(players: int, matches: Sequence[Match]) -> list[float]:
 
 
 def bradley_terry(
-    players: int, matches: Sequence[Match], *, prior: float = 0.5, iterations: int = 200, tolerance: float = 1e-9
+    players: int, matches: Sequence[JudgedMatch], *, prior: float = 0.5, iterations: int = 200, tolerance: float = 1e-9
 ) -> list[float]:
     """The chance of each player to beat the average player, by the Bradley-Terry model.
 
@@ -131,7 +131,7 @@ def bradley_terry(
     Raises:
         ValueError: `prior` is not positive.
 
-    >>> [round(score, 2) for score in bradley_terry(2, [Match(0, 1, ("1", "2"))])]
+    >>> [round(score, 2) for score in bradley_terry(2, [JudgedMatch(0, 1, ("1", "2"))])]
     [0.73, 0.27]
     """
     if not prior > 0:
@@ -197,9 +197,9 @@ async def group_scores(
         return GroupScores([0.5] * len(keys), judged=False)
     order = list(range(len(shown)))
     random.Random(seed).shuffle(order)
-    played: list[Match] = []
+    played: list[JudgedMatch] = []
 
-    async def play(pairs: Sequence[tuple[int, int]]) -> list[Match]:
+    async def play(pairs: Sequence[tuple[int, int]]) -> list[JudgedMatch]:
         def text(player: int) -> str:
             return shown[player] if player >= 0 else str(reference)
 
@@ -209,7 +209,7 @@ async def group_scores(
             if isinstance(verdict, BaseException):
                 raise verdict
         read = [verdict if verdict in _WORTH else None for verdict in verdicts]
-        found = [Match(i, j, (read[2 * k], read[2 * k + 1])) for k, (i, j) in enumerate(pairs)]
+        found = [JudgedMatch(i, j, (read[2 * k], read[2 * k + 1])) for k, (i, j) in enumerate(pairs)]
         played.extend(found)
         return found
 
@@ -234,7 +234,7 @@ async def group_scores(
 
 
 async def _knock_out(
-    order: list[int], play: Callable[[Sequence[tuple[int, int]]], Awaitable[list[Match]]]
+    order: list[int], play: Callable[[Sequence[tuple[int, int]]], Awaitable[list[JudgedMatch]]]
 ) -> list[float]:
     """Rounds survived / rounds; a drawn match is won by the earlier place of the seeded bracket."""
     rounds = math.ceil(math.log2(len(order)))

@@ -16,6 +16,17 @@ def test_base_names_are_unique(package: str) -> None:
     assert [name for name, count in names.items() if count > 1] == []
 
 
+def test_class_names_are_unique() -> None:
+    found = Counter(
+        node.name
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in found.items() if count > 1] == []
+
+
 def test_few_modules_are_loose() -> None:
     loose = sorted(path.name for path in (ROOT / "recipe" / "critic_r1").glob("*.py"))
     assert len(loose) <= 6, loose

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from data_prep.reading.inputs import inside, open_input
 from data_prep.reading.parquet_files import check_expanded, check_ratio, expanded_bytes
-from data_prep.reading.units import BATCH_BYTES, BATCH_ROWS, LINE_SUFFIXES, Broken, Unit, _list_spans, _parsed
+from data_prep.reading.units import BATCH_BYTES, BATCH_ROWS, LINE_SUFFIXES, Broken, InputUnit, _list_spans, _parsed
 from data_prep.sources.record import parsed_json
 from data_prep.sources.reject import Reject
 
@@ -151,12 +151,12 @@ def _is_after_list(raw: bytes | Broken) -> bool:
     return isinstance(raw, Broken) and raw.reason == "file-unreadable"
 
 
-def _read_object(unit: Unit) -> Iterator[list[Any]]:
+def _read_object(unit: InputUnit) -> Iterator[list[Any]]:
     with open_input(unit.file) as stream:
         yield from _parsed(_object_spans(stream, unit.start, unit.before > 0))
 
 
-def _read_no_list(unit: Unit) -> Iterator[list[Any]]:
+def _read_no_list(unit: InputUnit) -> Iterator[list[Any]]:
     remedy = "Write the records as one list, or one a line in a .jsonl file."
     yield [Broken("file-unreadable", "the file is one JSON object without a list of records", remedy)]
 
@@ -250,7 +250,7 @@ def _table_stretches(file: str, kind: str, unit_rows: int) -> Iterator[Stretch]:
             yield kind, begun, rows, rows, ""
 
 
-def _read_table(unit: Unit) -> Iterator[list[Any]]:
+def _read_table(unit: InputUnit) -> Iterator[list[Any]]:
     with open_input(unit.file) as stream:
         batch: list[Any] = []
         begun = 0
@@ -339,7 +339,7 @@ def _arrow_stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[Str
         yield "arrow", start, stop, rows, ""
 
 
-def _read_arrow(unit: Unit) -> Iterator[list[Any]]:
+def _read_arrow(unit: InputUnit) -> Iterator[list[Any]]:
     stored = expanded = 0
     for place, batch in enumerate(_arrow_batches(unit.file)):
         if place >= unit.stop:
@@ -365,7 +365,7 @@ def _arrow_records(batch: pa.RecordBatch) -> list[Any]:
         return [record for i in range(batch.num_rows) for record in _arrow_records(batch.slice(i, 1))]
 
 
-READERS: dict[str, Callable[[Unit], Iterator[list[Any]]]] = {
+READERS: dict[str, Callable[[InputUnit], Iterator[list[Any]]]] = {
     "object": _read_object,
     "no-list": _read_no_list,
     "csv": _read_table,

@@ -7,13 +7,13 @@ import pyarrow as pa
 
 from data_prep.reading.parquet_files import group_batches, open_parquet
 from data_prep.reading.records import options_of
-from data_prep.reading.units import Unit, read_unit
+from data_prep.reading.units import InputUnit, read_unit
 from data_prep.settings import Settings
 from data_prep.sources.labels import Labels, Survey, parse_label_values
 from data_prep.sources.record import Source
 
 
-def survey_labels(units: Sequence[Unit], source: Source, settings: Settings) -> Labels | None:
+def survey_labels(units: Sequence[InputUnit], source: Source, settings: Settings) -> Labels | None:
     """What the labels of all records mean; None when the source has no label column.
 
     The records are read one after another, without their images where the file is Parquet, so memory stays flat and
@@ -33,7 +33,7 @@ def survey_labels(units: Sequence[Unit], source: Source, settings: Settings) -> 
     return survey.labels()
 
 
-def _light_records(unit: Unit) -> Iterator[Any]:
+def _light_records(unit: InputUnit) -> Iterator[Any]:
     """The records of a unit; those of a Parquet file without columns that hold bytes.
 
     A unit that cannot be read is left to the conversion, which rejects its records.

@@ -42,7 +42,7 @@ MOST_VALUES = 2**20
 
 
 @dataclass(frozen=True)
-class Unit:
+class InputUnit:
     """A stretch of one input file."""
 
     number: int
@@ -76,7 +76,7 @@ class Broken:
 
 def plan_units(
     files: Sequence[str], *, unit_rows: int = UNIT_ROWS, unit_bytes: int = UNIT_BYTES, limit: int | None = None
-) -> list[Unit]:
+) -> list[InputUnit]:
     """All units of the files, in order.
 
     Args:
@@ -84,7 +84,7 @@ def plan_units(
         unit_bytes: uncompressed bytes at which a Parquet unit ends even earlier.
         limit: read no more than this many records.
     """
-    units: list[Unit] = []
+    units: list[InputUnit] = []
     first = 0
     for file, name in zip(files, names_of(files), strict=True):
         before = first
@@ -92,7 +92,7 @@ def plan_units(
             if limit is not None:
                 rows = min(rows, limit - first)
             if rows > 0:
-                units.append(Unit(len(units), file, kind, start, stop, first, rows, note, name, first - before))
+                units.append(InputUnit(len(units), file, kind, start, stop, first, rows, note, name, first - before))
                 first += rows
             if limit is not None and first >= limit:
                 return units
@@ -146,7 +146,7 @@ def _parquet_stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[t
                 start, rows, size = group + 1, 0, 0
 
 
-def read_unit(unit: Unit) -> Iterator[tuple[int, Any]]:
+def read_unit(unit: InputUnit) -> Iterator[tuple[int, Any]]:
     """The records of a unit as (ordinal, record); a record that cannot be read comes as `Broken`.
 
     Always yields exactly `unit.rows` items, so that nothing is lost without being counted.
@@ -155,7 +155,7 @@ def read_unit(unit: Unit) -> Iterator[tuple[int, Any]]:
         yield from batch
 
 
-def read_batches(unit: Unit) -> Iterator[list[tuple[int, Any]]]:
+def read_batches(unit: InputUnit) -> Iterator[list[tuple[int, Any]]]:
     """What `read_unit` yields, in the batches in which it is read. Cut by the input alone, like the units."""
     count = 0
     if unit.kind == "unreadable":
@@ -179,7 +179,7 @@ def read_batches(unit: Unit) -> Iterator[list[tuple[int, Any]]]:
         yield [(unit.first + i, broken) for i in range(start, min(start + BATCH_ROWS, unit.rows))]
 
 
-def _read_parquet(unit: Unit) -> Iterator[list[Any]]:
+def _read_parquet(unit: InputUnit) -> Iterator[list[Any]]:
     with open_parquet(unit.file) as parquet:
         # Each row group by itself: a batch that spans two would be put together from both.
         for group in range(unit.start, unit.stop):
@@ -199,12 +199,12 @@ def _one_row(batch: pa.RecordBatch) -> Any:
         return Broken("bad-text", f"the record cannot be decoded ({error})")
 
 
-def _read_jsonl(unit: Unit) -> Iterator[list[Any]]:
+def _read_jsonl(unit: InputUnit) -> Iterator[list[Any]]:
     with open_input(unit.file) as stream:
         yield from _parsed(_line_spans(stream, unit.start))
 
 
-def _read_json(unit: Unit) -> Iterator[list[Any]]:
+def _read_json(unit: InputUnit) -> Iterator[list[Any]]:
     with open_input(unit.file) as stream:
         yield from _parsed(_list_spans(stream, unit.start, unit.start > 0))
 

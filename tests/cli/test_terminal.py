@@ -68,7 +68,7 @@ def test_jobs_of_others(monkeypatch: pytest.MonkeyPatch, words: list[str], statu
 
 def test_a_job_that_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_jobs", lambda _: Jobs())
-    monkeypatch.setattr(submit, "submit", lambda *_, **__: submit.Job(HOSTILE, "python", 5, ("A",)))
+    monkeypatch.setattr(submit, "submit", lambda *_, **__: submit.TrainingJob(HOSTILE, "python", 5, ("A",)))
     check(run("submit", "r1", "--no-follow"), status=0)
 
 

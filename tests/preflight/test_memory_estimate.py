@@ -69,7 +69,7 @@ def test_another_family_has_none() -> None:
     assert ModelShape.of(config("r1", "actor_rollout_ref.model.path=nobody/nothing")) is None
 
 
-def named(lines: list[estimate.Line]) -> dict[str, float]:
+def named(lines: list[estimate.EstimateLine]) -> dict[str, float]:
     return {line.name: line.bytes for line in lines}
 
 

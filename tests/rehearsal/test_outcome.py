@@ -8,7 +8,7 @@ import pytest
 from recipe.critic_r1.preflight import memory_estimate as estimate
 from recipe.critic_r1.preflight.memory_estimate import GIB, ModelShape
 from recipe.critic_r1.rehearsal.architectures import architecture
-from recipe.critic_r1.rehearsal.dress_rehearsal import Measured, failure
+from recipe.critic_r1.rehearsal.dress_rehearsal import RehearsalMeasures, failure
 from recipe.critic_r1.rehearsal.limit_tasks import Limits
 from recipe.critic_r1.rehearsal.outcome import outcome
 from recipe.critic_r1.train import compose_config
@@ -34,7 +34,7 @@ def step(seconds: float, **changed: float) -> dict[str, float]:
     }
 
 
-MEASURED = Measured(
+MEASURED = RehearsalMeasures(
     model=architecture("qwen2_5_vl_7b"),
     steps=[step(300), step(100), step(110)],
     limits=Limits(side=2048, prompt_tokens=6142, file_bytes=1e6),

@@ -12,7 +12,7 @@ import pytest
 
 from recipe.critic_r1.report import build_page, build_report
 from recipe.critic_r1.report.best_of_n_curves import best_of_n_charts
-from recipe.critic_r1.report.charts import Line, line_chart, rolling_mean, stacked_chart
+from recipe.critic_r1.report.charts import ChartLine, line_chart, rolling_mean, stacked_chart
 from recipe.critic_r1.report.comparisons import make_boards
 from recipe.critic_r1.report.page import json_block
 from recipe.critic_r1.report.records import CurvePoint, ResultFile, Step
@@ -211,7 +211,7 @@ def test_what_no_chart_can_hold_is_not_drawn(tmp_path: Path) -> None:
 
 
 def test_chart_reads_out_each_value_and_survives_gaps() -> None:
-    lines = [Line("a", [0.5, None, 0.75]), Line("b", [float("nan"), 0.1, 0.2])]
+    lines = [ChartLine("a", [0.5, None, 0.75]), ChartLine("b", [float("nan"), 0.1, 0.2])]
     chart = line_chart("k", "Title", [1, 2, 3], lines, percent=True)
     assert chart.readout["text"] == ["step 1: a 50.0 % · b –", "step 2: a – · b 10.0 %", "step 3: a 75.0 % · b 20.0 %"]
     xs = chart.readout["x"]
@@ -221,8 +221,8 @@ def test_chart_reads_out_each_value_and_survives_gaps() -> None:
 
 
 def test_chart_colours_are_the_pages_variables_and_ids_are_its_own() -> None:
-    one = line_chart("one", "T", [1, 2], [Line("a", [1.0, 2.0])], level=0.5)
-    two = stacked_chart("two", "T", [1, 2], [Line("a", [1.0, 2.0]), Line("b", [1.0, None])])
+    one = line_chart("one", "T", [1, 2], [ChartLine("a", [1.0, 2.0])], level=0.5)
+    two = stacked_chart("two", "T", [1, 2], [ChartLine("a", [1.0, 2.0]), ChartLine("b", [1.0, None])])
     for chart in (one, two):
         assert "#0a0" not in chart.svg, "a stand-in colour was left"
         assert "var(--series-1)" in chart.svg

@@ -7,8 +7,8 @@ import pytest
 
 from reward_fns.group import (
     GroupScores,
+    JudgedMatch,
     JudgeFailedError,
-    Match,
     Scheme,
     bradley_terry,
     group_scores,
@@ -59,7 +59,7 @@ def scored(responses: list[str], judge: object = larger, **options: object) -> G
     ],
 )
 def test_a_match_is_worth_what_is_stated(verdicts: tuple[str | None, str | None], share: float) -> None:
-    assert Match(0, 1, verdicts).share == share
+    assert JudgedMatch(0, 1, verdicts).share == share
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_strengths_follow_the_order_and_are_cheap() -> None:
 
 def test_strengths_equal_the_closed_form_of_two_players() -> None:
     # The derivative of the posterior is zero: what a player won is what its strength leads to expect.
-    games = [Match(0, 1, ("1", "2"))] * 3
+    games = [JudgedMatch(0, 1, ("1", "2"))] * 3
     first, second = bradley_terry(2, games, prior=1.0, iterations=2000)
     assert first + second == pytest.approx(1)
     root = first / (1 - first)  # the strength; that of the other is its inverse
@@ -108,7 +108,7 @@ def test_strengths_equal_the_closed_form_of_two_players() -> None:
 
 
 def test_a_draw_everywhere_is_a_half_for_everybody() -> None:
-    matches = [Match(i, j, ("tie", "tie")) for i, j in itertools.combinations(range(5), 2)]
+    matches = [JudgedMatch(i, j, ("tie", "tie")) for i, j in itertools.combinations(range(5), 2)]
     assert bradley_terry(5, matches) == pytest.approx([0.5] * 5)
     assert win_rates(5, matches) == [0.5] * 5
     assert win_rates(2, []) == [0.5, 0.5]

@@ -37,7 +37,7 @@ from recipe.critic_r1.selection.candidates import (
     sample_pools,
     save_pools,
 )
-from recipe.critic_r1.selection.curves import BestOfN, measure
+from recipe.critic_r1.selection.curves import BestOfNCurve, measure
 from recipe.critic_r1.selection.knock_out import knock_out
 from recipe.critic_r1.selection.matches import MatchJudge, critic_prompt
 from reward_fns.verdict import find_box
@@ -220,7 +220,7 @@ def run(
 
 def _best_of_n(
     generator: Generator, data: TestData, pools: Sequence[Pool], seed: int, name: str, found: Evaluation
-) -> BestOfN:
+) -> BestOfNCurve:
     referee = MatchJudge(
         generator, critic_prompt(get_wording(data.wording)), Sampling(max_tokens=MAX_TOKENS), seed=seed
     )

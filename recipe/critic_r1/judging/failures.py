@@ -58,7 +58,7 @@ _NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL)
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class RequestFailure:
     """A request without an answer.
 
     again: whether another attempt may help. lasting: what every other request may meet as well, empty when the failure
@@ -73,31 +73,37 @@ class Failure:
     doubtful: bool = False
 
 
-def explain(error: BaseException) -> Failure:
+def explain(error: BaseException) -> RequestFailure:
     """Sort an error of the client, of the connection or of the body."""
     text = message(error)
     if isinstance(error, FilteredError):
-        return Failure(text, "filtered")
+        return RequestFailure(text, "filtered")
     if isinstance(error, openai.APIStatusError | SenselessAnswerError):
         status = error.status_code if isinstance(error, openai.APIStatusError) else error.status
         return _status(status, text, detail(error))
     if isinstance(error, RecursionError):
-        return Failure("a body of too many levels", again=True)
+        return RequestFailure("a body of too many levels", again=True)
     causes = list(chain(error))
     for cause in causes:
         if _is_httpx(cause, "UnsupportedProtocol", "InvalidURL") or isinstance(cause, UnicodeError):
-            return Failure(text, lasting="address", remedy="write the address as http://HOST:PORT/v1")
+            return RequestFailure(text, lasting="address", remedy="write the address as http://HOST:PORT/v1")
         if _is_httpx(cause, "ProxyError"):
-            return Failure(
+            return RequestFailure(
                 text, lasting="proxy", remedy="check HTTP_PROXY and HTTPS_PROXY, or name the host in NO_PROXY"
             )
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return Failure(text, lasting="certificate", remedy="name the certificate's authority by SSL_CERT_FILE")
+            return RequestFailure(
+                text, lasting="certificate", remedy="name the certificate's authority by SSL_CERT_FILE"
+            )
         if isinstance(cause, socket.gaierror) or (isinstance(cause, OSError) and cause.errno in _NO_ROUTE):
-            return Failure(text, again=True, lasting="no route", remedy="check the host's name and the network")
+            return RequestFailure(text, again=True, lasting="no route", remedy="check the host's name and the network")
         if isinstance(cause, ConnectionRefusedError):
-            return Failure(text, again=True, lasting="refused connection", remedy="start the server, or check its port")
-    return Failure(text, again=isinstance(error, _PASSING) or _is_httpx(error, "TransportError", "DecodingError"))
+            return RequestFailure(
+                text, again=True, lasting="refused connection", remedy="start the server, or check its port"
+            )
+    return RequestFailure(
+        text, again=isinstance(error, _PASSING) or _is_httpx(error, "TransportError", "DecodingError")
+    )
 
 
 _PASSING = (
@@ -123,30 +129,36 @@ def unsupported_field(error: BaseException) -> str | None:
     return "n" if _ONE_ANSWER.search(said) else None
 
 
-def _status(status: int, text: str, found: dict[str, str]) -> Failure:
+def _status(status: int, text: str, found: dict[str, str]) -> RequestFailure:
     said = f"{found['code']} {found['type']} {found['message'] or (text if status else '')}"
     if status in (400, 403, 422, 451) and _FILTER.search(said):
-        return Failure(text, "filtered")
+        return RequestFailure(text, "filtered")
     sure = status == 402 or "insufficient_quota" in said or "billing" in f"{found['code']} {found['type']}"
     if sure or (_NO_QUOTA.search(said) and not _LATER.search(said)):
-        return Failure(text, lasting="quota", remedy="the account has no quota left: check its plan and its billing")
+        return RequestFailure(
+            text, lasting="quota", remedy="the account has no quota left: check its plan and its billing"
+        )
     if status in (400, 413, 422) and (status == 413 or _TOO_LONG.search(said)):
-        return Failure(text, "rejected")
+        return RequestFailure(text, "rejected")
     # A refused message is this request's; a refused field is everyone's.
     of_prompt = re.match(r"messages|input|prompt|none$", found["param"], re.I)
     if status in (400, 422) and not of_prompt and (found["param"] or _UNSUPPORTED.search(said)):
         remedy = "change or leave out the field by --request NAME=VALUE or NAME=null"
-        return Failure(text, lasting=f"field {found['param']}", remedy=remedy, doubtful=not found["param"])
+        return RequestFailure(text, lasting=f"field {found['param']}", remedy=remedy, doubtful=not found["param"])
     if status in (401, 403, 404, 405):
-        return Failure(text, lasting=str(status), remedy="check address, model name and key")
+        return RequestFailure(text, lasting=str(status), remedy="check address, model name and key")
     if status == 407:
-        return Failure(text, lasting="proxy", remedy="the proxy wants a password: check HTTP_PROXY and HTTPS_PROXY")
+        return RequestFailure(
+            text, lasting="proxy", remedy="the proxy wants a password: check HTTP_PROXY and HTTPS_PROXY"
+        )
     if 300 <= status < 400:
-        return Failure(text)
+        return RequestFailure(text)
     # A body with status 200 that is not an answer has no status here.
     again = status in (0, 408, 409, 425, 429) or status >= 500
     alike = "" if again else re.sub(r"\d+", "0", text)
-    return Failure(text, again=again, lasting=alike, remedy="check address, model name, key and data", doubtful=True)
+    return RequestFailure(
+        text, again=again, lasting=alike, remedy="check address, model name, key and data", doubtful=True
+    )
 
 
 def detail(error: BaseException) -> dict[str, str]:

@@ -34,7 +34,7 @@ import openai
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from recipe.critic_r1.judging.address import Address, open_files_for
-from recipe.critic_r1.judging.failures import Failure, explain, unsupported_field
+from recipe.critic_r1.judging.failures import RequestFailure, explain, unsupported_field
 from recipe.critic_r1.judging.generation import Generation, GenerationRequest, ImagePart, TextPart
 from recipe.critic_r1.judging.journal import Journal, JournalFullError
 from recipe.critic_r1.redaction import redact
@@ -70,7 +70,7 @@ class ServerRefusedError(RuntimeError):
 class _ServerError(RuntimeError):
     """A `Failure` on its way through the retries."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: RequestFailure) -> None:
         super().__init__(failure.message)
         self.failure = failure
 
@@ -246,7 +246,7 @@ class OpenAIGenerator:
             most: failures in a row for one lasting reason that stop the run.
         """
         while not self._stopping and (request := next(queue, None)) is not None:
-            failure: Failure | None = None
+            failure: RequestFailure | None = None
             try:
                 generation = await self._ask(request)
                 self._in_a_row.clear()
@@ -310,7 +310,7 @@ class OpenAIGenerator:
                 return generation
             self.changes["n"] = "asked one by one: the server gives fewer answers than asked for"
             return await self._one_by_one(request, generation)
-        raise _ServerError(Failure("the server takes none of the fields that it is asked with"))
+        raise _ServerError(RequestFailure("the server takes none of the fields that it is asked with"))
 
     def _leave_out(self, field: str) -> None:
         if field == "max_tokens":
@@ -355,7 +355,7 @@ class OpenAIGenerator:
         try:
             body = self._body(request)
         except ValueError as error:
-            raise _ServerError(Failure(str(error), "rejected")) from error
+            raise _ServerError(RequestFailure(str(error), "rejected")) from error
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self._attempts),
             wait=self._pause,
@@ -390,7 +390,7 @@ class OpenAIGenerator:
         failure = explain(error)
         return failure.again and (failure.lasting != "no route" or bool(self.traffic.sent - self.traffic.failed))
 
-    def _failure(self, error: BaseException) -> Failure:
+    def _failure(self, error: BaseException) -> RequestFailure:
         """What an error means, without secrets and with a word about the proxy that it came through."""
         failure = explain(error)
         text = redact(failure.message, self._api_key, *self.address.secrets)[:LONGEST_ERROR]

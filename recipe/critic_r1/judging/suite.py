@@ -42,7 +42,7 @@ class Entry(BaseModel):
     limit: int | None = Field(default=None, gt=0)
 
 
-class Suite(BaseModel):
+class JudgeSuite(BaseModel):
     """The benchmarks in the order in which they are judged."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,14 +52,14 @@ class Suite(BaseModel):
     """Judge at most this many records of each benchmark."""
 
 
-def read_suite(path: Path) -> Suite:
+def read_suite(path: Path) -> JudgeSuite:
     """The suite in a YAML file.
 
     Raises:
         ValueError: it is not one, names a benchmark that does not exist, or lacks the images of one.
     """
     try:
-        suite = Suite.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        suite = JudgeSuite.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML ({str(error).splitlines()[0]})") from error
     except ValidationError as error:
@@ -75,7 +75,7 @@ def read_suite(path: Path) -> Suite:
 
 
 def run_suite(
-    suite: Suite, out: Path, judge: Callable[[str, Entry, int | None, Path], int]
+    suite: JudgeSuite, out: Path, judge: Callable[[str, Entry, int | None, Path], int]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
     """Judge one benchmark after another; one that fails does not keep the others from being judged.
 
@@ -96,7 +96,7 @@ def run_suite(
     return found, failed
 
 
-def rows(suite: Suite, found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+def rows(suite: JudgeSuite, found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """The table: a row for each benchmark, with a dash for a metric that it does not have."""
     table = []
     for name in suite.benchmarks:

@@ -104,7 +104,7 @@ class SubmitError(Exception):
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What was sent."""
 
     id: str
@@ -242,7 +242,7 @@ def submit(
     python: str = "python",
     job_id: str | None = None,
     env: Sequence[str] = (),
-) -> Job:
+) -> TrainingJob:
     """Check the run, pack the code, and send it as a job through `client`'s ``jobs``.
 
     The plug-in is also named in ``VERL_USE_EXTERNAL_MODULES``, so that the code that was sent is the code that loads,
@@ -269,7 +269,7 @@ def submit(
             )
         except (RuntimeError, ConnectionError) as error:
             raise SubmitError(f"the cluster refused the job: {str(error).strip().splitlines()[0]}") from error
-        return Job(sent, entrypoint, size_of(folder), tuple(sorted(variables)))
+        return TrainingJob(sent, entrypoint, size_of(folder), tuple(sorted(variables)))
 
 
 def _patiently(send: Callable[..., str], **job: Any) -> str:

@@ -9,7 +9,7 @@ from recipe.critic_r1.preflight.finding import Finding
 from recipe.critic_r1.preflight.memory_estimate import (
     CUDA_GIB,
     GIB,
-    Line,
+    EstimateLine,
     ModelShape,
     cache_tokens,
     host_lines,
@@ -60,7 +60,7 @@ def estimate(config: DictConfig) -> Iterator[Finding]:
         yield Finding("host CPU for images", "pass", f"about {seconds:.0f} CPU seconds a step [{formula}]")
 
 
-def _compare(name: str, lines: list[Line], have: float | None, beside: float, remedy: str) -> Finding:
+def _compare(name: str, lines: list[EstimateLine], have: float | None, beside: float, remedy: str) -> Finding:
     need = total(lines) + beside
     parts = ", ".join(f"{line.name} {line.bytes / GIB:.1f} [{line.formula}]" for line in lines if line.bytes)
     detail = f"about {need:.0f} GiB" + (f" of {have:g}" if have is not None else "") + f": {parts}"

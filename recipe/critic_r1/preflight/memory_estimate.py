@@ -187,7 +187,7 @@ def workers(config: DictConfig) -> int:
 
 
 @dataclass(frozen=True)
-class Line:
+class EstimateLine:
     """One part of an estimate."""
 
     name: str
@@ -253,7 +253,7 @@ def group_cost(shape: ModelShape, prompt: int, response: int, n: int, path: str)
     return GroupCost(tokens, logits, BF16 * (tokens * layers + 2 * logits * shape.vocabulary))
 
 
-def training_lines(shape: ModelShape, config: DictConfig) -> list[Line]:
+def training_lines(shape: ModelShape, config: DictConfig) -> list[EstimateLine]:
     """What one GPU holds while the actor is updated."""
     part = config.actor_rollout_ref
     n, p, trained, tokens = workers(config), shape.parameters, _trained(shape, config), micro_batch_tokens(config)
@@ -261,58 +261,68 @@ def training_lines(shape: ModelShape, config: DictConfig) -> list[Line]:
     lines = []
     if not on_host:
         lines += [
-            Line("weights", "4 P / N", FP32 * p / n),
-            Line("gradients", "4 P' / N, P' the trained ones", FP32 * trained / n),
-            Line("optimizer", "8 P' / N (Adam, fp32)", ADAM_STATES * FP32 * trained / n),
+            EstimateLine("weights", "4 P / N", FP32 * p / n),
+            EstimateLine("gradients", "4 P' / N, P' the trained ones", FP32 * trained / n),
+            EstimateLine("optimizer", "8 P' / N (Adam, fp32)", ADAM_STATES * FP32 * trained / n),
         ]
     lines.append(_gathered_weights(shape))
     if trained < p:
-        lines.append(Line("gathered gradients", "adapters only", FP32 * trained / shape.layers))
+        lines.append(EstimateLine("gathered gradients", "adapters only", FP32 * trained / shape.layers))
     elif part.actor.strategy == "fsdp":
         root = shape.embedding_parameters + shape.merger_parameters
-        lines.append(Line("gathered gradients", "4 x FSDP1's root unit (embeddings and merger), fp32", FP32 * root))
+        lines.append(
+            EstimateLine("gathered gradients", "4 x FSDP1's root unit (embeddings and merger), fp32", FP32 * root)
+        )
     else:
         largest = max(shape.layer_parameters, shape.vocabulary * shape.hidden)
-        lines.append(Line("gathered gradients", "4 x the largest unit, fp32", FP32 * largest))
+        lines.append(EstimateLine("gathered gradients", "4 x the largest unit, fp32", FP32 * largest))
     layer = tokens * (ACTIVATIONS_PER_LAYER * shape.hidden + 4 * shape.intermediate) * BF16
     if part.model.enable_gradient_checkpointing:
-        lines.append(Line("checkpointed inputs", "2 T x hidden x layers", BF16 * tokens * shape.hidden * shape.layers))
-        lines.append(Line("one layer again", "2 T (8 hidden + 4 intermediate)", layer))
+        lines.append(
+            EstimateLine("checkpointed inputs", "2 T x hidden x layers", BF16 * tokens * shape.hidden * shape.layers)
+        )
+        lines.append(EstimateLine("one layer again", "2 T (8 hidden + 4 intermediate)", layer))
     else:
-        lines.append(Line("activations", "2 T (8 hidden + 4 intermediate) x layers", layer * shape.layers))
+        lines.append(EstimateLine("activations", "2 T (8 hidden + 4 intermediate) x layers", layer * shape.layers))
     lines += _vision_lines(shape, config, tokens)
     if part.model.use_fused_kernels:
         head = FP32 * shape.vocabulary * (shape.hidden * (trained == p) + 2 * FUSED_CHUNK)
-        lines.append(Line("fused head", "4 vocabulary x hidden (its gradient) + 2 chunks of logits, fp32", head))
+        lines.append(
+            EstimateLine("fused head", "4 vocabulary x hidden (its gradient) + 2 chunks of logits, fp32", head)
+        )
         return lines
     predicting = predicting_tokens(config)
     counted = "response tokens (prompts computed once)" if predicting < tokens else "T"
     logits = BF16 * predicting * shape.vocabulary
-    lines.append(Line("logits", f"2 {counted} x vocabulary, their gradient in place", logits))
+    lines.append(EstimateLine("logits", f"2 {counted} x vocabulary, their gradient in place", logits))
     if not has_flash_attn():
-        lines.append(Line("copies of the logits", "2 more, without flash-attn's cross-entropy", LOSS_COPIES * logits))
+        lines.append(
+            EstimateLine("copies of the logits", "2 more, without flash-attn's cross-entropy", LOSS_COPIES * logits)
+        )
     return lines
 
 
-def log_probability_lines(shape: ModelShape, config: DictConfig) -> list[Line]:
+def log_probability_lines(shape: ModelShape, config: DictConfig) -> list[EstimateLine]:
     """What one GPU holds while the old log-probabilities and their entropy are computed."""
     part = config.actor_rollout_ref
     tokens = _log_probability_tokens(config)
     lines = [_kept(shape, config), _gathered_weights(shape)]
     if part.model.use_fused_kernels:
-        lines.append(Line("fused head", "2 chunks of logits, fp32", FP32 * 2 * FUSED_CHUNK * shape.vocabulary))
+        lines.append(EstimateLine("fused head", "2 chunks of logits, fp32", FP32 * 2 * FUSED_CHUNK * shape.vocabulary))
         return lines
-    lines.append(Line("logits", "2 T' x vocabulary, T' the tokens of this pass", BF16 * tokens * shape.vocabulary))
+    lines.append(
+        EstimateLine("logits", "2 T' x vocabulary, T' the tokens of this pass", BF16 * tokens * shape.vocabulary)
+    )
     settings = part.actor.fsdp_config
     if not settings.use_torch_compile and not part.actor.entropy_from_logits_with_chunking:
         copies = 2 * FP32 * tokens * shape.vocabulary
-        lines.append(Line("entropy", "2 fp32 copies of the logits, neither compiled nor in chunks", copies))
+        lines.append(EstimateLine("entropy", "2 fp32 copies of the logits, neither compiled nor in chunks", copies))
     return lines
 
 
-def _gathered_weights(shape: ModelShape) -> Line:
+def _gathered_weights(shape: ModelShape) -> EstimateLine:
     gathered = BF16 * (shape.embedding_parameters + 2 * shape.layer_parameters)
-    return Line("gathered weights", "2 (embeddings + 2 layers), bf16", gathered)
+    return EstimateLine("gathered weights", "2 (embeddings + 2 layers), bf16", gathered)
 
 
 def _log_probability_tokens(config: DictConfig) -> int:
@@ -324,7 +334,7 @@ def _log_probability_tokens(config: DictConfig) -> int:
     return int(rollout.log_prob_micro_batch_size_per_gpu * longest / sequence)
 
 
-def _vision_lines(shape: ModelShape, config: DictConfig, tokens: int) -> list[Line]:
+def _vision_lines(shape: ModelShape, config: DictConfig, tokens: int) -> list[EstimateLine]:
     """The vision tower's checkpointed inputs for the largest images that a micro-batch can hold."""
     largest = (config.data.mm_processor_kwargs or {}).get("max_pixels")
     if not largest:
@@ -335,10 +345,10 @@ def _vision_lines(shape: ModelShape, config: DictConfig, tokens: int) -> list[Li
     vision = shape.vision
     patches = images * largest / vision.get("patch_size", 14) ** 2
     held = BF16 * patches * vision["hidden_size"] * vision["depth"]
-    return [Line("vision checkpoints", "2 patches x vision hidden x depth, images at the pixel limit", held)]
+    return [EstimateLine("vision checkpoints", "2 patches x vision hidden x depth, images at the pixel limit", held)]
 
 
-def rollout_lines(shape: ModelShape, config: DictConfig, gpu_gib: float) -> list[Line]:
+def rollout_lines(shape: ModelShape, config: DictConfig, gpu_gib: float) -> list[EstimateLine]:
     """What one GPU holds while the rollout engine generates; the cache takes what the engine's share leaves."""
     part = config.actor_rollout_ref
     tensor = part.rollout.tensor_model_parallel_size
@@ -346,17 +356,17 @@ def rollout_lines(shape: ModelShape, config: DictConfig, gpu_gib: float) -> list
     weights = BF16 * shape.parameters / tensor
     return [
         _kept(shape, config),
-        Line("rollout weights", "2 P / tensor parallel", weights),
-        Line("KV cache and work space", "gpu_memory_utilization x GPU - rollout weights", share - weights),
+        EstimateLine("rollout weights", "2 P / tensor parallel", weights),
+        EstimateLine("KV cache and work space", "gpu_memory_utilization x GPU - rollout weights", share - weights),
     ]
 
 
-def _kept(shape: ModelShape, config: DictConfig) -> Line:
+def _kept(shape: ModelShape, config: DictConfig) -> EstimateLine:
     fsdp, n, kept = config.actor_rollout_ref.actor.fsdp_config, workers(config), 0.0
     if not fsdp.offload_policy:
         kept += 0.0 if fsdp.param_offload else FP32 * shape.parameters / n
         kept += 0.0 if fsdp.optimizer_offload else ADAM_STATES * FP32 * _trained(shape, config) / n
-    return Line("actor kept on the GPU", "4 P / N + 8 P' / N, less what is offloaded", kept)
+    return EstimateLine("actor kept on the GPU", "4 P / N + 8 P' / N, less what is offloaded", kept)
 
 
 def cache_tokens(shape: ModelShape, config: DictConfig, gpu_gib: float) -> float:
@@ -366,7 +376,7 @@ def cache_tokens(shape: ModelShape, config: DictConfig, gpu_gib: float) -> float
     return tensor * room / shape.kv_bytes_per_token
 
 
-def image_lines(config: DictConfig, pixels: float, file_bytes: float) -> list[Line]:
+def image_lines(config: DictConfig, pixels: float, file_bytes: float) -> list[EstimateLine]:
     """What images take in host memory during a step; docs/scaling.md has the reasons and measurements.
 
     Args:
@@ -377,7 +387,7 @@ def image_lines(config: DictConfig, pixels: float, file_bytes: float) -> list[Li
     gpus, nodes = config.trainer.n_gpus_per_node, config.trainer.nnodes
     engines = max(1, gpus // rollout.tensor_model_parallel_size)
     seen = prompts / (engines * nodes) * pixels * BYTES_PER_PIXEL
-    cache = Line(
+    cache = EstimateLine(
         "image cache of the rollout engines",
         "2 x engines of a machine x at most 4 GiB",
         2 * engines * min(ENGINE_IMAGE_CACHE, seen),
@@ -385,13 +395,18 @@ def image_lines(config: DictConfig, pixels: float, file_bytes: float) -> list[Li
     decoded = BYTES_PER_DECODED_PIXEL * pixels
     if config.critic_r1.image_path == "stock":
         stored = prompts * rollout.n * (STOCK_COPIES * BYTES_PER_PIXEL * pixels + 2 * (decoded + file_bytes))
-        return [Line("images", f"batch x n x ({STOCK_COPIES} x 24 pixels + 2 (3 pixels + file))", stored), cache]
+        return [
+            EstimateLine("images", f"batch x n x ({STOCK_COPIES} x 24 pixels + 2 (3 pixels + file))", stored),
+            cache,
+        ]
     ours, micro = config.critic_r1.pixels, config.actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu or 1
     preparing = rollout.agent.num_workers * PREPARED_AT_ONCE
     return [
-        Line("images", "batch x n x file + batch x 3 pixels", prompts * (rollout.n * file_bytes + decoded)),
-        Line("images in preparation", "agent-loop workers x 4 x 24 pixels", preparing * BYTES_PER_PIXEL * pixels),
-        Line(
+        EstimateLine("images", "batch x n x file + batch x 3 pixels", prompts * (rollout.n * file_bytes + decoded)),
+        EstimateLine(
+            "images in preparation", "agent-loop workers x 4 x 24 pixels", preparing * BYTES_PER_PIXEL * pixels
+        ),
+        EstimateLine(
             "pixels of the training workers",
             "GPUs of a machine x (cache + micro-batch x 24 pixels)",
             gpus * (min(ours.cache_gib * GIB, seen * engines / gpus) + micro * BYTES_PER_PIXEL * pixels),
@@ -416,7 +431,7 @@ def image_cpu_seconds(config: DictConfig, pixels: float) -> tuple[float, str]:
 
 def host_lines(
     shape: ModelShape, config: DictConfig, mean_pixels: float | None, file_bytes: float | None = None
-) -> list[Line]:
+) -> list[EstimateLine]:
     """What the most loaded machine holds in host memory: the one that also runs the trainer.
 
     Args:
@@ -425,11 +440,11 @@ def host_lines(
     """
     part, p, trained = config.actor_rollout_ref, shape.parameters, _trained(shape, config)
     gpus, nodes, fsdp = config.trainer.n_gpus_per_node, config.trainer.nnodes, part.actor.fsdp_config
-    lines = [Line("processes", f"{PROCESS_GIB:g} GiB x GPUs of a machine", PROCESS_GIB * GIB * gpus)]
+    lines = [EstimateLine("processes", f"{PROCESS_GIB:g} GiB x GPUs of a machine", PROCESS_GIB * GIB * gpus)]
     if part.actor.use_kl_loss or config.algorithm.use_kl_in_reward:
         # verl forces CPU offload on a model that only reads; with adapters the base without them is the reference.
         reference = 0.0 if part.model.lora_rank > 0 else FP32 * p / nodes
-        lines.append(Line("reference model", "4 P / machines (verl keeps it in host memory)", reference))
+        lines.append(EstimateLine("reference model", "4 P / machines (verl keeps it in host memory)", reference))
     offloaded = 0.0
     if fsdp.offload_policy or fsdp.param_offload:
         offloaded += FP32 * p / nodes
@@ -437,17 +452,19 @@ def host_lines(
         offloaded += ADAM_STATES * FP32 * trained / nodes
     if fsdp.offload_policy:
         offloaded += FP32 * trained / nodes
-    lines.append(Line("offloaded actor", "(4 P + 4 P' + 8 P') / machines, as configured", offloaded))
+    lines.append(EstimateLine("offloaded actor", "(4 P + 4 P' + 8 P') / machines, as configured", offloaded))
     if part.model.lora_rank > 0:
         engines = max(1, gpus // part.rollout.tensor_model_parallel_size)
-        lines.append(Line("sleeping rollout weights", "2 P x engines of a machine (adapters)", BF16 * p * engines))
-    lines.append(Line("loading and saving", "4 P on one machine (whole weights)", FP32 * p))
+        lines.append(
+            EstimateLine("sleeping rollout weights", "2 P x engines of a machine (adapters)", BF16 * p * engines)
+        )
+    lines.append(EstimateLine("loading and saving", "4 P on one machine (whole weights)", FP32 * p))
     prompts, n = config.data.train_batch_size, part.rollout.n
     if mean_pixels:
         lines += image_lines(config, mean_pixels, file_bytes or ENCODED_BYTES_PER_PIXEL * mean_pixels)
     # Object store of Ray for batches on their way; its own default is 30 % of the machine, used as needed.
     longest = config.data.max_prompt_length + config.data.max_response_length
-    lines.append(Line("rollouts", "batch x n x longest x 64", prompts * n * longest * 64.0))
+    lines.append(EstimateLine("rollouts", "batch x n x longest x 64", prompts * n * longest * 64.0))
     return lines
 
 
@@ -469,6 +486,6 @@ def checkpoint_bytes(shape: ModelShape, config: DictConfig, contents: Iterable[s
     return float(sum(sizes.get(item, 0) for item in contents or actor.checkpoint.save_contents))
 
 
-def total(lines: list[Line]) -> float:
+def total(lines: list[EstimateLine]) -> float:
     """GiB of all lines."""
     return sum(line.bytes for line in lines) / GIB

@@ -42,7 +42,7 @@ class RehearsalError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Measured:
+class RehearsalMeasures:
     """What a rehearsal found."""
 
     model: dict[str, Any]
@@ -119,7 +119,7 @@ def model_of(config: DictConfig, *, tiny: bool) -> dict[str, Any]:
 
 def rehearse(
     config_name: str, overrides: Sequence[str], console: Console, *, tiny: bool = False, log: Path | None = None
-) -> tuple[DictConfig, Measured]:
+) -> tuple[DictConfig, RehearsalMeasures]:
     """Run the rehearsal; returns the run's configuration, and what was measured.
 
     Args:
@@ -170,7 +170,7 @@ def _rehearse(
     folder: Path,
     log: Path,
     console: Console,
-) -> Measured:
+) -> RehearsalMeasures:
     from recipe.critic_r1.demo.console import stage_line
     from recipe.critic_r1.rehearsal.random_model import make_model
 
@@ -226,7 +226,7 @@ def _rehearse(
             raise RehearsalError(failure(output.read().decode("utf-8", "replace"), status))
     checkpoints = run / "checkpoints"
     saved = checkpoints / f"global_step_{STEPS}"
-    return Measured(
+    return RehearsalMeasures(
         model=sizes,
         steps=[record["data"] for record in read_lines(metrics)],
         limits=limits,

@@ -18,7 +18,7 @@ from recipe.critic_r1.preflight.memory_estimate import (
     total,
     training_lines,
 )
-from recipe.critic_r1.rehearsal.dress_rehearsal import Measured
+from recipe.critic_r1.rehearsal.dress_rehearsal import RehearsalMeasures
 
 PARTS = ("gen", "reward", "old_log_prob", "ref", "adv", "update_actor", "update_weights")
 """Parts of a step, in verl's names and order."""
@@ -39,7 +39,7 @@ LONG_GENERATION = 0.6
 
 
 @dataclass(frozen=True)
-class Row:
+class OutcomeRow:
     """One line of the table."""
 
     name: str
@@ -49,16 +49,16 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RehearsalOutcome:
     """The table, and what follows from it."""
 
-    rows: list[Row]
+    rows: list[OutcomeRow]
     fits: bool
     verdict: str
     advice: list[str]
 
 
-def outcome(config: DictConfig, found: Measured) -> Outcome:
+def outcome(config: DictConfig, found: RehearsalMeasures) -> RehearsalOutcome:
     """Judge a rehearsal that came to its end.
 
     Args:
@@ -76,17 +76,19 @@ def outcome(config: DictConfig, found: Measured) -> Outcome:
     host = None if on_cpu or shape is None else total(host_lines(shape, config, pixels, found.limits.file_bytes))
     peak = max(metrics.get("actor/perf/max_memory_allocated_gb", 0.0) for metrics in found.steps)
     if on_cpu:
-        rows.append(Row("training process, peak memory", _gib(peak)))
+        rows.append(OutcomeRow("training process, peak memory", _gib(peak)))
     else:
-        rows.append(Row("GPU memory, training", _gib(peak), _gib(None if device is None else device[0])))
+        rows.append(OutcomeRow("GPU memory, training", _gib(peak), _gib(None if device is None else device[0])))
         whole = None if device is None else device[1]
-        rows.append(Row("GPU memory, all processes", _gib(found.device_gib), _gib(whole), _gib(found.device_total_gib)))
-    rows.append(Row("host memory, this machine", _gib(found.host_gib), _gib(host), _gib(found.host_total_gib)))
+        rows.append(
+            OutcomeRow("GPU memory, all processes", _gib(found.device_gib), _gib(whole), _gib(found.device_total_gib))
+        )
+    rows.append(OutcomeRow("host memory, this machine", _gib(found.host_gib), _gib(host), _gib(found.host_total_gib)))
     size = None if shape is None else checkpoint_bytes(shape, config) / GIB
-    rows.append(Row("checkpoint, size", _gib(found.checkpoint_bytes / GIB), _gib(size)))
-    rows.append(Row("checkpoint, time", f"{found.checkpoint_seconds:.1f} s"))
+    rows.append(OutcomeRow("checkpoint, size", _gib(found.checkpoint_bytes / GIB), _gib(size)))
+    rows.append(OutcomeRow("checkpoint, time", f"{found.checkpoint_seconds:.1f} s"))
     if (agreement := _worst(found.steps, AGREEMENT)) is not None:
-        rows.append(Row("rollout and actor agree to", f"{agreement:.4f}"))
+        rows.append(OutcomeRow("rollout and actor agree to", f"{agreement:.4f}"))
     shares = [
         ("GPU", found.device_gib, found.device_total_gib),
         ("host", found.host_gib, found.host_total_gib),
@@ -97,28 +99,30 @@ def outcome(config: DictConfig, found: Measured) -> Outcome:
         ("GPU memory, training", peak, None if device is None else device[0]),
         ("host memory", found.host_gib, host),
     ]
-    return Outcome(rows, not tight, verdict, list(_advice(config, found, later, step, tight, estimates)))
+    return RehearsalOutcome(rows, not tight, verdict, list(_advice(config, found, later, step, tight, estimates)))
 
 
-def _sizes(config: DictConfig, found: Measured) -> Iterator[Row]:
+def _sizes(config: DictConfig, found: RehearsalMeasures) -> Iterator[OutcomeRow]:
     limits = found.limits
-    yield Row("image", f"{limits.side} x {limits.side} pixels")
-    yield Row("prompt, tokens", f"{limits.prompt_tokens}", limit=str(config.data.max_prompt_length))
+    yield OutcomeRow("image", f"{limits.side} x {limits.side} pixels")
+    yield OutcomeRow("prompt, tokens", f"{limits.prompt_tokens}", limit=str(config.data.max_prompt_length))
     response = statistics.fmean(metrics["response_length/mean"] for metrics in found.steps)
-    yield Row("response, tokens", f"{response:.0f}", limit=str(config.data.max_response_length))
+    yield OutcomeRow("response, tokens", f"{response:.0f}", limit=str(config.data.max_response_length))
 
 
-def _times(found: Measured, later: Sequence[dict[str, float]], step: float) -> Iterator[Row]:
-    yield Row("first step", f"{found.steps[0]['timing_s/step']:.1f} s")
-    yield Row("a later step", f"{step:.1f} s")
+def _times(found: RehearsalMeasures, later: Sequence[dict[str, float]], step: float) -> Iterator[OutcomeRow]:
+    yield OutcomeRow("first step", f"{found.steps[0]['timing_s/step']:.1f} s")
+    yield OutcomeRow("a later step", f"{step:.1f} s")
     for part in PARTS:
         if any(f"timing_s/{part}" in metrics for metrics in later):
-            yield Row(f"  {part}", f"{_median(later, f'timing_s/{part}'):.1f} s")
-    yield Row("tokens/s of a GPU", f"{_median(later, 'perf/throughput'):,.0f}")
-    yield Row("MFU of the update", f"{_median(later, 'perf/mfu/actor'):.1%}")
+            yield OutcomeRow(f"  {part}", f"{_median(later, f'timing_s/{part}'):.1f} s")
+    yield OutcomeRow("tokens/s of a GPU", f"{_median(later, 'perf/throughput'):,.0f}")
+    yield OutcomeRow("MFU of the update", f"{_median(later, 'perf/mfu/actor'):.1%}")
 
 
-def _device_estimate(config: DictConfig, shape: ModelShape | None, found: Measured) -> tuple[float, float] | None:
+def _device_estimate(
+    config: DictConfig, shape: ModelShape | None, found: RehearsalMeasures
+) -> tuple[float, float] | None:
     """GiB of a GPU: of the training process's tensors, and of everything in the fuller of the two phases."""
     if shape is None:
         return None
@@ -130,7 +134,7 @@ def _device_estimate(config: DictConfig, shape: ModelShape | None, found: Measur
 
 def _advice(
     config: DictConfig,
-    found: Measured,
+    found: RehearsalMeasures,
     later: Sequence[dict[str, float]],
     step: float,
     tight: Sequence[str],

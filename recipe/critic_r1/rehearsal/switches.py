@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from recipe.critic_r1.rehearsal.training_steps import Shape, Step, TrainingSteps, rollout
+from recipe.critic_r1.rehearsal.training_steps import Shape, StepResult, TrainingSteps, rollout
 
 RANKS = 2
 
@@ -111,7 +111,7 @@ def covering() -> list[Case]:
     ]
 
 
-def run_ranks(cases: dict[str, list[str]], folder: Path, ranks: int = RANKS) -> dict[str, tuple[list[Step], str]]:
+def run_ranks(cases: dict[str, list[str]], folder: Path, ranks: int = RANKS) -> dict[str, tuple[list[StepResult], str]]:
     """Two steps of each case, in processes of their own.
 
     Args:
@@ -142,7 +142,7 @@ def run_ranks(cases: dict[str, list[str]], folder: Path, ranks: int = RANKS) -> 
             for other in started:
                 other.kill()
             raise RuntimeError(f"rank {rank} ended with {process.returncode}: {logs[rank].read_text()[-3000:]}")
-    found: dict[str, tuple[list[Step], str]] = pickle.loads((folder / "result").read_bytes())
+    found: dict[str, tuple[list[StepResult], str]] = pickle.loads((folder / "result").read_bytes())
     return found
 
 
@@ -171,7 +171,7 @@ def compare(cases: Sequence[Case], folder: Path) -> dict[Case, Agreement]:
     return {case: _agreement(found[case.name], found[case.reference]) for case in cases}
 
 
-def _agreement(ours: tuple[list[Step], str], reference: tuple[list[Step], str]) -> Agreement:
+def _agreement(ours: tuple[list[StepResult], str], reference: tuple[list[StepResult], str]) -> Agreement:
     error = ours[1] or reference[1]
     if error:
         return Agreement(torch.inf, torch.inf, torch.inf, error)
@@ -191,7 +191,7 @@ def _agreement(ours: tuple[list[Step], str], reference: tuple[list[Step], str]) 
     )
 
 
-def _steps(name: str, overrides: list[str]) -> tuple[list[Step], str]:
+def _steps(name: str, overrides: list[str]) -> tuple[list[StepResult], str]:
     from hydra import compose, initialize_config_module
     from verl.utils import hf_processor
 

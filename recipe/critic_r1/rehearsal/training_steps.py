@@ -34,7 +34,7 @@ class Shape:
 
 
 @dataclass
-class Step:
+class StepResult:
     """What one step took and gave on this rank."""
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -145,7 +145,7 @@ class TrainingSteps:
             for found, row in zip(rows, rollouts, strict=True)
         ]
 
-    def step(self, rollouts: Sequence[dict[str, Any]], mini_batch: int, *, prompt_path: str = STOCK) -> Step:
+    def step(self, rollouts: Sequence[dict[str, Any]], mini_batch: int, *, prompt_path: str = STOCK) -> StepResult:
         """One step on this rank's rollouts.
 
         Args:
@@ -158,7 +158,7 @@ class TrainingSteps:
 
         self.prompt_path = prompt_path
         device = get_torch_device()
-        found = Step(tokens=sum(len(row["input_ids"]) for row in rollouts))
+        found = StepResult(tokens=sum(len(row["input_ids"]) for row in rollouts))
         device.reset_peak_memory_stats()
 
         def timed(part: str, work: Callable[[], Any]) -> Any:

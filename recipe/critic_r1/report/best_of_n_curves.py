@@ -8,7 +8,7 @@ comparison a reader came for.
 from dataclasses import dataclass
 from typing import Any
 
-from recipe.critic_r1.report.charts import Chart, Line, line_chart, number
+from recipe.critic_r1.report.charts import Chart, ChartLine, line_chart, number
 from recipe.critic_r1.report.comparisons import Board, Column
 from recipe.critic_r1.report.records import CurvePoint
 
@@ -42,10 +42,10 @@ def _is_other(pool: str) -> bool:
     return pool.endswith("_other")
 
 
-def _line(label: str, points: list[CurvePoint], ns: list[int]) -> Line:
+def _line(label: str, points: list[CurvePoint], ns: list[int]) -> ChartLine:
     at = {point.n_candidates: point for point in points}
     columns = [[getattr(at.get(n), part, None) for n in ns] for part in ("value", "low", "high")]
-    return Line(label, *columns)
+    return ChartLine(label, *columns)
 
 
 def _sizes(listed: list[list[CurvePoint]]) -> list[int]:

@@ -57,7 +57,7 @@ _SIZE, _WIDE, _UNITS = (5.0, 2.7), (6.2, 3.0), 72
 
 
 @dataclass
-class Line:
+class ChartLine:
     """One series: `values` are as long as the chart's x values; None or NaN where nothing was measured."""
 
     label: str
@@ -175,7 +175,7 @@ def line_chart(
     key: str,
     title: str,
     xs: Sequence[int],
-    lines: list[Line],
+    lines: list[ChartLine],
     *,
     unit: str = "",
     note: str = "",
@@ -236,7 +236,7 @@ def stacked_chart(
     key: str,
     title: str,
     xs: Sequence[int],
-    lines: list[Line],
+    lines: list[ChartLine],
     *,
     unit: str = "",
     note: str = "",

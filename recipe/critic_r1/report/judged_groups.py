@@ -31,7 +31,7 @@ class Player:
 
 
 @dataclass(frozen=True)
-class JudgedGroup:
+class GroupCard:
     """One prompt's responses, the highest score first."""
 
     title: str
@@ -42,7 +42,7 @@ class JudgedGroup:
     """Matches that are not shown."""
 
 
-def judged_groups(rollouts: Sequence[RolloutLine], *, run: str = "") -> list[JudgedGroup]:
+def judged_groups(rollouts: Sequence[RolloutLine], *, run: str = "") -> list[GroupCard]:
     """The last judged groups among the rollouts of a run; none where no critic rewarded groups."""
     groups: dict[tuple[int, str], list[RolloutLine]] = {}
     for line in rollouts:
@@ -52,7 +52,7 @@ def judged_groups(rollouts: Sequence[RolloutLine], *, run: str = "") -> list[Jud
     return [_group(lines, run) for lines in played[-SHOWN_GROUPS:]]
 
 
-def _group(lines: Sequence[RolloutLine], run: str) -> JudgedGroup:
+def _group(lines: Sequence[RolloutLine], run: str) -> GroupCard:
     players: dict[tuple[object, ...], list[RolloutLine]] = {}
     for line in lines:
         # Equal answers are one player; a response that was not compared stands alone.
@@ -70,7 +70,7 @@ def _group(lines: Sequence[RolloutLine], run: str) -> JudgedGroup:
     found.sort(key=lambda player: -(player.score if player.score is not None else -1.0))
     cut = sum(max(0, len(equal[0].matches or ()) - SHOWN_MATCHES) for equal in players.values())
     title = f"{run} · step {lines[0].step}" if run else f"step {lines[0].step}"
-    return JudgedGroup(title, lines[0].prompt, found, max(len(player.matches) for player in found), cut)
+    return GroupCard(title, lines[0].prompt, found, max(len(player.matches) for player in found), cut)
 
 
 def _told(against: int, share: float | None, verdicts: Sequence[str | None]) -> str:

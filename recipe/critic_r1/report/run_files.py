@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recipe.critic_r1.judging.metrics import OPPOSITE
-from recipe.critic_r1.report.judged_groups import JudgedGroup, judged_groups
+from recipe.critic_r1.report.judged_groups import GroupCard, judged_groups
 from recipe.critic_r1.report.records import (
     JudgementLine,
     Name,
@@ -81,7 +81,7 @@ class Run:
     measured: list[Measured] = field(default_factory=list)
     rollouts: list[JudgementLine] = field(default_factory=list)
     """The last rollouts of training"""
-    groups: list[JudgedGroup] = field(default_factory=list)
+    groups: list[GroupCard] = field(default_factory=list)
     """The last groups of them that a critic compared"""
     notes: list[str] = field(default_factory=list)
     """Sentences on what was left out, for the page."""

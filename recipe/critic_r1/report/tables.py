@@ -15,7 +15,7 @@ MOST_TILES = 4
 
 
 @dataclass
-class Change:
+class MetricChange:
     text: str
     interval: str
     trend: str
@@ -32,7 +32,7 @@ class Cell:
     n: str
     bar: tuple[float, float, float] | None
     """(low, value, high) in [0, 1] for the interval plot"""
-    change: Change | None = None
+    change: MetricChange | None = None
 
 
 @dataclass
@@ -41,7 +41,7 @@ class MetricRow:
     group: str
     meaning: Meaning
     cells: list[Cell | None]
-    mean: Change | None = None
+    mean: MetricChange | None = None
     """Mean change over the runs that differ only in their seed"""
 
 
@@ -71,19 +71,19 @@ def _cell(estimate: MetricValue | None, unit: Unit) -> Cell | None:
     return Cell(value, _interval(low, high, unit), "" if estimate.n is None else f"{estimate.n:,}", bar)
 
 
-def change_of(difference: Difference | None, meaning: Meaning) -> Change | None:
+def change_of(difference: Difference | None, meaning: Meaning) -> MetricChange | None:
     """A change as the page prints it."""
     if difference is None:
         return None
     shares = meaning.unit != "plain"
     text = f"{100 * difference.value:+.1f} points" if shares else f"{difference.value:+.3g}"
     if difference.low is None or difference.high is None:
-        return Change(text, "", "", "", difference.paired)
+        return MetricChange(text, "", "", "", difference.paired)
     ends = [f"{100 * end:+.1f}" if shares else f"{end:+.3g}" for end in (difference.low, difference.high)]
     way = difference.sure * meaning.better
     trend = "good" if way > 0 else "bad" if way < 0 else ""
     word = {"good": "better", "bad": "worse"}.get(trend) or {1: "rose", -1: "fell"}.get(difference.sure)
-    return Change(text, f"{ends[0]} to {ends[1]}", trend, word or "no clear change", difference.paired)
+    return MetricChange(text, f"{ends[0]} to {ends[1]}", trend, word or "no clear change", difference.paired)
 
 
 def _estimates(board: Board, name: str) -> list[MetricValue | None]:

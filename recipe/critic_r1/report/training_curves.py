@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from recipe.critic_r1.report.charts import Chart, Line, line_chart, smoothing_window, stacked_chart
+from recipe.critic_r1.report.charts import Chart, ChartLine, line_chart, smoothing_window, stacked_chart
 from recipe.critic_r1.report.records import Step
 from reward_fns.verdict import Reason
 
@@ -144,9 +144,9 @@ def _reasons(steps: list[Step], xs: list[int]) -> Chart | None:
     if not found:
         return None
     by_size = sorted(found, key=lambda name: (-sum(value or 0 for value in found[name]), name))
-    lines = [Line(name.removeprefix(REASON_PREFIX), found[name]) for name in by_size[:MOST_REASONS]]
+    lines = [ChartLine(name.removeprefix(REASON_PREFIX), found[name]) for name in by_size[:MOST_REASONS]]
     if rest := by_size[MOST_REASONS:]:
-        lines.append(Line("other", [sum(found[name][i] or 0 for name in rest) for i in range(len(xs))]))
+        lines.append(ChartLine("other", [sum(found[name][i] or 0 for name in rest) for i in range(len(xs))]))
     return stacked_chart(
         "reasons",
         "Format errors",
@@ -160,7 +160,7 @@ def _reasons(steps: list[Step], xs: list[int]) -> Chart | None:
 
 def _timers(steps: list[Step], xs: list[int]) -> Chart | None:
     whole = series(steps, STEP_TIMER)
-    lines = [Line(label, values) for timer, label in TIMERS.items() if (values := series(steps, timer))]
+    lines = [ChartLine(label, values) for timer, label in TIMERS.items() if (values := series(steps, timer))]
     if not lines:
         return None
     if whole:
@@ -168,7 +168,7 @@ def _timers(steps: list[Step], xs: list[int]) -> Chart | None:
             max(0.0, total - sum(line.values[i] or 0 for line in lines)) if total is not None else None
             for i, total in enumerate(whole)
         ]
-        lines.append(Line("other", rest))
+        lines.append(ChartLine("other", rest))
     return stacked_chart(
         "timers",
         "Step time by part",
@@ -189,7 +189,7 @@ def training_curves(steps: list[Step]) -> tuple[list[Chart], list[str]]:
         for metric, label in panel.metrics.items():
             if values := _series_of(steps, metric):
                 change = panel.change
-                lines.append(Line(label, [v if v is None or change is None else change(v) for v in values]))
+                lines.append(ChartLine(label, [v if v is None or change is None else change(v) for v in values]))
         if lines:
             charts.append(
                 line_chart(panel.key, panel.title, xs, lines, unit=panel.unit, note=panel.note, **panel.options)
@@ -207,13 +207,13 @@ def training_curves(steps: list[Step]) -> tuple[list[Chart], list[str]]:
     return charts, missing
 
 
-def _per_step(runs: dict[str, list[Step]], values: dict[str, Values]) -> tuple[list[int], list[Line]]:
+def _per_step(runs: dict[str, list[Step]], values: dict[str, Values]) -> tuple[list[int], list[ChartLine]]:
     """All steps of all runs, and a line a run over them, with gaps where a run has no such step."""
     xs = sorted({step.step for steps in runs.values() for step in steps})
     lines = []
     for label, found in values.items():
         at = dict(zip((step.step for step in runs[label]), found, strict=True))
-        lines.append(Line(label, [at.get(x) for x in xs]))
+        lines.append(ChartLine(label, [at.get(x) for x in xs]))
     return xs, lines
 
 

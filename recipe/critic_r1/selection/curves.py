@@ -43,7 +43,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class BestOfN:
+class BestOfNCurve:
     """Right answers per problem and N for all selectors, and the figures drawn from them."""
 
     shares: dict[str, dict[int, NDArray[np.float64]]]
@@ -89,7 +89,7 @@ def measure(
     others: Mapping[str, Sequence[Bracket]] | None = None,
     judge: MatchJudge | None = None,
     seed: int = 0,
-) -> BestOfN:
+) -> BestOfNCurve:
     """Measure tournaments against one sample, majority and oracle on the same blocks of candidates.
 
     Args:
@@ -125,4 +125,4 @@ def measure(
             elif judge is not None:
                 costs[name][size] = sampling_cost(pools, 1 if name == "one_sample" else size)
     clusters = [pool.problem.image_blake3 for pool in pools]
-    return BestOfN(shares, ClusterBootstrap(clusters, seed=seed), costs if judge is not None else {})
+    return BestOfNCurve(shares, ClusterBootstrap(clusters, seed=seed), costs if judge is not None else {})

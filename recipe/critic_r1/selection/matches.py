@@ -63,7 +63,7 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class MatchOutcome:
     """How a match ended.
 
     result: +1 when `a` wins, -1 when `b` wins, 0 for a draw.
@@ -87,7 +87,7 @@ class Cost:
     completion_tokens: int | None
 
 
-class _Known(NamedTuple):
+class _KnownOutcome(NamedTuple):
     """A judgement that was asked for."""
 
     choice: str | None
@@ -145,13 +145,13 @@ class MatchJudge:
     prefilled: bool = False
     seed: int = 0
     bill: Bill = field(default_factory=Bill)
-    _known: dict[str, _Known] = field(default_factory=dict, repr=False)
+    _known: dict[str, _KnownOutcome] = field(default_factory=dict, repr=False)
 
     def play(self, matches: Sequence[Match]) -> list[int]:
         """Results of all matches, each +1 when `a` wins, -1 when `b` wins, 0 for a draw."""
         return [outcome.result for outcome in self.decide(matches)]
 
-    def decide(self, matches: Sequence[Match], leads: Sequence[float] | None = None) -> list[Outcome]:
+    def decide(self, matches: Sequence[Match], leads: Sequence[float] | None = None) -> list[MatchOutcome]:
         """Play all matches: all regular judgements go out in one batch, then all third judgements in another.
 
         Args:
@@ -169,9 +169,9 @@ class MatchJudge:
         before = self.bill.judgements
         choices = self._ask([request for request, _ in thirds])
         self.bill.third_judgements += self.bill.judgements - before
-        outcomes = [Outcome((score > 0) - (score < 0), pair) for score, pair in zip(scores, names, strict=True)]
+        outcomes = [MatchOutcome((score > 0) - (score < 0), pair) for score, pair in zip(scores, names, strict=True)]
         for i, (request, swapped) in zip(open_matches, thirds, strict=True):
-            outcomes[i] = Outcome(_vote(choices[request.key], swapped=swapped), (*names[i], request.key))
+            outcomes[i] = MatchOutcome(_vote(choices[request.key], swapped=swapped), (*names[i], request.key))
         self.bill.matches += len(matches)
         self.bill.draws += sum(outcome.result == 0 for outcome in outcomes)
         return outcomes
@@ -216,7 +216,7 @@ class MatchJudge:
                 choice = verdict.choice
                 self.bill.unreadable += choice is None
                 self.bill.cut_off += not finished
-            self._known[key] = _Known(
+            self._known[key] = _KnownOutcome(
                 choice, generation.error is None, generation.prompt_tokens, generation.completion_tokens
             )
             self.bill.judgements += 1

@@ -30,7 +30,7 @@ MAX_SHOWN_CHARS = 160
 
 
 @dataclass(frozen=True)
-class Difference:
+class ScoreDifference:
     """One response that the two rewards pay differently."""
 
     line: int
@@ -61,7 +61,7 @@ class ScoreReport:
     rejected: Counter[str] = field(default_factory=Counter)
     """Lines that could not be scored, by reason."""
     differing: int = 0
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[ScoreDifference] = field(default_factory=list)
     """The first of the differing rows, at most as many as asked for."""
 
 
@@ -143,7 +143,7 @@ def score_file(
             report.reason_changes[reason, other_reason] += 1
             if len(report.differences) < show:
                 report.differences.append(
-                    Difference(line, record.get("step"), str(truth), text, score, other, reason, other_reason)
+                    ScoreDifference(line, record.get("step"), str(truth), text, score, other, reason, other_reason)
                 )
     if not report.rows:
         why = ", ".join(f"{count} x {reason}" for reason, count in report.rejected.items()) or "it is empty"
