@@ -64,7 +64,10 @@ def test_mapped_columns(raw: Path) -> None:
     [
         (("prepare", "rlhf_w", "--input", "IN", "--output", "o"), "there is no source 'rlhf_w'"),
         (("prepare", "mm_rlhf", "--input", "absent.jsonl", "--output", "o"), "no such file or folder"),
-        (("prepare", "mm_rlhf", "--input", "IN", "--output", "o", "--ties", "maybe"), "choose one of keep, drop"),
+        (
+            ("prepare", "mm_rlhf", "--input", "IN", "--output", "o", "--ties", "maybe"),
+            "'maybe' is not one of 'keep', 'drop'",
+        ),
         (("prepare", "mm_rlhf", "--input", "IN", "--output", "o", "--wording", "x"), "no wording 'x'"),
         (("prepare", "mm_rlhf", "--input", "IN", "--output", "o", "--max-prompt-tokens", 9), "give --model"),
         (("prepare", "generic", "--input", "IN", "--output", "o", "--map", "a=b"), "FIELD=COLUMN"),
@@ -73,8 +76,14 @@ def test_mapped_columns(raw: Path) -> None:
         (("prepare", "rlaif_v", "--input", "IN", "--output", "o", "--map", "id=a"), "--map is for `generic`"),
         (("prepare", "rlaif_v", "--input", "IN", "--output", "o", "--label-values", "1=tie"), "no meaning for rlaif_v"),
         (("prepare", "generic", "--input", "IN", "--output", "o", "--label-values", "0=left"), "first, second, tie"),
-        (("prepare", "generic", "--input", "IN", "--output", "o", "--contradictions", "x"), "choose one of drop, keep"),
-        (("prepare", "generic", "--input", "IN", "--output", "o", "--exclude-texts", "x"), "long, any, never"),
+        (
+            ("prepare", "generic", "--input", "IN", "--output", "o", "--contradictions", "x"),
+            "'x' is not one of 'drop', 'keep'",
+        ),
+        (
+            ("prepare", "generic", "--input", "IN", "--output", "o", "--exclude-texts", "x"),
+            "is not one of 'long', 'any', 'never'",
+        ),
         (("prepare", "mm_rlhf", "--input", "IN", "--output", "o", "--split", "a/b"), "begins a file's name"),
         (("show", "cut"), "cut.parquet: not a readable Parquet file"),
         (("overlap", "absent.parquet", "absent.parquet"), "prepare the benchmark first"),

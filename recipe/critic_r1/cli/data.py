@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -63,16 +63,18 @@ def prepare(
     image_root: Annotated[
         list[str] | None, typer.Option(help="Folder, zip or address with the images that rows name. Repeatable.")
     ] = None,
-    ties: Annotated[str, typer.Option(help="Pairs labelled as ties: keep or drop.")] = "keep",
+    ties: Annotated[Literal["keep", "drop"], typer.Option(help="What to do with pairs labelled as ties.")] = "keep",
     orders: Annotated[
-        str, typer.Option(help="Order of the responses: balanced, both (each pair twice) or as_is.")
+        Literal["balanced", "both", "as_is"],
+        typer.Option(help="Order of the responses; both makes two tasks of each pair."),
     ] = "balanced",
     min_gap: Annotated[float, typer.Option(help="VLFeedback: minimum difference of two mean ratings.")] = 0.6,
     wording: Annotated[
-        str, typer.Option(help="Name of a prompt template, or drawn for a random one per pair.")
+        str, typer.Option(help="Prompt template by name, or drawn: a random one for each pair.")
     ] = "critic",
     nway: Annotated[
-        str, typer.Option(help="Ranked responses: pairs (all pairs) or tasks (find the best of N).")
+        Literal["pairs", "tasks"],
+        typer.Option(help="Ranked responses become all their pairs, or one task each: find the best of N."),
     ] = "pairs",
     split: Annotated[str, typer.Option(help="Name of the split, when --val-share is 0.")] = "train",
     val_share: Annotated[float, typer.Option(help="Share of the images that go to the split val, 0 to 1.")] = 0.0,
@@ -82,10 +84,14 @@ def prepare(
     max_prompt_tokens: Annotated[
         int | None, typer.Option(help="Reject prompts with more tokens; needs --model.")
     ] = None,
-    min_pixels: Annotated[int | None, typer.Option(help="Least pixels of an image, as in training.")] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Most pixels of an image, as in training.")] = None,
+    min_pixels: Annotated[
+        int | None, typer.Option(help="Minimum number of pixels of an image in training. Default: the processor's.")
+    ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Maximum number of pixels of an image in training. Default: the processor's.")
+    ] = None,
     images: Annotated[
-        str, typer.Option(help="Images inside the Parquet files (embed) or beside them (reference).")
+        Literal["embed", "reference"], typer.Option(help="Store images in the Parquet files, or beside them.")
     ] = "embed",
     hashes: Annotated[bool, typer.Option(help="Hash every image (BLAKE3) and every shard (XXH3).")] = True,
     map: Annotated[
@@ -97,7 +103,7 @@ def prepare(
         typer.Option(help="Meaning of a label: VALUE=first, second, tie or skip. Repeatable."),
     ] = None,
     contradictions: Annotated[
-        str, typer.Option(help="Pairs that are labelled in more than one way: drop or keep.")
+        Literal["drop", "keep"], typer.Option(help="What to do with pairs that are labelled in more than one way.")
     ] = "drop",
     text_only: Annotated[bool, typer.Option(help="generic: take records without an image.")] = False,
     frames: Annotated[
@@ -108,18 +114,20 @@ def prepare(
     ] = None,
     near: Annotated[bool, typer.Option(help="--exclude also finds images that are almost the same.")] = True,
     exclude_texts: Annotated[
-        str,
+        Literal["long", "any", "never"],
         typer.Option(
-            help="Equal texts that --exclude counts under another image: long (whose responses are too long to be equal"
-            " by chance), any or never."
+            help="Which equal texts --exclude counts when their images differ; long: responses too long to be equal by"
+            " chance."
         ),
     ] = "long",
-    seed: Annotated[int, typer.Option(help="Decides orders, splits, drawn templates and flips.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of orders, splits, random templates and flips.")] = 0,
     limit: Annotated[int | None, typer.Option(help="Read at most this many records.")] = None,
     shard_rows: Annotated[int | None, typer.Option(help="Records per shard.")] = None,
     flip_labels: Annotated[float, typer.Option(help="Control experiments: share of the labels to flip.")] = 0.0,
     workers: Annotated[int, typer.Option(help="Number of processes or Ray actors.")] = 1,
-    engine: Annotated[str, typer.Option(help="Where to run: local or ray.")] = "local",
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Run on this machine, or on a Ray cluster.")
+    ] = "local",
     overwrite: Annotated[bool, typer.Option(help="Replace what an earlier run wrote into --output.")] = False,
     list_: Annotated[
         bool, typer.Option("--list", is_eager=True, callback=_list_sources, help="List the sources and exit.")
@@ -134,40 +142,28 @@ def prepare(
     from data_prep.settings import Settings
 
     with _plain_errors():
-        choices = {
-            "ties": (ties, ("keep", "drop")),
-            "orders": (orders, ("balanced", "both", "as_is")),
-            "nway": (nway, ("pairs", "tasks")),
-            "images": (images, ("embed", "reference")),
-            "engine": (engine, ("local", "ray")),
-            "exclude-texts": (exclude_texts, ("long", "any", "never")),
-            "contradictions": (contradictions, ("drop", "keep")),
-        }
-        for option, (value, allowed) in choices.items():
-            if value not in allowed:
-                raise ValueError(f"--{option} {value}: choose one of {', '.join(allowed)}")
         settings = Settings(
             source=source,
             seed=seed,
-            ties=ties,  # type: ignore[arg-type]
-            orders=orders,  # type: ignore[arg-type]
+            ties=ties,
+            orders=orders,
             min_gap=min_gap,
             wording=wording,
-            nway=nway,  # type: ignore[arg-type]
+            nway=nway,
             split=split,
             val_share=val_share,
             model=model,
             min_pixels=min_pixels,
             max_pixels=max_pixels,
             max_prompt_tokens=max_prompt_tokens,
-            images=images,  # type: ignore[arg-type]
+            images=images,
             hashes=hashes,
             flip_labels=flip_labels,
             limit=limit,
             unit_rows=shard_rows or UNIT_ROWS,
             columns=_assignments("--map", map or []),
             label_values=_assignments("--label-values", label_values or []),
-            contradictions=contradictions,  # type: ignore[arg-type]
+            contradictions=contradictions,
             text_only=text_only,
             frames=frames,
             image_roots=tuple(image_root or ()),
@@ -184,7 +180,7 @@ def prepare(
                 workers=workers,
                 exclude=exclude or (),
                 perceptual=near,
-                exclude_texts=exclude_texts,  # type: ignore[arg-type]
+                exclude_texts=exclude_texts,
                 overwrite=overwrite,
                 engine=engine,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
@@ -289,7 +285,7 @@ def overlap(
     near: Annotated[bool, typer.Option(help="Compare perceptual hashes, too.")] = True,
     image_root: Annotated[list[str] | None, typer.Option(help=IMAGE_ROOT)] = None,
 ) -> None:
-    """Count the rows of A that stand in B."""
+    """Count the rows of A that also occur in B."""
     from data_prep.checks.overlap import compare
 
     with _plain_errors():
@@ -312,8 +308,8 @@ def overlap(
 
 def show(
     directory: Annotated[Path, typer.Argument(help="Folder of tasks.")],
-    n: Annotated[int, typer.Option("-n", help="How many.")] = 3,
-    seed: Annotated[int, typer.Option()] = 0,
+    n: Annotated[int, typer.Option("-n", help="Number of tasks to show.")] = 3,
+    seed: Annotated[int, typer.Option(help="Decides which tasks are shown.")] = 0,
     sheet: Annotated[Path | None, typer.Option("--html", help="Write a page with the images.")] = None,
     image_root: Annotated[list[str] | None, typer.Option(help=IMAGE_ROOT)] = None,
 ) -> None:
