@@ -32,8 +32,8 @@ LENGTH = ("--max-model-len", "512")
 ANSWER = ("--max-tokens", "24")
 """The demo's answers have 14 tokens."""
 
-SHORT = ("--shown", "answer", "--wording", "compact", *ANSWER)
-"""How the demo's critic was trained: it compares final answers, in the wording for tiny models."""
+SHORT = ("--shown", "answer", "--template", "compact", *ANSWER)
+"""How the demo's critic was trained: it compares final answers, in the template for tiny models."""
 
 SELECTORS = ("--selector", "weighted_knock_out", "--selector", "round_robin")
 

@@ -97,9 +97,9 @@ def english() -> list[str]:
     import decimal
     import logging
 
-    from data_prep.tasks.prompts import WORDINGS
+    from data_prep.tasks.prompts import TEMPLATES
 
-    texts = [w.render("What is shown?", "It shows a quiet street.", "It shows a beach.") for w in WORDINGS.values()]
+    texts = [w.render("What is shown?", "It shows a quiet street.", "It shows a beach.") for w in TEMPLATES.values()]
     parts = (part for module in (argparse, decimal, logging) for part in vars(module).values())
     return texts + [str(part.__doc__) for part in parts if getattr(part, "__doc__", None)]
 

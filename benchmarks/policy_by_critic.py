@@ -69,8 +69,8 @@ def overrides(arm: str, demo: Path, questions: Path, out: Path, *, seed: int, st
     ]
     if arm == "truth":
         return [*common, "reward.custom_reward_function.path=pkg://reward_fns.mixed"]
-    # How the demo's critic was trained: it compares final answers, in the wording for tiny models.
-    judged = ["+variant=policy_by_critic", *common, f"{GROUP}.wording=compact", f"{GROUP}.shown=answer"]
+    # How the demo's critic was trained: it compares final answers, in the template for tiny models.
+    judged = ["+variant=policy_by_critic", *common, f"{GROUP}.template=compact", f"{GROUP}.shown=answer"]
     judged.append(f"+{GROUP}.max_tokens=20")
     if arm == "self":
         probe = {"files": critic, "every": 10, "min_agreement": 0, "max_tokens": 20}

@@ -26,7 +26,7 @@ import typer
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from benchmarks.harness import RESULTS, Out, Server, english, photo, served, write
-from data_prep.tasks.prompts import get_wording
+from data_prep.tasks.prompts import get_template
 from recipe.critic_r1.demo.model import CHAT_TEMPLATE, model_config
 from recipe.critic_r1.judging.generation import GenerationRequest, ImagePart, Message, Sampling, TextPart
 from recipe.critic_r1.judging.openai_client import OpenAIGenerator
@@ -58,8 +58,8 @@ WAYS = {
 
 
 def responses_first(problem: Problem, first: str, second: str) -> tuple[Message, ...]:
-    """The training wording to the letter, with its parts in another order: responses, question, image."""
-    text = get_wording("critic").render(problem.question, first, second, n_images=0)
+    """The training template to the letter, with its parts in another order: responses, question, image."""
+    text = get_template("critic").render(problem.question, first, second, n_images=0)
     head, _, rest = text.partition("Question:\n")
     question, _, rest = rest.partition("\n\nResponse 1:\n")
     responses, _, ask = rest.rpartition("\n\n")
@@ -69,7 +69,7 @@ def responses_first(problem: Problem, first: str, second: str) -> tuple[Message,
 
 def check_words(problem: Problem) -> None:
     """Both prompts must say the same, or one would be cheaper for what it leaves out."""
-    both = [build(problem, "one", "two")[0] for build in (critic_prompt(get_wording("critic")), responses_first)]
+    both = [build(problem, "one", "two")[0] for build in (critic_prompt(get_template("critic")), responses_first)]
     words = [sorted(" ".join(p.text for p in m.parts if isinstance(p, TextPart)).split()) for m in both]
     if words[0] != words[1] or both[0].images != both[1].images:
         raise AssertionError(f"the prompts differ in more than the order of their parts: {words}")
@@ -104,7 +104,7 @@ def make_pool(number: int, n: int, distinct: int) -> Pool:
 def play(server: Server, pools: list[Pool], way: str, salt: str) -> dict[str, Any]:
     """Play all tournaments in one way; seconds, tokens and judgements."""
     together, first = WAYS[way]
-    prompt: CriticPrompt = critic_prompt(get_wording("critic")) if first else responses_first
+    prompt: CriticPrompt = critic_prompt(get_template("critic")) if first else responses_first
     body = {"cache_salt": salt, "structured_outputs": {"regex": GRAMMAR}}
     concurrency = IN_FLIGHT if together else 1
     with OpenAIGenerator(server.name, server.url, concurrency=concurrency, extra_body=body) as generator:

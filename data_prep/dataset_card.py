@@ -24,7 +24,7 @@ Each row asks a vision-language model to judge, with an answer that can be check
 | Licence of the source | {licence} |
 | Label | {label} |
 | Records read, used, rejected | {records[in]}, {records[used]}, {records[rejected]} |
-| Wording | {wording} |
+| Prompt template | {template} |
 | Order of the responses | {orders} |
 
 ## Rows by label
@@ -64,7 +64,7 @@ def write_card(folder: Path, manifest: dict[str, Any]) -> None:
         licence=manifest["source"]["licence"],
         label=manifest["source"]["label"],
         records=manifest["records"],
-        wording=manifest["settings"]["wording"],
+        template=manifest["settings"]["template"],
         orders=manifest["settings"]["orders"],
         header=yaml.safe_dump(_header(manifest), sort_keys=False, allow_unicode=True),
         label_names=" | ".join(names),

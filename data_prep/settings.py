@@ -11,7 +11,7 @@ from data_prep.reading.video import MOST_FRAMES
 from data_prep.sources.generic import check_columns
 from data_prep.sources.labels import parse_label_values
 from data_prep.tasks.ordering import Orders
-from data_prep.tasks.prompts import WORDINGS
+from data_prep.tasks.prompts import TEMPLATES
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Settings:
     source: str
     """Name of a source, or FILE.py:FUNCTION."""
     seed: int = 0
-    """Decides orders, splits, drawn wordings and flips."""
+    """Decides orders, splits, drawn templates and flips."""
     ties: Literal["keep", "drop"] = "keep"
     """Ties become tasks with the label `tie`, or are dropped. The paper does not say; its row counts fit `keep`."""
     orders: Orders = "balanced"
     """`balanced`: better response first in half of the rows. `both`: each pair twice. `as_is`: as the source lists."""
     min_gap: float = 0.6
     """VLFeedback: least difference of mean ratings (paper: 0.6)."""
-    wording: str = "critic"
+    template: str = "critic"
     """Name of a prompt template, or `drawn` for a seeded choice among all."""
     nway: Literal["pairs", "tasks"] = "pairs"
     """Ranked responses: all pairs, or one task that asks for the best."""
@@ -68,8 +68,8 @@ class Settings:
     """Folders or zips that file names are looked up in."""
 
     def __post_init__(self) -> None:
-        if self.wording != "drawn" and self.wording not in WORDINGS:
-            raise ValueError(f"no wording '{self.wording}'; choose drawn, {', '.join(WORDINGS)}")
+        if self.template != "drawn" and self.template not in TEMPLATES:
+            raise ValueError(f"no template '{self.template}'; choose drawn, {', '.join(TEMPLATES)}")
         if not 0 <= self.val_share < 1 or not 0 <= self.flip_labels <= 1:
             raise ValueError("val_share and flip_labels are shares: from 0 to 1")
         check_columns(self.columns)

@@ -16,10 +16,10 @@ from data_prep.sources.labels import Labels
 from data_prep.sources.record import Source
 from data_prep.sources.reject import Reject, repeated, same_responses
 from data_prep.tasks.nway import RankedResponses, RankTask
-from data_prep.tasks.ordering import Turns, choose_wording, is_flipped, orders_of, seeded_fraction, split_of
+from data_prep.tasks.ordering import Turns, choose_template, is_flipped, orders_of, seeded_fraction, split_of
 from data_prep.tasks.pairwise import PreferencePair, PreferenceTask
 from data_prep.tasks.pointwise import ScoredResponse, ScoreTask
-from data_prep.tasks.prompts import get_wording, valid_text
+from data_prep.tasks.prompts import get_template, valid_text
 from data_prep.tasks.row import Row
 
 PORTION_BYTES = 32 * 2**20
@@ -206,16 +206,18 @@ class Transform:
         for pair in pairs:
             if pair.preferred == "tie" and settings.ties == "drop":
                 left_out.append(Reject("tie", "a tie, and ties are dropped", "Use --ties keep."))
-            elif pair.preferred == "tie" and settings.wording != "drawn" and not get_wording(settings.wording).suffix:
+            elif (
+                pair.preferred == "tie" and settings.template != "drawn" and not get_template(settings.template).suffix
+            ):
                 left_out.append(
-                    Reject("tie", f"the wording {settings.wording} offers no tie", "Use another --wording.")
+                    Reject("tie", f"the template {settings.template} offers no tie", "Use another --template.")
                 )
             elif (pair_id := pair.pair_id) in seen:
                 left_out.append(repeated())
             else:
                 seen.add(pair_id)
                 turn = turns.next(split, tie=pair.preferred == "tie")
-                chosen = choose_wording(settings.wording, pair_id, settings.seed)
+                chosen = choose_template(settings.template, pair_id, settings.seed)
                 flipped = is_flipped(pair_id, settings.seed, settings.flip_labels)
                 ties = settings.ties == "keep"
                 for order in orders_of(pair, turn, settings.seed, settings.orders):

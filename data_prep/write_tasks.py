@@ -17,7 +17,7 @@ def write_tasks(
     split: str = "train",
     seed: int = 0,
     orders: Orders = "balanced",
-    wording: str = "critic",
+    template: str = "critic",
     ties: bool = True,
 ) -> dict[str, Any]:
     """Write pairs as Parquet files that stock verl trains on, with a manifest, into `folder`; returns the manifest.
@@ -25,9 +25,9 @@ def write_tasks(
     Args:
         pairs: an image that is given by its path is read from there.
         split: first part of the files' names.
-        seed: decides the orders and drawn wordings.
+        seed: decides the orders and drawn templates.
         orders: `balanced` (better response first in half of the rows), `both` (each pair twice), `as_is`.
-        wording: a name in `data_prep.tasks.prompts.WORDINGS`, or `drawn` for a seeded draw.
+        template: a name in `data_prep.tasks.prompts.TEMPLATES`, or `drawn` for a seeded draw.
         ties: whether the prompts offer a tie; pairs that are ties need it.
 
     Raises:
@@ -35,10 +35,10 @@ def write_tasks(
             or there is no pair.
         OSError: an image cannot be read.
     """
-    settings = {"source": "write_tasks", "split": split, "seed": seed, "orders": orders, "wording": wording,
+    settings = {"source": "write_tasks", "split": split, "seed": seed, "orders": orders, "template": template,
                 "ties": "keep" if ties else "drop"}  # fmt: skip
     checked = _checked(pairs, ties)
-    tasks = preference_tasks(checked, split=split, seed=seed, orders=orders, wording=wording, ties=ties)
+    tasks = preference_tasks(checked, split=split, seed=seed, orders=orders, template=template, ties=ties)
     return write_parquet(tasks, folder, settings=settings)
 
 

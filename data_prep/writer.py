@@ -129,7 +129,7 @@ WRITER_OPTIONS: dict[str, Any] = {
         "extra_info.response_2": "zstd",
         "extra_info.meta": "zstd",
     },
-    "use_dictionary": ["data_source", "ability", "prompt.list.element.role", "extra_info.split", "extra_info.wording"],
+    "use_dictionary": ["data_source", "ability", "prompt.list.element.role", "extra_info.split", "extra_info.template"],
     "write_statistics": ["data_source", "ability", "extra_info.index", "extra_info.prompt_tokens"],
     # Rows after which a page may end: with the usual 1,024 a page of images would be as large as its row group.
     "write_batch_size": 32,

@@ -70,7 +70,7 @@ class ChatJudge:
     Args:
         url: address up to and including `/v1`.
         model: the name under which the server knows the critic; None for the first one that it lists.
-        wording: prompt template, a name of `data_prep.tasks.prompts.WORDINGS`.
+        template: prompt template, a name of `data_prep.tasks.prompts.TEMPLATES`.
         ties: whether the prompt offers a tie.
         parsing: how verdicts are read; `lenient` for a critic that was not trained on the form.
         max_tokens: longest verdict.
@@ -92,7 +92,7 @@ class ChatJudge:
         url: str,
         model: str | None,
         *,
-        wording: str = "critic",
+        template: str = "critic",
         ties: bool = False,
         parsing: Parsing = "strict",
         max_tokens: int = 1024,
@@ -110,7 +110,7 @@ class ChatJudge:
         if min(max_tokens, timeout, attempts, concurrency) <= 0 or min(first_pause, temperature) < 0:
             raise ValueError("max_tokens, timeout, attempts and concurrency must be positive, pauses not negative")
         self.url, self.model = url, model
-        self._wording, self._ties, self._parsing = wording, ties, parsing
+        self._template, self._ties, self._parsing = template, ties, parsing
         self._timeout, self._attempts, self._first_pause = timeout, attempts, first_pause
         self._concurrency, self._api_key = concurrency, api_key
         self._direct = direct or _is_here(url)
@@ -133,7 +133,7 @@ class ChatJudge:
             images: in the order in which the prompt shows them, as `data_url` takes them.
 
         Raises:
-            ValueError: an image that cannot be sent, or an unknown wording.
+            ValueError: an image that cannot be sent, or an unknown template.
         """
         return QuestionJudge(self, question, [data_url(image) for image in images])
 
@@ -210,17 +210,17 @@ class QuestionJudge:
     """Compares two responses to one question; a `group.Judge` that counts its tokens."""
 
     def __init__(self, critic: ChatJudge, question: str, images: Sequence[str]) -> None:
-        from data_prep.tasks.prompts import MARKER, get_wording
+        from data_prep.tasks.prompts import MARKER, get_template
 
         self._critic, self._question = critic, question
-        self._marker, self._wording = MARKER, get_wording(critic._wording)
+        self._marker, self._template = MARKER, get_template(critic._template)
         self._images = [{"type": "image_url", "image_url": {"url": url}} for url in images]
         self.prompt_tokens = 0
         self.completion_tokens = 0
 
     async def __call__(self, first: str, second: str) -> str | None:
         """`"1"`, `"2"`, `"tie"`, or None when the verdict cannot be read. Raises JudgeFailedError."""
-        text = self._wording.render(self._question, first, second, n_images=len(self._images), ties=self._critic._ties)
+        text = self._template.render(self._question, first, second, n_images=len(self._images), ties=self._critic._ties)
         pieces = text.split(self._marker)
         content: list[dict[str, Any]] = []
         for image, piece in zip([None, *self._images], pieces, strict=True):

@@ -6,7 +6,7 @@ the reason `unjudged`; nothing raises. Where all answers are equal, only the for
 
 `critic_group_reward` makes a reward function for TRL of it:
 
-    reward = critic_group_reward("http://localhost:8000/v1", "critic", wording="critic", scheme="knock_out")
+    reward = critic_group_reward("http://localhost:8000/v1", "critic", template="critic", scheme="knock_out")
     GRPOTrainer(..., reward_funcs=[reward])
 """
 

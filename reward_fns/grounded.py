@@ -1,6 +1,6 @@
 """A verdict whose thoughts are a grounded chain: observations, claims, verification, evaluation, scores.
 
-The chain is that of MJ1 (arXiv 2603.07990), in our words; the wording `grounded` asks for it. Each part has a heading
+The chain is that of MJ1 (arXiv 2603.07990), in our words; the template `grounded` asks for it. Each part has a heading
 at the start of a line, once, in this order, with text after it. The last part scores both responses from 0 to 10, and
 the difference of the scores is the verdict: a box that says otherwise breaks the chain.
 
@@ -27,7 +27,7 @@ CHAIN_WEIGHT = 0.1
 """Weight of the chain in the reward; ours, not the paper's."""
 
 PARTS = ("Observations:", "Claims:", "Verification:", "Evaluation:", "Scores:")
-"""Headings in their order; the wording `grounded` names the same."""
+"""Headings in their order; the template `grounded` names the same."""
 
 # At most three digits before and two after the point, and few blanks: each match is tried in constant time.
 _SCORE = re.compile(r"Response ([12]): {0,3}([0-9]{1,3}(?:\.[0-9]{1,2})?)(?![\d.]*\d)")

@@ -1,7 +1,7 @@
 """lmms-lab/LLaVA-Critic-GRPO-dataset: the paper's own training set, 40.2k rows.
 
 A row holds the finished judge prompt in `question` and the verdict in `answer`. The prompt is taken apart, so that our
-wording, order balance and neutralising apply as to any other set.
+template, order balance and neutralising apply as to any other set.
 """
 
 from collections.abc import Iterator

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Literal
 
 from data_prep.tasks.pairwise import PreferencePair, PreferenceTask
-from data_prep.tasks.prompts import DRAWN, Wording, get_wording
+from data_prep.tasks.prompts import DRAWN, PromptTemplate, get_template
 
 Orders = Literal["balanced", "both", "as_is"]
 
@@ -79,11 +79,11 @@ def split_of(image_keys: Iterable[str], *, seed: int, val_share: float) -> str |
     return splits.pop() if len(splits) == 1 else None
 
 
-def choose_wording(name: str, pair_id: str, seed: int) -> Wording:
-    """The wording called `name`; for `drawn`, one of all full wordings by the hash of the pair."""
+def choose_template(name: str, pair_id: str, seed: int) -> PromptTemplate:
+    """The template called `name`; for `drawn`, one of all full templates by the hash of the pair."""
     if name == "drawn":
-        name = DRAWN[int(seeded_fraction(seed, "wording", pair_id) * len(DRAWN))]
-    return get_wording(name)
+        name = DRAWN[int(seeded_fraction(seed, "template", pair_id) * len(DRAWN))]
+    return get_template(name)
 
 
 def is_flipped(pair_id: str, seed: int, share: float) -> bool:
@@ -100,7 +100,7 @@ def preference_tasks(
     split: str = "train",
     seed: int = 0,
     orders: Orders = "balanced",
-    wording: str = "critic",
+    template: str = "critic",
     ties: bool = False,
     flip_labels: float = 0.0,
     start: int = 0,
@@ -110,20 +110,20 @@ def preference_tasks(
     Args:
         pairs: pairs of one source, in the order of the source.
         split: name of the split, the first part of the shard's file name.
-        seed: decides orders, drawn wordings and flips.
+        seed: decides orders, drawn templates and flips.
         orders: `balanced` (better response first in half of the rows), `both` (each pair twice), `as_is`.
-        wording: a name in `prompts.WORDINGS`, or `drawn` for a seeded draw.
+        template: a name in `prompts.TEMPLATES`, or `drawn` for a seeded draw.
         ties: whether the prompt offers a tie.
         flip_labels: share of the pairs, 0 to 1, whose label is flipped: a control run that must not improve the model.
         start: ordinal of the first pair.
 
     Raises:
-        ValueError: unknown wording, or a share outside 0 to 1.
+        ValueError: unknown template, or a share outside 0 to 1.
     """
     if not 0 <= flip_labels <= 1:
         raise ValueError(f"flip_labels is a share from 0 to 1, not {flip_labels}")
     for ordinal, pair in enumerate(pairs, start):
-        chosen = choose_wording(wording, pair.pair_id, seed)
+        chosen = choose_template(template, pair.pair_id, seed)
         flipped = is_flipped(pair.pair_id, seed, flip_labels)
         for order in orders_of(pair, ordinal, seed, orders):
             yield PreferenceTask(pair, order, split, ordinal, chosen, ties, flipped)

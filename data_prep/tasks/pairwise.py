@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, Literal, TypeVar
 
-from data_prep.tasks.prompts import Wording, get_wording, policy_prompt, valid_text
+from data_prep.tasks.prompts import PromptTemplate, get_template, policy_prompt, valid_text
 from data_prep.tasks.row import EMBEDDED_IMAGES, SCHEMA, HasRow, Image, Row, row_schema
 
 __all__ = [
@@ -167,7 +167,7 @@ def _spelled(part: tuple[str, ...]) -> tuple[str, ...]:
 
 @dataclass
 class PreferenceTask(HasRow):
-    """A pair shown in one order with one wording: what the judge reads and the verdict it must reach."""
+    """A pair shown in one order with one template: what the judge reads and the verdict it must reach."""
 
     pair: PreferencePair
     order: int
@@ -175,7 +175,7 @@ class PreferenceTask(HasRow):
     split: Split = "train"
     index: int = 0
     """Ordinal of the source row this task came from."""
-    wording: Wording = field(default_factory=lambda: get_wording("critic"))
+    template: PromptTemplate = field(default_factory=lambda: get_template("critic"))
     ties: bool = False
     """Whether the prompt offers a tie as a verdict."""
     label_flipped: bool = False
@@ -208,7 +208,7 @@ class PreferenceTask(HasRow):
             pair, (first, second) = self.pair, self.shown
             counts = self.shown_images
             n_images = len(pair.images) - sum(counts)
-            self._prompt = self.wording.render(
+            self._prompt = self.template.render(
                 pair.question, first, second, n_images=n_images, ties=self.ties, response_images=counts
             )
         return self._prompt
@@ -237,7 +237,7 @@ class PreferenceTask(HasRow):
             valid_text(first),
             valid_text(second),
             None,
-            self.wording.name,
+            self.template.name,
             self.label_flipped,
             prompt_tokens,
             known_hashes(images),
@@ -254,10 +254,10 @@ def swapped_row(row: Row, *, ties: bool) -> Row:
         ties: whether the prompt offers a tie.
     """
     first, second = row.response_2 or "", row.response_1 or ""
-    wording = get_wording(row.wording or "")
+    template = get_template(row.template or "")
     shown = row.response_images or [0, 0]
     counts = (shown[1], shown[0])
-    prompt = wording.render(
+    prompt = template.render(
         row.question or "",
         first,
         second,

@@ -112,11 +112,11 @@ THINK_AND_BOX = _think_and_box("what the picture shows and how well each respons
 
 
 @dataclass(frozen=True)
-class Wording:
+class PromptTemplate:
     """One way to ask for a verdict."""
 
     name: str
-    template: str
+    text: str
     """Text with `{images}`, `{question}`, `{response_1}` and `{response_2}`, each once."""
     suffix: bool = True
     """Whether the think-and-box instruction follows."""
@@ -127,7 +127,7 @@ class Wording:
         """The parts of the template, with the instruction at the end, and the places of the fields among them."""
         parts: list[str] = []
         places: dict[str, int] = {}
-        for literal, name, _, _ in Formatter().parse(self.template):
+        for literal, name, _, _ in Formatter().parse(self.text):
             parts.append(literal)
             if name:
                 places[name] = len(parts)
@@ -172,7 +172,7 @@ class Wording:
         text = "".join(parts)
         return text.lstrip("\n") if inside or not n_images else text
 
-    def _of_kind(self, n_images: int, response_images: tuple[int, int]) -> "Wording":
+    def _of_kind(self, n_images: int, response_images: tuple[int, int]) -> "PromptTemplate":
         if not self.suffix:
             return self
         if n_images and not any(response_images):
@@ -182,8 +182,8 @@ class Wording:
 
 
 @lru_cache
-def _with_instruction(kind: Wording, instruction: str) -> Wording:
-    """A kind of pair in its own words, with the instruction of another wording."""
+def _with_instruction(kind: PromptTemplate, instruction: str) -> PromptTemplate:
+    """A kind of pair in its own words, with the instruction of another template."""
     return replace(kind, instruction=instruction)
 
 
@@ -232,7 +232,7 @@ _FULL = {
 }
 """Name -> the text after the images, in templates that end with the think-and-box instruction."""
 
-_TEXT_ONLY = Wording(
+_TEXT_ONLY = PromptTemplate(
     "text_only",
     "{images}\nYou are an impartial judge of answers that language models give. Below are a question and two responses"
     " to it. Decide which response is better: it must be true, answer the question, and leave nothing important out."
@@ -240,7 +240,7 @@ _TEXT_ONLY = Wording(
     instruction=_think_and_box("what the question asks and how well each response answers it"),
 )
 
-_ILLUSTRATED = Wording(
+_ILLUSTRATED = PromptTemplate(
     "illustrated",
     "{images}\nYou are an impartial judge of what multimodal models make. Below are a request, which may come with"
     " pictures, and two responses to it, which may hold pictures and text; every picture is shown in the part that it"
@@ -250,31 +250,31 @@ _ILLUSTRATED = Wording(
     instruction=_think_and_box("what was asked and how well the pictures and the text of each response meet it"),
 )
 
-WORDINGS: dict[str, Wording] = {
-    **{name: Wording(name, "{images}\n" + text) for name, text in _FULL.items()},
-    "grounded": Wording("grounded", "{images}\n" + _FULL["critic"], instruction=GROUNDED),
-    "compact": Wording(
+TEMPLATES: dict[str, PromptTemplate] = {
+    **{name: PromptTemplate(name, "{images}\n" + text) for name, text in _FULL.items()},
+    "grounded": PromptTemplate("grounded", "{images}\n" + _FULL["critic"], instruction=GROUNDED),
+    "compact": PromptTemplate(
         "compact",
         "{images}{question}\nResponse 1: {response_1}\nResponse 2: {response_2}\nWhich response is right?",
         suffix=False,
     ),
 }
-"""All wordings by name. `compact` is for tiny models: short, and without the suffix."""
+"""All templates by name. `compact` is for tiny models: short, and without the suffix."""
 
-DRAWN = tuple(name for name, w in WORDINGS.items() if w.suffix and w.instruction == THINK_AND_BOX)
-"""The wordings that a seeded draw chooses from."""
+DRAWN = tuple(name for name, w in TEMPLATES.items() if w.suffix and w.instruction == THINK_AND_BOX)
+"""The templates that a seeded draw chooses from."""
 
 
-def get_wording(name: str) -> Wording:
-    """The wording called `name`.
+def get_template(name: str) -> PromptTemplate:
+    """The template called `name`.
 
     Raises:
-        ValueError: no wording has this name; the message lists those that exist.
+        ValueError: no template has this name; the message lists those that exist.
     """
     try:
-        return WORDINGS[name]
+        return TEMPLATES[name]
     except KeyError:
-        raise ValueError(f"there is no wording '{name}'; choose one of: {', '.join(WORDINGS)}") from None
+        raise ValueError(f"there is no template '{name}'; choose one of: {', '.join(TEMPLATES)}") from None
 
 
 THINK_THEN_ANSWER = (

@@ -39,7 +39,7 @@ EXTRA_INFO = pa.struct(
         ("response_1", pa.string()),
         ("response_2", pa.string()),
         ("responses", pa.list_(pa.string())),
-        ("wording", pa.string()),
+        ("template", pa.string()),
         ("label_flipped", pa.bool_()),
         ("prompt_tokens", pa.int64()),
         ("image_blake3", pa.list_(pa.string())),
@@ -143,7 +143,7 @@ class Row(NamedTuple):
     response_1: str | None = None
     response_2: str | None = None
     responses: list[str] | None = None
-    wording: str | None = None
+    template: str | None = None
     label_flipped: bool | None = None
     prompt_tokens: int | None = None
     image_blake3: list[str] | None = None

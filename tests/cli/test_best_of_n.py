@@ -33,7 +33,7 @@ def shown(result: Any) -> str:
 
 
 def run(data: Path, url: str, out: Path, *further: object) -> Any:
-    command = [data, "--model", "m", "--base-url", url, "--out", out, "--shown", "answer", "--wording",
+    command = [data, "--model", "m", "--base-url", url, "--out", out, "--shown", "answer", "--template",
                "compact", *further]  # fmt: skip
     return CliRunner().invoke(APP, [str(word) for word in command])
 
@@ -83,7 +83,7 @@ def test_another_critic_at_another_address(data: Path, tmp_path: Path) -> None:
         (("--small-n", 3), "is not a power of two"),
         (("--n", 6), "is not a power of two"),
         (("--shown", "half"), "'half' is not one of 'answer', 'response'"),
-        (("--wording", "nonsense"), "no wording 'nonsense'"),
+        (("--template", "nonsense"), "no template 'nonsense'"),
     ],
 )
 def test_impossible_wishes_are_refused(data: Path, tmp_path: Path, further: tuple[object, ...], message: str) -> None:

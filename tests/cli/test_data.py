@@ -68,7 +68,7 @@ def test_mapped_columns(raw: Path) -> None:
             ("prepare", "mm_rlhf", "--input", "IN", "--output", "o", "--ties", "maybe"),
             "'maybe' is not one of 'keep', 'drop'",
         ),
-        (("prepare", "mm_rlhf", "--input", "IN", "--output", "o", "--wording", "x"), "no wording 'x'"),
+        (("prepare", "mm_rlhf", "--input", "IN", "--output", "o", "--template", "x"), "no template 'x'"),
         (("prepare", "mm_rlhf", "--input", "IN", "--output", "o", "--max-prompt-tokens", 9), "give --model"),
         (("prepare", "generic", "--input", "IN", "--output", "o", "--map", "a=b"), "FIELD=COLUMN"),
         (("prepare", "generic", "--input", "IN", "--output", "o", "--map", "chosen"), "give NAME=VALUE"),

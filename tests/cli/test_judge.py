@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from data_prep.tasks.pairwise import Image, PolicyTask, PreferencePair, PreferenceTask
-from data_prep.tasks.prompts import get_wording
+from data_prep.tasks.prompts import get_template
 from data_prep.writer import ShardWriter
 from recipe.critic_r1.cli.judge import register
 from recipe.critic_r1.judging import official
@@ -31,7 +31,7 @@ def data(tmp_path: Path) -> Path:
             category = "reasoning" if i < 2 else "general"
             pair = PreferencePair("vl_rewardbench", (image,), "How many?", ("7", "3"), 0, {"category": category})
             for order in (0, 1):
-                writer.write(PreferenceTask(pair, order, "test", i, get_wording("compact")).row())
+                writer.write(PreferenceTask(pair, order, "test", i, get_template("compact")).row())
             writer.write(PolicyTask("counts", (image,), "How many?", "3", "test", i).row())
     return path.parent
 
@@ -76,7 +76,7 @@ def test_judge_says_when_requests_failed(data: Path, tmp_path: Path) -> None:
     assert "6 of 12 requests failed: run the same command again" in result.output
 
 
-WORDING = """
+TEMPLATE = """
 def prompt(row):
     prompt_str = f"Q: {data_obj['query']} (1) {answers[0]} (2) {answers[1]} Say: Overall Judgment: Answer X is better."
 """
@@ -84,12 +84,12 @@ def prompt(row):
 
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A repository in the form of the official one, with a wording of our own that is taken for the official one."""
+    """A repository in the form of the official one, with a template of our own that is taken for the official one."""
     (tmp_path / "repository").mkdir()
     path = tmp_path / "repository" / "prompt.py"
-    path.write_text(WORDING)
+    path.write_text(TEMPLATE)
     protocol = official.PROTOCOLS["vl_rewardbench"]
-    sha256 = official.wording_sha256(official._pieces(path, protocol))
+    sha256 = official.template_sha256(official._pieces(path, protocol))
     monkeypatch.setitem(official.PROTOCOLS, "vl_rewardbench", replace(protocol, sha256=sha256))
     return path.parent
 

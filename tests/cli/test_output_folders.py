@@ -34,7 +34,7 @@ IMAGES = [Image(make_image(i, form="PNG")) for i in range(3)]
 
 def critic_rows() -> list[dict[str, Any]]:
     pairs = [PreferencePair("made", (image,), f"How many {i}?", ("7", "3"), 0) for i, image in enumerate(IMAGES)]
-    return [task.row() for task in preference_tasks(pairs, split="test", orders="both", wording="compact")]
+    return [task.row() for task in preference_tasks(pairs, split="test", orders="both", template="compact")]
 
 
 def policy_rows() -> list[dict[str, Any]]:
@@ -53,8 +53,8 @@ def inputs(tmp_path: Path) -> dict[str, list[str]]:
     (tmp_path / "prompts.jsonl").write_text("\n".join(lines))
     return {
         "judge": [str(tmp_path / "pairs.parquet")],
-        "best-of-n": [str(tmp_path / "policy.parquet"), "--n", "2", "--shown", "answer", "--wording", "compact"],
-        "label": [str(tmp_path / "prompts.jsonl"), "--wording", "compact"],
+        "best-of-n": [str(tmp_path / "policy.parquet"), "--n", "2", "--shown", "answer", "--template", "compact"],
+        "label": [str(tmp_path / "prompts.jsonl"), "--template", "compact"],
         "eval-policy": ["paper26", "--print"],
     }
 

@@ -81,10 +81,10 @@ def test_dropped_ties_of_a_used_record_are_counted(folder: Path) -> None:
     assert manifest["dropped_pairs"] == {"tie": 1}
 
 
-def test_a_wording_that_offers_no_tie_gets_none(folder: Path) -> None:
+def test_a_template_that_offers_no_tie_gets_none(folder: Path) -> None:
     record = {"prompt": "q?", "responses": ["a", "b", "c"], "rankings": [1, 2, 2], "image": "1.jpg"}
     (folder / "in.jsonl").write_text(json.dumps(record))
-    manifest = convert([str(folder / "in.jsonl")], folder / "out", Settings("generic", wording="compact"))
+    manifest = convert([str(folder / "in.jsonl")], folder / "out", Settings("generic", template="compact"))
     assert manifest["dropped_pairs"] == {"tie": 1}
     assert set(manifest["labels"]["train critic/generic"]) == {"1", "2"}
 

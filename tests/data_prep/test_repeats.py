@@ -12,7 +12,7 @@ from data_prep.checks.rows import check_parquet
 from data_prep.convert import convert
 from data_prep.settings import Settings
 from data_prep.tasks.pairwise import PreferencePair, PreferenceTask, swapped_row
-from data_prep.tasks.prompts import get_wording
+from data_prep.tasks.prompts import get_template
 from data_prep.worker import Job
 from data_prep.writer import file_checksum
 from tests.data_prep.made_images import make_image
@@ -125,7 +125,7 @@ def test_many_short_units_are_balanced_together(folder: Path) -> None:
 
 def test_a_swapped_row_is_the_task_in_the_other_order() -> None:
     pair = PreferencePair("t", (), "Why <image>?", ("One \ud800.", "Two \\boxed{1}."), 1)
-    first, second = (PreferenceTask(pair, order, wording=get_wording("short"), ties=True).flat() for order in (0, 1))
+    first, second = (PreferenceTask(pair, order, template=get_template("short"), ties=True).flat() for order in (0, 1))
     assert swapped_row(first, ties=True) == second
     assert swapped_row(second, ties=True) == first
 

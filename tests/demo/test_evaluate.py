@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from data_prep.tasks.pairwise import Image, PolicyTask, PreferencePair, PreferenceTask
-from data_prep.tasks.prompts import get_wording
+from data_prep.tasks.prompts import get_template
 from data_prep.writer import ShardWriter
 from recipe.critic_r1.demo.evaluate import evaluate, load_test_data, run, write_results
 from recipe.critic_r1.judging.generation import Generation, GenerationRequest, TextPart
@@ -48,14 +48,14 @@ class Engine:
         return f"<think>I see.</think>\\boxed{{{said}}}"
 
 
-def write_data(folder: Path, split: str = "test", wording: str = "compact") -> Path:
+def write_data(folder: Path, split: str = "test", template: str = "compact") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    with ShardWriter(folder / f"{split}-{wording}.parquet") as writer:
+    with ShardWriter(folder / f"{split}-{template}.parquet") as writer:
         for index, digit in enumerate(DIGITS):
             image = Image(f"PNG {index} {digit}".encode())
             pair = PreferencePair("digits", (image,), "What digit is shown?", (str(digit), str((digit + 3) % 10)), 0)
             for order in (0, 1):
-                writer.write(PreferenceTask(pair, order, split, index, get_wording(wording)).row())
+                writer.write(PreferenceTask(pair, order, split, index, get_template(template)).row())
             writer.write(PolicyTask("digits", (image,), "What digit is shown?", str(digit), split, index).row())
     return folder
 
@@ -160,10 +160,10 @@ def test_training_rows_are_not_measured(tmp_path: Path) -> None:
     assert len(load_test_data([tmp_path / "data"]).tasks) == 2 * len(DIGITS)
 
 
-def test_two_wordings_are_refused(tmp_path: Path) -> None:
+def test_two_templates_are_refused(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
-    write_data(tmp_path / "data", wording="critic")
-    with pytest.raises(ValueError, match=r"wordings \['compact', 'critic'\]; one is expected"):
+    write_data(tmp_path / "data", template="critic")
+    with pytest.raises(ValueError, match=r"templates \['compact', 'critic'\]; one is expected"):
         load_test_data([tmp_path / "data"])
 
 

@@ -58,7 +58,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
             digits.digit_pairs(split[name], digits.random_wrong_digits(split[name], 0)),
             split=used,
             orders="both",
-            wording="compact",
+            template="compact",
         )
     ]
     write_parquet(tasks, folder / "data")

@@ -23,7 +23,7 @@ def prefers_longer(attempt: int, body: dict[str, Any]) -> Any:
 
 def test_a_critic_on_a_server(workshop: Workshop, tmp_path: Path) -> None:
     with FakeServer(prefers_longer) as server:
-        judge = {"url": server.url, "model": "critic", "wording": "compact", "scheme": "win_rate"}
+        judge = {"url": server.url, "model": "critic", "template": "compact", "scheme": "win_rate"}
         overrides = workshop.overrides(
             tmp_path,
             data__train_files=workshop.policy,
@@ -53,7 +53,7 @@ def test_a_critic_on_a_server(workshop: Workshop, tmp_path: Path) -> None:
 
 def test_the_policy_is_its_own_critic(workshop: Workshop, tmp_path: Path) -> None:
     """Two steps on questions and critic rows; the rollout engine judges, and is probed on held-out pairs."""
-    judge = {"judge": "self", "wording": "compact", "scheme": "win_rate"}
+    judge = {"judge": "self", "template": "compact", "scheme": "win_rate"}
     probe = {"files": workshop.test, "every": 1, "rows": 6, "min_agreement": 0, "max_tokens": 20}
     overrides = workshop.overrides(
         tmp_path,

@@ -49,7 +49,7 @@ async def plainly_in_a_loop(judge: OpenAIJudge) -> tuple[Any, Any, Any]:
 
 @pytest.mark.parametrize("how", ["plainly", "awaited", "plainly in a loop"])
 def test_all_functions(how: str) -> None:
-    with FakeServer(prefers_larger) as server, OpenAIJudge(server.url, "m", wording="compact") as judge:
+    with FakeServer(prefers_larger) as server, OpenAIJudge(server.url, "m", template="compact") as judge:
         if how == "plainly":
             checked(*plainly(judge))
         else:

@@ -155,7 +155,7 @@ def published() -> Iterator[dict[str, Any]]:
 def test_always_the_first_on_vl_rewardbench(scripted: Any) -> None:
     """A script that shows the better response first reports 100 % for this judge."""
     pairs = [pair for record in published() for pair in pairs_of("vl_rewardbench", record)]
-    tasks = [task_from_row(t.row()) for t in preference_tasks(pairs, split="test", orders="both", wording="compact")]
+    tasks = [task_from_row(t.row()) for t in preference_tasks(pairs, split="test", orders="both", template="compact")]
     assert Counter(task.category for task in tasks if task.order == 0) == {
         "hallucination": 749, "reasoning": 318, "general": 183,
     }  # fmt: skip

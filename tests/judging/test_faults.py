@@ -67,7 +67,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     tmp_path = tmp_path_factory.mktemp("data")
     images = [Image(make_image(i, form="PNG")) for i in range(30)]
     pairs = [PreferencePair("made", (p,), f"How many {i}?", ("7", "3"), 0) for i, p in enumerate(images)]
-    write_parquet(preference_tasks(pairs, split="test", orders="both", wording="compact"), tmp_path / "pairs")
+    write_parquet(preference_tasks(pairs, split="test", orders="both", template="compact"), tmp_path / "pairs")
     policy = [PolicyTask("counts", (p,), f"How many {i}?", "7", "test", i) for i, p in enumerate(images[:3])]
     write_parquet(policy, tmp_path / "policy")
     lines = []
@@ -78,9 +78,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     (tmp_path / "prompts.jsonl").write_text("\n".join(lines))
     return {
         "judge": [str(tmp_path / "pairs"), "--votes", "3", "--temperature", "1"],
-        "best-of-n": [str(tmp_path / "policy"), "--n", "8", "--shown", "answer", "--wording", "compact",
+        "best-of-n": [str(tmp_path / "policy"), "--n", "8", "--shown", "answer", "--template", "compact",
                       "--selector", "weighted_knock_out"],
-        "label": [str(tmp_path / "prompts.jsonl"), "--wording", "compact"],
+        "label": [str(tmp_path / "prompts.jsonl"), "--template", "compact"],
     }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
-"""The official protocols: wording read from a file and never made up, replies read in the form that was asked for.
+"""The official protocols: template read from a file and never made up, replies read in the form that was asked for.
 
-The benchmarks' own wordings do not stand here; the files below only have their form.
+The benchmarks' own templates do not stand here; the files below only have their form.
 """
 
 import os
@@ -12,7 +12,7 @@ import pytest
 
 from recipe.critic_r1.judging import official
 from recipe.critic_r1.judging.generation import ImagePart, TextPart
-from recipe.critic_r1.judging.official import PROTOCOLS, OfficialPrompt, load_prompt, wording_sha256
+from recipe.critic_r1.judging.official import PROTOCOLS, OfficialPrompt, load_prompt, template_sha256
 from recipe.critic_r1.judging.pairwise import JudgeTask
 
 F_STRING = """
@@ -32,7 +32,7 @@ FORMAT_STRING = 'judge_prompt = """{question}\\nA: {answer_a}\\nB: {answer_b}"""
 
 
 def known(monkeypatch: pytest.MonkeyPatch, source: str, pieces: tuple[tuple[str, str | None], ...]) -> None:
-    monkeypatch.setitem(PROTOCOLS, source, replace(PROTOCOLS[source], sha256=wording_sha256(pieces)))
+    monkeypatch.setitem(PROTOCOLS, source, replace(PROTOCOLS[source], sha256=template_sha256(pieces)))
 
 
 def written(folder: Path, source: str, text: str) -> Path:
@@ -49,7 +49,7 @@ def written(folder: Path, source: str, text: str) -> Path:
         ("multimodal_rewardbench", FORMAT_STRING, "Q {x} <image>\nA: A\nB: B"),
     ],
 )
-def test_the_wording_is_read_from_the_file_and_filled_in(
+def test_the_template_is_read_from_the_file_and_filled_in(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     task: Callable[..., JudgeTask],
@@ -75,7 +75,7 @@ def test_the_wording_is_read_from_the_file_and_filled_in(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param(F_STRING, "another wording than the official one", id="another wording"),
+        pytest.param(F_STRING, "another template than the official one", id="another template"),
         pytest.param(F_STRING.replace("answers[0]", "answers[2]"), "no string prompt_str with the fields", id="field"),
         pytest.param("prompt_str = 3", "no string prompt_str", id="no string"),
         pytest.param("other = 'x'", "no string prompt_str", id="no such name"),
@@ -83,7 +83,7 @@ def test_the_wording_is_read_from_the_file_and_filled_in(
         pytest.param("#" * (official.LARGEST_FILE + 1), "too large", id="too large"),
     ],
 )
-def test_another_wording_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_another_template_is_refused(tmp_path: Path, text: str, message: str) -> None:
     written(tmp_path, "vl_rewardbench", text)
     with pytest.raises(ValueError, match=message):
         load_prompt("vl_rewardbench", tmp_path)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.tasks.pairwise import Image, PreferencePair, PreferenceTask
-from data_prep.tasks.prompts import get_wording
+from data_prep.tasks.prompts import get_template
 from data_prep.writer import ShardWriter
 from recipe.critic_r1.judging.generation import (
     Generation,
@@ -196,7 +196,7 @@ def test_thinking(text: str, thoughts: str) -> None:
 
 def rows(preferred: Any = 0) -> list[dict[str, Any]]:
     pair = PreferencePair("made", (Image(b"\x89PNG 1"),), "What <image> is it?", ("cat", "dog"), preferred)
-    return [PreferenceTask(pair, order, split="test", wording=get_wording("compact")).row() for order in (0, 1)]
+    return [PreferenceTask(pair, order, split="test", template=get_template("compact")).row() for order in (0, 1)]
 
 
 def test_rows_of_the_writer_become_tasks(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def served(critic: Critic = larger, samples: Callable[[int], object] = lambda i:
 
 
 def label(url: str, out: Path, *further: object) -> Any:
-    command = ["label", *further, "--model", "critic", "--base-url", url, "--out", out, "--wording", "compact"]
+    command = ["label", *further, "--model", "critic", "--base-url", url, "--out", out, "--template", "compact"]
     return CliRunner().invoke(APP, [str(word) for word in command])
 
 
@@ -106,7 +106,7 @@ def judgements(forward: list[str] | None, backward: list[str] | None) -> tuple[R
     pair = ResponsePair(prompt("a", "b"), ("a", "b"))
     found = []
     for order, votes in enumerate((forward, backward)):
-        task = judge_task(pair, order, LabelSettings(wording="compact"))
+        task = judge_task(pair, order, LabelSettings(template="compact"))
         texts = () if votes is None else tuple(box(v) if v != "?" else "hm" for v in votes)
         found.append(judgement_of(task, Generation(texts, error="500" if votes is None else None)))
     return pair, found[0], found[1]
@@ -151,9 +151,9 @@ def test_votes_are_told_as_the_pair_lists_its_responses() -> None:
     assert decide(pair, first, second, LabelSettings()).votes() == [["1", None], ["1", "tie"]]
 
 
-@pytest.mark.parametrize("wrong", [{"min_confidence": 1.5}, {"max_pairs": 0}, {"val_share": 1.0}, {"wording": "odd"}])
+@pytest.mark.parametrize("wrong", [{"min_confidence": 1.5}, {"max_pairs": 0}, {"val_share": 1.0}, {"template": "odd"}])
 def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"from 0 to 1|1 or more|no wording"):
+    with pytest.raises(ValueError, match=r"from 0 to 1|1 or more|no template"):
         LabelSettings(**wrong)
 
 
@@ -177,7 +177,7 @@ class Recorder:
 
 def test_each_pair_is_asked_in_both_orders_with_its_votes() -> None:
     critic = Recorder()
-    settings = LabelSettings(Sampling(temperature=1.0, n=3, seed=1), wording="compact")
+    settings = LabelSettings(Sampling(temperature=1.0, n=3, seed=1), template="compact")
     Labeller(critic, settings)([prompt("a", "b", "c")])
     assert critic.pairs() == [("a", "b"), ("b", "a"), ("a", "c"), ("c", "a"), ("b", "c"), ("c", "b")]
     assert {r.sampling.n for r in critic.requests} == {3}
@@ -186,7 +186,7 @@ def test_each_pair_is_asked_in_both_orders_with_its_votes() -> None:
 
 def test_equal_responses_never_meet_and_equal_pairs_are_asked_once() -> None:
     critic = Recorder()
-    labeller = Labeller(critic, LabelSettings(wording="compact"))
+    labeller = Labeller(critic, LabelSettings(template="compact"))
     labeller([prompt("a", "a", "b"), prompt("b", "a"), prompt("a", "b", shade=1), prompt("c", "c")])
     assert critic.pairs() == [("a", "b"), ("b", "a")] * 2, "another image is another pair"
     tally = labeller.tally.as_dict()
@@ -199,7 +199,7 @@ def test_equal_responses_never_meet_and_equal_pairs_are_asked_once() -> None:
 def test_more_pairs_than_wanted_are_drawn_by_seed_and_counted() -> None:
     def asked(seed: int) -> set[frozenset[str]]:
         critic = Recorder()
-        labeller = Labeller(critic, LabelSettings(wording="compact", max_pairs=4, seed=seed))
+        labeller = Labeller(critic, LabelSettings(template="compact", max_pairs=4, seed=seed))
         labeller([prompt(*"abcdef")])
         assert labeller.tally.pairs["not_drawn"] == 15 - 4
         assert labeller.tally.pairs["inconsistent"] == 4
@@ -414,7 +414,7 @@ def test_responses_are_drawn_and_kept(data: Path, tmp_path: Path) -> None:
 def test_responses_given_most_often_are_compared_first() -> None:
     """Of four answers three were given more than once: of six pairs these three are kept."""
     critic = Recorder()
-    labeller = Labeller(critic, LabelSettings(wording="compact", max_pairs=3))
+    labeller = Labeller(critic, LabelSettings(template="compact", max_pairs=3))
     labeller([prompt(*"9375375")])
     assert {frozenset(pair) for pair in critic.pairs()} == {frozenset("37"), frozenset("35"), frozenset("57")}
     assert labeller.tally.pairs["not_drawn"] == 3
@@ -468,7 +468,7 @@ def test_a_killed_run_goes_on_where_it_was(data: Path, tmp_path: Path) -> None:
         return "hang up"
 
     with FakeServer(behaviour) as server:
-        words = ["label", data, "--model", "critic", "--base-url", server.url, "--out", out, "--wording", "compact"]
+        words = ["label", data, "--model", "critic", "--base-url", server.url, "--out", out, "--template", "compact"]
         code = "from tests.labeling.test_labeler import APP; APP()"
         process = subprocess.Popen([sys.executable, "-c", code, *map(str, words)], cwd=Path(__file__).parents[2])
         try:

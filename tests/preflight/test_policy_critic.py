@@ -23,7 +23,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     indices = digits.digit_split(0, 0, 4, 0)["rl"]
     write_parquet(digits.policy_rows(indices, split="train"), folder / "policy")
     pairs = digits.digit_pairs(indices, digits.random_wrong_digits(indices, 0))
-    write_parquet(preference_tasks(pairs, orders="both", wording="compact"), folder / "critic")
+    write_parquet(preference_tasks(pairs, orders="both", template="compact"), folder / "critic")
     return str(folder / "policy" / "train-00000.parquet"), str(folder / "critic" / "train-00000.parquet")
 
 
@@ -33,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
         (VARIANT, "needs url"),
         (URL | {f"{GROUP}.url": "localhost:8000/v1"}, "write http://HOST:PORT/v1"),
         (URL | {f"{GROUP}.scheme": "best"}, "win_rate, knock_out"),
-        (URL | {f"{GROUP}.wording": "odd"}, "there is no wording 'odd'"),
+        (URL | {f"{GROUP}.template": "odd"}, "there is no template 'odd'"),
         (URL | {f"{GROUP}.judge": "me"}, "choose one of url, frozen, self"),
         (URL | {f"{GROUP}.judge": "self"}, "leave out url and model"),
         (OWN | {"tuning": "async"}, "trainer_mode=critic_sync, not colocate_async"),

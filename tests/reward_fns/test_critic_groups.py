@@ -14,7 +14,7 @@ from reward_fns.judge_reference import compute_score
 from tests.judging.fake_server import FakeServer, answer, prefers_larger, say
 
 PNG = b"\x89PNG\r\n\x1a\n image"
-LIMITS: dict[str, Any] = {"wording": "compact", "first_pause": 0.001}
+LIMITS: dict[str, Any] = {"template": "compact", "first_pause": 0.001}
 
 
 def larger(attempt: int, body: dict[str, Any]) -> Any:
@@ -143,7 +143,7 @@ def test_what_the_critic_wrote_is_a_verdict_or_unreadable(text: str | None, extr
         (lambda n, body: "hang", {"timeout": 60}, {"seconds": 0.2}, (PNG,), "within 0.2 seconds"),
         (larger, {}, {}, (b"not an image",), "not a PNG"),
         (larger, {}, {}, (object(),), "PIL.Image"),
-        (larger, {"wording": "none"}, {}, (), "no wording"),
+        (larger, {"template": "none"}, {}, (), "no template"),
     ],
 )
 def test_a_group_that_cannot_be_judged_has_no_advantage(

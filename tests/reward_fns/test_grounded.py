@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_prep.tasks.prompts import DRAWN, get_wording
+from data_prep.tasks.prompts import DRAWN, get_template
 from reward_fns import preference
 from reward_fns.grounded import PARTS, compute_score, read_chain
 from tests.reward_fns.test_contract import HOSTILE
@@ -91,8 +91,8 @@ def test_a_weight_out_of_range_is_refused() -> None:
 
 
 @pytest.mark.parametrize("images", [(0, (0, 0)), (1, (0, 0)), (1, (1, 1))])
-def test_the_wording_asks_for_the_chain_whatever_the_pair_holds(images: tuple[int, tuple[int, int]]) -> None:
-    prompt = get_wording("grounded").render("q", "", "", n_images=images[0], response_images=images[1], ties=True)
+def test_the_template_asks_for_the_chain_whatever_the_pair_holds(images: tuple[int, tuple[int, int]]) -> None:
+    prompt = get_template("grounded").render("q", "", "", n_images=images[0], response_images=images[1], ties=True)
     places = [prompt.index(f"\n{part}") for part in PARTS]
     assert places == sorted(places)
     assert "\\boxed{tie}" in prompt

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data_prep.tasks.prompts import get_wording
+from data_prep.tasks.prompts import get_template
 from recipe.critic_r1.judging.generation import (
     Generation,
     GenerationRequest,
@@ -96,6 +96,6 @@ def rules() -> dict[str, Any]:
 @pytest.fixture
 def referee() -> Callable[..., MatchJudge]:
     def build(generator: ScriptedCritic, **settings: Any) -> MatchJudge:
-        return MatchJudge(generator, critic_prompt(get_wording("compact")), Sampling(max_tokens=16), **settings)
+        return MatchJudge(generator, critic_prompt(get_template("compact")), Sampling(max_tokens=16), **settings)
 
     return build

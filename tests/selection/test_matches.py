@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from data_prep.tasks.prompts import WORDINGS, get_wording
+from data_prep.tasks.prompts import TEMPLATES, get_template
 from recipe.critic_r1.judging.generation import Generation, ImagePart, TextPart
 from recipe.critic_r1.selection.matches import Cost, Match, critic_prompt
 
@@ -36,11 +36,11 @@ def test_images_come_first_and_all_of_them(pool: Any, critic: Any, referee: Any,
         assert request.images[0].data == b"image of p"
 
 
-@pytest.mark.parametrize("wording", sorted(WORDINGS))
-def test_matches_of_a_question_share_all_that_comes_before_the_pair(pool: Any, wording: str) -> None:
+@pytest.mark.parametrize("template", sorted(TEMPLATES))
+def test_matches_of_a_question_share_all_that_comes_before_the_pair(pool: Any, template: str) -> None:
     """Images, then the question, then the pair: what a server has read once, it need not read again."""
     made = pool("p", [3, 8, 5])
-    build = critic_prompt(get_wording(wording))
+    build = critic_prompt(get_template(template))
     prompts = [build(made.problem, a, b)[0] for a, b in (("3", "8"), ("8", "3"), ("5", "8"))]
     assert all(isinstance(prompt.parts[0], ImagePart) for prompt in prompts)
     texts = ["".join(p.text for p in prompt.parts if isinstance(p, TextPart)) for prompt in prompts]

@@ -26,7 +26,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> str:
     indices = digits.digit_split(0, 0, PAIRS, 0)["rl"]
     pairs = digits.digit_pairs(indices, digits.random_wrong_digits(indices, 0))
     write_parquet(digits.policy_rows(indices, split="test"), folder / "policy")
-    write_parquet(preference_tasks(pairs, orders="both", wording="compact"), folder / "critic")
+    write_parquet(preference_tasks(pairs, orders="both", template="compact"), folder / "critic")
     return str(folder)
 
 

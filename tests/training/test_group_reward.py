@@ -33,7 +33,7 @@ class Letters:
 def settings(
     url: str | None = "http://127.0.0.1:1/v1", *, workers: int = 8, image_path: str = "shared", **own: Any
 ) -> Any:
-    judge = {"url": url, "model": "critic", "wording": "compact", "shown": "answer", "scheme": "win_rate"}
+    judge = {"url": url, "model": "critic", "template": "compact", "shown": "answer", "scheme": "win_rate"}
     return OmegaConf.create(
         {
             "critic_r1": {

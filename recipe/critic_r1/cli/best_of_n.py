@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from data_prep.files import write_json_lines
-from data_prep.tasks.prompts import get_wording
+from data_prep.tasks.prompts import get_template
 from recipe.critic_r1.cli.judge import show, write
 from recipe.critic_r1.cli.options import (
     FAULTS,
@@ -29,9 +29,9 @@ from recipe.critic_r1.cli.options import (
     Request,
     Seed,
     Shown,
+    Template,
     Timeout,
     Verdicts,
-    Wording,
     close,
     connect,
     is_prefilled,
@@ -79,7 +79,7 @@ def best_of_n_command(
     critic_model: Annotated[str, typer.Option(help="Model that judges the candidates. Default: --model.")] = "",
     critic_url: Annotated[str, typer.Option(help="Address of the critic's server. Default: --base-url.")] = "",
     shown: Shown = "response",
-    wording: Wording = "critic",
+    template: Template = "critic",
     image_root: ImageRoot = None,
     instruct: Annotated[
         bool,
@@ -106,7 +106,7 @@ def best_of_n_command(
             raise ValueError(f"--n {n} is not a power of two: take 2, 4, 8, ... 128")
         if small_n < 2 or small_n & (small_n - 1):
             raise ValueError(f"--small-n {small_n} is not a power of two: take 2, 4, 8, 16, ...")
-        form = get_wording(wording)
+        form = get_template(template)
         results = ("best_of_n.json", "candidates.jsonl", "unanswered.jsonl")
         with claimed(out, "best-of-n", results), Journal(out / "answers.jsonl") as journal:
             problems = read_problems(data, image_root or (), instruct=instruct, lost=bad_rows)
@@ -158,7 +158,7 @@ def best_of_n_command(
                 "critic_sampling": asdict(referee.sampling),
                 "verdicts": verdicts,
                 "shown": shown,
-                "wording": wording,
+                "template": template,
                 "seed": seed,
                 "small_n": small_n,
                 "request": request_fields(request or ()),

@@ -69,7 +69,7 @@ def prepare(
         typer.Option(help="Order of the responses; both makes two tasks of each pair."),
     ] = "balanced",
     min_gap: Annotated[float, typer.Option(help="VLFeedback: minimum difference of two mean ratings.")] = 0.6,
-    wording: Annotated[
+    template: Annotated[
         str, typer.Option(help="Prompt template by name, or drawn: a random one for each pair.")
     ] = "critic",
     nway: Annotated[
@@ -148,7 +148,7 @@ def prepare(
             ties=ties,
             orders=orders,
             min_gap=min_gap,
-            wording=wording,
+            template=template,
             nway=nway,
             split=split,
             val_share=val_share,

@@ -37,9 +37,9 @@ from recipe.critic_r1.cli.options import (
     Prefilled,
     Request,
     Shown,
+    Template,
     Timeout,
     Verdicts,
-    Wording,
     close,
     connect,
     is_prefilled,
@@ -105,7 +105,7 @@ def label_command(
     max_pairs: Annotated[
         int, typer.Option(help="Maximum number of pairs per prompt; the most frequent responses are paired first.")
     ] = 6,
-    wording: Wording = "critic",
+    template: Template = "critic",
     ties: Annotated[bool, typer.Option(help="Offer the critic a tie as a verdict.")] = False,
     verdicts: Verdicts = "strict",
     prefilled: Prefilled = None,
@@ -139,7 +139,7 @@ def label_command(
             raise ValueError("--truth asks no critic: leave out --votes and --temperature (see --policy-temperature)")
         settings = LabelSettings(
             sampling=Sampling(temperature=temperature, max_tokens=max_tokens, n=votes, seed=seed),
-            wording=wording,
+            template=template,
             ties=ties,
             verdicts=verdicts,
             prefilled=is_prefilled(prefilled, model),
@@ -288,7 +288,7 @@ def _tasks(
                     split=decision.split,
                     seed=settings.seed,
                     orders=orders,
-                    wording=settings.wording,
+                    template=settings.template,
                     ties=settings.ties,
                     start=next(ordinals),
                 )

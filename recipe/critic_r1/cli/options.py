@@ -40,7 +40,7 @@ Shown = Annotated[
     Literal["answer", "response"],
     typer.Option(help="What the critic compares: final answers, or whole responses."),
 ]
-Wording = Annotated[str, typer.Option(help="Prompt template of the critic.")]
+Template = Annotated[str, typer.Option(help="Prompt template of the critic.")]
 ImageRoot = Annotated[list[str] | None, typer.Option(help="Folder or zip file with the images. Repeatable.")]
 Prefilled = Annotated[
     bool | None,

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import typer
 
 from data_prep.files import write_json, write_json_lines
-from data_prep.tasks.prompts import get_wording
+from data_prep.tasks.prompts import get_template
 from recipe.critic_r1.judging.generation import Generation, GenerationRequest, Generator, Sampling
 from recipe.critic_r1.judging.intervals import ClusterBootstrap, Estimate
 from recipe.critic_r1.judging.metrics import pairwise_metrics
@@ -56,14 +56,14 @@ class TestData:
 
     tasks: critic rows, each pair in both orders.
     problems: policy rows.
-    wording: name of the critic's wording, for matches.
+    template: name of the critic's template, for matches.
     """
 
     __test__ = False  # not a test class, whatever pytest makes of the name
 
     tasks: list[JudgeTask]
     problems: list[Problem]
-    wording: str
+    template: str
 
 
 @dataclass
@@ -84,17 +84,17 @@ def load_test_data(paths: Sequence[Path]) -> TestData:
     Rows of other splits are left out.
 
     Raises:
-        FileNotFoundError: no file. ValueError: a broken row (named), no critic rows, no policy rows, several wordings.
+        FileNotFoundError: no file. ValueError: a broken row (named), no critic rows, no policy rows, several templates.
     """
     files = [file for path in paths for file in (path.rglob("*.parquet") if path.is_dir() else [path])]
-    tasks, problems, wordings = [], [], set()
+    tasks, problems, templates = [], [], set()
     for place, row in read_rows(set(files)):
         if row["extra_info"].get("split") != "test":
             continue
         try:
             if row["data_source"].startswith("critic/"):
                 tasks.append(task_from_row(row))
-                wordings.add(row["extra_info"]["wording"])
+                templates.add(row["extra_info"]["template"])
             elif row["data_source"].startswith("policy/"):
                 problems.append(problem_from_row(row))
         except (ValueError, KeyError, TypeError) as error:
@@ -103,9 +103,9 @@ def load_test_data(paths: Sequence[Path]) -> TestData:
     for rows, kind in ((tasks, "critic"), (problems, "policy")):
         if not rows:
             raise ValueError(f"no {kind} row with split 'test' in {named}: prepare the demo's data again")
-    if len(wordings) != 1:
-        raise ValueError(f"the critic rows in {named} use the wordings {sorted(map(str, wordings))}; one is expected")
-    return TestData(tasks, problems, wordings.pop())
+    if len(templates) != 1:
+        raise ValueError(f"the critic rows in {named} use the templates {sorted(map(str, templates))}; one is expected")
+    return TestData(tasks, problems, templates.pop())
 
 
 def evaluate(
@@ -222,7 +222,7 @@ def _best_of_n(
     generator: Generator, data: TestData, pools: Sequence[Pool], seed: int, name: str, found: Evaluation
 ) -> BestOfNCurve:
     referee = MatchJudge(
-        generator, critic_prompt(get_wording(data.wording)), Sampling(max_tokens=MAX_TOKENS), seed=seed
+        generator, critic_prompt(get_template(data.template)), Sampling(max_tokens=MAX_TOKENS), seed=seed
     )
     result = measure(pools, knock_out(pools, referee, seed=seed), seed=seed)
     _refuse_failures(["failed"] * referee.bill.failed, "judgements in matches")

@@ -58,7 +58,7 @@ def prepare(
                 split=split_name,
                 seed=seed,
                 orders=orders,  # type: ignore[arg-type]
-                wording="compact",
+                template="compact",
                 flip_labels=flip_labels if split_name == "train" else 0.0,
             )
         )

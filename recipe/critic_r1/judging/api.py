@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from data_prep.tasks.pairwise import Image, PreferencePair, PreferenceTask
-from data_prep.tasks.prompts import MARKER, Wording, get_wording, neutralise
+from data_prep.tasks.prompts import MARKER, PromptTemplate, get_template, neutralise
 from recipe.critic_r1.judging.address import choose_key
 from recipe.critic_r1.judging.generation import Message, Sampling, messages_from_row
 from recipe.critic_r1.judging.journal import Journal
@@ -38,7 +38,7 @@ class OpenAIJudge(OpenAIGenerator):
         api_key: default: $CRITIC_R1_API_KEY, else $OPENAI_API_KEY where the address is https.
         sampling: of a verdict; `n` above 1 asks for that many votes.
         parsing, prefilled: how verdicts are read, see `reward_fns.verdict.parse_verdict`.
-        wording: prompt template of the critic.
+        template: prompt template of the critic.
         journal: keeps answers, so that a repeated call costs nothing.
         concurrency: maximum number of requests in flight.
 
@@ -55,7 +55,7 @@ class OpenAIJudge(OpenAIGenerator):
         sampling: Sampling | None = None,
         parsing: Parsing = "strict",
         prefilled: bool = False,
-        wording: str = "critic",
+        template: str = "critic",
         journal: Journal | None = None,
         concurrency: int = 64,
         timeout: float = 600.0,
@@ -65,7 +65,7 @@ class OpenAIJudge(OpenAIGenerator):
         self.sampling = sampling or Sampling()
         self.parsing: Parsing = parsing
         self.prefilled = prefilled
-        self.wording: Wording = get_wording(wording)
+        self.template: PromptTemplate = get_template(template)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def judge_pairs_sync(pairs: Sequence[PreferencePair], judge: OpenAIJudge) -> lis
         ServerRefusedError: every request would be refused.
     """
     tasks = [
-        task_from_row(PreferenceTask(pair, order, index=index, wording=judge.wording).row())
+        task_from_row(PreferenceTask(pair, order, index=index, template=judge.template).row())
         for index, pair in enumerate(pairs)
         for order in (0, 1)
     ]
@@ -134,7 +134,7 @@ def best_of_n(
         pool = Pool(pool.problem, tuple(candidates))
     referee = MatchJudge(
         judge,
-        critic_prompt(judge.wording),
+        critic_prompt(judge.template),
         judge.sampling,
         parsing=judge.parsing,
         prefilled=judge.prefilled,
@@ -167,7 +167,7 @@ def label(prompts: Sequence[LabelPrompt], judge: OpenAIJudge, settings: LabelSet
         ValueError: a prompt has no responses. ServerRefusedError: every request would be refused.
     """
     chosen = settings or LabelSettings(
-        sampling=judge.sampling, verdicts=judge.parsing, prefilled=judge.prefilled, wording=judge.wording.name
+        sampling=judge.sampling, verdicts=judge.parsing, prefilled=judge.prefilled, template=judge.template.name
     )
     return Labeller(judge, chosen)(prompts)
 

@@ -1,11 +1,11 @@
 r"""The benchmarks' own judge protocols, for numbers that stand beside published ones.
 
-The wording of a benchmark is its authors' text and comes without a licence that would let it stand here, so it is read
+The template of a benchmark is its authors' text and comes without a licence that would let it stand here, so it is read
 from the benchmark's own code, which the user has cloned: `--official-code FOLDER`. That file is parsed, never run. What
-is kept here is the SHA-256 of the wording that we read, so that what is called official is official; another version of
-the file is refused, and nothing is made up in its place.
+is kept here is the SHA-256 of the template that we read, so that what is called official is official; another version
+of the file is refused, and nothing is made up in its place.
 
-Kept of a protocol: wording, image behind the text, free text as it is, sampling settings. Not kept: each vote in an
+Kept of a protocol: template, image behind the text, free text as it is, sampling settings. Not kept: each vote in an
 order of its own draw (here every pair is judged in both orders, with all votes), and a tossed coin or a dropped row
 where no verdict can be read (here that is a failure, counted as not right).
 
@@ -31,7 +31,7 @@ CHOICES = ("1", "2")
 """No official prompt offers a tie."""
 
 LARGEST_FILE = 1 << 20
-"""Bytes; the files that hold the wordings have 5 kB."""
+"""Bytes; the files that hold the templates have 5 kB."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Protocol:
     repository: str
     """Where the benchmark's code is."""
     path: str
-    """File in the repository that holds the wording."""
+    """File in the repository that holds the template."""
     variable: str
     """Name of the string in that file: an f-string, or one for `str.format`."""
     fields: Mapping[str, str]
     """Expression or name of a field in that string -> question, response_1 or response_2."""
     sha256: str
-    """Hash of the wording with our names of the fields in braces."""
+    """Hash of the template with our names of the fields in braces."""
     sampling: Sampling
     """Settings of the official run, for one vote."""
     asked: re.Pattern[str]
@@ -89,7 +89,7 @@ PROTOCOLS = {
         ),
     )
 }
-"""By data set. MM-RLHF-RewardBench has none: no source that we could read holds a wording for a pairwise judge."""
+"""By data set. MM-RLHF-RewardBench has none: no source that we could read holds a template for a pairwise judge."""
 
 _OTHER_ANSWERS = re.compile(r"\b(?:final answer|choice)\b", re.IGNORECASE)
 """In a maths item these name what a response concludes, not which response is better."""
@@ -97,7 +97,7 @@ _OTHER_ANSWERS = re.compile(r"\b(?:final answer|choice)\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class OfficialPrompt:
-    """A protocol with its wording: `pieces` alternate between text and the name of a field (None at the end)."""
+    """A protocol with its template: `pieces` alternate between text and the name of a field (None at the end)."""
 
     protocol: Protocol
     pieces: tuple[tuple[str, str | None], ...]
@@ -142,48 +142,48 @@ def load_prompt(source: str, code: Path | None) -> OfficialPrompt:
 
     Args:
         source: name of the data set, such as `vl_rewardbench`.
-        code: a clone of the benchmark's repository, or the file in it that holds the wording.
+        code: a clone of the benchmark's repository, or the file in it that holds the template.
 
     Raises:
-        ValueError: no protocol is known for the data set, no code was given, or the file holds another wording.
+        ValueError: no protocol is known for the data set, no code was given, or the file holds another template.
         FileNotFoundError: there is no such file.
     """
     protocol = PROTOCOLS.get(source)
     if protocol is None:
         raise ValueError(
-            f"no official judge wording is known for {source!r}, and none is made up: it is known for"
+            f"no official judge template is known for {source!r}, and none is made up: it is known for"
             f" {', '.join(PROTOCOLS)}; take --prompt r1 for other data"
         )
     if code is None:
         raise ValueError(
-            f"the official wording of {source} is its authors' and is not shipped: clone {protocol.repository} and give"
-            " the folder with --official-code"
+            f"the official template of {source} is its authors' and is not shipped: clone {protocol.repository} and"
+            " give the folder with --official-code"
         )
     path = code / protocol.path if code.is_dir() else code
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: --official-code takes a clone of {protocol.repository}")
     pieces = _pieces(path, protocol)
-    found = wording_sha256(pieces)
+    found = template_sha256(pieces)
     if found != protocol.sha256:
         raise ValueError(
-            f"{path} holds another wording than the official one (SHA-256 {found[:12]}, not {protocol.sha256[:12]}):"
+            f"{path} holds another template than the official one (SHA-256 {found[:12]}, not {protocol.sha256[:12]}):"
             f" take {protocol.path} as it is in {protocol.repository}"
         )
     return OfficialPrompt(protocol, pieces)
 
 
-def wording_sha256(pieces: tuple[tuple[str, str | None], ...]) -> str:
-    """Hash of a wording with the fields' names in braces."""
+def template_sha256(pieces: tuple[tuple[str, str | None], ...]) -> str:
+    """Hash of a template with the fields' names in braces."""
     text = "".join(literal + (f"{{{name}}}" if name else "") for literal, name in pieces)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _pieces(path: Path, protocol: Protocol) -> tuple[tuple[str, str | None], ...]:
-    """The wording in a Python file, without running it."""
+    """The template in a Python file, without running it."""
     wrong = f"{path} holds no string {protocol.variable} with the fields {', '.join(protocol.fields)}"
     remedy = f"take {protocol.path} as it is in {protocol.repository}"
     if path.stat().st_size > LARGEST_FILE:
-        raise ValueError(f"{path} is too large to be the file that holds the wording: {remedy}")
+        raise ValueError(f"{path} is too large to be the file that holds the template: {remedy}")
     try:
         tree = ast.parse(path.read_bytes())
         values = [

@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import combinations
 from typing import Any, Literal
 
-from data_prep.tasks.ordering import choose_wording, seeded_fraction, split_of
+from data_prep.tasks.ordering import choose_template, seeded_fraction, split_of
 from data_prep.tasks.pairwise import PreferencePair, content_id
 from recipe.critic_r1.judging.generation import Generation, GenerationRequest, Generator, Sampling
 from recipe.critic_r1.judging.pairwise import REQUEST_FAILED, SPLIT_VOTES, Judgement, JudgeTask, images_blake3, judge
@@ -80,7 +80,7 @@ class LabelSettings:
     """How pairs are made, judged and decided.
 
     sampling: of a judgement; `n` is the number of votes per order.
-    wording, ties: of the critic's prompt; ties offers a tie as a verdict.
+    template, ties: of the critic's prompt; ties offers a tie as a verdict.
     verdicts, prefilled: how they are read, see `reward_fns.verdict.parse_verdict`.
     min_confidence: least share of all votes, over both orders, for the chosen response.
     max_pairs: most pairs of a prompt; of more, those of the responses given most often, then a seeded draw.
@@ -88,7 +88,7 @@ class LabelSettings:
     """
 
     sampling: Sampling = field(default_factory=Sampling)
-    wording: str = "critic"
+    template: str = "critic"
     ties: bool = False
     verdicts: Parsing = "strict"
     prefilled: bool = False
@@ -103,7 +103,7 @@ class LabelSettings:
             raise ValueError("the least confidence and the share of val are shares: from 0 to 1")
         if self.max_pairs < 1:
             raise ValueError(f"at most {self.max_pairs} pairs per prompt leaves nothing: take 1 or more")
-        choose_wording(self.wording, "", self.seed)
+        choose_template(self.template, "", self.seed)
 
 
 @dataclass(frozen=True)
@@ -205,8 +205,8 @@ def judge_task(pair: ResponsePair, order: int, settings: LabelSettings) -> Judge
     """A pair in one order, put as the tasks of `data_prep` put it. It has no label yet, so its truth is empty."""
     prompt = pair.prompt
     first, second = reversed(pair.responses) if order else pair.responses
-    wording = choose_wording(settings.wording, pair.pair_id, settings.seed)
-    text = wording.render(prompt.question, first, second, n_images=len(prompt.images), ties=settings.ties)
+    template = choose_template(settings.template, pair.pair_id, settings.seed)
+    text = template.render(prompt.question, first, second, n_images=len(prompt.images), ties=settings.ties)
     return JudgeTask(
         pair_id=pair.pair_id,
         order=order,

@@ -16,7 +16,7 @@ from data_prep.tasks.ordering import preference_tasks
 from data_prep.tasks.pairwise import Image, PreferencePair, PreferenceTask
 from data_prep.writer import write_parquet
 
-WORDING = "compact"
+TEMPLATE = "compact"
 """The shortest prompt template; the question fills the prompt up."""
 
 STEP = 28
@@ -74,7 +74,7 @@ def write_limit_tasks(model: Path, config: DictConfig, rows: int, folder: Path) 
 
     def tasks() -> Iterator[PreferenceTask]:
         for split, first, count in (("train", 0, rows), ("val", rows, 1)):
-            yield from preference_tasks(pairs(first, count), split=split, wording=WORDING)
+            yield from preference_tasks(pairs(first, count), split=split, template=TEMPLATE)
 
     write_parquet(tasks(), folder)
     found = _length(meter, _question(room, 0), side)
@@ -88,5 +88,5 @@ def _question(tokens: int, seed: int) -> str:
 
 def _length(meter: PromptMeter, question: str, side: int) -> int:
     pair = PreferencePair("rehearsal", [Image(b"")], question, ("1", "2"), preferred=0)
-    (task,) = preference_tasks([pair], wording=WORDING, orders="as_is")
+    (task,) = preference_tasks([pair], template=TEMPLATE, orders="as_is")
     return meter.measure([task.prompt], [[(side, side)]])[0]

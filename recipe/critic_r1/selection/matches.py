@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from data_prep.tasks.prompts import MARKER, Wording
+from data_prep.tasks.prompts import MARKER, PromptTemplate
 from recipe.critic_r1.judging.generation import (
     GenerationRequest,
     Generator,
@@ -36,12 +36,12 @@ CriticPrompt = Callable[[Problem, str, str], tuple[Message, ...]]
 """Builds the critic's prompt from a problem and the two texts, in the order in which they are shown."""
 
 
-def critic_prompt(wording: Wording) -> CriticPrompt:
-    """The prompt of a training wording: images, then the question, then the pair, in one user turn."""
+def critic_prompt(template: PromptTemplate) -> CriticPrompt:
+    """The prompt of a training template: images, then the question, then the pair, in one user turn."""
 
     def build(problem: Problem, first: str, second: str) -> tuple[Message, ...]:
         images = problem.images
-        text = wording.render(problem.question, first, second, n_images=len(images))
+        text = template.render(problem.question, first, second, n_images=len(images))
         pieces = text.split(MARKER)
         parts: list[TextPart | ImagePart] = [TextPart(pieces[0])] if pieces[0] else []
         for image, piece in zip(images, pieces[1:], strict=True):

@@ -101,7 +101,7 @@ def test_rows_that_repeat_a_large_value_are_read_one_by_one(tmp_path: Path, monk
 
 
 def test_a_small_dictionary_costs_nothing(tmp_path: Path) -> None:
-    path = repeated(tmp_path / "a.parquet", b"wording", 500)
+    path = repeated(tmp_path / "a.parquet", b"template", 500)
     with open_parquet(path) as parquet:
         assert group_rows(parquet, path, 0, 128) == 128
 

@@ -68,7 +68,7 @@ def test_critic_and_policy_rows_validate(tmp_path: Path) -> None:
     labels = {p.index: str(p.label) for p in load_digit_images()}
     assert all(p.responses[0] == labels[p.meta["id"]] != p.responses[1] for p in pairs)
     manifest = write_parquet(
-        [*preference_tasks(pairs, wording="compact"), *policy_rows(split["test"])], tmp_path, settings={"seed": 0}
+        [*preference_tasks(pairs, template="compact"), *policy_rows(split["test"])], tmp_path, settings={"seed": 0}
     )
     assert manifest["labels"]["train critic/digits"] == {"1": 40, "2": 40}
     report = check_parquet(tmp_path)

@@ -1,4 +1,4 @@
-"""Rows, wordings and neutralising."""
+"""Rows, templates and neutralising."""
 
 import dataclasses
 from pathlib import Path
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data_prep.tasks.ordering import balanced_order, preference_tasks, split_of
 from data_prep.tasks.pairwise import Image, PreferencePair, PreferenceTask, Preferred, row_schema, swapped_row
-from data_prep.tasks.prompts import MARKER, WORDINGS, get_wording, neutralise
+from data_prep.tasks.prompts import MARKER, TEMPLATES, get_template, neutralise
 from data_prep.tasks.row import Row, rows_batch
 from data_prep.writer import write_parquet
 from reward_fns.preference import compute_score
@@ -28,20 +28,20 @@ def pair(n: int = 0, preferred: object = 0, **changes: object) -> PreferencePair
     return PreferencePair(**{**given, **changes})  # type: ignore[arg-type]
 
 
-def test_compact_wording_is_exact() -> None:
+def test_compact_template_is_exact() -> None:
     digits = pair(question="What digit is shown?", responses=("7", "3"))
-    prompt = PreferenceTask(digits, 0, wording=get_wording("compact")).prompt
+    prompt = PreferenceTask(digits, 0, template=get_template("compact")).prompt
     assert prompt == "<image>What digit is shown?\nResponse 1: 7\nResponse 2: 3\nWhich response is right?"
 
 
-@pytest.mark.parametrize("name", WORDINGS)
+@pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("n_images", [0, 1, 3])
-def test_every_wording_shows_all_parts_once(name: str, n_images: int) -> None:
-    text = WORDINGS[name].render("QQ {0}", "R1R1 }{", "R2R2", n_images=n_images, ties=True)
+def test_every_template_shows_all_parts_once(name: str, n_images: int) -> None:
+    text = TEMPLATES[name].render("QQ {0}", "R1R1 }{", "R2R2", n_images=n_images, ties=True)
     assert text.count(MARKER) == n_images
     assert [text.count(part) for part in ("QQ {0}", "R1R1 }{", "R2R2")] == [1, 1, 1]
     assert text.index("R1R1") < text.index("R2R2")
-    assert ("\\boxed{tie}" in text) == WORDINGS[name].suffix
+    assert ("\\boxed{tie}" in text) == TEMPLATES[name].suffix
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_a_swapped_pair_is_the_same_judgement(preferred: object) -> None:
     ],
 )
 def test_where_the_images_of_a_question_are(question: str, n_images: int, begins: str) -> None:
-    prompt = get_wording("critic").render(question, "a", "b", n_images=n_images)
+    prompt = get_template("critic").render(question, "a", "b", n_images=n_images)
     assert prompt.startswith(begins)
     assert prompt.count(MARKER) == n_images
     assert ("picture" in prompt) == (n_images > 0)
@@ -239,5 +239,5 @@ def test_where_the_images_of_a_question_are(question: str, n_images: int, begins
 
 def test_markers_that_are_not_the_images_of_a_response_are_refused() -> None:
     with pytest.raises(ValueError, match="2 <image> markers for 1 images"):
-        get_wording("critic").render("q", "<image><image>", "b", n_images=0, response_images=(1, 0))
-    assert get_wording("critic").render("q", "<image>", "b", n_images=0).count(MARKER) == 0
+        get_template("critic").render("q", "<image><image>", "b", n_images=0, response_images=(1, 0))
+    assert get_template("critic").render("q", "<image>", "b", n_images=0).count(MARKER) == 0
