@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.critic_r1.judging.address import Address
 from recipe.critic_r1.preflight.data_files import files
 from recipe.critic_r1.preflight.finding import Finding
 
@@ -97,6 +96,8 @@ def _sources(path: object) -> set[str]:
 def _answers(url: str) -> Iterator[Finding]:
     """Any answer of the server will do; the reward workers may see more of the network than this machine."""
     import httpx
+
+    from recipe.critic_r1.judging.address import Address
 
     try:
         httpx.get(f"{url}/models", timeout=SECONDS, trust_env=not Address(url).loopback)
