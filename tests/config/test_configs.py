@@ -156,7 +156,6 @@ RELEASE = {
     f"{ACTOR}.optim.betas": [0.9, 0.999],
     f"{ACTOR}.optim.lr_warmup_steps_ratio": 0.0,
     f"{ACTOR}.grad_clip": 1.0,
-    f"{ACTOR}.freeze_vision_tower": False,
     "trainer.total_epochs": 15,
     "trainer.save_freq": 10,
     "trainer.nnodes": 1,

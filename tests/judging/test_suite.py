@@ -10,6 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from recipe.critic_r1.cli.judge import register
+from recipe.critic_r1.cli.output import console
 from recipe.critic_r1.judging.suite import read_suite
 from tests.judging.fake_server import FakeServer
 from tests.judging.test_benchmarks import likes_dogs, publish
@@ -18,9 +19,15 @@ APP = typer.Typer()
 register(APP)
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal in which a row of the table is a line."""
+    monkeypatch.setattr(console, "_width", 200)
+
+
 def run(path: Path, url: str, out: Path, *words: str) -> Any:
     command = ["judge", str(path), "--model", "m", "--base-url", url, "--out", str(out), *words]
-    return CliRunner().invoke(APP, command, env={"COLUMNS": "200"})
+    return CliRunner().invoke(APP, command)
 
 
 def suite(folder: Path, names: tuple[str, ...], **more: Any) -> Path:
