@@ -21,6 +21,7 @@ def test_class_names_are_unique() -> None:
         node.name
         for package in PACKAGES
         for path in (ROOT / package).rglob("*.py")
+        if path.parent.name != "tool_side"  # runs in lmms-eval's environment, and imports nothing of ours
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.ClassDef)
     )

@@ -42,7 +42,7 @@ _asked: contextvars.ContextVar[tuple[str, str]] = contextvars.ContextVar("asked"
 """Task and document of the request under way."""
 
 
-class AnswerJournal:
+class Journal:
     """Raw answers by what was asked, appended as they come; a line that a kill cut off is dropped.
 
     Raises:
@@ -99,7 +99,7 @@ class FinalAnswers:
     def __init__(
         self,
         completions: Any,
-        journal: AnswerJournal,
+        journal: Journal,
         *,
         suffix: str = "",
         prefilled: bool = False,
@@ -208,7 +208,7 @@ def model_class() -> type:
             self.client: Any = _Client(
                 FinalAnswers(
                     direct.chat.completions,
-                    AnswerJournal(Path(chosen["journal"])),
+                    Journal(Path(chosen["journal"])),
                     suffix=chosen["suffix"],
                     prefilled=chosen["prefilled"],
                     changes=json.loads(os.environ.get(CHANGES_VARIABLE) or "[]"),
