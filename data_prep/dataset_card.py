@@ -40,7 +40,7 @@ Each row asks a vision-language model to judge, with an answer that can be check
 
 {rejected}
 
-Every rejected record stands in `rejected.jsonl` with its reason and what to do about it. `manifest.json` holds all
+Every rejected record is in `rejected.jsonl` with its reason and what to do about it. `manifest.json` holds all
 settings and a checksum of every shard.
 """
 

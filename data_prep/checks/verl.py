@@ -61,7 +61,7 @@ def validate(
         total.n_unlike_verl += report.n_unlike_verl
         if mark:
             counts = {"rows": report.rows, "failures": report.n_failures, "unlike_verl": report.n_unlike_verl}
-            with contextlib.suppress(OSError):  # a folder of others, or a link: nothing is remembered there
+            with contextlib.suppress(OSError):  # not our folder to write in, or a link: the result is not remembered
                 append_json_line(file.parent / LOG, mark | counts)
         if progress is not None:
             progress(file.name, report.rows)

@@ -1,7 +1,7 @@
 """Prompt length in tokens, exactly as training will see it, without decoding an image.
 
 verl's own filter decodes and resizes every image to count its tokens. But the number of tokens hangs on the size
-alone, and the size stands in the header. So the text is tokenised in batches with one placeholder for each image, and
+alone, and the size is in the header. So the text is tokenised in batches with one placeholder for each image, and
 each placeholder is replaced by the number that the processor's resize rule gives.
 
 An image is resized twice on its way: verl hands it through qwen_vl_utils, which rounds it to whole patches within wide

@@ -157,7 +157,7 @@ def _as_file(image: Image, suffix: str, folder: Path) -> Image:
     """The same image as a file named by its content.
 
     Raises:
-        InputError: the file cannot be written. That is no fault of the record, which must not be rejected for it.
+        InputError: the file cannot be written. The record is not at fault and must not be rejected.
     """
     assert image.data is not None
     name = image.blake3.lstrip("~")

@@ -177,7 +177,7 @@ def best_of_n_command(
     if cut or bill.cut_off:
         warn(f"cut off at the token limit: {cut} candidates and {bill.cut_off} judgements; raise --max-tokens")
     if bad_rows:
-        warn(f"rows that are no question and are left out: {len(bad_rows)}; the first, {bad_rows[0]}")
+        warn(f"unusable rows, left out: {len(bad_rows)}; the first, {bad_rows[0]}")
     for one in lost[:3]:
         warn(f"no candidates for {_named(*one)}")
     if lost:

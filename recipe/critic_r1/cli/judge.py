@@ -298,7 +298,7 @@ def _critic_tasks(paths: list[Path]) -> tuple[list[JudgeTask], set[str], dict[st
     """What is put to a critic, the data sources of it, and the rows that cannot be: `FILE row N` -> why.
 
     Raises:
-        ValueError: there is no task.
+        ValueError: the input holds no tasks.
     """
     files = {file for path in paths for file in (path.rglob("*.parquet") if path.is_dir() else [path])}
     tasks: list[JudgeTask] = []

@@ -174,7 +174,7 @@ def messages_from_row(prompt: Sequence[Mapping[str, Any]], images: Sequence[Mapp
         images: one mapping per image with its file's `bytes`.
 
     Raises:
-        ValueError: there is no text, the markers and the images differ in number, or an image has no bytes.
+        ValueError: the text is empty, the number of markers is not that of the images, or an image has no bytes.
     """
     if not all(isinstance(turn.get("content"), str) for turn in prompt or [{}]):
         raise ValueError("the prompt is empty, or a turn of it has no text")

@@ -5,7 +5,7 @@ from the benchmark's own code, which the user has cloned: `--official-code FOLDE
 is kept here is the SHA-256 of the template that we read, so that what is called official is official; another version
 of the file is refused, and nothing is made up in its place.
 
-Kept of a protocol: template, image behind the text, free text as it is, sampling settings. Not kept: each vote in an
+Kept of a protocol: template, image after the text, free text as it is, sampling settings. Not kept: each vote in an
 order of its own draw (here every pair is judged in both orders, with all votes), and a tossed coin or a dropped row
 where no verdict can be read (here that is a failure, counted as not right).
 

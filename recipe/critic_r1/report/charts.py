@@ -148,7 +148,7 @@ def _axes(key: str, wide: bool) -> tuple[Figure, Axes]:
 
 
 def _readout(figure: Figure, axes: Axes, xs: np.ndarray, lines: list[str]) -> dict[str, object]:
-    """Where each x stands in the view box, the top and foot of the plot there, and the text to show."""
+    """Where each x is in the view box, the top and foot of the plot there, and the text to show."""
     figure.draw_without_rendering()
     height = figure.bbox.height
     foot, top = (height - axes.transAxes.transform((0, y))[1] for y in (0, 1))

@@ -177,7 +177,7 @@ class MatchJudge:
         return outcomes
 
     def cost(self, requests: Iterable[str]) -> Cost:
-        """What the judgements of these names cost, each counted once. They must stand in outcomes of this judge."""
+        """What the judgements of these names cost, each counted once. They must be in outcomes of this judge."""
         found = [self._known[name] for name in set(requests)]
         answered = [known for known in found if known.answered]
         # A prompt of no tokens does not exist: such an answer came without a count.

@@ -35,10 +35,10 @@ def read_problems(
     Args:
         image_roots: folders or zips with the images of rows that name files.
         instruct: whether third-party rows get the instruction to think and box.
-        lost: rows that are no question are named here, with the reason, and left out.
+        lost: unusable rows are left out and named here, with the reason.
 
     Raises:
-        ValueError: there is no question, or a row is not one and `lost` is None; the message names file and row.
+        ValueError: no usable question, or an unusable row when `lost` is None; the message names file and row.
     """
     problems: dict[str, Problem] = {}
     bad: list[str] = []

@@ -20,13 +20,13 @@ from data_prep.files import json_lines
 from data_prep.terminal import markup_safe
 
 RECORDED = "recorded"
-"""In the place of a reward: the score that stands in the dump."""
+"""Instead of a reward: the score recorded in the dump."""
 
 SAME = 1e-6
 """Scores closer than this are the same: dumps hold scores that went through float32."""
 
 MAX_SHOWN_CHARS = 160
-"""Of a response, the end is shown: that is where the verdict stands."""
+"""Of a response, the end is shown: that is where the verdict is."""
 
 
 @dataclass(frozen=True)

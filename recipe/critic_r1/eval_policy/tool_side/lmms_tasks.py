@@ -24,7 +24,7 @@ def leaves(manager: Any, name: str) -> list[str]:
     if entry["type"] in ("task", "python_task"):
         return [name]
     below = entry["task"]
-    if below == -1:  # a group that stands in a file of its own
+    if below == -1:  # a group with a file of its own
         from lmms_eval.utils import load_yaml_config  # type: ignore[import-not-found]
 
         below = load_yaml_config(entry["yaml_path"], mode="simple")["task"]

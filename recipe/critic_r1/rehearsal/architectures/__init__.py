@@ -15,7 +15,7 @@ PUBLISHED = {
     "Qwen/Qwen2.5-VL-7B-Instruct": "qwen2_5_vl_7b",
     # Qwen2.5-VL-7B-Instruct, trained further.
     "russwang/ThinkLite-VL-7B": "qwen2_5_vl_7b",
-    # MiMo-7B behind Qwen2.5-VL's vision tower, as in the MiMo-VL report; not compared with the files themselves.
+    # MiMo-7B with Qwen2.5-VL's vision tower, as the MiMo-VL report says; not compared with the published files.
     "XiaomiMiMo/MiMo-VL-7B-SFT-2508": "mimo_vl_7b",
     "XiaomiMiMo/MiMo-VL-7B-RL-2508": "mimo_vl_7b",
     "Qwen/Qwen3-VL-8B-Instruct": "qwen3_vl_8b",
