@@ -277,7 +277,8 @@ SECTIONS: list[Section] = [
         "A prompt computed once",
         "shared_prompt.json",
         "Old log-probabilities, reference and update together, in verl's engine: `prompt_path` stock against once. "
-        "Responses of 200 to 250 tokens; the gradients' difference is relative, of the worst parameter.",
+        "Responses of 200 to 250 tokens; the gradients' difference is relative, of the worst parameter. "
+        "One run, beside other work on the machine.",
         "shared_prompt --out benchmarks/results/shared_prompt.json",
         _shared_prompt,
     ),
