@@ -13,6 +13,15 @@ from data_prep.writer import write_parquet
 from recipe.critic_r1.demo.model import build_model
 from recipe.critic_r1.launch import processes
 
+MIN_PEARSON = 0.999
+"""Least agreement of rollout and actor at random weights.
+
+verl bans the two image placeholders in vLLM's sampler and not in the actor. A trained model gives them nothing; at
+random weights they hold 0.5 % of the probability on average and up to 13 % at one token, which vLLM spreads over the
+other tokens. This alone makes a correlation of 0.9999 to 0.99999, a mean difference of 4e-5 and a largest one of 4e-4
+to 3e-3.
+"""
+
 
 @dataclass(frozen=True)
 class Workshop:
@@ -36,6 +45,7 @@ class Workshop:
             "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 32,
             "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": 32,
             "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": 32,
+            "critic_r1.rollout_agreement.min_pearson": MIN_PEARSON,
             "trainer.save_freq": 1,
             "trainer.logger": "[console]",
         }

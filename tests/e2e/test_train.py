@@ -15,7 +15,7 @@ import pytest
 from recipe.critic_r1.training.checkpoints import TRACKER, best, held_out
 from recipe.critic_r1.training.export import export
 from recipe.critic_r1.training.run_log import read_lines
-from tests.e2e.conftest import Workshop, start, workers
+from tests.e2e.conftest import MIN_PEARSON, Workshop, start, workers
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -94,9 +94,8 @@ def test_the_sample_log_is_neither_cut_nor_doubled(recovered: Recovered) -> None
 def test_rollout_and_actor_agree(recovered: Recovered) -> None:
     folder = recovered.folder
     for record in read_lines(folder / "train" / "metrics.jsonl"):
-        assert record["data"]["training/rollout_actor_probs_pearson_corr"] > 0.9999
-        # Probably because verl bans the two image placeholders in vLLM's sampler and not in the actor: at random
-        # weights they hold about one part in 200 of the probability. Up to 1.1e-3 was seen; the cause is not isolated.
+        assert record["data"]["training/rollout_actor_probs_pearson_corr"] > MIN_PEARSON
+        assert record["data"]["training/rollout_probs_diff_mean"] < 1e-4
         assert record["data"]["training/rollout_probs_diff_max"] < 1e-2
         assert record["data"]["actor/grad_norm"] >= 0
 
