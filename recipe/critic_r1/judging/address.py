@@ -9,23 +9,20 @@ bodies included.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import ipaddress
 import os
 import re
 import resource
 import socket
 import urllib.request
-import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import cached_property
-from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import openai
 
 from recipe.critic_r1.redaction import address_secrets, redact
-from reward_fns.replies import SenselessAnswerError
+from reward_fns.bounded_http import InvalidAddress, bounded_client
 
 KEY_VARIABLE = "CRITIC_R1_API_KEY"
 """Holds the key for servers of this project's commands, whatever their address."""
@@ -34,49 +31,6 @@ NO_KEY = "EMPTY"
 
 SPARE_FILES = 64
 """Open files of a process beside its connections."""
-
-LARGEST_BODY = 32 << 20
-"""Bytes of a server's answer, unpacked; as many answers as --concurrency says may be in memory at a time."""
-
-
-# The client's HTTP library has another name in some releases.
-_LIBRARY = openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0]
-_http: Any = importlib.import_module(_LIBRARY)
-
-
-class BoundedBody(_http.AsyncByteStream):  # type: ignore[misc]
-    """The body of a response, unpacked here so that no packing makes it larger than LARGEST_BODY in memory.
-
-    Raises:
-        SenselessAnswerError: while it is read, when it is larger, or packed otherwise than by gzip or deflate.
-    """
-
-    def __init__(self, stream: Any, encoding: str) -> None:
-        self._stream, self._encoding = stream, encoding.strip().lower()
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        packed = self._encoding not in ("", "identity")
-        if packed and self._encoding not in ("gzip", "x-gzip", "deflate"):
-            raise SenselessAnswerError(f"a body packed as {self._encoding[:40]!r}, which was not asked for")
-        unpack = zlib.decompressobj(wbits=47)  # gzip or zlib, as the header says
-        left = LARGEST_BODY
-        async for data in self._stream:
-            try:
-                chunk = unpack.decompress(data, left + 1) if packed else data
-            except zlib.error as error:
-                raise SenselessAnswerError(f"a body that is not packed as it says ({error})") from error
-            left -= len(chunk)
-            if left < 0:
-                raise SenselessAnswerError(f"a body of more than {LARGEST_BODY:,} bytes")
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-async def _bound(response: Any) -> None:
-    """Bound a response's body before anything of it is read."""
-    response.stream = BoundedBody(response.stream, response.headers.pop("content-encoding", ""))
 
 
 class Address:
@@ -142,14 +96,8 @@ class Address:
             ValueError: the environment names a proxy that cannot be used.
         """
         try:
-            http = openai.DefaultAsyncHttpxClient(
-                follow_redirects=False, trust_env=not self.here, event_hooks={"response": [_bound]}
-            )
-        except (
-            ValueError,
-            ImportError,
-            _http.InvalidURL,
-        ) as error:  # such as of a SOCKS proxy without the library for it
+            http = bounded_client(direct=self.here)
+        except (ValueError, ImportError, InvalidAddress) as error:  # such as of a SOCKS proxy without its library
             raise ValueError(
                 f"the proxy {self.proxy} cannot be used ({redact(str(error))}): mend HTTP_PROXY, HTTPS_PROXY or"
                 f" ALL_PROXY, or set NO_PROXY={self.host}"
