@@ -14,7 +14,7 @@ from data_prep.settings import Settings
 from data_prep.sources.excerpt import EXCERPT, excerpt
 from data_prep.sources.labels import Labels
 from data_prep.sources.record import Source
-from data_prep.sources.reject import Reject, repeated, same_responses
+from data_prep.sources.reject import Reject, no_twin, repeated, same_responses
 from data_prep.tasks.nway import RankedResponses, RankTask
 from data_prep.tasks.ordering import Turns, choose_template, is_flipped, orders_of, seeded_fraction, split_of
 from data_prep.tasks.pairwise import PreferencePair, PreferenceTask
@@ -62,6 +62,7 @@ class _Draft(NamedTuple):
     pair_id: str
     task: PreferenceTask | ScoreTask | RankTask
     sizes: list[tuple[int, int]]
+    twin: bool = False
 
 
 class Transform:
@@ -220,20 +221,33 @@ class Transform:
                 chosen = choose_template(settings.template, pair_id, settings.seed)
                 flipped = is_flipped(pair_id, settings.seed, settings.flip_labels)
                 ties = settings.ties == "keep"
-                for order in orders_of(pair, turn, settings.seed, settings.orders):
+                orders = orders_of(pair, turn, settings.seed, settings.orders)
+                for order in orders:
                     task = PreferenceTask(pair, order, split, ordinal, chosen, ties, flipped)
                     drafts.append(_Draft(ordinal, pair_id, task, sizes))
+                if not settings.twins:
+                    continue
+                if (made := turns.twins.of(pair, sizes, split)) is None:
+                    left_out.append(no_twin())
+                    continue
+                twin, twin_sizes = made
+                for order in orders:
+                    task = PreferenceTask(twin, order, split, ordinal, chosen, ties)
+                    drafts.append(_Draft(ordinal, twin.pair_id, task, twin_sizes, twin=True))
         return left_out
 
     def _rank_task(self, item: RankedResponses, split: str, ordinal: int) -> RankTask:
-        if len(item.best) > 1:
-            raise Reject("tie", "several responses share the best rank", "Use --nway pairs.")
+        ranking = self.settings.nway == "rankings"
+        if ranking and len(set(item.ranks)) == 1:
+            raise Reject("tie", "all responses share one rank", "Use --nway pairs.")
+        if not ranking and len(item.best) > 1:
+            raise Reject("tie", "several responses share the best rank", "Use --nway pairs, or rankings.")
         if len(item.responses) > MOST_NWAY:
             raise Reject("not-pairwise", f"{len(item.responses)} responses; at most {MOST_NWAY}", "Use --nway pairs.")
         seed = self.settings.seed
         places = range(len(item.responses))
         shares = [seeded_fraction(seed, "nway", item.pair_id, i) for i in places]
-        return RankTask(item, tuple(sorted(places, key=shares.__getitem__)), split, ordinal)
+        return RankTask(item, tuple(sorted(places, key=shares.__getitem__)), split, ordinal, ranking)
 
     def _split(self, item: PreferencePair | ScoredResponse | RankedResponses) -> str:
         settings = self.settings
@@ -273,8 +287,8 @@ class Transform:
             outcome.rows.append(draft.task.flat(length))
             if (key := (draft.ordinal, draft.pair_id)) != last:
                 task = draft.task
-                judged = (draft.pair_id, 0)  # a score contradicts nothing
-                if not isinstance(task, ScoreTask):
+                judged = (draft.pair_id, 0)  # a score or a twin contradicts nothing
+                if not isinstance(task, ScoreTask) and not draft.twin:
                     judged = (task.pair if isinstance(task, PreferenceTask) else task.item).judgement
                 outcome.ids.append((*key, *judged))
                 last = key
@@ -284,7 +298,7 @@ class Transform:
             if ordinal in with_rows:
                 outcome.dropped_pairs.update(p.reason for p in found)
             else:
-                first = found[0]
+                first = next((p for p in found if p.reason != no_twin().reason), found[0])
                 outcome.rejected.append(
                     {
                         "row": ordinal,
