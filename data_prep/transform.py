@@ -29,14 +29,18 @@ MOST_NWAY = 16
 """Responses of one N-way task; as many as the reward reads (reward_fns.nway)."""
 
 
+TWIN = 3
+"""In the place of the better response in `Transformed.ids`: a twin, which belongs to the pair before it."""
+
+
 @dataclass
 class Transformed:
     """What became of a stretch of records. Every record is either used or rejected."""
 
     rows: list[Row] = field(default_factory=list)
     ids: list[tuple[int, str, str, int]] = field(default_factory=list)
-    """Of every pair that became rows: ordinal, `pair_id`, and its `judgement`; for finding duplicates and
-    contradictions."""
+    """Of every pair that became rows: ordinal, `pair_id`, and its `judgement`, or `pair_id` and `TWIN`; for finding
+    duplicates and contradictions."""
     rejected: list[dict[str, Any]] = field(default_factory=list)
     dropped_pairs: Counter[str] = field(default_factory=Counter)
     """By reason: pairs left out of records that gave other rows."""
@@ -62,7 +66,8 @@ class _Draft(NamedTuple):
     pair_id: str
     task: PreferenceTask | ScoreTask | RankTask
     sizes: list[tuple[int, int]]
-    twin: bool = False
+    twin_of: str = ""
+    """Of a twin: the `pair_id` of its pair, whose drafts come right before it."""
 
 
 class Transform:
@@ -233,7 +238,7 @@ class Transform:
                 twin, twin_sizes = made
                 for order in orders:
                     task = PreferenceTask(twin, order, split, ordinal, chosen, ties)
-                    drafts.append(_Draft(ordinal, twin.pair_id, task, twin_sizes, twin=True))
+                    drafts.append(_Draft(ordinal, twin.pair_id, task, twin_sizes, pair_id))
         return left_out
 
     def _rank_task(self, item: RankedResponses, split: str, ordinal: int) -> RankTask:
@@ -284,11 +289,13 @@ class Transform:
                 problems.setdefault(draft.ordinal, []).append(problem)
                 excerpts.setdefault(draft.ordinal, valid_text(draft.task.prompt)[:EXCERPT])
                 continue
+            if draft.twin_of and last not in ((draft.ordinal, draft.twin_of), (draft.ordinal, draft.pair_id)):
+                continue  # its pair is left out
             outcome.rows.append(draft.task.flat(length))
             if (key := (draft.ordinal, draft.pair_id)) != last:
                 task = draft.task
-                judged = (draft.pair_id, 0)  # a score or a twin contradicts nothing
-                if not isinstance(task, ScoreTask) and not draft.twin:
+                judged = (draft.pair_id, TWIN if draft.twin_of else 0)  # a score or a twin contradicts nothing
+                if not isinstance(task, ScoreTask) and not draft.twin_of:
                     judged = (task.pair if isinstance(task, PreferenceTask) else task.item).judgement
                 outcome.ids.append((*key, *judged))
                 last = key

@@ -115,6 +115,23 @@ def test_a_pair_that_is_too_long_is_rejected_as_such() -> None:
     assert [row.data_source for row in outcome.rows] == ["critic/rlaif_v", "critic/rlaif_v_twin"] * 2
 
 
+@pytest.mark.parametrize("kind", ["duplicate", "contradictory"])
+def test_a_twin_goes_with_its_pair(kind: str, tmp_path: Path) -> None:
+    good = [GOOD["rlaif_v"](n) for n in range(6)]
+    swapped = {**good[2], "chosen": good[2]["rejected"], "rejected": good[2]["chosen"]}
+    records = [*good, good[2] if kind == "duplicate" else swapped]
+    given = settings(twins=True, val_share=0.0, unit_rows=3)
+    manifest = convert([str(source_file(tmp_path, records))], tmp_path / "out", given)
+    lost = 1 if kind == "duplicate" else 2
+    assert manifest["rejected"] == {kind: lost}
+    rows = table(tmp_path / "out")
+    pairs = {row["extra_info"]["pair_id"] for row in rows if row["data_source"] == "critic/rlaif_v"}
+    twins = [json.loads(row["extra_info"]["meta"])["twin_of"] for row in rows if "twin" in row["data_source"]]
+    assert len(pairs) == 7 - lost
+    assert len(twins) == len(set(twins)) == 7 - lost - manifest["dropped_pairs"]["no-twin"]
+    assert set(twins) <= pairs
+
+
 def test_what_a_twin_pays() -> None:
     said = [f"<think>The image shows neither.</think>\\boxed{{{choice}}}" for choice in ("tie", "1", "2")]
     assert [compute_score("critic/made_twin", text, "tie")["score"] for text in said] == [1.0, 0.1, 0.1]
