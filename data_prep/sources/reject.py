@@ -37,9 +37,9 @@ def repeated() -> Reject:
 
 
 def no_twin() -> Reject:
-    """For a pair without a twin; the pair itself is used."""
+    """For a twin that cannot be made; its pair is used."""
     detail = "no pair shortly before this one has other images that neither response can be about"
-    return Reject("no-twin", detail, "Nothing to do; the pair is used without a twin.")
+    return Reject("twin-without-image", detail, "Nothing to do; the pair is used without one.")
 
 
 def contradictory() -> Reject:

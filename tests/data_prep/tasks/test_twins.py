@@ -78,7 +78,7 @@ def test_every_pair_is_followed_by_its_twin(orders: Any, tmp_path: Path) -> None
     twins = [r for r in rows if r["data_source"] == "critic/rlaif_v_twin"]
     assert len(pairs) == ROWS
     times = 2 if orders == "both" else 1
-    assert len(twins) == times * (ROWS - manifest["dropped_pairs"]["no-twin"]) > 0
+    assert len(twins) == times * (ROWS - manifest["dropped_pairs"]["twin-without-image"]) > 0
     assert manifest["records"] == {"in": ROWS, "used": ROWS, "rejected": 0}
     images_of = {row["images"][0]["bytes"]: row["extra_info"]["split"] for row in pairs.values()}
     for twin in twins:
@@ -128,7 +128,7 @@ def test_a_twin_goes_with_its_pair(kind: str, tmp_path: Path) -> None:
     pairs = {row["extra_info"]["pair_id"] for row in rows if row["data_source"] == "critic/rlaif_v"}
     twins = [json.loads(row["extra_info"]["meta"])["twin_of"] for row in rows if "twin" in row["data_source"]]
     assert len(pairs) == 7 - lost
-    assert len(twins) == len(set(twins)) == 7 - lost - manifest["dropped_pairs"]["no-twin"]
+    assert len(twins) == len(set(twins)) == 7 - lost - manifest["dropped_pairs"]["twin-without-image"]
     assert set(twins) <= pairs
 
 
