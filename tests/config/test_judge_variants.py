@@ -1,14 +1,20 @@
 """The variants of the critic task: each composes for the demo and for r1, and pays as docs/rewards.md says."""
 
+import re
 from importlib import import_module
 from typing import Any
 
 import pytest
+import typer
 from omegaconf import OmegaConf
 
-from data_prep.tasks.prompts import get_template
+from data_prep.tasks.prompts import TEMPLATES, get_template
+from recipe.critic_r1.cli import app
 from reward_fns.grounded import gold_thoughts
-from tests.config.test_configs import composed
+from tests.config.test_configs import CONFIG_DIR, composed, options
+
+GROUP = typer.main.get_group(app)
+PREPARE = GROUP.get_command(typer.Context(GROUP), "prepare")
 
 
 def said(choice: str, thoughts: str = "I looked.") -> str:
@@ -42,11 +48,21 @@ def test_what_a_variant_pays(variant: str, label: str, paid: list[tuple[str, flo
     config = composed(run, f"{'+' if run == 'demo' else ''}variant={variant}")
     settings: Any = OmegaConf.to_container(config.reward.custom_reward_function, resolve=True)
     reward = import_module(settings["path"].removeprefix("pkg://"))
-    options = settings.get("reward_kwargs") or {}
+    kwargs = settings.get("reward_kwargs") or {}
     reward.check_ground_truth(label)
     for response, score in paid:
-        found = getattr(reward, settings["name"])("critic/x", response, label, {}, **options)
+        found = getattr(reward, settings["name"])("critic/x", response, label, {}, **kwargs)
         assert found["score"] == pytest.approx(score), response
     assert (config.critic_r1.swap_consistency.weight > 0) == (variant in ("swap_consistency", "counterfactual"))
-    if chain_name := options.get("chain"):
+    if chain_name := kwargs.get("chain"):
         assert get_template(chain_name).name == variant
+
+
+def test_the_table_of_the_docs_names_variants_and_options_that_exist() -> None:
+    section = (CONFIG_DIR.parents[2] / "docs" / "rewards.md").read_text().split("## Ways to judge")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:3] == "| `"]
+    assert {row[0].strip("`") for row in rows} == {*options("variant")} - {"policy_by_critic", "self_improvement"}
+    named = set(re.findall("--[a-z]+", " ".join(row[1] for row in rows)))
+    assert PREPARE is not None
+    assert named <= {option for parameter in PREPARE.params for option in parameter.opts}
+    assert {row[1].split()[-1].strip("`") for row in rows if "--template" in row[1]} <= set(TEMPLATES)
