@@ -1,9 +1,8 @@
-"""A server's address: what of it may be shown, which key it gets, and how it is reached.
+"""A server's address: how it is displayed, which key it gets, and how it is reached.
 
-A key is for the one who issued it. The OPENAI_API_KEY of the environment goes only where the connection is encrypted;
-redirects are not followed, since the prompt and its images would go with them; and a server on this machine is not
-asked through a proxy, which could not reach it. What comes back is bounded before it takes memory, errors and packed
-bodies included.
+OPENAI_API_KEY of the environment is sent over encrypted connections only. Redirects are not followed, since they would
+take the prompt and its images elsewhere. A server on this machine is not reached through a proxy. The size of responses
+is limited, errors and compressed bodies included.
 """
 
 from __future__ import annotations
@@ -28,27 +27,27 @@ from recipe.critic_r1.redaction import address_secrets, redact
 from reward_fns.replies import SenselessAnswerError
 
 KEY_VARIABLE = "CRITIC_R1_API_KEY"
-"""Holds the key for servers of this project's commands, whatever their address."""
+"""Environment variable with the key for servers of this project's commands, whatever their address."""
 
 NO_KEY = "EMPTY"
 
 SPARE_FILES = 64
-"""Open files of a process beside its connections."""
+"""Files that a process opens besides its connections."""
 
 LARGEST_BODY = 32 << 20
-"""Bytes of a server's answer, unpacked; as many answers as --concurrency says may be in memory at a time."""
+"""Bytes of a response, uncompressed; up to --concurrency responses are in memory at a time."""
 
 
-# The client's HTTP library has another name in some releases.
+# The name of the client's HTTP library differs between releases.
 _LIBRARY = openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0]
 _http: Any = importlib.import_module(_LIBRARY)
 
 
 class BoundedBody(_http.AsyncByteStream):  # type: ignore[misc]
-    """The body of a response, unpacked here so that no packing makes it larger than LARGEST_BODY in memory.
+    """The body of a response, decompressed here up to LARGEST_BODY.
 
     Raises:
-        SenselessAnswerError: while it is read, when it is larger, or packed otherwise than by gzip or deflate.
+        SenselessAnswerError: while reading, when it is larger or not compressed with gzip or deflate.
     """
 
     def __init__(self, stream: Any, encoding: str) -> None:
@@ -57,14 +56,14 @@ class BoundedBody(_http.AsyncByteStream):  # type: ignore[misc]
     async def __aiter__(self) -> AsyncIterator[bytes]:
         packed = self._encoding not in ("", "identity")
         if packed and self._encoding not in ("gzip", "x-gzip", "deflate"):
-            raise SenselessAnswerError(f"a body packed as {self._encoding[:40]!r}, which was not asked for")
+            raise SenselessAnswerError(f"a body compressed as {self._encoding[:40]!r}, which was not requested")
         unpack = zlib.decompressobj(wbits=47)  # gzip or zlib, as the header says
         left = LARGEST_BODY
         async for data in self._stream:
             try:
                 chunk = unpack.decompress(data, left + 1) if packed else data
             except zlib.error as error:
-                raise SenselessAnswerError(f"a body that is not packed as it says ({error})") from error
+                raise SenselessAnswerError(f"a body that is not compressed as it says ({error})") from error
             left -= len(chunk)
             if left < 0:
                 raise SenselessAnswerError(f"a body of more than {LARGEST_BODY:,} bytes")
@@ -75,7 +74,7 @@ class BoundedBody(_http.AsyncByteStream):  # type: ignore[misc]
 
 
 async def _bound(response: Any) -> None:
-    """Bound a response's body before anything of it is read."""
+    """Limit a response's body before any of it is read."""
     response.stream = BoundedBody(response.stream, response.headers.pop("content-encoding", ""))
 
 
@@ -99,7 +98,7 @@ class Address:
             raise ValueError(f"{self.shown} is not an address: {form}")
         path = parts.path.rstrip("/").removesuffix("/chat/completions")
         self.url = urlunsplit((parts.scheme, parts.netloc, path, "", ""))
-        """Up to and including `/v1`, without the path of a request."""
+        """Up to and including `/v1`, without the path of an endpoint."""
         self._query = dict(parse_qsl(parts.query))
         self.encrypted = parts.scheme == "https"
         self.secrets = address_secrets(url)
@@ -109,7 +108,7 @@ class Address:
         """Whether the address is on this machine."""
         host = self.host
         with contextlib.suppress(OSError):
-            host = socket.inet_ntoa(socket.inet_aton(host))  # also of 127.1 and 2130706433
+            host = socket.inet_ntoa(socket.inet_aton(host))  # 127.1 and 2130706433, too
         try:
             found = ipaddress.ip_address(host)
         except ValueError:
@@ -128,7 +127,7 @@ class Address:
 
     @cached_property
     def proxy_of_environment(self) -> str:
-        """The proxy that the environment names for the address, without its password; empty for none."""
+        """The environment's proxy for the address, without its password; empty for none."""
         proxies = urllib.request.getproxies()
         found = proxies.get("https" if self.encrypted else "http") or proxies.get("all")
         if not found or urllib.request.proxy_bypass(self.host):
@@ -136,22 +135,18 @@ class Address:
         return redact(found if "://" in found else f"http://{found}")
 
     def client(self, api_key: str, timeout: float) -> openai.AsyncOpenAI:
-        """A client that follows no redirect and sends no organization or project of the environment to others.
+        """A client that follows no redirects and sends the environment's organization and project to OpenAI only.
 
         Raises:
-            ValueError: the environment names a proxy that cannot be used.
+            ValueError: the environment's proxy cannot be used.
         """
         try:
             http = openai.DefaultAsyncHttpxClient(
                 follow_redirects=False, trust_env=not self.here, event_hooks={"response": [_bound]}
             )
-        except (
-            ValueError,
-            ImportError,
-            _http.InvalidURL,
-        ) as error:  # such as of a SOCKS proxy without the library for it
+        except (ValueError, ImportError, _http.InvalidURL) as error:  # ImportError: a SOCKS proxy without its library
             raise ValueError(
-                f"the proxy {self.proxy} cannot be used ({redact(str(error))}): mend HTTP_PROXY, HTTPS_PROXY or"
+                f"the proxy {self.proxy} cannot be used ({redact(str(error))}): correct HTTP_PROXY, HTTPS_PROXY or"
                 f" ALL_PROXY, or set NO_PROXY={self.host}"
             ) from None
         client = openai.AsyncOpenAI(
@@ -168,31 +163,31 @@ class Address:
 
 
 def choose_key(given: str, url: str, warn: Callable[[str], None]) -> str:
-    """The key for an address: the one given, else CRITIC_R1_API_KEY, else OPENAI_API_KEY where https is spoken.
+    """The key for an address: the one given, else CRITIC_R1_API_KEY, else OPENAI_API_KEY if the address is https.
 
     Args:
         given: by the user for this server; empty for none.
-        warn: told when a key goes unencrypted to another machine, and when OPENAI_API_KEY is held back.
+        warn: called when a key is sent unencrypted to another machine, and when OPENAI_API_KEY is not sent.
 
     Raises:
-        ValueError: the address is not one, or the key cannot be sent in a header.
+        ValueError: the address is invalid, or the key cannot be sent in a header.
     """
     address = Address(url)
     key = (given or os.environ.get(KEY_VARIABLE, "")).strip()
     unasked = os.environ.get("OPENAI_API_KEY", "").strip()
     if not all(character.isascii() and character.isprintable() for character in key or unasked):
-        raise ValueError("the API key has characters that no key has: give it again")
+        raise ValueError("the API key has characters other than printable ASCII: check it")
     if not key and unasked:
         if address.encrypted:
             return unasked
-        warn(f"OPENAI_API_KEY is not sent to {address.shown}, which is not encrypted: give --api-key if it is meant")
+        warn(f"OPENAI_API_KEY is not sent to {address.shown}, which is not encrypted: use --api-key to send a key")
     if key and key != NO_KEY and not address.encrypted and not address.here:
-        warn(f"the key goes to {address.shown} unencrypted: anyone on the way can read it")
+        warn(f"the key is sent to {address.shown} unencrypted: anyone on the network path can read it")
     return key or NO_KEY
 
 
 def proxy_note(url: str) -> str:
-    """What to say when a proxy of the environment is not used for an address on this machine; empty otherwise."""
+    """A note that the environment's proxy is not used for an address on this machine; empty otherwise."""
     address = Address(url)
     if address.here and (proxy := address.proxy_of_environment):
         return f"{address.shown} is on this machine: it is reached without the proxy {proxy}"
@@ -200,10 +195,10 @@ def proxy_note(url: str) -> str:
 
 
 def open_files_for(concurrency: int) -> None:
-    """Let the process open a file per connection.
+    """Raise the process's limit of open files to one per connection.
 
     Raises:
-        ValueError: the machine does not let it.
+        ValueError: the machine does not allow it.
     """
     needed = concurrency + SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

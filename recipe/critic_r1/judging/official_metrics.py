@@ -1,14 +1,14 @@
-"""The figures by which critic benchmarks are published, from judgements in both orders.
+"""The published metrics of critic benchmarks, from judgements in both orders.
 
-A benchmark's own script shows each pair once, in a drawn order. Its accuracy is therefore, in expectation, the mean
-over both orders, and that is what stands here: the same figure without the luck of the draw. The grouping comes with
-the rows (`meta.category`, `meta.group`; see `data_prep.sources`), where it is read from the official ids.
+A benchmark's own script shows each pair once, in a random order. The mean over both orders, as computed here, has the
+same expectation and less noise. The grouping comes with the rows (`meta.category`, `meta.group`; see
+`data_prep.sources`), where it is taken from the official ids.
 
   VL-RewardBench          accuracy per group (hallucination, reasoning, general), overall, and macro over the groups
-  MM-RLHF-RewardBench     Acc over pairs, Acc+ over prompts whose pairs are all right
+  MM-RLHF-RewardBench     Acc over pairs, Acc+ over prompts: all pairs of the prompt are correct
   Multimodal RewardBench  accuracy per category, overall, and macro over the categories
   Multimodal RewardBench 2  accuracy per task (t2i, edit, interleaved, reasoning) over both orders, and overall. Its
-                            script leaves unreadable verdicts out of the count; here they are not right.
+                            script does not count unreadable verdicts; here they are incorrect.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from recipe.critic_r1.judging.pairwise import Judgement
 
 
 def official_metrics(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[str, Estimate]:
-    """Official figures; an unreadable verdict counts as not right, a failed request not at all.
+    """Official metrics; an unreadable verdict counts as incorrect, a failed request not at all.
 
     `overall`; with several categories `macro` and `category/<name>`; with groups of several pairs `acc_plus`, the share
-    of groups with every pair right, per order, averaged over the orders.
+    of groups with every pair correct, per order, averaged over the orders.
 
     Raises:
         ValueError: no judgements.
@@ -42,17 +42,17 @@ def official_metrics(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[
         marks = [answered & (category == name) for name in names]
         metrics["macro"] = bootstrap.macro(correct, marks)
         metrics |= {f"category/{name}": bootstrap.rate(correct, mark) for name, mark in zip(names, marks, strict=True)}
-    whole = _whole_groups(judgements)
-    if whole is not None:
-        groups, right = whole
+    scored = _scored_groups(judgements)
+    if scored is not None:
+        groups, right = scored
         metrics["acc_plus"] = ClusterBootstrap(groups, seed=seed).rate(right)
     return metrics
 
 
-def _whole_groups(judgements: Sequence[Judgement]) -> tuple[list[str], list[bool]] | None:
-    """Per group and order: the group's name and whether all its pairs are right. None when no group has two pairs.
+def _scored_groups(judgements: Sequence[Judgement]) -> tuple[list[str], list[bool]] | None:
+    """Per group and order: the group's name and whether all its pairs are correct. None when no group has two pairs.
 
-    A group with a failed request is left out: it is not known.
+    Groups with a failed request are left out.
     """
     groups: dict[tuple[str, int], list[Judgement]] = {}
     for judgement in judgements:
