@@ -45,7 +45,8 @@ def measure(architecture: str, overrides: list[str], sides: dict[str, int], toke
     import verl  # noqa: F401  (loads the plug-in)
     from verl.utils import hf_processor
 
-    from recipe.critic_r1.preflight.memory_estimate import GIB, ModelShape, total, training_lines
+    from recipe.critic_r1.preflight.memory_estimate import GIB, total, training_lines
+    from recipe.critic_r1.preflight.model_shape import ModelShape
     from recipe.critic_r1.rehearsal import architectures, random_model
     from recipe.critic_r1.rehearsal.training_steps import Shape, TrainingSteps, rollout
     from recipe.critic_r1.train import compose_config

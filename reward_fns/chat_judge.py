@@ -36,11 +36,11 @@ LONGEST_PAUSE = 30.0
 PASSING = (408, 409, 425, 429)
 """Statuses below 500 that are worth another attempt."""
 
-_TYPES = ((b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif"))
+_TYPES = ((b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif"), (b"BM", "bmp"))
 
 
 def data_url(image: Any) -> str:
-    """An image as a data URL: the bytes of a PNG, JPEG, GIF or WebP file as they are, a `PIL.Image` as PNG.
+    """An image as a data URL: the bytes of a PNG, JPEG, GIF, BMP or WebP file unchanged, a `PIL.Image` as PNG.
 
     Raises:
         ValueError: anything else.
@@ -54,7 +54,7 @@ def data_url(image: Any) -> str:
     kind = "webp" if image[:4] == b"RIFF" and image[8:12] == b"WEBP" else None
     kind = kind or next((name for magic, name in _TYPES if image.startswith(magic)), None)
     if kind is None:
-        raise ValueError(f"an image of {len(image)} bytes is not a PNG, JPEG, GIF or WebP file: convert it")
+        raise ValueError(f"an image of {len(image)} bytes is not a PNG, JPEG, GIF, BMP or WebP file: convert it")
     return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 
 

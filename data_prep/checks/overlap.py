@@ -1,9 +1,9 @@
 """Rows of a training set that are also in a benchmark.
 
-The critic sets and the critic benchmarks were drawn from the same sources, so a benchmark can be trained on without
-anyone noticing. A row overlaps when it has the same image bytes; or almost the same image (saved again or resized); or
-the same question and responses, in any order, provided that these are long enough to be the row's own: "Is there a
-circle? Yes. No." under another image is another row.
+Critic data sets and benchmarks are sampled from the same sources, so training on a benchmark is easily overlooked. A
+row overlaps when it has the same image bytes; or nearly the same image (re-encoded or resized); or the same question
+and responses, in any order, provided that these are long enough to be specific: "Is there a circle? Yes. No." with
+another image is another row.
 """
 
 import hashlib
@@ -27,35 +27,35 @@ from data_prep.tasks.nway import RankedResponses
 from data_prep.tasks.pairwise import Image, PreferencePair, content_id
 
 NEAR_BITS = 4
-"""Perceptual hashes (64 bits) that differ in at most this many bits are of images that may be the same."""
+"""Most differing bits of the perceptual hashes (64 bits) of images that may be the same."""
 
 PLAIN_BITS = 8
-"""A perceptual hash with fewer bits set, or fewer unset, is of an almost empty image, which matches every other almost
-empty image; such hashes are not compared."""
+"""A perceptual hash with fewer bits set, or fewer unset, is that of an almost empty image, and matches every other one;
+such hashes are not compared."""
 
 SIDE = 16
-"""Pixels of a thumbnail's side. Perceptual hashes of simple drawings agree by chance; thumbnails decide."""
+"""Side of a thumbnail in pixels. Hashes of simple drawings agree by chance, so thumbnails decide."""
 
 PLAIN_SHARE = 0.6
-"""Share of one colour from which an image is a drawing on plain ground."""
+"""Share of one colour above which an image counts as a drawing on a plain background."""
 
 NEAR_MOST, NEAR_MEAN, NEAR_PLAIN = 80, 8.0, 24
-"""Levels (of 255) by which thumbnails of the same image may differ: at most, on average, and at most for drawings.
+"""Largest difference (in levels of 255) between thumbnails of the same image: maximum, mean, and maximum for drawings.
 
-A scene saved at a fifth of its size with JPEG quality 30 stays within the first two; of drawings like those of easy-VQA
-with near hashes, none of 346 pairs is within the third."""
+A scene saved at a fifth of its size with JPEG quality 30 is within the first two; of 346 pairs of different drawings
+like those of easy-VQA with near hashes, none is within the third."""
 
 LEAST_SPECIFIC = 200
-"""Letters and digits of both responses together from which equal texts are hardly a coincidence."""
+"""Letters and digits of both responses above which equal texts are unlikely to be a coincidence."""
 
 Texts = Literal["long", "any", "never"]
-"""Which equal texts count as overlap by themselves: long ones, and short ones of rows without images; all; none."""
+"""Which equal texts count as overlap: long ones, and short ones of rows without images; all; none."""
 
 _BLANK = re.compile(r"[\W_]+")
 
 
 def normalised(text: str) -> str:
-    """Letters and digits in lower case with single blanks between."""
+    """Letters and digits in lower case, separated by single spaces."""
     return _BLANK.sub(" ", text.casefold()).strip()
 
 
@@ -65,22 +65,22 @@ def text_key(question: str, responses: Iterable[str]) -> str:
 
 
 def is_specific(responses: Iterable[str]) -> bool:
-    """Whether two rows with these responses can hardly have them by chance."""
+    """Whether two rows with these responses are unlikely to have them by chance."""
     return sum(len(normalised(response)) for response in responses) >= LEAST_SPECIFIC
 
 
 class Fingerprint(NamedTuple):
-    """What tells whether an image is almost the same as another."""
+    """For deciding whether two images are nearly the same."""
 
     code: int
     """64-bit perceptual hash."""
     thumbnail: bytes
     """`SIDE` x `SIDE` RGB pixels."""
     plain: bool
-    """Whether it is a drawing on plain ground."""
+    """Whether it is a drawing on a plain background."""
 
     def is_near(self, other: "Fingerprint") -> bool:
-        """Whether the other image is almost the same."""
+        """Whether the other image is nearly the same."""
         if (self.code ^ other.code).bit_count() > NEAR_BITS:
             return False
         one, two = (np.frombuffer(f.thumbnail, np.uint8).astype(np.int16) for f in (self, other))
@@ -102,7 +102,7 @@ def fingerprint(data: bytes | memoryview) -> Fingerprint | None:
     bits = imagehash.phash(image).hash.ravel()
     if not PLAIN_BITS <= int(bits.sum()) <= 64 - PLAIN_BITS:
         return None
-    # Colours in 16 levels a channel, from few enough pixels that a photograph costs no more than a drawing.
+    # Colours in 16 levels per channel, of few pixels, so that a photograph takes no longer than a drawing.
     small = np.asarray(image.resize((64, 64), Resampling.NEAREST), np.uint16) >> 4
     colours = np.bincount((small @ np.array([256, 16, 1], np.uint16)).ravel())
     thumbnail = np.asarray(image.resize((SIDE, SIDE), Resampling.BOX), np.uint8).tobytes()
@@ -112,45 +112,42 @@ def fingerprint(data: bytes | memoryview) -> Fingerprint | None:
 
 @dataclass(frozen=True)
 class _Known:
-    """What of one row is compared."""
+    """The parts of a row that are compared."""
 
     name: str
     digests: tuple[str, ...]
     fingerprints: tuple[Fingerprint, ...]
     text: str
     specific: bool
-    """Whether the texts are long enough to be this row's own."""
+    """Whether the texts are long enough to be specific to this row."""
     has_images: bool
     unreadable: int
-    """Images that cannot be read, and so not compared."""
+    """Images that cannot be read, and are not compared."""
 
 
 @dataclass
 class Exclusion:
-    """An index of the rows that must not be trained on.
-
-    Build it with `Exclusion.from_files`; it can be pickled and sent to workers.
-    """
+    """An index of rows to exclude from training, built by `Exclusion.from_files`; it can be pickled."""
 
     digests: dict[str, str] = field(default_factory=dict)
     """BLAKE3 digest of an image -> name of the row."""
     texts: dict[str, tuple[str, bool]] = field(default_factory=dict)
-    """Key of the texts -> name of the row, and whether it has no image."""
+    """Key of the texts -> name of the row, and whether it has no images."""
     codes: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
     """Perceptual hashes of all images, in the order of `fingerprints`."""
     fingerprints: list[tuple[Fingerprint, str]] = field(default_factory=list)
     """With the name of the row."""
     perceptual: bool = True
-    """Whether almost equal images are looked for; that costs a decoding of every image."""
+    """Whether to look for nearly equal images, which decodes every image."""
     compared_texts: Texts = "long"
     files: list[dict[str, Any]] = field(default_factory=list)
-    """Folder and name, rows, and SHA-256 of the rows' keys of each file, for the manifest."""
+    """Name with folder, rows, and SHA-256 of the rows' keys of each file, for the manifest."""
 
     _last: tuple[str, Fingerprint | None] = ("", None)
 
     @property
     def unreadable(self) -> int:
-        """Images that cannot be read, and so not compared."""
+        """Images that cannot be read, and are not compared."""
         return sum(entry.get("unreadable_images", 0) for entry in self.files)
 
     @classmethod
@@ -165,7 +162,7 @@ class Exclusion:
         """The index of prepared Parquet files or folders of them.
 
         Raises:
-            InputError: a file is missing, or is not one that `critic-r1 prepare` wrote.
+            InputError: a file is missing, or was not written by `critic-r1 prepare`.
         """
         index = cls(perceptual=perceptual, compared_texts=texts)
         for path in paths:
@@ -185,7 +182,7 @@ class Exclusion:
         return index
 
     def hit(self, item: Any) -> tuple[str, str] | None:
-        """What of a pair (or other item) is in the index, as a short code and in words; None when nothing is."""
+        """Why an item overlaps with the index, as a short code and in words; None when it does not."""
         for image in item.images:
             if name := self.digests.get(image.blake3):
                 return "overlap-image", f"the same image as {name}"
@@ -194,12 +191,12 @@ class Exclusion:
         if self.perceptual and len(self.codes):
             for image in item.images:
                 if (own := self._fingerprint(image)) is not None and (near := self.near(own)) is not None:
-                    return "overlap-near-image", f"almost the same image as {near}"
+                    return "overlap-near-image", f"nearly the same image as {near}"
         return None
 
     def _fingerprint(self, image: Image) -> Fingerprint | None:
-        """The fingerprint of an image; the last one is kept, since all pairs of a record ask for the same."""
-        known, found = self._last  # at once: several threads may ask
+        """The fingerprint of an image; the last one is cached for the other pairs of its record."""
+        known, found = self._last  # in one step, for other threads
         if known != image.blake3:
             data = image.data if image.data is not None else Path(image.path or "").read_bytes()
             found = fingerprint(data)
@@ -207,18 +204,16 @@ class Exclusion:
         return found
 
     def _same_texts(self, item: Any) -> str | None:
-        """The name of a row with the same texts; of ranked responses, any two may be in a benchmark's pair."""
-        pairs = (
-            item.pairs() if isinstance(item, RankedResponses) else [item] if isinstance(item, PreferencePair) else []
-        )
-        for pair in pairs:
+        """The name of a row with the same texts; any two ranked responses may be a benchmark's pair."""
+        ranked = item.pairs() if isinstance(item, RankedResponses) else None
+        for pair in ranked if ranked is not None else [item] if isinstance(item, PreferencePair) else []:
             key = text_key(pair.question, pair.responses)
             if (name := self.same_text(key, bool(item.images), is_specific(pair.responses))) is not None:
                 return name
         return None
 
     def same_text(self, key: str, has_images: bool, specific: bool) -> str | None:
-        """The name of a row with this key of texts, where equal texts count."""
+        """The name of a row with this key of texts, if equal texts count."""
         if self.compared_texts == "never" or key not in self.texts:
             return None
         name, without_images = self.texts[key]
@@ -226,7 +221,7 @@ class Exclusion:
         return name if counts else None
 
     def near(self, own: Fingerprint) -> str | None:
-        """The name of a row whose image is almost the same."""
+        """The name of a row whose image is nearly the same."""
         places = np.flatnonzero(np.bitwise_count(self.codes ^ np.uint64(own.code)) <= NEAR_BITS)
         found = (self.fingerprints[place] for place in places)
         return next((name for other, name in found if own.is_near(other)), None)
@@ -281,7 +276,7 @@ class OverlapReport:
     same_text: int = 0
     any: int = 0
     unreadable: int = 0
-    """Images of A and B that cannot be read, and so not compared."""
+    """Images of A and B that cannot be read, and are not compared."""
     examples: list[tuple[str, str, str]] = field(default_factory=list)
     """(row of A, how, row of B), the first fifty."""
 
@@ -297,10 +292,10 @@ def compare(
     """Compare every row of the prepared files `a` with all rows of `b`.
 
     Args:
-        image_roots: folders that named images may lie in, besides the folder of the row's file.
+        image_roots: folders of named images, in addition to the folder of the row's file.
 
     Raises:
-        InputError: as `Exclusion.from_files`.
+        InputError: see `Exclusion.from_files`.
     """
     index = Exclusion.from_files(b, perceptual=perceptual, texts=texts, image_roots=image_roots)
     report = OverlapReport(unreadable=index.unreadable)
@@ -316,7 +311,7 @@ def compare(
                 report.near_image += near is not None
                 report.same_text += text is not None
                 report.any += bool(same_image or near or text)
-                how = "same image" if same_image else "almost the same image" if near else "same texts"
+                how = "same image" if same_image else "nearly the same image" if near else "same texts"
                 if (other := same_image or near or text) and len(report.examples) < 50:
                     report.examples.append((known.name, how, other))
     return report

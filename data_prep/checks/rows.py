@@ -1,8 +1,8 @@
-"""Every row must be able to earn the full reward before a training run is started.
+"""Checks that every row can be loaded and can earn the full reward.
 
-A row that cannot be loaded stops a run after minutes on a held GPU; a label that the reward does not know trains in
-silence on noise. `check_parquet` finds both by itself, without verl, fast enough to stand before every run.
-`check_with_verl` loads the same rows through verl's own dataset class and is slower; `critic-r1 validate` runs both.
+A row that cannot be loaded stops a run after minutes on a GPU; a label that the reward does not know silently trains on
+noise. `check_parquet` finds both without verl, fast enough to run before every training. `check_with_verl` loads the
+same rows through verl's own dataset class and is slower; `critic-r1 validate` runs both.
 """
 
 import glob
@@ -27,11 +27,12 @@ from data_prep.writer import MANIFEST, file_checksum, require_current
 REQUIRED = ("data_source", "prompt", "images", "ability", "reward_model", "extra_info")
 FOREIGN_MARKERS = ("<video>", "<audio>")
 DECODE_ALL_BELOW = 2_000
-"""Files with at most this many rows have every image decoded; of larger ones, evenly spread rows are."""
+"""Rows of a file whose images are decoded: all rows of a smaller file, evenly spread ones of a larger file."""
 BATCH_ROWS = 256
 COPY_AGAIN = "Copy the folder again, or prepare it again with --overwrite."
+CUT_OFF = "Prepare it again: a copy or a write was interrupted."
 MAX_FAILURES = 1_000
-"""Failures kept with their text; further ones are only counted."""
+"""Failures that are listed; further ones are only counted."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Failure:
 
     file: str
     row: int | None
-    """Row number in the file from 0; None when the whole file is meant."""
+    """Row number in the file from 0; None for the file itself."""
     reason: str
-    """Short code, for counting."""
+    """Short code, for counts."""
     detail: str
     remedy: str
 
@@ -53,15 +54,15 @@ class Failure:
 
 @dataclass
 class Report:
-    """What a check found."""
+    """The result of a check."""
 
     rows: int = 0
     decoded: int = 0
-    """Rows whose images were decoded in full; all others had their headers read."""
+    """Rows whose images were decoded; of the others the headers were read."""
     failures: list[Failure] = field(default_factory=list)
     n_failures: int = 0
     unlike_verl: list[Failure] = field(default_factory=list)
-    """Images that stock verl shows differently from critic-r1, the first of them. Not failures."""
+    """The first images that stock verl shows differently from critic-r1; these are not failures."""
     n_unlike_verl: int = 0
 
     @property
@@ -70,7 +71,7 @@ class Report:
         return self.n_failures == 0
 
     def add(self, failure: Failure) -> None:
-        """Count a failure, and keep it unless there are very many."""
+        """Count a failure, and list it unless there are too many."""
         self.n_failures += 1
         if len(self.failures) < MAX_FAILURES:
             self.failures.append(failure)
@@ -90,15 +91,14 @@ def check_parquet(
 ) -> Report:
     """Check files of tasks; a folder stands for all `*.parquet` in it.
 
-    A shard must have the checksum that the manifest beside it names. Looked at in every row: columns, one user turn,
-    `<image>` markers equal in number to the images, readable headers, a label whose gold answer earns 1.0 (the
-    judgements; of pairs, "1", "2" or "tie"), a non-empty answer (other abilities). Never raises for what the data
-    holds; all of it is in the report.
+    A shard must have the checksum in its folder's manifest. Checked in every row: columns, text in all turns, as many
+    `<image>` markers as images, readable headers, a label whose gold answer earns 1.0 (judgements; for pairs, "1", "2"
+    or "tie"), a non-empty answer (other abilities). Never raises for malformed data, which is reported.
 
     Args:
         paths: one file or folder, or several.
-        decode_rows: rows of each file whose images are decoded in full, spread evenly over the file.
-        image_roots: folders that named images may lie in, besides the folder of the row's file.
+        decode_rows: rows of each file whose images are decoded, spread evenly over the file.
+        image_roots: folders of named images, in addition to the folder of the row's file.
     """
     paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     report = Report()
@@ -113,7 +113,7 @@ def check_parquet(
             continue
         except (OSError, pa.ArrowException) as error:
             detail = f"not a readable Parquet file ({str(error).splitlines()[0] if str(error) else error!r})"
-            report.add(Failure(name, None, "no-parquet", detail, "Prepare it again: a copy or a write was cut off."))
+            report.add(Failure(name, None, "no-parquet", detail, CUT_OFF))
             continue
         with parquet:
             _check_file(path, parquet, report, decode_rows, image_roots)
@@ -123,10 +123,10 @@ def check_parquet(
 
 
 def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
-    """The Parquet files that `paths` name; a folder or a pattern without any yields its missing `*.parquet`.
+    """The Parquet files that `paths` name; an empty folder or pattern yields a path that does not exist.
 
     Raises:
-        InputError: an older version wrote a folder, or the folder of a file.
+        InputError: a folder, or the folder of a file, was written by an older version.
     """
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         path = Path(path)
@@ -142,7 +142,7 @@ def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
 
 
 def manifest_problems(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Failure]:
-    """What is not as the manifests of the folders among `paths` have it: shards that are gone, changed, or foreign."""
+    """Differences from the manifests of the folders among `paths`: missing, changed or unknown shards."""
     for folder in map(Path, paths):
         manifest = folder / MANIFEST
         if not manifest.is_file():
@@ -151,15 +151,13 @@ def manifest_problems(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Failu
             entries = _shards(manifest, manifest.stat().st_mtime_ns)
             shards = {name: shard.get("bytes") for name, shard in entries.items()}
         except (ValueError, KeyError, TypeError) as error:
-            yield Failure(
-                str(manifest), None, "manifest", f"not a manifest of `critic-r1 prepare` ({error!r})", COPY_AGAIN
-            )
+            detail = f"not a manifest of `critic-r1 prepare` ({error!r})"
+            yield Failure(str(manifest), None, "manifest", detail, COPY_AGAIN)
             continue
         found = {path.name: path.stat().st_size for path in folder.glob("*.parquet")}
         for name in sorted(shards.keys() - found.keys()):
-            yield Failure(
-                str(folder / name), None, "no-file", "the manifest names this shard, which is not there", COPY_AGAIN
-            )
+            detail = "the manifest names this shard, which is not there"
+            yield Failure(str(folder / name), None, "no-file", detail, COPY_AGAIN)
         for name in sorted(found.keys() - shards.keys()):
             yield Failure(str(folder / name), None, "manifest", "the manifest does not name this file", "Move it away.")
         for name in sorted(found.keys() & shards.keys()):
@@ -169,27 +167,27 @@ def manifest_problems(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Failu
 
 
 def _checksum_problems(path: Path) -> Iterator[Failure]:
-    """Whether a shard lacks the checksum that the manifest beside it names; one of another size is told already."""
+    """A shard without the checksum in its folder's manifest; a wrong size is reported by `manifest_problems`."""
     try:
         shard = _shards(path.parent / MANIFEST, (path.parent / MANIFEST).stat().st_mtime_ns)[path.name]
         wanted = shard.get("xxh3_128")
         if wanted is None or shard.get("bytes") not in (None, path.stat().st_size):
             return
     except (OSError, ValueError, KeyError, TypeError):
-        return  # no manifest, not one of ours, or it does not name this file
+        return  # no manifest of ours, or it does not name this file
     try:
         found = file_checksum(path)
     except OSError as error:
         yield Failure(str(path), None, "no-parquet", f"it cannot be read to its end ({error})", COPY_AGAIN)
         return
     if found != wanted:
-        detail = f"XXH3 checksum {found}, and the manifest has {wanted}: bytes of it were changed"
+        detail = f"XXH3 checksum {found}, and the manifest has {wanted}: its content was changed"
         yield Failure(str(path), None, "manifest", detail, COPY_AGAIN)
 
 
 @lru_cache(maxsize=8)
 def _shards(manifest: Path, changed: int) -> dict[str, dict[str, Any]]:
-    """What a manifest says of each shard, by its name; read again when its time of change is another."""
+    """A manifest's entries by shard; `changed` is its modification time, so that a new one is read."""
     return {shard["file"]: shard for shard in read_json(manifest)["shards"]}
 
 
@@ -204,9 +202,8 @@ def _check_file(
         report.add(Failure(name, None, "columns", detail, "Write rows with data_prep.writer or `critic-r1 prepare`."))
         return
     if rows == 0:
-        report.add(
-            Failure(name, None, "empty", "the file has no rows", "See rejected.jsonl for why rows were dropped.")
-        )
+        remedy = "See rejected.jsonl for why rows were dropped."
+        report.add(Failure(name, None, "empty", "the file has no rows", remedy))
         return
     every = max(1, -(-rows // decode_rows)) if decode_rows > 0 else 0
     number = 0
@@ -221,12 +218,12 @@ def _check_file(
                 number += 1
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         detail = f"the file breaks off after row {number} ({str(error).splitlines()[0]})"
-        report.add(Failure(name, number, "no-parquet", detail, "Prepare it again: a copy or a write was cut off."))
+        report.add(Failure(name, number, "no-parquet", detail, CUT_OFF))
     report.rows += number
 
 
 def _problems(row: Mapping[str, Any], *, full: bool, roots: Sequence[str]) -> list[tuple[str, str, str]]:
-    """`row_problems`, and a row of another shape as one of them."""
+    """`row_problems`, with a row of another structure as one of them."""
     try:
         return list(row_problems(row, full=full, roots=roots))
     except (TypeError, AttributeError, KeyError, ValueError) as error:
@@ -235,21 +232,21 @@ def _problems(row: Mapping[str, Any], *, full: bool, roots: Sequence[str]) -> li
 
 
 UNLIKE_VERL = "unlike-verl"
-"""Reason of an image that stock verl shows differently: the row is good for critic-r1."""
+"""Reason for an image that stock verl shows differently: the row is fine for critic-r1."""
 
 
 def row_problems(
     row: Mapping[str, Any], *, full: bool, roots: Sequence[str | os.PathLike[str]]
 ) -> Iterator[tuple[str, str, str]]:
-    """What is wrong with one row, as (reason, detail, remedy); nothing for a good row.
+    """What is wrong with a row, as (reason, detail, remedy).
 
     Args:
-        full: decode the images instead of reading their headers.
-        roots: folders that a named image may lie in; the first is that of the row's own file.
+        full: decode the images instead of reading only their headers.
+        roots: folders of named images; the first is that of the row's file.
     """
     prompt, images = row["prompt"], row["images"] or []
     if not prompt or any(not isinstance(turn, Mapping) or not isinstance(turn.get("content"), str) for turn in prompt):
-        yield "prompt", "the prompt is no list of turns with text", "Each turn is {role, content}, both strings."
+        yield "prompt", "the prompt is not a list of turns with text", "Each turn is {role, content}, both strings."
         return
     text = "".join(turn["content"] for turn in prompt)
     if (markers := text.count(MARKER)) != len(images):
@@ -257,7 +254,7 @@ def row_problems(
         yield "markers", detail, "Free text must go through data_prep.tasks.prompts.neutralise."
     for marker in FOREIGN_MARKERS:
         if marker in text:
-            detail = f"the prompt holds {marker}, which verl takes for a medium"
+            detail = f"the prompt holds {marker}, which verl would treat as a media placeholder"
             yield "markers", detail, "Free text must go through data_prep.tasks.prompts.neutralise."
     for place, image in enumerate(images):
         try:
@@ -273,7 +270,7 @@ def row_problems(
             detail = f"image {place}: stock verl shows it differently ({reason})"
             yield UNLIKE_VERL, detail, "Prepare the set again with critic-r1, which stores what it shows."
     if not isinstance(row["data_source"], str) or not row["data_source"]:
-        yield "label", f"data_source is {row['data_source']!r}", "The reward is chosen by it; it is text."
+        yield "label", f"data_source is {row['data_source']!r}", "It must be text, since it selects the reward."
     yield from _label_problems(row)
 
 
@@ -281,10 +278,10 @@ def image_bytes(image: Any, roots: Sequence[str | os.PathLike[str]]) -> bytes:
     """The bytes of one entry of the `images` column.
 
     Args:
-        roots: folders that a named image may lie in; the first is that of the row's own file.
+        roots: folders of named images; the first is that of the row's file.
 
     Raises:
-        BadImage: there are none, or the name is not that of a file below a root; see `allowed_path`.
+        BadImage: there are none, or the named file is not below a root; see `allowed_path`.
     """
     if isinstance(image, Mapping):
         if isinstance(data := image.get("bytes"), bytes):
@@ -310,7 +307,7 @@ def _label_problems(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield "order", f"extra_info.order is {order!r}, not 0 or 1", "Prepare the set with `critic-r1 prepare`."
     if ability == "critic" and truth not in LABELS:
         detail = f"ground_truth is {truth!r}, not one of {', '.join(LABELS)}"
-        yield "label", detail, "Prepare the set with `critic-r1 prepare`, which maps labels and counts the unknown."
+        yield "label", detail, "Prepare the set with `critic-r1 prepare`, which maps labels and counts unknown ones."
     elif (score := gold_score(truth, ability)) != 1.0:
         detail = f"the gold answer {truth!r} earns {score}, not 1.0"
         yield "reward", detail, "Check reward_fns.mixed: prompt, label and parser disagree."
@@ -322,7 +319,7 @@ JUDGEMENTS = ("critic", "critic_score", "critic_nway")
 
 @lru_cache(maxsize=1024)
 def gold_score(truth: str, ability: str = "critic") -> float:
-    """What the reward, with its defaults, pays for a well-formed response that gives the label."""
+    """The reward, with its defaults, of a well-formed response with the label."""
     from reward_fns.mixed import compute_score
 
     return float(compute_score(f"{ability}/check", f"<think>I looked.</think>\\boxed{{{truth}}}", truth)["score"])

@@ -1,4 +1,4 @@
-"""A few tasks to look at: as records for the terminal, and as one HTML page with the images inside."""
+"""A few tasks to look at, in the terminal or as an HTML page with embedded images."""
 
 import base64
 import heapq
@@ -34,7 +34,7 @@ small{color:#666}</style></head><body><h1>Tasks</h1>
 def sample_rows(
     paths: Iterable[str | os.PathLike[str]], n: int, seed: int = 0
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """`n` rows, drawn by seed from all files, with the file of each; only their row groups are read.
+    """`n` rows, sampled by seed from all files, with their files; only their row groups are read.
 
     Raises:
         ValueError: there is no such file, or no Parquet file in the folder.
@@ -63,7 +63,7 @@ def _places(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[Path, int
 
 
 def _row(file: Path, group: int, place: int) -> dict[str, Any]:
-    """One row, without holding more than a few others."""
+    """One row, read in small batches."""
     with open_parquet(file) as parquet:
         for batch in group_batches(parquet, file, group, None, 64):
             if place < batch.num_rows:
@@ -76,13 +76,13 @@ def _row(file: Path, group: int, place: int) -> dict[str, Any]:
 def html_sheet(
     rows: Iterable[tuple[Path, dict[str, Any]]], path: str | os.PathLike[str], *, image_roots: Sequence[str] = ()
 ) -> None:
-    """Write one self-contained page. All text is escaped: it was written by strangers.
+    """Write one self-contained page with all text escaped.
 
     Args:
-        image_roots: folders that named images may lie in, besides the folder of the row's file.
+        image_roots: folders of named images, in addition to the folder of the row's file.
 
     Raises:
-        FileExistsError: the path holds anything but such a page.
+        FileExistsError: the path exists and is not such a page.
     """
     refuse_foreign_file(Path(path), "<title>Tasks</title>", "a page of tasks")
     parts = [_PAGE]
@@ -119,12 +119,12 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def ground_truth(row: Mapping[str, Any]) -> str:
-    """The label of a row that anybody may have written."""
+    """The label of a row of any structure."""
     return str(_mapping(row["reward_model"]).get("ground_truth"))
 
 
 def prompt_text(row: Mapping[str, Any]) -> str:
-    """The text of all turns of a row that anybody may have written."""
+    """The text of all turns of a row of any structure."""
     turns = row["prompt"] if isinstance(row["prompt"], list) else [{"content": row["prompt"]}]
     return "\n".join(str(_mapping(turn).get("content")) for turn in turns)
 

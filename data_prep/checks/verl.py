@@ -1,8 +1,7 @@
-"""The same rows through verl's own dataset class: the proof that training will be able to load them.
+"""Loading rows through verl's own dataset class, to be sure that training can load them.
 
-verl opens every image and splits every prompt in its own way, so only its own class can say that a row loads. The
-class is used as it is; what it would do next, handing the images to a processor, is tried as far as counting them.
-Shard by shard, the result is written down, so that a second run resumes where the first one stopped.
+verl opens images and splits prompts in its own way, so the check uses its class unchanged, up to the number of images
+that would reach the processor. Results are saved per shard, so that a second run resumes where the first one stopped.
 """
 
 import contextlib
@@ -19,7 +18,7 @@ from data_prep.files import append_json_line, json_lines
 from data_prep.reading.image_files import allowed_path
 
 LOG = "validated.jsonl"
-"""One line for each shard that was checked, in the folder of the shard."""
+"""One line per checked shard, in the folder of the shard."""
 
 
 def validate(
@@ -35,8 +34,8 @@ def validate(
     Args:
         paths: files or folders.
         through_verl: needs verl to be installed.
-        resume: leave out shards that an earlier run found good and that have not changed since.
-        image_roots: folders that named images may lie in, besides the folder of the row's file.
+        resume: skip shards that passed an earlier run and have not changed since.
+        image_roots: folders of named images, in addition to the folder of the row's file.
         progress: called with the name and the rows of each checked shard.
     """
     paths = list(paths)
@@ -61,7 +60,7 @@ def validate(
         total.n_unlike_verl += report.n_unlike_verl
         if mark:
             counts = {"rows": report.rows, "failures": report.n_failures, "unlike_verl": report.n_unlike_verl}
-            with contextlib.suppress(OSError):  # not our folder to write in, or a link: the result is not remembered
+            with contextlib.suppress(OSError):  # a read-only folder, or a link: the result is not saved
                 append_json_line(file.parent / LOG, mark | counts)
         if progress is not None:
             progress(file.name, report.rows)
@@ -69,17 +68,17 @@ def validate(
 
 
 def _mark(file: Path, through_verl: bool) -> dict[str, Any] | None:
-    """What tells a shard from a changed one; None for a file that is not there."""
+    """What identifies an unchanged shard; None for a missing file."""
     try:
         stat = file.stat()
     except OSError:
         return None
-    # Not the time of the last change, which comes along with a copied folder and its log: nobody can set this one.
+    # Not st_mtime, which is copied with a folder and its log; st_ctime cannot be set.
     return {"file": file.name, "bytes": stat.st_size, "changed": stat.st_ctime_ns, "verl": through_verl}
 
 
 def _already_good(file: Path, mark: dict[str, Any]) -> dict[str, int] | None:
-    """The counts of an earlier run that found the shard good."""
+    """The counts of an earlier run in which the shard passed."""
     log = file.parent / LOG
     if not log.is_file():
         return None
@@ -99,9 +98,9 @@ def check_with_verl(
     """Load every row of one file through `verl.utils.dataset.rl_dataset.RLHFDataset`.
 
     Args:
-        report: failures are added to it; a new one otherwise.
-        image_roots: folders that named images may lie in, besides that of the file. verl itself would open any file,
-            and relative names from the folder in which it was started.
+        report: failures are added to it, or to a new one.
+        image_roots: folders of named images, in addition to that of the file. verl itself would open any file, and
+            relative names from its working directory.
     """
     import datasets
     from omegaconf import OmegaConf
@@ -118,7 +117,7 @@ def check_with_verl(
     name, folder = os.fspath(file), os.path.dirname(os.path.abspath(file))
     report = Report() if report is None else report
     remedy = "Prepare the set again, or drop the row."
-    # datasets keeps an Arrow copy of what it loads; it must not fill the user's cache.
+    # datasets keeps an Arrow copy of what it loads, which must not fill the user's cache.
     with tempfile.TemporaryDirectory() as cache:
         former = datasets.config.HF_DATASETS_CACHE
         bars = datasets.are_progress_bars_disabled()
@@ -126,7 +125,7 @@ def check_with_verl(
         datasets.config.HF_DATASETS_CACHE = Path(cache)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                # The processor is only asked whether it exists: lengths are not filtered here.
+                # The class only tests that there is a processor, since lengths are not filtered here.
                 dataset = Named(
                     [name],
                     None,
@@ -136,7 +135,7 @@ def check_with_verl(
             for number in range(len(dataset)):
                 try:
                     _load(dataset, number)
-                except Exception as error:  # whatever verl or Pillow raises is the finding
+                except Exception as error:  # anything that verl or Pillow raises
                     detail = f"verl cannot load it: {type(error).__name__}: {str(error)[:200]}"
                     report.add(Failure(name, number, "verl", detail, remedy))
         finally:

@@ -1,17 +1,16 @@
-"""Prompt length in tokens, exactly as training will see it, without decoding an image.
+"""Prompt lengths in tokens, exactly as in training, without decoding images.
 
-verl's own filter decodes and resizes every image to count its tokens. But the number of tokens hangs on the size
-alone, and the size is in the header. So the text is tokenised in batches with one placeholder for each image, and
-each placeholder is replaced by the number that the processor's resize rule gives.
+verl's own filter decodes and resizes every image to count its tokens. But their number depends on the size only, which
+is in the header. So texts are tokenised in batches with one placeholder per image, and the processor's resize rule
+gives the number of tokens for each.
 
-An image is resized twice on its way: verl hands it through qwen_vl_utils, which rounds it to whole patches within wide
-limits, then the processor rounds again within its own. Both rules are followed here, in this order, since rounding
-twice is not rounding once. Every meter is compared with the real processor before its first use and refuses to start
-if they disagree.
+An image is resized twice: verl passes it through qwen_vl_utils, which rounds it to whole patches within wide limits,
+and the processor rounds again within its own. Both rules are applied here, since rounding twice is not the same as
+once. A meter is compared with the real processor before its first use, and fails if they disagree.
 
-The processor's libraries take half a gigabyte and seconds to load, but all that lengths depend on is a page of facts
-and the tokenizer. `processor.meter_of_model` has a short-lived process read and check them; the meter itself needs
-only a library that counts tokens (`token_count`).
+The processor's libraries take half a gigabyte of memory and seconds to load, but lengths depend only on a few facts and
+the tokenizer. `processor.meter_of_model` reads and checks them in a short-lived process; the meter itself needs only
+a library that counts tokens (`token_count`).
 """
 
 import importlib
@@ -30,7 +29,7 @@ Size = tuple[int, int]
 
 VERL_MIN_TOKENS = 4
 VERL_MAX_TOKENS = 16_384
-"""Limits of qwen_vl_utils 0.0.14 for an image, in merged tokens; verl 0.9.1 leaves them as they are."""
+"""Limits of qwen_vl_utils 0.0.14 for an image, in merged tokens; verl 0.9.1 does not change them."""
 
 VERL_MERGE = 2
 """qwen_vl_utils rounds to `patch size x 2`, whatever the model."""
@@ -42,19 +41,19 @@ class MeterError(ValueError):
 
 @dataclass(frozen=True)
 class ResizeRule:
-    """How an image's size is rounded to whole tokens."""
+    """How an image's size is rounded to tokens."""
 
     factor: int
-    """Pixels of a token's side."""
+    """Side of a token in pixels."""
     least: int
     """Fewest pixels of an image; a smaller one is enlarged."""
     most: int
     """Most pixels of an image; a larger one is shrunk."""
     lift_first: bool
-    """Whether a side shorter than half a token counts as one token before the area is compared with the limits."""
+    """Whether a side shorter than half a token is set to one token before the area is compared with the limits."""
 
     def apply(self, size: Size) -> Size:
-        """The size after resizing. Python's rounding (half to even), as both libraries use it."""
+        """The size after resizing, with Python's rounding (half to even) as in both libraries."""
         width, height = size
         w, h = round(width / self.factor) * self.factor, round(height / self.factor) * self.factor
         if self.lift_first:
@@ -143,9 +142,9 @@ class PromptMeter:
         if processor is not None:
             self.processor = processor
         self._count = TokenCounter(facts.tokenizer, fast=facts.slow is None)
-        # A set has few sizes.
+        # A data set has few distinct sizes.
         self.image_tokens = lru_cache(maxsize=4096)(self._image_tokens)
-        """Tokens that an image of a size takes in the prompt."""
+        """Tokens of an image of this size in the prompt."""
 
     @cached_property
     def processor(self) -> Any:
@@ -158,10 +157,10 @@ class PromptMeter:
         return self.facts.rule.tokens(size)
 
     def measure(self, prompts: Sequence[str], sizes: Sequence[Sequence[Size]]) -> list[int]:
-        """Tokens of each prompt, the generation prompt of the chat template included.
+        """Tokens of each prompt, including the chat template's generation prompt.
 
         Args:
-            prompts: user turns, each with as many `<image>` markers as it has images.
+            prompts: user turns, each with an `<image>` marker per image.
             sizes: for each prompt, the sizes of its images.
         """
         lengths = [0] * len(prompts)
@@ -170,14 +169,14 @@ class PromptMeter:
             if not chosen:
                 continue
             texts = [self.rendered(prompts[i]) for i in chosen]
-            # verl adds special tokens only on the path that goes through the processor.
+            # verl adds special tokens only to prompts that go through the processor.
             for i, count in zip(chosen, self._count(texts, special=with_images), strict=True):
                 # The tokenizer counted each image's placeholder as one.
                 lengths[i] = count + sum(map(self.image_tokens, sizes[i])) - len(sizes[i])
         return lengths
 
     def rendered(self, prompt: str) -> str:
-        """The prompt in the chat template, with one placeholder for each image."""
+        """The prompt in the chat template, with one placeholder per image."""
         images = prompt.count(MARKER)
         markers = MARKER * images
         frame = self.facts.frames[images] if images < len(self.facts.frames) else None
@@ -191,19 +190,18 @@ class PromptMeter:
 
         for size in ((64, 64), (300, 97), (33, 410)):
             prompt = f"{MARKER}What is  here?\n"
-            real = real_length(
-                self.processor, prompt, [Image.new("RGB", size)], verl_resize=self.facts.first is not None
-            )
+            images, verl_resize = [Image.new("RGB", size)], self.facts.first is not None
+            real = real_length(self.processor, prompt, images, verl_resize=verl_resize)
             ours = self.measure([prompt], [[size]])[0]
             if real != ours:
                 raise MeterError(
                     f"a {size[0]}x{size[1]} image takes {real} tokens in the processor but {ours} by its rule: this"
-                    " version of the processor is not understood; let verl filter (data.filter_overlong_prompts=true)"
+                    " version of the processor is not supported; let verl filter (data.filter_overlong_prompts=true)"
                 )
 
 
 def read_facts(processor: Any, *, verl_resize: bool = True) -> ProcessorFacts:
-    """What a processor's lengths depend on.
+    """The facts that a processor's lengths depend on.
 
     Raises:
         MeterError: the family is not known, or there is no chat template or no fast tokenizer.
@@ -212,8 +210,8 @@ def read_facts(processor: Any, *, verl_resize: bool = True) -> ProcessorFacts:
     kind = type(image_processor).__name__
     if not kind.startswith("Qwen2VL"):
         raise MeterError(
-            f"{kind} is not of the Qwen2-VL family: its resize rule is not known here; leave the length limit out and"
-            " let verl filter (data.filter_overlong_prompts=true)"
+            f"{kind} is not of the Qwen2-VL family, so its resize rule is not known: leave the length limit out and let"
+            " verl filter (data.filter_overlong_prompts=true)"
         )
     least, most = image_processor.size["shortest_edge"], image_processor.size["longest_edge"]
     rule = ResizeRule(image_processor.patch_size * image_processor.merge_size, least, most, False)
@@ -230,13 +228,7 @@ def read_facts(processor: Any, *, verl_resize: bool = True) -> ProcessorFacts:
         before, found, after = run_template(processor, MARKER * images + probe).partition(probe)
         frames.append((before, after) if found else None)
     tokenizer = backend.to_str()
-    return ProcessorFacts(
-        first if verl_resize else None,
-        rule,
-        tuple(frames),
-        tokenizer,
-        why_slow(tokenizer),
-    )
+    return ProcessorFacts(first if verl_resize else None, rule, tuple(frames), tokenizer, why_slow(tokenizer))
 
 
 def run_template(processor: Any, prompt: str) -> str:
@@ -248,7 +240,7 @@ def run_template(processor: Any, prompt: str) -> str:
 
 
 def content_parts(prompt: str) -> Any:
-    """A user turn as verl gives it to the chat template: parts where there are images, plain text otherwise."""
+    """A user turn as verl passes it to the chat template: parts if there are images, plain text otherwise."""
     if MARKER not in prompt:
         return prompt
     parts: list[dict[str, str]] = []
@@ -261,10 +253,10 @@ def content_parts(prompt: str) -> Any:
 
 
 def real_length(processor: Any, prompt: str, images: Sequence[Any], *, verl_resize: bool = True) -> int:
-    """The length by the slow road: images resized and run through the processor.
+    """The length by the processor itself, which resizes the images.
 
     Args:
-        images: Pillow images, one for each marker.
+        images: Pillow images, one per marker.
     """
     if verl_resize:
         fetch_image = importlib.import_module("qwen_vl_utils").fetch_image

@@ -1,7 +1,7 @@
-"""Reads and checks the facts about a model's processor in a process of its own.
+"""Reads and checks the facts about a model's processor in a separate process.
 
-transformers and torch take half a gigabyte of memory that a conversion needs for nothing else; the process that loads
-them ends when it has written a page of facts.
+transformers and torch take half a gigabyte of memory that the rest of a conversion does not need; the process that
+loads them exits after writing the facts.
 
     python -m data_prep.lengths.processor MODEL OUTPUT [--min-pixels N] [--max-pixels N]
 """
@@ -19,7 +19,7 @@ from data_prep.lengths.meter import MeterError, ProcessorFacts, PromptMeter
 
 
 def load_processor(model: str, min_pixels: int | None = None, max_pixels: int | None = None) -> Any:
-    """The processor of a model folder or hub id; pixel limits as in the training configuration."""
+    """The processor of a model folder or Hub id; pixel limits as in the training configuration."""
     from transformers import AutoProcessor
 
     limits = {k: v for k, v in (("min_pixels", min_pixels), ("max_pixels", max_pixels)) if v is not None}
@@ -49,10 +49,10 @@ def facts_of_model(model: str, min_pixels: int | None = None, max_pixels: int | 
 
 
 def meter_of_model(model: str, min_pixels: int | None = None, max_pixels: int | None = None) -> PromptMeter:
-    """The meter of a model folder or hub id; pixel limits as in the training configuration.
+    """The meter of a model folder or Hub id; pixel limits as in the training configuration.
 
     Raises:
-        MeterError: as `facts_of_model`.
+        MeterError: see `facts_of_model`.
     """
     facts = facts_of_model(model, min_pixels, max_pixels)
     return PromptMeter.from_facts(facts, partial(load_processor, model, min_pixels, max_pixels))

@@ -1,7 +1,7 @@
-"""Files that are neither Parquet nor lists or lines of JSON: tables of text, Arrow files, JSON objects around one list.
+"""Further input formats: CSV and TSV tables, Arrow files, JSON objects with one list of records.
 
-Each format gives its stretches (see `units.plan_units`) and reads one of them again. A stretch of text begins at the
-byte where its first record begins, so that no unit reads what comes before it.
+Each format lists its stretches (see `units.plan_units`) and reads a stretch. A stretch of text starts at the byte
+offset of its first record, so that a unit does not read what comes before it.
 """
 
 import csv
@@ -21,24 +21,24 @@ from data_prep.sources.record import parsed_json
 from data_prep.sources.reject import Reject
 
 Stretch = tuple[str, int, int, int, str]
-"""Kind, start, stop, records and note of a stretch; the fields of `Unit`."""
+"""Kind, start, stop, records and note of a stretch: fields of `InputUnit`."""
 
 PACKED = (".gz", ".zst")
 
 HEAD_BYTES = 2**20
-"""Bytes from the beginning of a JSON file in which its one list begins, and most bytes of what follows it."""
+"""Most bytes of a JSON object before its list of records, and after it."""
 
 LONGEST_FIELD = 64 * 2**20
 """Characters of one field of a table: an image as base64 text."""
 
 STRUCTURED = ("images", "image", "conversations", "messages", "history", "responses", "rankings", "scores")
-"""Columns of a table whose text may be a JSON list."""
+"""Columns of a table that may contain a JSON list."""
 
 csv.field_size_limit(LONGEST_FIELD)
 
 
 def stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[Stretch] | None:
-    """The stretches of a file in one of these formats; None for a file in another one.
+    """The stretches of a file in one of these formats; None for other files.
 
     Raises:
         OSError: the file cannot be read.
@@ -55,7 +55,7 @@ def stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[Stretch] |
     return None
 
 
-# JSON objects around one list of records
+# JSON objects with one list of records
 
 
 _KEY = re.compile(r'[\s,]*"(?:[^"\\]|\\.)*+"\s*:\s*')
@@ -63,12 +63,12 @@ _RECORDS = re.compile(r"\[\s*\{")
 
 
 def _list_begins(head: bytes, at: int) -> int | None:
-    """Where the first list of objects begins in an object; small values of any kind may come before it.
+    """Offset of the first list of objects in an object; small values of any kind may come before it.
 
     Args:
-        at: place of the object's opening brace.
+        at: offset of the object's opening brace.
     """
-    text = head.decode("latin-1")  # a character a byte
+    text = head.decode("latin-1")  # one character per byte
     at += 1
     while key := _KEY.match(text, at):
         at = key.end()
@@ -82,8 +82,8 @@ def _list_begins(head: bytes, at: int) -> int | None:
 
 
 def _list_in_object(file: str) -> int | None:
-    """Where the list of records begins in a JSON object that holds one; -1 for an object without one, None for
-    anything else, such as a file with one record a line."""
+    """Offset of the list of records in a JSON object; -1 for an object without one, None for anything else, such as a
+    file with one record per line."""
     with open_input(file) as stream:
         head = stream.read(HEAD_BYTES)
         blank = len(head) - len(head.lstrip(b"\xef\xbb\xbf \t\r\n"))
@@ -91,7 +91,7 @@ def _list_in_object(file: str) -> int | None:
             return None
         first, newline, rest = head[blank:].partition(b"\n")
         begins = _list_begins(head, blank)
-        if not newline and len(head) == HEAD_BYTES:  # one long line: a record, or all of them
+        if not newline and len(head) == HEAD_BYTES:  # one long line: one record, or all of them
             if begins is None or re.search(rb'"(?:from|role|type)"\s*:', head[begins : begins + 400]):
                 return None
             return begins
@@ -108,14 +108,14 @@ def _is_object(text: bytes) -> bool:
 
 
 def _is_record(text: bytes) -> bool:
-    """Whether an object is a record itself: its lists hold turns or parts, or nothing that could be records."""
+    """Whether an object is itself a record: its lists contain turns or parts, or no objects."""
     lists = [value for value in json.loads(text).values() if isinstance(value, list) and value]
     entries = [entry for value in lists for entry in value[:1] if isinstance(entry, dict)]
     return not entries or any({"from", "role", "type"} & entry.keys() for entry in entries)
 
 
 def _object_spans(stream: Any, start: int, inside: bool) -> Iterator[tuple[int, bytes | Broken]]:
-    """The elements of the list; what follows it must end the object, and hold no other list of records."""
+    """The elements of the list; the rest of the object must be valid and contain no other list of records."""
     for offset, raw in _list_spans(stream, start, inside):
         if not isinstance(raw, Broken) or not _is_after_list(raw):
             yield offset, raw
@@ -130,15 +130,15 @@ def _object_spans(stream: Any, start: int, inside: bool) -> Iterator[tuple[int, 
             yield offset, raw
         elif more := [k for k, v in after.items() if isinstance(v, list) and v and isinstance(v[0], dict)]:
             detail = f"the object holds another list of records, {', '.join(more)[:100]}"
-            yield offset, Broken(raw.reason, detail, "Write every list into a file of its own.")
+            yield offset, Broken(raw.reason, detail, "Write each list to its own file.")
 
 
 def _object_stretches(file: str, start: int, unit_rows: int) -> Iterator[Stretch]:
     with open_input(file) as stream:
-        # The first unit begins at the bracket of the list, the others at an element.
+        # The first unit starts at the bracket of the list, the others at an element.
         begun, rows = start, 0
         for offset, raw in _object_spans(stream, start, False):
-            # What is broken after the list is only found from an element before it.
+            # An error after the list is only found by reading an element before it.
             if rows == unit_rows and not _is_after_list(raw):
                 yield "object", begun, rows, rows, ""
                 begun, rows = offset, 0
@@ -157,20 +157,20 @@ def _read_object(unit: InputUnit) -> Iterator[list[Any]]:
 
 
 def _read_no_list(unit: InputUnit) -> Iterator[list[Any]]:
-    remedy = "Write the records as one list, or one a line in a .jsonl file."
+    remedy = "Write the records as one list, or one per line in a .jsonl file."
     yield [Broken("file-unreadable", "the file is one JSON object without a list of records", remedy)]
 
 
-# Tables of text
+# CSV and TSV tables
 
 
 class _Lines:
-    """The lines of a stream for a `csv.reader`, and where the next one begins."""
+    """The lines of a stream for a `csv.reader`, with their offsets."""
 
     def __init__(self, stream: Any, offset: int) -> None:
         self._stream = stream
         self.offset = self.begun = offset
-        """Where the next line and where the row that is being read begins."""
+        """Offsets of the next line and of the current row."""
         stream.seek(offset)
 
     def __iter__(self) -> "_Lines":
@@ -181,7 +181,7 @@ class _Lines:
         if not line:
             raise StopIteration
         self.offset += len(line)
-        if self.offset - self.begun > LONGEST_FIELD:  # a row is in memory as a whole
+        if self.offset - self.begun > LONGEST_FIELD:  # a row is held in memory
             while line and not line.endswith(b"\n"):
                 line = self._stream.readline(HEAD_BYTES)
                 self.offset += len(line)
@@ -190,7 +190,7 @@ class _Lines:
 
 
 def _table_rows(stream: Any, kind: str, start: int) -> Iterator[tuple[int, dict[str, Any] | Broken]]:
-    """(offset, record) from `start` on, or from the first record."""
+    """(offset, record) from the record at `start`, or from the first."""
     delimiter = "," if kind == "csv" else "\t"
     lines = _Lines(stream, 0)
     try:
@@ -203,7 +203,7 @@ def _table_rows(stream: Any, kind: str, start: int) -> Iterator[tuple[int, dict[
         yield 0, Broken("bad-row", f"the table has several columns {', '.join(repeated)[:100]}", "Rename them.")
         return
     lines = _Lines(stream, start or lines.offset)
-    # Strict: an open quote would otherwise take all rows that follow for its text.
+    # Strict, because an open quote would otherwise swallow all rows that follow.
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         offset = lines.begun = lines.offset
@@ -212,13 +212,13 @@ def _table_rows(stream: Any, kind: str, start: int) -> Iterator[tuple[int, dict[
         except StopIteration:
             return
         except csv.Error as error:
-            yield offset, Broken("bad-row", f"the row cannot be read ({error})", "Quote fields as RFC 4180 says.")
+            yield offset, Broken("bad-row", f"the row cannot be read ({error})", "Quote fields as in RFC 4180.")
             continue
         if not values:
             continue
         if len(values) != len(names):
             detail = f"the row has {len(values)} fields, and the table has {len(names)} columns"
-            yield offset, Broken("bad-row", detail, "Quote fields that hold the delimiter or line ends.")
+            yield offset, Broken("bad-row", detail, "Quote fields that contain the delimiter or line breaks.")
             continue
         try:
             "".join(values).encode()
@@ -229,7 +229,7 @@ def _table_rows(stream: Any, kind: str, start: int) -> Iterator[tuple[int, dict[
 
 
 def _field(name: str, value: str) -> Any:
-    """A field of a table; an empty one is missing."""
+    """A field of a table; None for an empty one."""
     if name in STRUCTURED and value.lstrip()[:1] == "[":
         with suppress(Reject):
             return parsed_json(value, name)
@@ -267,8 +267,7 @@ def _read_table(unit: InputUnit) -> Iterator[list[Any]]:
 
 
 def _arrow_batches(file: str) -> Iterator[pa.RecordBatch]:
-    """The batches of an Arrow stream or file; a local one is mapped, so that batches that are passed over cost
-    nothing."""
+    """The batches of an Arrow stream or file; a local one is memory-mapped, so that skipped batches cost nothing."""
     with _arrow_source(file) as source:
         if source.read(6) == b"ARROW1":
             opened = pa.ipc.open_file(source)
@@ -283,7 +282,7 @@ def _arrow_source(file: str) -> Any:
 
 
 def _check_arrow(file: str) -> None:
-    """Refuse a file whose compressed buffers claim far more memory than their size explains.
+    """Refuse a file whose compressed buffers expand to far more memory than plausible.
 
     Raises:
         pa.ArrowInvalid: naming the message.
@@ -299,13 +298,13 @@ def _check_arrow(file: str) -> None:
 
 
 def _unpacked_sizes(metadata: bytes, body: pa.Buffer | None) -> Iterator[int]:
-    """What each compressed buffer of an Arrow message claims to unpack to, from the message's Flatbuffers metadata."""
+    """The uncompressed size of each compressed buffer of an Arrow message, from its Flatbuffers metadata."""
 
     def at(code: str, place: int) -> int:
         return int(struct.unpack_from(code, metadata, place)[0])
 
     def field(table: int, number: int) -> int:
-        """Place of a field of a table; 0 when it is absent."""
+        """Offset of a field of a table; 0 when it is absent."""
         entries = table - at("<i", table)
         offset = at("<H", entries + 4 + 2 * number) if 4 + 2 * number < at("<H", entries) else 0
         return table + offset if offset else 0
@@ -315,7 +314,7 @@ def _unpacked_sizes(metadata: bytes, body: pa.Buffer | None) -> Iterator[int]:
 
     message = follow(0) or at("<I", 0)
     kind, header = field(message, 1), follow(field(message, 2))
-    if kind and header and metadata[kind] == 2:  # a dictionary, which holds a batch
+    if kind and header and metadata[kind] == 2:  # a dictionary, which contains a batch
         header = follow(field(header, 1))
     if not kind or not header or metadata[kind] not in (2, 3) or not field(header, 3) or body is None:
         return
@@ -349,7 +348,7 @@ def _read_arrow(unit: InputUnit) -> Iterator[list[Any]]:
             stored += batch.nbytes
             expanded += expanded_bytes(batch)
             check_expanded(f"batch {place}", stored, expanded)
-            row = max(1, repeated, batch.nbytes // max(1, batch.num_rows))  # bytes of it, at most or on average
+            row = max(1, repeated, batch.nbytes // max(1, batch.num_rows))  # bytes: the maximum, or the mean
             rows = max(1, min(BATCH_ROWS, BATCH_BYTES // row))
             for first in range(0, batch.num_rows, rows):
                 yield _arrow_records(batch.slice(first, rows))

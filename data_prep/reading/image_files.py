@@ -1,8 +1,7 @@
-"""Which file an image's name in a row may open, and its bytes.
+"""Reading the image files that rows name.
 
-Rows come from strangers. A name opens a regular file below one of the roots that the user gave, after all symbolic
-links are resolved, and nothing else: no device, no pipe, no address, no private file elsewhere. A user who trusts the
-rows gives `/` as a root.
+Rows are third-party input. A name may only open a regular file below one of the user's roots, after symbolic links are
+resolved: no device, no pipe, no address, no private file elsewhere. A user who trusts the rows gives `/` as a root.
 """
 
 import errno
@@ -23,7 +22,7 @@ _NOT_READABLE = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENXIO, errno.ENO
 
 
 class BadImage(ValueError):
-    """An image that cannot be used. `reason` is a short code for counting, the message says what to do."""
+    """An image that cannot be used. `reason` is a short code for counts, the message says what to do."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -31,7 +30,7 @@ class BadImage(ValueError):
 
 
 def relative_name(name: str) -> str:
-    """The name of an image as a path below a root: no `file:`, no leading slash, `/` between folders.
+    """An image's name as a path relative to a root: no `file:`, no leading slash, `/` between folders.
 
     Raises:
         BadImage: `image-outside` for an address, or for a name with `..`.
@@ -48,13 +47,13 @@ def relative_name(name: str) -> str:
 
 
 def allowed_path(name: str, roots: Sequence[str | os.PathLike[str]]) -> Path:
-    """The regular file that a row means by `name`.
+    """The regular file that a row refers to by `name`.
 
-    Names are relative to each root in turn. An absolute name, also as `file:///...`, opens its file when that lies
-    below a root; otherwise it is taken as relative to the roots.
+    Names are relative to each root in turn. An absolute name, also as `file:///...`, opens its file when that is below
+    a root; otherwise it is relative to the roots.
 
     Args:
-        name: as the row has it.
+        name: as in the row.
         roots: folders; usually the folder of the data file, or the user's `--image-root`.
 
     Raises:
@@ -74,7 +73,7 @@ def allowed_path(name: str, roots: Sequence[str | os.PathLike[str]]) -> Path:
             mode = found.stat().st_mode
         except PermissionError as error:
             raise BadImage("image-unreadable", f"{name[:200]!r} may not be read ({error.strerror})") from error
-        except (RuntimeError, ValueError):  # a loop of links, or no name that a file may have
+        except (RuntimeError, ValueError):  # a loop of links, or an invalid name
             continue
         except OSError as error:
             if error.errno not in _NO_SUCH_FILE:

@@ -1,4 +1,4 @@
-"""Image bytes for sets that ship file names only: from a folder, a zip archive, or a remote place."""
+"""Image bytes for data sets with file names only, from a folder, a zip archive or a remote location."""
 
 import errno
 import os
@@ -20,38 +20,37 @@ from data_prep.reading.inputs import InputError
 
 NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
 NO_SUCH_NAME = (FileNotFoundError, KeyError, UnicodeError)
-"""What an operating system, and what a library raises for a name that no file has."""
+"""Errors of operating systems and libraries for a name that no file has."""
 
 PAUSES = (1.0, 2.0)
-"""Seconds before a remote root that failed is asked again; after the last attempt the run ends."""
+"""Seconds before a failed remote root is tried again; after the last attempt the run ends."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-"""Endings that a name may lack."""
+"""Suffixes that a name may lack."""
 
 
 class ImageStore:
-    """Looks a file name up below the image roots, in their order.
+    """Looks up file names below the image roots, in their order.
 
-    A name that no file has exactly may still differ from the one file that is meant in upper and lower case, or lack
-    its ending. Where several files fit, none is taken.
+    A name without an exact match may differ in case or lack the suffix, provided that only one file matches.
 
     Args:
-        roots: folders, zip archives, or addresses that fsspec knows. Without any, names are relative to the data file.
+        roots: folders, zip archives, or addresses that fsspec supports. Without any, names are relative to the data
+        file.
     """
 
     def __init__(self, roots: Sequence[str] = ()) -> None:
         self._roots = [os.fspath(r) for r in roots]
         self._archives: dict[str, zipfile.ZipFile | None] = {}
-        """By root; None for one that cannot be opened."""
+        """By root; None if it cannot be opened."""
 
     def load(self, name: str, base: str) -> bytes:
-        """The bytes of the image called `name` in a data file that lies in the folder `base`.
+        """The bytes of the image `name` of a data file in the folder `base`.
 
         Raises:
             BadImage: `image-outside` for a name that leads out of its root; `image-missing`, `image-too-large`,
-                `image-unreadable` for one that may not be read, or `image-truncated` for a damaged entry of a zip.
-            InputError: the root itself fails (a network or a disk that is down). That is not the fault of one row:
-                the run would lose them all.
+                `image-unreadable` for lack of permission, or `image-truncated` for a damaged entry of a zip.
+            InputError: the root itself fails (a network or a disk that is down), which would affect all rows.
         """
         inner = relative_name(name)
         roots = self._roots or [base]
@@ -77,7 +76,7 @@ class ImageStore:
         where = ", ".join(self._roots) or base
         remedy = "give its folder or zip as --image-root"
         if name.startswith(("/", "file:///")):
-            remedy += " (--image-root / for names that begin at the root of this machine)"
+            remedy += " (--image-root / for absolute names)"
         damaged = [root for root in self._roots if self._archives.get(root, ...) is None]
         if damaged:
             remedy = f"{', '.join(damaged)} cannot be opened as a zip: fetch it again"
@@ -95,7 +94,7 @@ class ImageStore:
             raise too_many_bytes(inner)
         try:
             return archive.read(inner)
-        except Exception as error:  # every method of compression has its own
+        except Exception as error:  # each compression method raises its own
             raise BadImage("image-truncated", f"{inner[:200]} is damaged in {root} ({error})") from error
 
     def _archive(self, root: str) -> zipfile.ZipFile | None:
@@ -108,7 +107,7 @@ class ImageStore:
 
 
 def _local(name: str, inner: str, root: str, folders: Sequence[str]) -> bytes | None:
-    """The file below `root`; a link may lead into any of the folders. None when there is none.
+    """The file below `root`, or None; a link may lead into any of the folders.
 
     Raises:
         InputError: the disk fails.
@@ -129,7 +128,7 @@ def _local(name: str, inner: str, root: str, folders: Sequence[str]) -> bytes | 
 
 
 def _alike_in(root: str, inner: str) -> str | None:
-    """The one file below a folder whose name differs in case only or has an ending more."""
+    """The one file below a folder whose name differs only in case or suffix."""
     *folders, last = inner.split("/")
     found = root
     for part in folders:
@@ -159,7 +158,7 @@ def _zip_names(archive: zipfile.ZipFile) -> dict[str, str | None]:
 
 
 def _by_likeness(names: Iterable[str]) -> dict[str, str | None]:
-    """Names in lower case, with and without the ending -> the name; None where several names are the same then."""
+    """Lower-case names, with and without suffix -> the name; None if ambiguous."""
     found: dict[str, str | None] = {}
     for name in names:
         lower = name.casefold()
@@ -170,21 +169,21 @@ def _by_likeness(names: Iterable[str]) -> dict[str, str | None]:
 
 
 def _remote(root: str, inner: str) -> bytes | None:
-    """The file below a remote root; None when there is none.
+    """The file below a remote root, or None.
 
     Raises:
-        InputError: the place fails.
+        InputError: the remote location fails.
     """
     pauses = list(PAUSES)
     while True:
         try:
             system, top = _file_system(root)
-            # By the file system itself: in an address, `::` in a name would mean another place.
+            # Not as an address, in which `::` in a name would start another address.
             with system.open(f"{top.rstrip('/')}/{inner}", "rb") as stream:
                 data = bytes(stream.read(LARGEST_FILE + 1))
         except PermissionError as error:
             raise BadImage("image-unreadable", f"{inner[:200]} in {root} may not be read ({error})") from error
-        except Exception as error:  # each of fsspec's file systems has its own
+        except Exception as error:  # each of fsspec's file systems raises its own
             if _no_such_file(error):
                 return None
             if not pauses:
@@ -214,6 +213,6 @@ def _failed(root: str, error: Exception) -> InputError:
 def _no_such_file(error: Exception) -> bool:
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and cause is not None and not isinstance(cause, FileNotFoundError):
-        # fsspec's HTTP raises it for a server that does not answer, too; a refusal (4xx) is about this file.
+        # fsspec also raises it for a server that does not answer; only 4xx is about this file.
         return 400 <= getattr(cause, "status", 0) < 500
     return isinstance(error, NO_SUCH_NAME) or getattr(error, "errno", None) in NO_SUCH_FILE

@@ -1,11 +1,11 @@
-"""The one way to open an image, and what can be known of it without decoding it.
+"""The one way to open an image, and what is known of it without decoding.
 
 `open_image` makes the pixels that a model sees. Training, rollouts, serving, evaluation and the report all use it, so
-that a model is judged on the images that it was trained on: only formats that we name, bounded before memory is taken,
-turned upright, transparency on white, 16 bits scaled.
+that a model is evaluated on the images that it was trained on: a closed list of formats, with limits that are checked
+before decoding, turned upright, transparency on white, 16 bits scaled.
 
-Conversion decodes nothing: the header gives the upright size, the end of the file shows whether it was cut, and only a
-file whose end looks odd is decoded to be sure.
+Conversion decodes nothing: the header gives the upright size, the end of the file shows whether it is truncated, and
+only an unusual file is decoded to be sure.
 """
 
 import io
@@ -24,31 +24,31 @@ from data_prep.reading.image_files import LARGEST_FILE, BadImage, read_file, too
 __all__ = ["BadImage", "Header", "check_whole", "normalised", "open_image", "read_header", "upright_size"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
-"""Formats that are opened. A closed list: some of Pillow's others run an external interpreter (EPS runs Ghostscript).
-MPO is a JPEG with further images after the first."""
+"""A closed list, since some of Pillow's other formats run an external interpreter (EPS runs Ghostscript). MPO is a JPEG
+with further images after the first."""
 
 MAX_PIXELS = 89_478_485
-"""Pixels above which an image is refused: where Pillow begins to warn of a decompression bomb."""
+"""Pixels above which an image is refused, as Pillow warns of a decompression bomb."""
 
 MAX_SCANNED = 12 * MAX_PIXELS
-"""Pixels of a JPEG times its scans, each of which is a pass over the whole image. A progressive one usually has ten."""
+"""Pixels of a JPEG times its scans, each a pass over the image. A progressive JPEG usually has ten."""
 
 MAX_PARTS = 65_536
-"""Segments of a JPEG before its pixels, or chunks of a PNG; more take minutes to walk through."""
+"""Segments of a JPEG before its pixels, or chunks of a PNG; more take minutes to read."""
 
 MAX_ASPECT = 200
 """Longest side over shortest above which the Qwen2-VL processors refuse an image."""
 
 TAIL = 1024
-"""Bytes at the end of a JPEG in which its end marker is looked for; cameras append a few."""
+"""Bytes at the end of a JPEG that must contain its end marker; cameras append a few bytes."""
 
-# Whatever Pillow has to say of odd metadata, once a line of code: the images are strangers' and the pixels are what
-# counts. A filter for good, since `catch_warnings` is not safe when several threads open images.
+# Pillow warns of odd metadata, which third-party images are full of; only the pixels count. A permanent filter, since
+# `catch_warnings` is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class Header(NamedTuple):
-    """What an image's file says without its pixels."""
+    """What is known of an image without decoding it."""
 
     width: int
     """Pixels, upright."""
@@ -57,23 +57,23 @@ class Header(NamedTuple):
     format: str
     """Pillow's name of the format."""
     plain: bool
-    """Whether the file is built as such files usually are; an odd one is decoded before it is trusted."""
+    """Whether the file has the usual structure; others are decoded before they are trusted."""
     direct: bool
-    """Whether plain `PIL.Image.open(...).convert("RGB")` is certain to show the same pixels as `open_image`."""
+    """Whether `PIL.Image.open(...).convert("RGB")` certainly gives the same pixels as `open_image`."""
 
 
 def open_image(
     source: bytes | memoryview | Path, *, max_pixels: int = MAX_PIXELS, max_bytes: int = LARGEST_FILE
 ) -> Image.Image:
-    """The image as a model sees it: RGB, upright, transparency on white, 16 bits scaled; of an animation the first one.
+    """The image as a model sees it: RGB, upright, transparency on white, 16 bits scaled; the first of an animation.
 
     Args:
-        source: the bytes of an image file, or a path that the caller allows to be opened (see `allowed_path`).
-        max_pixels: more are refused by the header, before anything is decoded; at most `MAX_PIXELS`.
-        max_bytes: longer files are refused.
+        source: the bytes of an image file, or a path that the caller has checked (see `allowed_path`).
+        max_pixels: limit for the header's size, before anything is decoded; at most `MAX_PIXELS`.
+        max_bytes: limit for the file.
 
     Returns:
-        An image of mode RGB without metadata, so that nothing turns it again.
+        An image of mode RGB without metadata, so that it is not rotated again.
 
     Raises:
         BadImage: `image-missing`, `image-unreadable`, `image-empty`, `image-too-large`, or `image-truncated` when the
@@ -86,21 +86,21 @@ def open_image(
     try:
         with _opened(data) as image:
             return _as_rgb(image)[0]
-    except Exception as error:  # Pillow's plug-ins raise whatever the broken bytes lead them to
+    except Exception as error:  # Pillow's plug-ins raise anything on malformed bytes
         raise _undecodable(error) from error
 
 
 def upright_size(source: bytes | memoryview | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Width and height that `open_image` gives, from the header.
+    """Width and height of `open_image`'s result, from the header.
 
     Raises:
-        BadImage: as `open_image`, but for what only decoding can tell.
+        BadImage: as `open_image`, except for errors that only decoding finds.
     """
     return _header(read_file(source) if isinstance(source, Path) else source, max_pixels)[:2]
 
 
 def read_header(data: bytes | memoryview) -> Header:
-    """Upright size and format of an image that a model's processor accepts; no pixel is decoded.
+    """Upright size and format of an image that a model's processor accepts, without decoding.
 
     Raises:
         BadImage: `image-empty`, `image-unreadable`, `image-too-large` or `image-shape`.
@@ -108,15 +108,13 @@ def read_header(data: bytes | memoryview) -> Header:
     header = _header(data, MAX_PIXELS)
     width, height = header[:2]
     if not (0 < width <= MAX_ASPECT * height and height <= MAX_ASPECT * width):
-        raise BadImage(
-            "image-shape",
-            f"{width}x{height} is more than {MAX_ASPECT} times as long as wide; processors refuse it",
-        )
+        detail = f"{width}x{height} is more than {MAX_ASPECT} times as long as wide; processors refuse it"
+        raise BadImage("image-shape", detail)
     return header
 
 
 def check_whole(data: bytes | memoryview, header: Header) -> None:
-    """Make sure that the image was not cut off. Decodes only when the file, or its end, looks odd.
+    """Check that the image is not truncated; decodes it only when the file, or its end, looks unusual.
 
     Raises:
         BadImage: `image-truncated`.
@@ -139,22 +137,22 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what turns the image upright. From 5 on, width and height change places."""
+"""EXIF orientation -> what turns the image upright. From 5 on, width and height are swapped."""
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8, from EXIF or XMP. Always 1 for TIFF, which Pillow turns itself."""
+    """The orientation, 1 to 8, from EXIF or XMP. Always 1 for TIFF, which Pillow turns itself."""
     if image.format == "TIFF":
         return 1
     try:
         found = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # broken metadata does not make a broken image
+    except Exception:  # an image with broken metadata is still usable
         return 1
     return found if isinstance(found, int) and found in _TURNS else 1
 
 
 def _as_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
-    """The image as a model sees it, and why `image.convert("RGB")` would show it differently, if it would."""
+    """The image as a model sees it, and why `image.convert("RGB")` would differ, or None."""
     image.load()
     differs = None
     if (orientation := _orientation(image)) != 1:
@@ -178,20 +176,20 @@ class Normalised(NamedTuple):
     """An image's bytes as they are stored."""
 
     data: bytes | memoryview
-    """As they came, or a PNG of what `open_image` gives."""
+    """Unchanged, or a PNG of `open_image`'s result."""
     reason: str | None
-    """Why they had to be changed: `orientation`, `depth` (more than 8 bits), `alpha` (RGBA, which verl itself puts on
-    white and other readers do not), `transparency` (of any other kind). None when they were not."""
+    """Why they were changed: `orientation`, `depth` (more than 8 bits), `alpha` (RGBA, which verl also puts on white,
+    unlike other readers), `transparency` (of any other kind). None for unchanged bytes."""
 
 
 def normalised(data: bytes | memoryview, header: Header) -> Normalised:
-    """The bytes of an image that every reader shows as `open_image` does.
+    """Bytes that every reader decodes as `open_image` does.
 
-    Stock verl, and servers that are not ours, open images by rules of their own. Where theirs give other pixels the
-    image becomes a PNG of ours; all other bytes stay as they came.
+    Stock verl and third-party servers open images in their own ways. An image that they would decode differently is
+    replaced by a PNG of `open_image`'s result; all others stay unchanged.
 
     Args:
-        header: what `read_header` found.
+        header: of `read_header`.
 
     Raises:
         BadImage: `image-truncated`.
@@ -211,10 +209,10 @@ def normalised(data: bytes | memoryview, header: Header) -> Normalised:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Samples of more than 8 bits as grey; Pillow would show all above 255 as white.
+    """A greyscale image of more than 8 bits, scaled; Pillow would clip values above 255 to white.
 
-    16-bit samples have a known range. Of 32-bit integers and floats the smallest usual range that holds them is taken:
-    0 to 1 (floats), 0 to 255, 0 to 65,535, or 0 to the largest one.
+    16-bit values have a known range. For 32-bit integers and floats it is the smallest of 0 to 1 (floats), 0 to 255, 0
+    to 65,535, or 0 to the largest value, that contains all values.
     """
     if image.mode.startswith("I;16"):
         image, full = image.convert("I"), 65_535.0
@@ -239,7 +237,7 @@ def _header(data: bytes | memoryview, max_pixels: int) -> Header:
 
 
 def _quick_header(data: bytes | memoryview) -> Header | None:
-    """The header of a plain JPEG or PNG, ten times as fast as Pillow; None for anything else or anything odd."""
+    """The header of an ordinary JPEG or PNG, ten times as fast as Pillow; None for all others."""
     if data[:3] == b"\xff\xd8\xff":
         return _jpeg_header(data)
     if data[:8] == b"\x89PNG\r\n\x1a\n":
@@ -287,10 +285,10 @@ def _check_scans(data: bytes | memoryview, pixels: int) -> None:
 
 _IHDR = struct.Struct(">IIBB")
 _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
-"""Bits a channel that each kind of colour may have."""
+"""Colour type -> allowed bits per channel."""
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _ORIENTED = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
-"""Keywords of PNG texts that may hold an orientation."""
+"""Keywords of PNG texts that may contain an orientation."""
 
 
 def _png_header(data: bytes | memoryview) -> Header | None:
@@ -309,7 +307,7 @@ def _png_header(data: bytes | memoryview) -> Header | None:
 
 
 def _png_chunks(data: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, start, stop) of the body of every chunk that is there with its checksum."""
+    """(kind, start, stop) of the body of every chunk that is present with its checksum."""
     at = 8
     for _ in range(MAX_PARTS):
         if at + 12 > len(data):
@@ -332,7 +330,7 @@ def _pillow_header(data: bytes | memoryview) -> Header:
             if image.format in ("JPEG", "MPO"):
                 _check_scans(data, width * height)
             if image.format == "PNG":
-                image.load()  # its orientation may stand after the pixels
+                image.load()  # the orientation may follow the pixels
             orientation = _orientation(image)
             if orientation > 4:
                 width, height = height, width
@@ -344,11 +342,9 @@ def _pillow_header(data: bytes | memoryview) -> Header:
     except Image.DecompressionBombError as error:
         raise _too_many_pixels(MAX_PIXELS) from error
     except Exception as error:  # as in `open_image`
-        raise BadImage(
-            "image-unreadable",
-            f"the bytes are not a JPEG, PNG, WEBP, GIF, BMP or TIFF ({type(error).__name__}): convert the image, or"
-            " fetch it again",
-        ) from error
+        kind = type(error).__name__
+        detail = f"the bytes are not a JPEG, PNG, WEBP, GIF, BMP or TIFF ({kind}): convert the image, or fetch it again"
+        raise BadImage("image-unreadable", detail) from error
 
 
 def _undecodable(error: Exception) -> BadImage:
@@ -374,9 +370,9 @@ def _webp_ends(data: bytes | memoryview) -> bool:
 
 
 def _png_ends(data: bytes | memoryview) -> bool:
-    """Whether the chunks follow one another up to the end chunk, each with its right checksum, and nothing is odd.
+    """Whether all chunks up to the end chunk have correct checksums and nothing is unusual.
 
-    Odd are pixels that do not begin as compressed data do, and compressed texts, which may unpack to gigabytes.
+    Unusual are pixels that do not begin like compressed data, and compressed texts, which may expand to gigabytes.
     """
     pixels = False
     for kind, start, stop in _png_chunks(data):

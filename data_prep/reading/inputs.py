@@ -1,7 +1,7 @@
-"""Which files to read, wherever they lie: a disk, an object store, or a hub, by one kind of address.
+"""Finding and opening input files, local or remote.
 
-Everything remote goes through fsspec, which knows `s3://`, `gs://`, `https://`, `hf://` and many more; local files are
-opened directly.
+Remote files are read through fsspec, which supports `s3://`, `gs://`, `https://`, `hf://` and many more; local files
+are opened directly.
 """
 
 import glob
@@ -16,19 +16,19 @@ from typing import Any
 import pyarrow as pa
 
 TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
-"""Text files with records; they may be packed by gzip (`.gz`) or zstd (`.zst`)."""
+"""Text files with records; they may be compressed with gzip (`.gz`) or zstd (`.zst`)."""
 
 SUFFIXES = (".parquet", ".arrow", *TEXTS, *(text + packed for text in TEXTS for packed in (".gz", ".zst")))
-"""What a folder is searched for."""
+"""Suffixes of the data files in a folder."""
 
 OWN_FILES = ("manifest.json", "rejected.jsonl", "dataset_info.json", "dataset_dict.json", "state.json")
-"""Never taken as input when a folder is given: our own notes, and those of `datasets.save_to_disk`."""
+"""Files in a folder that are not data: metadata of ours and of `datasets.save_to_disk`."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 class InputError(ValueError):
-    """The input as a whole cannot be read; the message names it and says what to do."""
+    """An input cannot be read; the message names it and says what to do."""
 
 
 def expand_inputs(
@@ -37,10 +37,10 @@ def expand_inputs(
     """Files named by paths, globs, folders, remote addresses or hub ids; sorted within each input, without repeats.
 
     Args:
-        output: a folder whose files are not taken when it lies in a folder that is.
+        output: a folder that is skipped when it is inside an input folder.
 
     Raises:
-        InputError: an input names nothing that exists, or holds no file of a known kind.
+        InputError: an input does not exist, or has no file of a known kind.
     """
     found: dict[str, None] = {}
     for given in (os.fspath(i) for i in inputs):
@@ -88,19 +88,19 @@ def _remote(given: str) -> list[str]:
         raise InputError(f"{given}: cannot be listed ({error}); is there a network, is the address right?") from error
     if not paths:
         raise InputError(f"{given}: nothing there that can be read")
-    # The rest of a chained address (`zip://*.jsonl::s3://...`) says where the archive is.
+    # In a chained address (`zip://*.jsonl::s3://...`) the rest is the archive's address.
     _, chained, rest = given.partition("::")
     return [system.unstrip_protocol(p) + chained + rest for p in sorted(paths)]
 
 
 def wanted(name: str) -> bool:
     """Whether a file found in a folder is a data file."""
-    cached = name.startswith("cache-") and name.endswith(".arrow")  # by `datasets`, beside the set itself
+    cached = name.startswith("cache-") and name.endswith(".arrow")  # written by `datasets`
     return name.endswith(SUFFIXES) and name not in OWN_FILES and not name.startswith(".") and not cached
 
 
 def names_of(files: Sequence[str]) -> list[str]:
-    """What each file is called below the folder that all of them have in common."""
+    """Names of the files relative to the folder that they have in common."""
     paths = [inside(file) for file in files]
     if len(paths) == 1:
         return [paths[0].rpartition("/")[2]]
@@ -112,12 +112,12 @@ def names_of(files: Sequence[str]) -> list[str]:
 
 
 def inside(path: str) -> str:
-    """The part of an address that names the data file itself, not the archive it lies in."""
+    """The part of an address that names the data file, without that of its archive."""
     return path.partition("::")[0]
 
 
 def open_input(path: str) -> Any:
-    """A readable, seekable binary stream of a local or remote file; `.gz` and `.zst` are unpacked."""
+    """A readable, seekable binary stream of a local or remote file; `.gz` and `.zst` are decompressed."""
     packed = inside(path).endswith(".gz")
     if inside(path).endswith(".zst"):
         return io.BufferedReader(_Zstd(path), 2**20)
@@ -128,7 +128,7 @@ def open_input(path: str) -> Any:
 
 
 class _Zstd(io.RawIOBase):
-    """A zstd file as a stream that can go back by beginning again, as Python's gzip streams do."""
+    """A zstd file as a stream that seeks backwards by starting again, like Python's gzip streams."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -161,7 +161,7 @@ class _Zstd(io.RawIOBase):
         if whence == io.SEEK_CUR:
             offset += self._at
         elif whence != io.SEEK_SET:
-            raise io.UnsupportedOperation("a packed file has no known end")
+            raise io.UnsupportedOperation("the end of a compressed file is not known")
         if offset < self._at:
             self._file.close()
             self._restart()
@@ -180,7 +180,7 @@ class _Zstd(io.RawIOBase):
 
 @lru_cache(maxsize=64)
 def _file_system(path: str) -> tuple[Any, str]:
-    """The file system of an address and the path inside it; kept, since an archive closes when nobody holds it."""
+    """The file system of an address and the path in it; cached, since an unreferenced archive is closed."""
     import fsspec
 
     found: tuple[Any, str] = fsspec.core.url_to_fs(path)
@@ -188,7 +188,7 @@ def _file_system(path: str) -> tuple[Any, str]:
 
 
 def stamp(path: str) -> list[Any]:
-    """Name and size of an input: what tells that a resumed run still reads the same files."""
+    """Name and size of an input, by which a resumed run recognises it."""
     if "://" not in path:
         return [os.path.basename(path), os.path.getsize(path)]
     system, inner = _file_system(path)

@@ -16,8 +16,8 @@ from data_prep.sources.record import Source
 def survey_labels(units: Sequence[InputUnit], source: Source, settings: Settings) -> Labels | None:
     """What the labels of all records mean; None when the source has no label column.
 
-    The records are read one after another, without their images where the file is Parquet, so memory stays flat and
-    the result depends on nothing but the input.
+    Records are read one by one, from Parquet files without their images, so memory use is constant and the result
+    depends on the input only.
 
     Raises:
         InputError: the values allow more than one meaning.
@@ -34,7 +34,7 @@ def survey_labels(units: Sequence[InputUnit], source: Source, settings: Settings
 
 
 def _light_records(unit: InputUnit) -> Iterator[Any]:
-    """The records of a unit; those of a Parquet file without columns that hold bytes.
+    """The records of a unit; those of a Parquet file without columns of bytes.
 
     A unit that cannot be read is left to the conversion, which rejects its records.
     """

@@ -1,7 +1,7 @@
-"""Parquet files of strangers, read in batches whose memory is known before it is taken.
+"""Third-party Parquet files, read in batches with bounded memory.
 
-A small file may describe gigabytes: a page of zeros compresses a thousandfold, and a dictionary holds a value once that
-every row repeats. Both show in the file's own metadata.
+A small file may expand to gigabytes: a page of zeros compresses a thousandfold, and a dictionary stores a value once
+that every row repeats. Both can be seen in the file's metadata.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,28 +18,27 @@ READ_BYTES = 2**16
 """Bytes read at a time from a local Parquet file."""
 
 BOMB_BYTES = 2**29
-"""Uncompressed bytes of a column of a row group from which it must not be compressed by more than `BOMB_RATIO`."""
+"""Uncompressed bytes of a column chunk above which it must not be compressed by more than `BOMB_RATIO`."""
 
 BOMB_RATIO = 100
-"""Texts compress tenfold, seldom more; images do not compress."""
+"""Text rarely compresses more than tenfold; images do not compress."""
 
 REPEATED_BYTES = 2**29
-"""Bytes of a batch that values of dictionaries may take, were every row to hold the largest one possible."""
+"""Most bytes of dictionary values in a batch, if every row had the largest one."""
 
 EXPANDED_BYTES, MOST_REPEATS = 2**32, 20
 """Bytes of the rows of a row group, or of a stretch of an Arrow file, above which they must not take more than
-`MOST_REPEATS` times what is stored: to read a large value again and again takes minutes."""
+`MOST_REPEATS` times what is stored: reading a large value again and again takes minutes."""
 
 MANY_ROWS = 2**20
-"""Rows of a row group that have more than a byte each in the file, however often they repeat."""
+"""Rows of a row group above which each must take at least a byte in the file."""
 
 
 @contextmanager
 def open_parquet(file: str | PathLike[str]) -> Iterator[pq.ParquetFile]:
     """A local or remote Parquet file.
 
-    A local one is read by Arrow itself in small pieces: fetching a whole row group first, which pays for a remote one,
-    costs a copy.
+    A local one is read by Arrow in small pieces: fetching a row group first, as for a remote one, would cost a copy.
     """
     if "://" in str(file):
         with open_input(str(file)) as stream, pq.ParquetFile(stream) as parquet:
@@ -55,7 +54,7 @@ def bounded_batches(
     """All batches of a file, of at most `rows` rows each.
 
     Raises:
-        pa.ArrowInvalid: a row group takes far more memory than the file's size explains; see `group_batches`.
+        pa.ArrowInvalid: see `group_batches`.
     """
     for group in range(parquet.num_row_groups):
         yield from group_batches(parquet, file, group, columns, rows)
@@ -67,7 +66,7 @@ def group_batches(
     """The batches of one row group, of at most `rows` rows each.
 
     Raises:
-        pa.ArrowInvalid: as `group_rows`; or its rows take far more than what is stored.
+        pa.ArrowInvalid: see `group_rows`; or its rows take far more memory than what is stored.
     """
     size = group_rows(parquet, file, group, rows)
     stored, expanded = parquet.metadata.row_group(group).total_byte_size, 0
@@ -81,7 +80,7 @@ def group_rows(parquet: pq.ParquetFile, file: str | PathLike[str], group: int, m
     """How many rows of a row group may be read at once.
 
     Raises:
-        pa.ArrowInvalid: it claims rows that it cannot have, or a column of it is compressed beyond belief.
+        pa.ArrowInvalid: it claims rows that it cannot have, or a column expands to far more than plausible.
     """
     metadata = parquet.metadata.row_group(group)
     check_rows(parquet.metadata, group)
@@ -91,7 +90,7 @@ def group_rows(parquet: pq.ParquetFile, file: str | PathLike[str], group: int, m
         size, packed = column.total_uncompressed_size, column.total_compressed_size
         check_ratio(f"row group {group}, column {column.path_in_schema}", packed, size)
         if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page:
-            values = -(-column.num_values // max(1, metadata.num_rows))  # of a row, on average
+            values = -(-column.num_values // max(1, metadata.num_rows))  # per row, on average
             repeated += values * _dictionary_bytes(file, column.dictionary_page_offset, column.total_uncompressed_size)
     return max(1, min(most, REPEATED_BYTES // max(1, repeated)))
 
@@ -109,7 +108,7 @@ def check_rows(metadata: pq.FileMetaData, group: int) -> None:
 
 
 def check_ratio(what: str, packed: int, size: int) -> None:
-    """Refuse what unpacks to far more memory than its size explains.
+    """Refuse data that expands to far more memory than plausible.
 
     Raises:
         pa.ArrowInvalid: naming `what`.
@@ -119,18 +118,18 @@ def check_ratio(what: str, packed: int, size: int) -> None:
 
 
 def expanded_bytes(batch: pa.RecordBatch) -> int:
-    """Bytes of a batch as records, each with a value of its own where the batch repeats one of a dictionary."""
+    """Bytes of a batch as records, with each repeated dictionary value counted."""
     size = batch.nbytes
     for column in batch.columns:
         if isinstance(column, pa.DictionaryArray):
-            with suppress(pa.ArrowException):  # values of another kind are small
+            with suppress(pa.ArrowException):  # values of other types are small
                 lengths = pc.binary_length(column.dictionary)
                 size += pc.sum(lengths.take(column.indices)).as_py() or 0
     return int(size)
 
 
 def check_expanded(what: str, stored: int, expanded: int) -> None:
-    """Refuse rows that repeat values beyond what can be read in sensible time.
+    """Refuse rows that repeat values too often to be read in reasonable time.
 
     Raises:
         pa.ArrowInvalid: naming `what`.
@@ -146,7 +145,7 @@ def _dictionary_bytes(file: str | PathLike[str], offset: int, otherwise: int) ->
         head = stream.read(32)
     found: list[int] = []
     at = 0
-    # Thrift's compact protocol: the fields 1 to 3 are the page's kind, its uncompressed and its compressed size.
+    # Thrift's compact protocol: fields 1 to 3 are the page's type, its uncompressed and its compressed size.
     while len(found) < 2 and head[at : at + 1] == b"\x15":
         value, shift, at = 0, 0, at + 1
         while at < len(head):
@@ -159,5 +158,5 @@ def _dictionary_bytes(file: str | PathLike[str], offset: int, otherwise: int) ->
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in a line."""
+    """The first line of an error's message."""
     return (str(error).splitlines() or [repr(error)])[0]

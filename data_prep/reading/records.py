@@ -1,4 +1,4 @@
-"""From a record to the items that its source makes of it, with their images: the reading half of the transform."""
+"""From a record to the items that its source makes of it, with their images."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,31 +24,31 @@ from data_prep.tasks.row import Image, quick_key
 
 
 class Images(NamedTuple):
-    """The images of a record, looked up once for all of its items."""
+    """The images of a record, loaded once for all of its items."""
 
     given: Sequence[Image]
     found: tuple[Image, ...]
-    """With their bytes; the very same ones where nothing had to be done."""
+    """With their bytes; the same objects if nothing changed."""
     sizes: list[tuple[int, int]]
 
 
 @dataclass
 class Items:
-    """What became of one record."""
+    """The items of one record."""
 
     ordinal: int
     record: Any
     found: list[tuple[PreferencePair | ScoredResponse | RankedResponses, Images] | Reject] = field(default_factory=list)
-    """Items with their images, and in the place of those that are left out, the reason."""
+    """Items with their images, or the reasons why they are left out."""
 
 
 class ItemReader:
-    """Reads records by a source, and finds and looks at their images.
+    """Converts records with a source, and loads and checks their images.
 
     Args:
         quick_keys: give every image its quick key, so that it is never hashed in full.
-        image_folder: where images are put when they are referenced, not embedded.
-        labels: what the values of the label column mean.
+        image_folder: where images are written when they are referenced instead of embedded.
+        labels: the meaning of the label column's values.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class ItemReader:
     ) -> None:
         self.source = source
         self.loaded = 0
-        """Bytes of images that had to be loaded by their names, since this was last set to 0."""
+        """Bytes of images that were loaded by name, since this was last set to 0."""
         self.normalised: Counter[str] = Counter()
-        """Images whose bytes were changed, by reason, since this was last cleared; see `normalised`."""
+        """Images whose bytes were changed, by reason of `normalised`, since this was last cleared."""
         self._quick_keys = quick_keys
         self._image_folder = image_folder
         self._options = options_of(settings, labels)
@@ -146,7 +146,7 @@ class ItemReader:
 
 
 def options_of(settings: Settings, labels: Labels | None = None) -> Options:
-    """What a source is told of the settings."""
+    """The settings that a source receives."""
     options = Options(
         min_gap=settings.min_gap, columns=settings.columns, text_only=settings.text_only, frames=settings.frames
     )
@@ -157,7 +157,7 @@ def _as_file(image: Image, suffix: str, folder: Path) -> Image:
     """The same image as a file named by its content.
 
     Raises:
-        InputError: the file cannot be written. The record is not at fault and must not be rejected.
+        InputError: the file cannot be written, for which the record must not be rejected.
     """
     assert image.data is not None
     name = image.blake3.lstrip("~")
@@ -175,7 +175,7 @@ def _as_file(image: Image, suffix: str, folder: Path) -> Image:
 
 
 def _check(item: Any) -> None:
-    """Refuse what would become a wrong row without anyone noticing; a source of one's own may yield anything.
+    """Refuse items that would silently become wrong rows; a user's own source may yield anything.
 
     Raises:
         Reject: `unknown-label` or `wrong-type`.
@@ -200,10 +200,7 @@ def _check(item: Any) -> None:
 
 
 def problem_of(error: Exception) -> Reject:
-    """Why a record is lost: what its source says, or a shape that no source foresaw.
-
-    In the latter case the record is lost, the run is not, and the reason says whom to blame.
-    """
+    """Why a record is rejected: the reason of its source, or `unforeseen`, which does not stop the run either."""
     if isinstance(error, Reject):
         return freed(error)
     detail = f"{type(error).__name__}: {error}"[:300]
@@ -211,5 +208,5 @@ def problem_of(error: Exception) -> Reject:
 
 
 def freed(problem: Reject) -> Reject:
-    """Without its traceback, whose frames would keep the record and its images until the next collection."""
+    """Without its traceback, whose frames would keep the record and its images in memory."""
     return problem.with_traceback(None)

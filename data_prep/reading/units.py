@@ -1,8 +1,8 @@
-"""Input files cut into units of work, and the records of one unit.
+"""Input files split into units of work, and the records of a unit.
 
-A unit is a stretch of one file. Units are fixed by the input alone, never by the number of workers, and each unit
-becomes its own shards: that is why any number of workers, on any number of machines, writes the same bytes, and why a
-killed run loses at most the units it was in.
+A unit is a stretch of one file. Units depend on the input only, not on the number of workers, and each unit becomes its
+own shards. So any number of workers, on any number of machines, writes the same bytes, and a killed run loses only the
+units in progress.
 """
 
 import json
@@ -23,22 +23,22 @@ UNIT_ROWS = 2_048
 """Rows of a unit."""
 
 UNIT_BYTES = 256 * 2**20
-"""Uncompressed bytes after which a unit of a Parquet file ends, so that shards are of a size whatever the images."""
+"""Uncompressed bytes after which a unit of a Parquet file ends, so that shards have similar sizes for any images."""
 
 BATCH_ROWS = 128
-"""Records read and transformed together; their prompts are tokenised in one batch."""
+"""Records that are read, transformed and tokenised together."""
 
 BATCH_BYTES = 32 * 2**20
 """Bytes of a batch; with large images it has fewer records."""
 
 LINE_SUFFIXES = (".jsonl", ".ndjson")
-"""Files with one record a line, whatever the first line looks like."""
+"""Files with one record per line, whatever the first line looks like."""
 
 LONGEST_RECORD = 64 * 2**20
 """Bytes of one JSON record; a longer one is rejected, and never held in memory."""
 
 MOST_VALUES = 2**20
-"""Values of one JSON record: a list of numbers takes many times its text in memory."""
+"""Values of one JSON record, since a list of numbers takes many times its text in memory."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class InputUnit:
     start: int
     """First row group of a Parquet file; byte offset otherwise."""
     stop: int
-    """Behind the last row group, or number of records."""
+    """End of the row groups, exclusive; otherwise the number of records."""
     first: int
     """Ordinal of the first record over all inputs."""
     rows: int
@@ -60,14 +60,14 @@ class InputUnit:
     note: str = ""
     """Why the file is unreadable."""
     name: str = ""
-    """The file as rejects name it: below the folder that all inputs have in common."""
+    """The file's name for rejects, relative to the folder that all inputs have in common."""
     before: int = 0
     """Records of the file before this unit."""
 
 
 @dataclass(frozen=True)
 class Broken:
-    """A record that could not be read at all."""
+    """A record that cannot be read."""
 
     reason: str
     detail: str
@@ -80,9 +80,9 @@ def plan_units(
     """All units of the files, in order.
 
     Args:
-        unit_rows: records of a unit; a Parquet unit ends at the row group in which it reaches this number.
-        unit_bytes: uncompressed bytes at which a Parquet unit ends even earlier.
-        limit: read no more than this many records.
+        unit_rows: records of a unit; a Parquet unit ends with the row group in which it reaches this number.
+        unit_bytes: uncompressed bytes at which a Parquet unit ends earlier.
+        limit: read at most this many records.
     """
     units: list[InputUnit] = []
     first = 0
@@ -118,7 +118,7 @@ def _stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[tuple[str
             spans = _list_spans(stream, 0, False) if as_list else _line_spans(stream, 0)
             start, rows = 0, 0
             for offset, raw in spans:
-                if raw is _BEHIND:  # can only be found from an element before it
+                if raw is _AFTER_LIST:  # only found by reading an element before it
                     rows += 1
                     continue
                 if rows == unit_rows:
@@ -147,16 +147,16 @@ def _parquet_stretches(file: str, unit_rows: int, unit_bytes: int) -> Iterator[t
 
 
 def read_unit(unit: InputUnit) -> Iterator[tuple[int, Any]]:
-    """The records of a unit as (ordinal, record); a record that cannot be read comes as `Broken`.
+    """The records of a unit as (ordinal, record), `Broken` for one that cannot be read.
 
-    Always yields exactly `unit.rows` items, so that nothing is lost without being counted.
+    Always yields exactly `unit.rows` items, so that every record is counted.
     """
     for batch in read_batches(unit):
         yield from batch
 
 
 def read_batches(unit: InputUnit) -> Iterator[list[tuple[int, Any]]]:
-    """What `read_unit` yields, in the batches in which it is read. Cut by the input alone, like the units."""
+    """The items of `read_unit` in batches, which depend on the input only."""
     count = 0
     if unit.kind == "unreadable":
         yield [(unit.first, Broken("file-unreadable", f"the file cannot be read ({unit.note})"))]
@@ -181,14 +181,14 @@ def read_batches(unit: InputUnit) -> Iterator[list[tuple[int, Any]]]:
 
 def _read_parquet(unit: InputUnit) -> Iterator[list[Any]]:
     with open_parquet(unit.file) as parquet:
-        # Each row group by itself: a batch that spans two would be put together from both.
+        # By row group, because a batch that spans two would be copied.
         for group in range(unit.start, unit.stop):
             metadata = parquet.metadata.row_group(group)
             rows = BATCH_BYTES * metadata.num_rows // (metadata.total_byte_size or 1)
             for batch in group_batches(parquet, unit.file, group, None, max(1, min(BATCH_ROWS, rows))):
                 try:
                     yield batch.to_pylist()
-                except (pa.ArrowException, ValueError):  # a text that is not UTF-8 spoils a batch; find the row
+                except (pa.ArrowException, ValueError):  # a text that is not UTF-8: find its row
                     yield [_one_row(batch.slice(i, 1)) for i in range(batch.num_rows)]
 
 
@@ -210,7 +210,7 @@ def _read_json(unit: InputUnit) -> Iterator[list[Any]]:
 
 
 def _parsed(spans: Iterator[tuple[int, bytes | Broken]]) -> Iterator[list[Any]]:
-    """The records of the spans, a batch at a time; also those read before the file breaks off."""
+    """The records of the spans in batches, including those before a read error."""
     batch: list[Any] = []
     size = 0
     try:
@@ -233,7 +233,7 @@ def parse_record(raw: bytes) -> Any:
     """A record from its JSON text, or `Broken`."""
     if len(raw) > LONGEST_RECORD:
         return _too_long()
-    # Only what may be large is looked through: small records cannot hold many values.
+    # Counted only in records that are long enough.
     if len(raw) > MOST_VALUES and raw.count(b",") + raw.count(b"[") > MOST_VALUES:
         return Broken("record-too-long", f"more than {MOST_VALUES:,} values in one record")
     try:
@@ -247,7 +247,7 @@ def _too_long() -> Broken:
 
 
 def _line_spans(stream: Any, start: int) -> Iterator[tuple[int, bytes | Broken]]:
-    """(offset, line) of every line that is not blank; one that is too long is never held in memory."""
+    """(offset, line) of every line that is not blank; a line that is too long is never held in memory."""
     stream.seek(start)
     offset = start
     while line := stream.readline(LONGEST_RECORD + 1):
@@ -262,10 +262,10 @@ def _line_spans(stream: Any, start: int) -> Iterator[tuple[int, bytes | Broken]]
             yield begun, line.removeprefix(b"\xef\xbb\xbf")
 
 
-_BEHIND = Broken(
+_AFTER_LIST = Broken(
     "file-unreadable",
-    "the file goes on behind the end of its list, and nothing of that was read",
-    "Make it one list, or one record a line in a .jsonl file.",
+    "the file continues after the end of its list, and that part was not read",
+    "Write one list, or one record per line in a .jsonl file.",
 )
 
 _STRUCTURE = re.compile(rb'[\\"{}\[\],]')
@@ -273,14 +273,14 @@ _CHUNK = 1 << 20
 
 
 def _list_spans(stream: Any, start: int, inside: bool) -> Iterator[tuple[int, bytes | Broken]]:
-    """(offset, text) of every element of a JSON list, found without parsing the elements.
+    """(offset, text) of every element of a JSON list, found without parsing it.
 
-    A list of a million records is one JSON value; parsing it whole would take many times its size in memory. An element
-    that the end of the file cuts off is yielded as it is, for the parser to reject. Whatever stands behind the end of
-    the list is one broken record.
+    Parsing a list of a million records at once would take many times its size in memory. An element that is cut off by
+    the end of the file is yielded as it is, for the parser to reject. Anything after the end of the list is one broken
+    record.
 
     Args:
-        start: where to begin: 0, or the offset of an element.
+        start: 0, or the offset of an element.
         inside: whether `start` is the offset of an element.
     """
     stream.seek(start)
@@ -294,7 +294,7 @@ def _list_spans(stream: Any, start: int, inside: bool) -> Iterator[tuple[int, by
                 continue
             symbol = chunk[place]
             if in_string:
-                if symbol == 0x5C:  # backslash: the next character is no structure
+                if symbol == 0x5C:  # backslash: skip the next character
                     skip = at + place + 1
                 elif symbol == 0x22:
                     in_string = False
@@ -317,7 +317,7 @@ def _list_spans(stream: Any, start: int, inside: bool) -> Iterator[tuple[int, by
                     if depth == 0:
                         rest = chain([chunk[place + 1 :]], iter(partial(stream.read, _CHUNK), b""))
                         if any(more.strip() for more in rest):
-                            yield at + place + 1, _BEHIND
+                            yield at + place + 1, _AFTER_LIST
                         return
         if len(element) <= LONGEST_RECORD:
             element += chunk[kept:]
@@ -327,5 +327,5 @@ def _list_spans(stream: Any, start: int, inside: bool) -> Iterator[tuple[int, by
 
 
 def _whole(element: bytearray) -> bytes | Broken:
-    """An element of a list; of one that is too long, the rest was not kept."""
+    """An element of a list; one that is too long was not kept completely."""
     return _too_long() if len(element) > LONGEST_RECORD else bytes(element)

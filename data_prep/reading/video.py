@@ -1,4 +1,4 @@
-"""Frames of a video as images: n of them, each from the middle of one of n equal stretches of the video.
+"""Frames of a video as images: n frames, one from the middle of each of n equal parts of the video.
 
 Decoded by PyAV, which the pinned environments have. The same file and version of PyAV give the same frames.
 """
@@ -10,20 +10,20 @@ from data_prep.reading.image_files import BadImage
 from data_prep.reading.images import MAX_PIXELS
 
 MOST_FRAMES = 64
-"""Frames of one video; more fit no prompt."""
+"""Frames of one video; more do not fit into a prompt."""
 
 LONGEST = 200_000
-"""Frames in a video file that is decoded: an hour at 50 a second."""
+"""Frames in a video file: an hour at 50 frames per second."""
 
 QUALITY = 95
-"""Of the JPEG that a frame becomes."""
+"""JPEG quality of a frame."""
 
 
 def frames_of(data: bytes, n: int) -> list[bytes]:
-    """`n` frames of a video as JPEG files, in their order; all of them where it has fewer.
+    """`n` frames of a video as JPEG files, in order; all frames when there are fewer.
 
     Raises:
-        BadImage: `video-unreadable`, `video-too-long`, `video-rotated` for one that players turn, `image-too-large`.
+        BadImage: `video-unreadable`, `video-too-long`, `video-rotated` for one that players rotate, `image-too-large`.
         ModuleNotFoundError: PyAV is not installed.
     """
     import av
@@ -34,7 +34,7 @@ def frames_of(data: bytes, n: int) -> list[bytes]:
             total = sum(packet.size > 0 for packet in container.demux(_stream(container)))
         if not 0 < total <= LONGEST:
             reason = "video-too-long" if total else "video-unreadable"
-            raise BadImage(reason, f"the video has {total} frames; 1 to {LONGEST:,} are taken")
+            raise BadImage(reason, f"the video has {total} frames; 1 to {LONGEST:,} are supported")
         wanted = {(2 * i + 1) * total // (2 * n) for i in range(n)}
         found = []
         with opened(io.BytesIO(data)) as container:
@@ -54,7 +54,7 @@ def frames_of(data: bytes, n: int) -> list[bytes]:
 
 def _stream(container: Any) -> Any:
     if not container.streams.video:
-        raise BadImage("video-unreadable", "the file has no stream of images")
+        raise BadImage("video-unreadable", "the file has no video stream")
     stream = container.streams.video[0]
     if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
         raise BadImage("image-too-large", f"a frame of the video has more than {MAX_PIXELS:,} pixels")
@@ -65,7 +65,7 @@ def _as_jpeg(frame: Any) -> bytes:
     if frame.width * frame.height > MAX_PIXELS:
         raise BadImage("image-too-large", f"a frame of the video has more than {MAX_PIXELS:,} pixels")
     if frame.rotation:
-        raise BadImage("video-rotated", f"players turn this video by {frame.rotation} degrees: write it upright")
+        raise BadImage("video-rotated", f"players rotate this video by {frame.rotation} degrees: write it upright")
     stream = io.BytesIO()
     frame.to_image().save(stream, "JPEG", quality=QUALITY)
     return stream.getvalue()

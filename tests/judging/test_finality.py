@@ -228,7 +228,7 @@ def test_another_number_of_texts_than_asked_for_is_asked_again(tmp_path: Path) -
             status(400, param="foo", code="unknown_parameter", message="Unknown parameter"),
             "--request NAME=VALUE",
         ),
-        (status(407, message="proxy"), "the proxy wants a password"),
+        (status(407, message="proxy"), "the proxy requires a password"),
         ({"error": {"code": "insufficient_quota", "message": "quota"}}, "no quota left"),
         (status(400, message="model 7 does not exist"), "model 7 does not exist.*check address, model name"),
     ],

@@ -91,7 +91,7 @@ def test_another_template_is_refused(tmp_path: Path, text: str, message: str) ->
 
 def test_what_is_not_known_is_not_made_up(tmp_path: Path) -> None:
     available = "vl_rewardbench, multimodal_rewardbench"
-    with pytest.raises(ValueError, match=rf"'mm_rlhf_rewardbench', and none is made up: it is known for {available}"):
+    with pytest.raises(ValueError, match=rf"'mm_rlhf_rewardbench', only for {available}"):
         load_prompt("mm_rlhf_rewardbench", tmp_path)
     with pytest.raises(ValueError, match=r"clone https://github\.com/facebookresearch/multimodal_rewardbench"):
         load_prompt("multimodal_rewardbench", None)

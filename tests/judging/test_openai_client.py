@@ -267,7 +267,7 @@ def test_a_stopped_run_resumes(tmp_path: Path, sign: signal.Signals, kept: int) 
         process.send_signal(sign)
         if sign == signal.SIGINT:
             assert process.stderr is not None
-            assert "waiting for the 4 requests under way" in process.stderr.readline()
+            assert "waiting for 4 requests in flight" in process.stderr.readline()
             release.set()
         process.communicate(timeout=20)
         assert process.returncode != 0

@@ -10,7 +10,8 @@ import torch
 from omegaconf import DictConfig
 
 from recipe.critic_r1.preflight import memory_estimate as estimate
-from recipe.critic_r1.preflight.memory_estimate import GIB, ModelShape
+from recipe.critic_r1.preflight.memory_estimate import GIB
+from recipe.critic_r1.preflight.model_shape import ModelShape, lora_parameters, read_config
 from recipe.critic_r1.train import compose_config
 
 QWEN, QWEN3 = "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen3-VL-8B-Instruct"
@@ -28,7 +29,7 @@ def config(name: str = "r1", *overrides: str) -> DictConfig:
 
 
 def shape(path: str = QWEN) -> ModelShape:
-    read = estimate.read_config(path)
+    read = read_config(path)
     assert read is not None
     found = ModelShape.from_config(read)
     assert found is not None
@@ -39,7 +40,7 @@ def shape(path: str = QWEN) -> ModelShape:
 def test_the_formula_counts_what_transformers_builds(path: str) -> None:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    read = dict(estimate.read_config(path) or {})
+    read = dict(read_config(path) or {})
     if "text_config" not in read:  # the flat form of published Qwen2.5-VL files
         read = {**read, "text_config": {k: v for k, v in read.items() if isinstance(v, int)}}
     built = AutoConfig.for_model(read.pop("model_type"), **read)
@@ -51,7 +52,7 @@ def test_the_formula_counts_what_transformers_builds(path: str) -> None:
 @pytest.mark.parametrize("text", ["[]", "null", "{"])
 def test_a_folder_without_a_usable_config_has_no_shape(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
-    assert estimate.read_config(str(tmp_path)) is None
+    assert read_config(str(tmp_path)) is None
 
 
 @pytest.mark.parametrize(("path", "billions"), [(QWEN, 8.29), (QWEN3, 8.77)])
@@ -185,7 +186,7 @@ def test_offloading_moves_the_actor_to_the_host() -> None:
 
 
 def test_a_checkpoint_holds_what_it_is_told_to_save() -> None:
-    p, adapters = shape().parameters, estimate.lora_parameters(shape(), 16)
+    p, adapters = shape().parameters, lora_parameters(shape(), 16)
     assert estimate.checkpoint_bytes(shape(), config()) == (4 + 8 + 2) * p
     assert estimate.checkpoint_bytes(shape(), config(), ["model"]) == 4 * p
     assert estimate.checkpoint_bytes(shape(), config("r1", "tuning=lora")) == 6 * p + 8 * adapters

@@ -65,7 +65,7 @@ def test_a_probe_of_questions_is_refused(run: Run, data: tuple[str, str]) -> Non
 
 def test_a_policy_that_nobody_watches_is_a_warning(run: Run, data: tuple[str, str]) -> None:
     found = run.said(policy_critic.settings, OWN | {"data.train_files": data[0]}, "warn")
-    assert ["nobody sees" in found[0], "nothing keeps the critic" in found[1]] == [True, True]
+    assert ["go unnoticed" in found[0], "the critic is not trained" in found[1]] == [True, True]
     kept = OWN | {"data.train_files": f"[{data[0]},{data[1]}]", f"{PROBE}.files": data[1], f"{GROUP}.shown": "answer"}
     assert run.said(policy_critic.settings, kept, "warn") == []
 
@@ -82,7 +82,7 @@ def test_labels_as_a_reference_are_a_warning(run: Run) -> None:
     with FakeServer(prefers_larger) as server:
         changed = URL | {f"{GROUP}.url": server.url, f"{GROUP}.scheme": "margin"}
         (found,) = run.said(policy_critic.settings, changed, "warn")
-    assert "labels take part" in found
+    assert "labels are used" in found
 
 
 def test_a_server_that_is_down_is_a_warning(run: Run) -> None:

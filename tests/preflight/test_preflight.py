@@ -234,7 +234,7 @@ SETTINGS = [
         "r1",
         {f"{ACTOR}.ulysses_sequence_parallel_size": "2", "actor_rollout_ref.model.use_remove_padding": "false"},
         "fail",
-        "needs sequences without padding",
+        "needs padding removal",
     ),
     (
         sizes.parallel,
@@ -252,7 +252,7 @@ SETTINGS = [
         "r1",
         {f"{ROLLOUT}.enable_chunked_prefill": "false", f"{ROLLOUT}.max_num_batched_tokens": "4096"},
         "fail",
-        "4096 tokens do not hold a longest prompt",
+        "a prompt can be longer than 4096 tokens",
     ),
     (sizes.prompts, "r1", {"critic_r1.prompt_path": "twice"}, "fail", "'twice' is neither 'once' nor 'stock'"),
     (sizes.prompts, "r1", {f"{ACTOR}.ulysses_sequence_parallel_size": "2"}, "warn", "ulysses.* cuts sequences"),
@@ -311,7 +311,7 @@ SETTINGS = [
         "KV cache: about 0 tokens.*not one of 8190",
     ),
     (memory.estimate, "r1", {"critic_r1.machine.host_memory_gib": "96"}, "fail", "host memory: about .* of 96"),
-    (memory.estimate, "r1", {MODEL: "nobody/nothing"}, "warn", "not known here, or of another family"),
+    (memory.estimate, "r1", {MODEL: "nobody/nothing"}, "warn", "are not known"),
     (ray_cluster.nodes, "r1", {"cluster": "2x8"}, "warn", "no Ray address is given, so 2 machines"),
     (storage.shared_folder, "r1", {"cluster": "2x8"}, "warn", "looks local to this machine; 2 machines write there"),
     (data_files.missing_values, "r1", {"data.val_files": "null"}, "fail", "data.val_files has no value"),
@@ -385,11 +385,11 @@ def unknown_architecture(folder: Path) -> None:
         (no_template, "chat template: .* has none"),
         (text_only_template, r"writes <\|image_pad\|> 0 times for one image"),
         (broken_template, "cannot be rendered .*no images here"),
-        (endless_template, "cannot be rendered .*no end within 1 s"),
+        (endless_template, "cannot be rendered .*not finished within 1 s"),
         (huge_template, "cannot be rendered .*MemoryError"),
         (dropped_architecture, "does not serve MllamaForConditionalGeneration; 0.10.2 was the last"),
         (thinking_template, "writes <think> itself"),
-        (foreign_image_token, "no token of config.json's image_token_id"),
+        (foreign_image_token, "no token with config.json's image_token_id"),
         (half_a_folder, "lacks tokenizer_config.json"),
         (unknown_architecture, "does not name NobodysForConditionalGeneration"),
     ],
@@ -467,7 +467,7 @@ def test_a_reward_that_does_not_fit_the_rows_is_named(good: dict[str, str], tmp_
     good["data.train_files"] = str(write(tmp_path / "foreign.parquet", records))
     preflight.check(config(good))
     good["reward.custom_reward_function.path"] = "pkg://reward_fns.mixed"
-    said = r"the right answer of 32 of 32 rows earns less than 1, e\.g\. row 0 \(somewhere/else"
+    said = r"the gold answer of 32 of 32 rows earns less than 1, e\.g\. row 0 \(somewhere/else"
     with pytest.raises(preflight.PreflightError, match=said):
         preflight.check(config(good))
 
@@ -497,7 +497,7 @@ def test_a_reward_that_raises_is_named(good: dict[str, str], tmp_path: Path) -> 
     )
     good["reward.custom_reward_function.path"] = str(own)
     with pytest.raises(
-        preflight.PreflightError, match=r"row 0: the reward raises on the right answer .ZeroDivisionError"
+        preflight.PreflightError, match=r"row 0: the reward raises on the gold answer .ZeroDivisionError"
     ):
         preflight.check(config(good))
     assert "loses the whole group" in next(reward_function.options(config(good))).detail

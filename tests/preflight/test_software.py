@@ -24,7 +24,7 @@ H100 = ("NVIDIA H100",) * 8
         (combinations.fused_head, {f"{MODEL}.external_lib": "json"} | FUSED_FSDP2, "fail", "while it is sharded"),
         (combinations.packing, {ATTENTION: "sdpa"}, "fail", "sdpa does not keep packed sequences apart"),
         (combinations.packing, {ATTENTION: "eager"}, "fail", "eager does not keep"),
-        (combinations.rollout_engine, {f"{ROLLOUT}.name": "sglang"}, "fail", "pixel limits do not reach it"),
+        (combinations.rollout_engine, {f"{ROLLOUT}.name": "sglang"}, "fail", "does not receive the pixel limits"),
         (combinations.without_effect, {f"{ACTOR}.freeze_vision_tower": "true"}, "fail", "ignores it"),
         (combinations.without_effect, {f"{ROLLOUT}.multi_stage_wake_up": "true"}, "warn", "without effect"),
         (combinations.without_effect, {"trainer.balance_batch": "false"}, "warn", "balance_batch: without effect"),

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from recipe.critic_r1.preflight import memory_estimate as estimate
-from recipe.critic_r1.preflight.memory_estimate import GIB, ModelShape
+from recipe.critic_r1.preflight.memory_estimate import GIB
+from recipe.critic_r1.preflight.model_shape import ModelShape
 from recipe.critic_r1.rehearsal.architectures import architecture
 from recipe.critic_r1.rehearsal.dress_rehearsal import RehearsalMeasures, failure
 from recipe.critic_r1.rehearsal.limit_tasks import Limits

@@ -117,10 +117,10 @@ def make_best_of_n(folder: Path, gain: float, *, n: int = 8, questions: int = 40
         return {"value": value, "low": max(0.0, value - 0.05), "high": min(1.0, value + 0.05), "n": questions}
 
     sizes = [1 << level for level in range(n.bit_length())]
-    rises = {"knock_out": gain, "one_sample": 0.0, "majority": gain / 2, "oracle": 0.1, "swiss": gain * 0.8}
+    rises = {"knock_out": gain, "one_sample": 0.0, "majority": gain / 2, "oracle": 0.1, "round_robin": gain * 0.8}
     curves: dict[str, list[dict[str, Any]]] = {}
     for name, rise in rises.items():
-        judged = name in ("knock_out", "swiss")
+        judged = name in ("knock_out", "round_robin")
         curves[name] = [
             {
                 "n_candidates": size,

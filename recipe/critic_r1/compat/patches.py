@@ -1,7 +1,7 @@
 """Patches of verl that a run needs on any device, each with its reason.
 
-A patch is written against the code of one function. When that code is another, the patch is not applied and hoped
-for: `IncompatibleVersion` names the function.
+A patch is written against the code of one function. When the installed code differs, the patch is not applied, and
+`IncompatibleVersion` names the function.
 """
 
 import functools
@@ -21,18 +21,23 @@ logger = logging.getLogger(__name__)
 
 
 def replace(name: str, make: Callable[[Any], Callable[..., Any]]) -> None:
-    """Put ``make(original)`` in the place of the function ``module:name`` or ``module:Class.name``, once a process.
+    """`install`, after a check of the function's code.
 
     Raises:
         IncompatibleVersion: the function's code is not that of `PATCHED`.
     """
+    check_sources({name: PATCHED[name]}, REMEDY)
+    install(name, make)
+
+
+def install(name: str, make: Callable[[Any], Callable[..., Any]]) -> None:
+    """Replace the function ``module:name`` or ``module:Class.name`` by ``make(original)``, once a process."""
     module, _, path = name.partition(":")
     *owners, attribute = path.split(".")
     owner = functools.reduce(getattr, owners, importlib.import_module(module))
     original = getattr(owner, attribute)
     if hasattr(original, "_critic_r1"):
         return
-    check_sources({name: PATCHED[name]}, REMEDY)
     replacement: Any = functools.wraps(original)(make(original))
     replacement._critic_r1 = True
     setattr(owner, attribute, replacement)
@@ -41,21 +46,21 @@ def replace(name: str, make: Callable[[Any], Callable[..., Any]]) -> None:
 def apply() -> None:
     """Patches that every process of a run needs, on any platform; called by the plug-in at ``import verl``.
 
-    With another verl, whose function may have been mended, verl is left as it is: its own image path must start.
+    A function of another release is left as it is, so that verl's own image path can be used with it.
     """
     try:
         replace("verl.utils.tensordict_utils:maybe_fix_3d_position_ids", _position_ids_of_equal_length)
     except IncompatibleVersion as error:
         logger.warning("critic-r1: a patch was not applied: %s", error)
-    # Importing vLLM takes seconds, and few of a run's processes do.
+    # Importing vLLM takes seconds, and few of a run's processes need it.
     wrapt.register_post_import_hook(serve_images_as_trained, "vllm.multimodal.media.image")
 
 
 def _position_ids_of_equal_length(original: Callable[[Any], None]) -> Callable[[Any], None]:
-    # TransferQueue packs a batch's position ids, (4, S) per rollout, into a jagged tensor. torch takes the dimension
-    # that differs as the ragged one; when all rollouts of a batch have the same length none differs, and it takes the
-    # 4. verl then declares the last dimension ragged, and the next step that splits the batch fails with a size
-    # mismatch. A policy that has learnt the form of its answers to the letter gets there.
+    # TransferQueue packs a batch's position ids, (4, S) per rollout, into a jagged tensor. torch chooses the dimension
+    # that differs as the ragged one; when all rollouts of a batch have the same length, it chooses the 4. verl then
+    # declares the last dimension ragged, and the next step that splits the batch fails with a size mismatch. This
+    # happens with a policy whose responses have all become equally long.
     def maybe_fix_3d_position_ids(data: Any) -> None:
         from verl.utils.tensordict_utils import nested_tensor_from_tensor_list
 
@@ -70,13 +75,13 @@ def _position_ids_of_equal_length(original: Callable[[Any], None]) -> Callable[[
 
 
 def serve_images_as_trained(module: ModuleType | None = None) -> None:
-    """Let vLLM's server show a model an image as `open_image` does; vLLM calls this by its own plug-in mechanism."""
-    # vLLM clips 16-bit images to white and shows the colour that a PNG declares transparent; training scales the one
-    # and puts the other on white.
+    """Make vLLM's server decode images as `open_image` does; also called by vLLM's own plug-in mechanism."""
+    # vLLM clips 16-bit images to white and shows the colour of transparent pixels; training scales 16-bit images and
+    # puts transparent ones on white.
     try:
         replace("vllm.multimodal.media.image:ImageMediaIO.load_bytes", _load_bytes)
     except IncompatibleVersion as error:
-        logger.warning("critic-r1: vLLM shows unusual images in its own way: %s", error)
+        logger.warning("critic-r1: vLLM decodes unusual images in its own way: %s", error)
 
 
 def _load_bytes(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -94,13 +99,13 @@ def _load_bytes(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def text_only_micro_batches() -> None:
-    """Let a micro-batch of a Qwen2-VL or Qwen2.5-VL hold rows without images only."""
+    """Let a micro-batch of Qwen2-VL or Qwen2.5-VL consist of rows without images."""
     replace("verl.models.transformers.qwen2_vl:_get_input_embeds", _input_embeds)
 
 
 def _input_embeds(original: Callable[..., Any]) -> Callable[..., Any]:
-    # verl shows the vision tower an empty image then, so that all workers take part in its collectives, and takes the
-    # mean of what it returns. With transformers 5 that is an output object and not a tensor, and the step fails.
+    # verl then runs the vision tower on an empty image, so that all workers take part in its collectives, and takes the
+    # mean of the output. With transformers 5 that is an output object and not a tensor, and the step fails.
     import torch
     from verl.models.transformers import qwen2_vl
 
@@ -128,9 +133,9 @@ def _input_embeds(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def micro_batches_of_named_rows(name: str) -> None:
-    """Let a batch say which rows make up its micro-batches: a non-tensor ``name``, a list of rows for each."""
+    """Let a batch say which rows make up its micro-batches: a non-tensor ``name`` with a list of rows for each."""
 
-    # verl cuts a batch by the lengths of whole rollouts, inside its loop over micro-batches.
+    # verl splits a batch by the lengths of its rollouts, in its loop over micro-batches.
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         from verl.utils import tensordict_utils
 
@@ -148,8 +153,8 @@ def micro_batches_of_named_rows(name: str) -> None:
 def registered_attention_where_asked(name: str) -> None:
     """Let Qwen2-VL and Qwen2.5-VL use transformers' own attention layer when it is called with an argument ``name``."""
 
-    # To remove padding, verl replaces the layers' forward by one that calls flash-attn and nothing else. The attention
-    # for shared prompts is one that transformers finds by its name, in the forward that is replaced.
+    # To remove padding, verl replaces the layers' forward by one that always calls flash-attn. The attention for shared
+    # prompts is registered with transformers, and only the original forward looks it up.
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLAttention
         from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLAttention
@@ -173,8 +178,8 @@ def registered_attention_where_asked(name: str) -> None:
 
 def poll(buffer: Any, seconds: float, before: Callable[[], None]) -> None:
     """Let a replay buffer of verl wait ``seconds`` between polls, and call ``before`` each time."""
-    # verl polls every two seconds for finished rollouts, offers no setting, and polls forever when the process that
-    # makes them is gone. A demo step is not much longer than two seconds.
+    # verl polls for finished rollouts every two seconds, with no setting for it, and polls forever when the process
+    # that makes them is gone. A demo step takes not much longer than two seconds.
     name = "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._wait_for_next_poll"
     check_sources({name: PATCHED[name]}, REMEDY)
     wait = buffer._wait_for_next_poll

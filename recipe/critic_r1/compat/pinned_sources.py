@@ -1,8 +1,8 @@
-"""Functions of other libraries that our code replaces, calls in their place or depends on, with digests of their code.
+"""Functions of other libraries that our code replaces, reimplements or depends on, with digests of their code.
 
-When one of them changes, the result may change without any error: a field is missing, an image is processed another
-way. So the run is refused instead (`compat.check_sources`). For another release: compare each function with ours, run
-the tests that name it, and take over the digests that ``python -m recipe.critic_r1.compat`` prints.
+When one of them changes, results may change without any error: a missing field, an image processed differently. So the
+run is refused (`compat.check_sources`). To move to another release, compare each function with ours, run the tests that
+name it, and copy the digests that ``python -m recipe.critic_r1.compat`` prints.
 """
 
 PATCHED = {
@@ -16,7 +16,7 @@ PATCHED = {
     "verl.workers.engine.fsdp.transformer_impl:offload_fsdp_model_to_cpu": "fc2e62026dba",
     "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._wait_for_next_poll": "0a5425187a05",
 }
-"""What `compat.patches` replaces."""
+"""Replaced by patches."""
 
 TRAINER_FUNCTIONS = {
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._init_dataloader": "3095bfd88e03",
@@ -27,7 +27,7 @@ TRAINER_FUNCTIONS = {
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._save_checkpoint": "63c5028687d8",
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._compute_metrics": "f09e9dce386a",
 }
-"""What trainer mode critic_sync overrides."""
+"""Overridden by trainer mode critic_sync."""
 
 FUNCTIONS = {
     "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopManagerTQ.__init__": "886aa1da988f",
@@ -55,7 +55,7 @@ FUNCTIONS = {
     "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead.prepare_model_inputs": "8e093708845c",
     "transformers.models.qwen2_vl.image_processing_qwen2_vl:Qwen2VLImageProcessor._preprocess": "d6296e2b90d5",
 }
-"""What the shared image path depends on."""
+"""Used by the shared image path (``critic_r1.image_path=shared``)."""
 
 SERVER_FUNCTIONS = {
     "verl.workers.rollout.vllm_rollout.vllm_async_server:vLLMHttpServer.generate": "eb60d3c5f052",
@@ -63,7 +63,7 @@ SERVER_FUNCTIONS = {
     "verl.workers.rollout.vllm_rollout.vllm_async_server:vLLMReplica.__init__": "003ee2531fcf",
     "verl.workers.rollout.vllm_rollout.vllm_async_server:vLLMReplica.launch_servers": "bbb91b7b98b4",
 }
-"""What the rollout server overrides; looking them up imports vLLM."""
+"""Overridden by the rollout server; looking them up imports vLLM."""
 
 PROMPT_FUNCTIONS = {
     "verl.workers.engine.utils:prepare_micro_batches": "3b3ec076950b",
@@ -88,14 +88,9 @@ PROMPT_FUNCTIONS = {
     "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl:Qwen2_5_VLTextModel.forward": "f47acdd5b24a",
     "transformers.models.qwen3_vl.modeling_qwen3_vl:Qwen3VLTextModel.forward": "a7daa5e88527",
 }
-"""The same for computing a prompt once (``critic_r1.prompt_path``); its test is ``tests/images/test_prompts.py``."""
+"""Used for computing a prompt once (``critic_r1.prompt_path=once``), which ``tests/images/test_prompts.py`` tests."""
 
-REMEDY = "Install verl as it was released (see requirements/), or take verl's own path with critic_r1.image_path=stock."
-PROMPT_REMEDY = (
-    "Install verl as it was released (see requirements/), or take verl's own path with critic_r1.prompt_path=stock."
-)
-
-TRAINER_REMEDY = (
-    "Install verl as it was released (see requirements/), or take verl's own trainer and image path with "
-    "trainer.v1.trainer_mode=sync critic_r1.image_path=stock."
-)
+_RELEASED = "Install verl as it was released (see requirements/), or use verl's own "
+REMEDY = f"{_RELEASED}path with critic_r1.image_path=stock."
+PROMPT_REMEDY = f"{_RELEASED}path with critic_r1.prompt_path=stock."
+TRAINER_REMEDY = f"{_RELEASED}trainer and image path with trainer.v1.trainer_mode=sync critic_r1.image_path=stock."

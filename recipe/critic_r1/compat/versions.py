@@ -1,4 +1,4 @@
-"""Which releases of verl and vLLM critic-r1 is written against, and the checks of what is installed."""
+"""The releases of verl and vLLM that critic-r1 is written against, and checks of what is installed."""
 
 import ast
 import hashlib
@@ -22,47 +22,42 @@ class IncompatibleVersion(RuntimeError):
     """A library is not at the version that critic-r1 was written against."""
 
 
-def _installed(*distributions: str) -> tuple[str, str]:
-    for name in distributions:
-        try:
-            return name, importlib.metadata.distribution(name).version
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    raise IncompatibleVersion(f"none of {', '.join(distributions)} is installed; run `make install`")
-
-
 def check_version(expected: str, *distributions: str) -> None:
     """Raise `IncompatibleVersion` unless the first installed of ``distributions`` is at ``expected`` (+local)."""
-    name, found = _installed(*distributions)
-    if found.split("+")[0] != expected:
-        raise IncompatibleVersion(
-            f"{name} {found} is installed, but critic-r1 patches internals of {name} {expected}. "
-            f"Install {name}=={expected} (see requirements/), or a critic-r1 release made for {name} {found}."
-        )
+    for name in distributions:
+        try:
+            found = importlib.metadata.distribution(name).version
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if found.split("+")[0] != expected:
+            raise IncompatibleVersion(
+                f"{name} {found} is installed, but critic-r1 patches internals of {name} {expected}. "
+                f"Install {name}=={expected} (see requirements/), or a critic-r1 release made for {name} {found}."
+            )
+        return
+    raise IncompatibleVersion(f"none of {', '.join(distributions)} is installed; run `make install`")
 
 
 def check_sources(expected: Mapping[str, str], remedy: str) -> None:
     """Raise `IncompatibleVersion` when a function of a library is not the one that our code was written against.
 
-    A version number says nothing about a checkout, or about a file that somebody changed in place.
+    The version number does not tell: it may be a checkout, or files changed in place.
 
     Args:
         expected: ``module:Class.method`` and the digest of its source (`source_digest`).
         remedy: what to do about it.
     """
     if changed := changed_sources(expected):
-        raise IncompatibleVersion(f"not as critic-r1 knows it: {', '.join(changed)}. {remedy}")
+        raise IncompatibleVersion(f"changed since critic-r1 was written against it: {', '.join(changed)}. {remedy}")
 
 
 def changed_sources(expected: Mapping[str, str]) -> list[str]:
-    """The functions among ``expected`` whose code has another digest now."""
+    """The functions in ``expected`` whose code has another digest."""
     return [name for name, digest in expected.items() if source_digest(name) != digest]
 
 
 def source_digest(name: str) -> str:
-    """The first 12 hexadecimal digits of the SHA-256 of a function's code; ``gone`` when there is no such function.
-
-    Comments, docstrings and blank lines do not count.
+    """The first 12 hexadecimal digits of the SHA-256 of a function's code (`code_of`); ``gone`` when there is none.
 
     Args:
         name: ``module:Class.method``; a class may be wrapped by ``@ray.remote``.
@@ -93,10 +88,8 @@ def code_of(source: str) -> str:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
     for node in ast.walk(ast.parse(source)):
-        if (
-            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-            and ast.get_docstring(node) is not None
-        ):
+        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+        if isinstance(node, kinds) and ast.get_docstring(node) is not None:
             first = node.body[0]
             for row in range(first.lineno - 1, first.end_lineno or first.lineno):
                 lines[row] = ""

@@ -1,8 +1,8 @@
 """verl's FSDP engines on device ``cpu``; imported through ``actor_rollout_ref.model.external_lib``.
 
-verl registers its FSDP engines for cuda and npu only. Ours are the same engines, FSDP1 and FSDP2, built without what
-needs an accelerator: the offload of parameters to pinned host memory (they are on the host anyway), and FSDP1's
-broadcast of the weights (every rank loads them).
+verl registers its FSDP engines for cuda and npu only. Ours are the same engines, FSDP1 and FSDP2, without what needs an
+accelerator: the offload of parameters to pinned host memory (they are on the host anyway), and FSDP1's broadcast of the
+weights (every rank loads them).
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ compat.weights_stay_where_they_are()
 
 @contextmanager
 def _without_offload(engine_config: Any) -> Iterator[None]:
-    # verl's engine configuration is a frozen dataclass; `_build_fsdp_module` reads these two fields for nothing else.
+    # verl's engine configuration is a frozen dataclass; `_build_fsdp_module` reads these two fields only for offload.
     saved = engine_config.forward_only, engine_config.offload_policy
     object.__setattr__(engine_config, "forward_only", False)
     object.__setattr__(engine_config, "offload_policy", False)

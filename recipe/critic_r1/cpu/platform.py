@@ -1,10 +1,10 @@
 """verl's device layer on a CPU: ``torch.cpu`` plus gloo, with POSIX shared memory for the weight sync.
 
-verl asks its platform for a module that stands in for ``torch.cuda``, for the name of the Ray resource that a worker
-holds, and for the collective backend. A "GPU" of this platform is one of Ray's *logical* GPUs
-(``ray.init(num_gpus=N)``): a slot for one worker, with no hardware behind it.
+verl asks its platform for a replacement of ``torch.cuda``, for the Ray resource that a worker reserves, and for the
+collective backend. A "GPU" of this platform is one of Ray's *logical* GPUs (``ray.init(num_gpus=N)``): a slot for one
+worker, without hardware.
 
-Memory figures that verl logs (``perf/max_memory_*``) are the resident size of the worker process, in bytes.
+The memory metrics that verl logs (``perf/max_memory_*``) are the resident size of the worker process, in bytes.
 """
 
 import os
@@ -41,7 +41,7 @@ def _nothing(*_: object, **__: object) -> None:
 
 
 class _CPUDevice(types.ModuleType):
-    """Stands in for ``torch.cuda``: ``torch.cpu`` plus the memory and random-number calls that verl makes."""
+    """Replaces ``torch.cuda``: ``torch.cpu`` plus the memory and random-number calls that verl makes."""
 
     def __init__(self) -> None:
         super().__init__("recipe.critic_r1.cpu.device")
@@ -98,7 +98,7 @@ class PlatformCPU(PlatformBase):  # type: ignore[misc]
         return False
 
     def current_device(self) -> Any:
-        # verl passes this on as a device (`x.to(get_device_id())`); an index would mean "accelerator 0".
+        # verl uses it as a device (`x.to(get_device_id())`); an index would mean "accelerator 0".
         return torch.device("cpu")
 
     def device_count(self) -> int:
@@ -128,7 +128,7 @@ class PlatformCPU(PlatformBase):  # type: ignore[misc]
     def communication_backend_name(self) -> str:
         return "gloo"
 
-    # Ray knows the accelerators GPU and NPU by name, and so does verl's resource pool.
+    # Ray and verl's resource pool know accelerators by the names GPU and NPU only.
     def ray_resource_name(self) -> str:
         return "GPU"
 

@@ -1,9 +1,8 @@
-"""A server's address: what of it may be shown, which key it gets, and how it is reached.
+"""A server's address: how it is displayed, which key it gets, and how it is reached.
 
-A key is for the one who issued it. The OPENAI_API_KEY of the environment goes only where the connection is encrypted;
-redirects are not followed, since the prompt and its images would go with them; and a server on this machine is not
-asked through a proxy, which could not reach it. What comes back is bounded before it takes memory, errors and packed
-bodies included.
+OPENAI_API_KEY of the environment is sent over encrypted connections only. Redirects are not followed, since they would
+take the prompt and its images elsewhere. A server on this machine is not reached through a proxy. The size of responses
+is limited, errors and compressed bodies included.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from recipe.critic_r1.redaction import address_secrets, redact
 from reward_fns.bounded_http import InvalidAddress, bounded_client
 
 KEY_VARIABLE = "CRITIC_R1_API_KEY"
-"""Holds the key for servers of this project's commands, whatever their address."""
+"""Environment variable with the key for servers of this project's commands, whatever their address."""
 
 NO_KEY = "EMPTY"
 
 SPARE_FILES = 64
-"""Open files of a process beside its connections."""
+"""Files that a process opens besides its connections."""
 
 
 class Address:
@@ -53,7 +52,7 @@ class Address:
             raise ValueError(f"{self.shown} is not an address: {form}")
         path = parts.path.rstrip("/").removesuffix("/chat/completions")
         self.url = urlunsplit((parts.scheme, parts.netloc, path, "", ""))
-        """Up to and including `/v1`, without the path of a request."""
+        """Up to and including `/v1`, without the path of an endpoint."""
         self._query = dict(parse_qsl(parts.query))
         self.encrypted = parts.scheme == "https"
         self.secrets = address_secrets(url)
@@ -63,7 +62,7 @@ class Address:
         """Whether the address is on this machine."""
         host = self.host
         with contextlib.suppress(OSError):
-            host = socket.inet_ntoa(socket.inet_aton(host))  # also of 127.1 and 2130706433
+            host = socket.inet_ntoa(socket.inet_aton(host))  # 127.1 and 2130706433, too
         try:
             found = ipaddress.ip_address(host)
         except ValueError:
@@ -82,7 +81,7 @@ class Address:
 
     @cached_property
     def proxy_of_environment(self) -> str:
-        """The proxy that the environment names for the address, without its password; empty for none."""
+        """The environment's proxy for the address, without its password; empty for none."""
         proxies = urllib.request.getproxies()
         found = proxies.get("https" if self.encrypted else "http") or proxies.get("all")
         if not found or urllib.request.proxy_bypass(self.host):
@@ -90,16 +89,16 @@ class Address:
         return redact(found if "://" in found else f"http://{found}")
 
     def client(self, api_key: str, timeout: float) -> openai.AsyncOpenAI:
-        """A client that follows no redirect and sends no organization or project of the environment to others.
+        """A client that follows no redirects and sends the environment's organization and project to OpenAI only.
 
         Raises:
-            ValueError: the environment names a proxy that cannot be used.
+            ValueError: the environment's proxy cannot be used.
         """
         try:
             http = bounded_client(direct=self.here)
-        except (ValueError, ImportError, InvalidAddress) as error:  # such as of a SOCKS proxy without its library
+        except (ValueError, ImportError, InvalidAddress) as error:  # ImportError: a SOCKS proxy without its library
             raise ValueError(
-                f"the proxy {self.proxy} cannot be used ({redact(str(error))}): mend HTTP_PROXY, HTTPS_PROXY or"
+                f"the proxy {self.proxy} cannot be used ({redact(str(error))}): correct HTTP_PROXY, HTTPS_PROXY or"
                 f" ALL_PROXY, or set NO_PROXY={self.host}"
             ) from None
         client = openai.AsyncOpenAI(
@@ -116,31 +115,31 @@ class Address:
 
 
 def choose_key(given: str, url: str, warn: Callable[[str], None]) -> str:
-    """The key for an address: the one given, else CRITIC_R1_API_KEY, else OPENAI_API_KEY where https is spoken.
+    """The key for an address: the one given, else CRITIC_R1_API_KEY, else OPENAI_API_KEY if the address is https.
 
     Args:
         given: by the user for this server; empty for none.
-        warn: told when a key goes unencrypted to another machine, and when OPENAI_API_KEY is held back.
+        warn: called when a key is sent unencrypted to another machine, and when OPENAI_API_KEY is not sent.
 
     Raises:
-        ValueError: the address is not one, or the key cannot be sent in a header.
+        ValueError: the address is invalid, or the key cannot be sent in a header.
     """
     address = Address(url)
     key = (given or os.environ.get(KEY_VARIABLE, "")).strip()
     unasked = os.environ.get("OPENAI_API_KEY", "").strip()
     if not all(character.isascii() and character.isprintable() for character in key or unasked):
-        raise ValueError("the API key has characters that no key has: give it again")
+        raise ValueError("the API key has characters other than printable ASCII: check it")
     if not key and unasked:
         if address.encrypted:
             return unasked
-        warn(f"OPENAI_API_KEY is not sent to {address.shown}, which is not encrypted: give --api-key if it is meant")
+        warn(f"OPENAI_API_KEY is not sent to {address.shown}, which is not encrypted: use --api-key to send a key")
     if key and key != NO_KEY and not address.encrypted and not address.here:
-        warn(f"the key goes to {address.shown} unencrypted: anyone on the way can read it")
+        warn(f"the key is sent to {address.shown} unencrypted: anyone on the network path can read it")
     return key or NO_KEY
 
 
 def proxy_note(url: str) -> str:
-    """What to say when a proxy of the environment is not used for an address on this machine; empty otherwise."""
+    """A note that the environment's proxy is not used for an address on this machine; empty otherwise."""
     address = Address(url)
     if address.here and (proxy := address.proxy_of_environment):
         return f"{address.shown} is on this machine: it is reached without the proxy {proxy}"
@@ -148,10 +147,10 @@ def proxy_note(url: str) -> str:
 
 
 def open_files_for(concurrency: int) -> None:
-    """Let the process open a file per connection.
+    """Raise the process's limit of open files to one per connection.
 
     Raises:
-        ValueError: the machine does not let it.
+        ValueError: the machine does not allow it.
     """
     needed = concurrency + SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,7 +1,7 @@
-"""Judging, best-of-N and labels as functions: pairs in memory, answers from a served critic.
+"""Judging, best-of-N and labelling as functions, on pairs in memory with a served critic.
 
-Each function is there twice. The plain one may be called anywhere; the `async` one does not block the event loop that
-it is awaited in, and when it is cancelled no new request is sent.
+Each function has two forms. The plain one may be called anywhere; the `async` one does not block the event loop, and
+sends no new request after it is cancelled.
 """
 
 from __future__ import annotations
@@ -30,20 +30,21 @@ T = TypeVar("T")
 
 
 class OpenAIJudge(OpenAIGenerator):
-    """A critic behind a chat-completions server. Use it as a context manager, or call `close`.
+    """A critic on a chat-completions server. Use it as a context manager, or call `close`.
 
     Args:
         base_url: address up to and including `/v1`.
-        model: name by which the server knows the model.
-        api_key: default: $CRITIC_R1_API_KEY, else $OPENAI_API_KEY where the address is https.
+        model: the server's name of the model.
+        api_key: by default $CRITIC_R1_API_KEY, else $OPENAI_API_KEY if the address is https.
         sampling: of a verdict; `n` above 1 asks for that many votes.
         parsing, prefilled: how verdicts are read, see `reward_fns.verdict.parse_verdict`.
-        template: prompt template of the critic.
-        journal: keeps answers, so that a repeated call costs nothing.
+        template: the critic's prompt template.
+        journal: saves answers, so that a repeated call costs nothing.
         concurrency: maximum number of requests in flight.
+        timeout: seconds for one attempt.
 
     Raises:
-        ValueError: the address is not one, or a setting is impossible.
+        ValueError: the address or a setting is invalid.
     """
 
     def __init__(
@@ -70,10 +71,10 @@ class OpenAIJudge(OpenAIGenerator):
 
 @dataclass(frozen=True)
 class BestOfN:
-    """The outcome of a tournament.
+    """The result of a tournament.
 
-    winner: the candidate that was picked; `winner.text` is the response. candidates: all of them.
-    judgements: asked of the critic. failed: of these, the ones without an answer.
+    winner: the selected candidate; `winner.text` is the response. candidates: all of them.
+    judgements: requests to the critic. failed: of these, the failed ones.
     """
 
     winner: Candidate
@@ -86,8 +87,8 @@ def judge_pairs_sync(pairs: Sequence[PreferencePair], judge: OpenAIJudge) -> lis
     """Judge pairs, each in both orders.
 
     Returns:
-        Per pair its judgements as listed and swapped; `pred` names the place in the order that was shown, and `error`
-        says why a request has no answer.
+        Per pair its judgements as listed and swapped; `pred` refers to the order shown, and `error` says why a request
+        failed.
 
     Raises:
         ServerRefusedError: every request would be refused.
@@ -118,18 +119,17 @@ def best_of_n(
     """Pick one of several responses to a question by a knock-out tournament.
 
     Args:
-        shown: what the critic compares: whole responses, or the answers in their boxes. With `response`, responses
-            without a box take part, too.
+        shown: what the critic compares: full responses, boxed or not, or only the boxed answers.
 
     Raises:
-        ValueError: there is no response. ServerRefusedError: every request would be refused.
+        ValueError: `responses` is empty. ServerRefusedError: every request would be refused.
     """
     if not responses:
         raise ValueError("best_of_n needs at least one response")
     prompt = _prompt(question, images)
     pool = make_pool(Problem("question", prompt, question, None), responses, shown=shown, prefilled=judge.prefilled)
     if shown == "response":
-        # Equal texts do not meet; any others do, whether they hold a box or not.
+        # Candidates are compared by their text, whether it has a box or not.
         candidates = (Candidate(c.index, c.text, c.text, c.text, c.correct, c.finished) for c in pool.candidates)
         pool = Pool(pool.problem, tuple(candidates))
     referee = MatchJudge(
@@ -158,10 +158,10 @@ async def best_of_n_async(
 
 
 def label(prompts: Sequence[LabelPrompt], judge: OpenAIJudge, settings: LabelSettings | None = None) -> list[Decision]:
-    """Decide all pairs of the prompts' responses. `Decision.preference` gives the pair of a labelled one.
+    """Label all pairs of the prompts' responses. `Decision.preference` is the pair of a labelled one.
 
     Args:
-        settings: how pairs are made and decided; by default as the judge samples and reads verdicts.
+        settings: how pairs are formed and decided; by default with the judge's settings.
 
     Raises:
         ValueError: a prompt has no responses. ServerRefusedError: every request would be refused.

@@ -1,12 +1,11 @@
 """Two judges on the same items: what changed, and whether that is more than chance.
 
-A comparison of two accuracies with an interval each wastes what both runs share: most items are easy or hard for
-either judge. So every difference is taken image by image, on the same bootstrap draws for both runs, and McNemar's
-test looks only at the pairs where the two disagree.
+Most items are easy or hard for either judge, so comparing two separate intervals would lose power. Differences are
+paired by image, on the same bootstrap resamples for both runs, and McNemar's test uses only the pairs where the two
+disagree.
 
-It holds only if the items are the same. A pair's id is a hash of its content, so runs on other data, another share of
-it, or other labels are told apart, and refused: the difference of two accuracies on different items says nothing about
-the judges.
+This is valid only for the same items. A pair's id is a hash of its content, so runs on different data, subsets or
+labels are recognised and refused.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ from recipe.critic_r1.judging.pairwise import Judgement, JudgeTask
 from reward_fns.verdict import Reason
 
 Item = tuple[str, int]
-"""A pair's id and the order in which it was shown."""
+"""A pair's id and the order in which it is shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A figure in both runs, and the second minus the first, paired by image."""
+    """A metric in both runs, and the second minus the first, paired by image."""
 
     first: Estimate
     second: Estimate
@@ -56,12 +55,11 @@ class Change:
 class Comparison:
     """Two runs on the same items.
 
-    figures: by name as in `judging.metrics`; `length/<name>`; `category/<name>/accuracy` where there are several.
-    pairs: compared, that is answered by both runs in every order; `unanswered`: left out because one run has a failed
-        request there.
-    only_first, only_second: pairs that just one run judges right in every order that was shown.
-    p_value: McNemar's exact test, two-sided, on these: how likely so uneven a split is between equal judges. It takes
-        pairs as independent, as the intervals do not; with many pairs to an image, trust the intervals.
+    figures: by the names of `judging.metrics`; `length/<name>`; `category/<name>/accuracy` for several categories.
+    pairs: answered by both runs in every order; `unanswered`: left out because of a failed request in one run.
+    only_first, only_second: pairs that only this run judges correctly in every order shown.
+    p_value: of McNemar's exact test on these, two-sided. Unlike the intervals it assumes independent pairs; with many
+        pairs per image, rely on the intervals.
     """
 
     figures: dict[str, Change]
@@ -82,8 +80,8 @@ def compare(first: Sequence[Judgement], second: Sequence[Judgement], *, seed: in
     """Compare two runs on the same items. See `Comparison`.
 
     Raises:
-        ValueError: the items differ (the message counts them and names the first), their labels differ, an item stands
-            in a run twice, or no pair was answered by both.
+        ValueError: the items differ (the message counts them and names the first), their labels differ, an item occurs
+            twice in a run, or no pair was answered by both.
     """
     one, other = _by_item(first, "first"), _by_item(second, "second")
     _same_items(one, other)
@@ -115,12 +113,12 @@ def compare(first: Sequence[Judgement], second: Sequence[Judgement], *, seed: in
 
 
 def load_judgements(run: Path) -> list[Judgement]:
-    """The judgements of a run: its folder, or the `judgements.jsonl` in it. Prompts are not in there and stay empty.
+    """The judgements of a run folder or its `judgements.jsonl`, without prompts, which the file does not have.
+
+    A verdict other than 1, 2 and tie counts as unreadable.
 
     Raises:
         FileNotFoundError: there is no such file. ValueError: a line is not a judgement (named), or there is none.
-
-    A verdict other than 1, 2 and tie counts as unreadable.
     """
     path = run / "judgements.jsonl" if run.is_dir() else run
     if not path.is_file():
@@ -198,14 +196,14 @@ def _named(item: Item) -> str:
 def _changes(
     first: Mapping[str, Observed], second: Mapping[str, Observed], bootstrap: ClusterBootstrap
 ) -> dict[str, Change]:
-    """Of the figures that both runs have, with something observed in both."""
+    """Changes of the metrics that both runs have, with something observed in both."""
     changes = {}
     for name in first:
         if name not in second or not first[name][1].any() or not second[name][1].any():
             continue
         (values, counted), (others, others_counted) = second[name], first[name]
         if np.array_equal(counted, others_counted):
-            # One difference per item, so that unanimity is seen as such.
+            # One difference per item, so that a unanimous change is recognised.
             difference = bootstrap.balance(values - others, counted, limit=2.0 if signed(name) else 1.0)
         else:
             difference = bootstrap.difference(values, others, counted, others_counted)
@@ -227,5 +225,5 @@ def _within(names: Sequence[str], category: NDArray[np.str_], run: Sequence[Judg
 
 
 def _right_pairs(run: Sequence[Judgement]) -> set[str]:
-    """Pairs that are judged right in every order that was shown."""
+    """Pairs that are judged correctly in every order shown."""
     return {j.task.pair_id for j in run} - {j.task.pair_id for j in run if not j.correct}

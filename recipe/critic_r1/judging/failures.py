@@ -1,4 +1,4 @@
-"""Why a request failed: whether another attempt may help, whether every request will meet the same, and the remedy."""
+"""Why a request failed: whether another attempt may help, whether all requests will fail like it, and the remedy."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import openai
 from reward_fns.replies import FilteredError, SenselessAnswerError
 
 FailureKind = Literal["failed", "rejected", "filtered"]
-"""failed: the next run asks again. rejected: this prompt is too long for the model. filtered: final, by a filter."""
+"""failed: the next run retries. rejected: the prompt is too long. filtered: by a content filter, and final."""
 
 SAMPLING_FIELDS = ("max_tokens", "top_p", "temperature", "seed", "n", "max_completion_tokens")
-"""Fields of a request that some models do not take; where a server names several, the first of them is left out."""
+"""Fields that some models do not support; when a server names several, the first of them is left out."""
 
 LONGEST_TEXT = 2000
 """Characters of an error's fields that are read."""
 
 LONGEST_EXCERPT = 300
-"""Characters of an error's body that a message quotes where the body has no message."""
+"""Characters of an error's body that are quoted when it has no message."""
 
 _FILTER = re.compile(
     r"content.?filter|content management policy|responsibleai|content.?policy|moderation|flagged|safety system"
@@ -59,10 +59,10 @@ _NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL)
 
 @dataclass(frozen=True, slots=True)
 class RequestFailure:
-    """A request without an answer.
+    """A failed request.
 
-    again: whether another attempt may help. lasting: what every other request may meet as well, empty when the failure
-    is this request's alone. doubtful: it is lasting only if no request was ever answered. remedy: what to do about it.
+    again: whether another attempt may help. lasting: a reason that other requests may share; empty when only this
+    request is affected. doubtful: it is lasting only if no request was ever answered. remedy: what to do.
     """
 
     message: str
@@ -74,7 +74,7 @@ class RequestFailure:
 
 
 def explain(error: BaseException) -> RequestFailure:
-    """Sort an error of the client, of the connection or of the body."""
+    """Classify an error of the client, the connection or the body."""
     text = message(error)
     if isinstance(error, FilteredError):
         return RequestFailure(text, "filtered")
@@ -82,39 +82,28 @@ def explain(error: BaseException) -> RequestFailure:
         status = error.status_code if isinstance(error, openai.APIStatusError) else error.status
         return _status(status, text, detail(error))
     if isinstance(error, RecursionError):
-        return RequestFailure("a body of too many levels", again=True)
-    causes = list(chain(error))
-    for cause in causes:
+        return RequestFailure("a body with too many levels", again=True)
+    for cause in chain(error):
         if _is_httpx(cause, "UnsupportedProtocol", "InvalidURL") or isinstance(cause, UnicodeError):
             return RequestFailure(text, lasting="address", remedy="write the address as http://HOST:PORT/v1")
         if _is_httpx(cause, "ProxyError"):
-            return RequestFailure(
-                text, lasting="proxy", remedy="check HTTP_PROXY and HTTPS_PROXY, or name the host in NO_PROXY"
-            )
+            remedy = "check HTTP_PROXY and HTTPS_PROXY, or name the host in NO_PROXY"
+            return RequestFailure(text, lasting="proxy", remedy=remedy)
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return RequestFailure(
-                text, lasting="certificate", remedy="name the certificate's authority by SSL_CERT_FILE"
-            )
+            remedy = "give the certificate authority's file in SSL_CERT_FILE"
+            return RequestFailure(text, lasting="certificate", remedy=remedy)
         if isinstance(cause, socket.gaierror) or (isinstance(cause, OSError) and cause.errno in _NO_ROUTE):
             return RequestFailure(text, again=True, lasting="no route", remedy="check the host's name and the network")
         if isinstance(cause, ConnectionRefusedError):
-            return RequestFailure(
-                text, again=True, lasting="refused connection", remedy="start the server, or check its port"
-            )
-    return RequestFailure(
-        text, again=isinstance(error, _PASSING) or _is_httpx(error, "TransportError", "DecodingError")
-    )
-
-
-_PASSING = (
-    openai.APIConnectionError,
-    openai.APIResponseValidationError,
-    TimeoutError,
-)
+            remedy = "start the server, or check its port"
+            return RequestFailure(text, again=True, lasting="refused connection", remedy=remedy)
+    transient = (openai.APIConnectionError, openai.APIResponseValidationError, TimeoutError)
+    again = isinstance(error, transient) or _is_httpx(error, "TransportError", "DecodingError")
+    return RequestFailure(text, again=again)
 
 
 def unsupported_field(error: BaseException) -> str | None:
-    """The field of a request that the server does not take, when it refused the request for one."""
+    """The field that the server rejected; None when it refused the request for another reason."""
     if not isinstance(error, openai.APIStatusError) or error.status_code not in (400, 422):
         return None
     found = detail(error)
@@ -135,12 +124,11 @@ def _status(status: int, text: str, found: dict[str, str]) -> RequestFailure:
         return RequestFailure(text, "filtered")
     sure = status == 402 or "insufficient_quota" in said or "billing" in f"{found['code']} {found['type']}"
     if sure or (_NO_QUOTA.search(said) and not _LATER.search(said)):
-        return RequestFailure(
-            text, lasting="quota", remedy="the account has no quota left: check its plan and its billing"
-        )
+        remedy = "the account has no quota left: check its plan and its billing"
+        return RequestFailure(text, lasting="quota", remedy=remedy)
     if status in (400, 413, 422) and (status == 413 or _TOO_LONG.search(said)):
         return RequestFailure(text, "rejected")
-    # A refused message is this request's; a refused field is everyone's.
+    # Rejected messages concern this request, a rejected field all of them.
     of_prompt = re.match(r"messages|input|prompt|none$", found["param"], re.I)
     if status in (400, 422) and not of_prompt and (found["param"] or _UNSUPPORTED.search(said)):
         remedy = "change or leave out the field by --request NAME=VALUE or NAME=null"
@@ -148,21 +136,19 @@ def _status(status: int, text: str, found: dict[str, str]) -> RequestFailure:
     if status in (401, 403, 404, 405):
         return RequestFailure(text, lasting=str(status), remedy="check address, model name and key")
     if status == 407:
-        return RequestFailure(
-            text, lasting="proxy", remedy="the proxy wants a password: check HTTP_PROXY and HTTPS_PROXY"
-        )
+        remedy = "the proxy requires a password: check HTTP_PROXY and HTTPS_PROXY"
+        return RequestFailure(text, lasting="proxy", remedy=remedy)
     if 300 <= status < 400:
         return RequestFailure(text)
-    # A body with status 200 that is not an answer has no status here.
+    # 0 is a body with status 200 that is not an answer.
     again = status in (0, 408, 409, 425, 429) or status >= 500
     alike = "" if again else re.sub(r"\d+", "0", text)
-    return RequestFailure(
-        text, again=again, lasting=alike, remedy="check address, model name, key and data", doubtful=True
-    )
+    remedy = "check address, model name, key and data"
+    return RequestFailure(text, again=again, lasting=alike, remedy=remedy, doubtful=True)
 
 
 def detail(error: BaseException) -> dict[str, str]:
-    """`code`, `type`, `param` and `message` of an error's body, in any of the forms that servers give it; "" for none.
+    """`code`, `type`, `param` and `message` of an error's body, in any of the formats of servers; "" for none.
 
     `{"error": {"message": ...}}`, `{"error": "..."}`, `{"message": ...}`, `{"detail": ...}`, or one of these in a list.
     """
@@ -170,14 +156,14 @@ def detail(error: BaseException) -> dict[str, str]:
     if isinstance(error, openai.APIStatusError):
         try:
             body = json.loads(error.response.text)
-        except (ValueError, RecursionError, RuntimeError):  # of a body that is no JSON, or was not read
+        except (ValueError, RecursionError, RuntimeError):  # a body that is not JSON, or was not read
             body = error.body
     outer = body[0] if isinstance(body, list) and body else body
     inner = outer.get("error") or outer.get("detail") or outer if isinstance(outer, dict) else outer
     found = dict.fromkeys(("code", "type", "param", "message"), "")
     for part in (outer, inner):
         found |= {name: str(part[name]) for name in found if isinstance(part, dict) and part.get(name) is not None}
-    if isinstance(inner, list) and inner and isinstance(inner[0], dict):  # FastAPI's list of faults
+    if isinstance(inner, list) and inner and isinstance(inner[0], dict):  # FastAPI's list of errors
         place = inner[0].get("loc")
         found |= {"param": str(place[-1]) if isinstance(place, list) and place else "", "message": str(inner[0])}
     elif not isinstance(inner, dict) and inner:
@@ -186,7 +172,7 @@ def detail(error: BaseException) -> dict[str, str]:
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what caused it, nearest first."""
+    """The error and its causes, nearest first."""
     found: BaseException | None = error
     for _ in range(12):
         if found is None:
@@ -198,12 +184,12 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_httpx(error: BaseException, *names: str) -> bool:
-    """Whether an error is one of these of the HTTP library, which has another module's name in some releases."""
+    """Whether an error is one of these classes of the HTTP library, whose name differs between releases."""
     return any(kind.__name__ in names and kind.__module__.startswith("httpx") for kind in type(error).__mro__)
 
 
 def message(error: BaseException) -> str:
-    """One line: the error's class and text, of the cause where the library says only that there is one."""
+    """One line: the error's class and text, or those of the cause when the library only says that there is one."""
     for cause in chain(error):
         if not isinstance(error, openai.APIConnectionError) or _is_httpx(cause, "HTTPError"):
             error = cause
@@ -215,7 +201,7 @@ def message(error: BaseException) -> str:
         said = detail(error)["message"] or _excerpt(error)
         return f"{type(error).__name__}: status {error.status_code}: {' '.join(said.split()) or 'no message'}"
     if isinstance(error, TimeoutError) and not str(error):
-        return "TimeoutError: no whole answer within --timeout"
+        return "TimeoutError: no complete answer within --timeout"
     return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
 
 

@@ -1,12 +1,11 @@
-"""What is asked of a model and what comes back, without a word about which engine answers.
+"""Requests to a model and its answers, independent of the engine.
 
-A judge, a policy evaluation and a tournament all need the same thing: many prompts with images, answered together.
-So there is one record for a question, one for its answer, and one protocol with a single batch method. The batch is
-the point: an engine in this process schedules the whole list itself, a client of a server keeps many requests in
-flight, and neither caller nor test knows which one it has.
+Judging, policy evaluation and tournaments all need many prompts with images answered together, so the one protocol has
+a single batch method: an in-process engine schedules the list itself, a client of a server keeps many requests in
+flight.
 
-An answer that never arrived is a `Generation` with an `error`, not an exception and not an empty text: whoever counts
-must be able to tell "the server failed" from "the model wrote nothing readable".
+A request that failed is a `Generation` with an `error`, not an exception and not an empty text, so that "the server
+failed" is not confused with "the model wrote nothing readable".
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -23,7 +22,7 @@ from typing import Any, Literal, Protocol
 from blake3 import blake3
 
 IMAGE_MARKER = "<image>"
-"""The string that stands for an image in a row of the training Parquet (verl's convention)."""
+"""Placeholder of an image in a row of the training Parquet (verl's convention)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ class ImagePart:
 
     @cached_property
     def blake3(self) -> str:
-        """BLAKE3 digest of the file's bytes, in hex: the name under which an image is counted and cached."""
+        """BLAKE3 digest of the file's bytes, in hex."""
         return blake3(self.data).hexdigest()
 
 
@@ -60,13 +59,13 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How an answer is drawn.
+    """How an answer is sampled.
 
     temperature: 0 is greedy.
-    top_p: share of the probability mass that is kept, in (0, 1].
+    top_p: probability mass to sample from, in (0, 1].
     max_tokens: longest answer, in tokens.
     n: independent answers to the same prompt.
-    seed: makes a draw repeatable where the engine honours it; None leaves it to the engine.
+    seed: makes sampling repeatable if the engine supports it; None leaves it to the engine.
     """
 
     temperature: float = 0.0
@@ -82,10 +81,10 @@ class Sampling:
             raise ValueError(f"n={self.n} greedy answers would all be the same; set a temperature above 0")
 
     def for_request(self, *names: str) -> Sampling:
-        """The same settings with a seed of the request's own, drawn from `seed` and what names the request.
+        """The same settings with a seed derived from `seed` and the names of the request.
 
-        Requests that shared one seed would share their random numbers: all problems of a run would be lucky together,
-        and no interval would know. Without a seed, and for greedy answers, the settings stay as they are.
+        Requests with the same seed would share their random numbers, and errors would be correlated across a run, which
+        no interval accounts for. Without a seed, and for greedy answers, the settings stay as they are.
         """
         if self.seed is None or self.temperature == 0:
             return self
@@ -125,8 +124,8 @@ class Generation:
     finish_reasons: per text, `stop`, `length` (cut off at `max_tokens`) or `refusal` (of the model, without text).
     prompt_tokens, completion_tokens: as counted by the engine, over all n answers; 0 when unknown.
     error: why there is no answer; None on success.
-    failure: with an error, whether the next run asks again (`failed`), the prompt does not fit the model (`rejected`),
-        or a content filter decided (`filtered`), which is final.
+    failure: the kind of error: `failed` is retried by the next run, as is `rejected` (the prompt does not fit the
+        model); `filtered` (by a content filter) is final.
     """
 
     texts: tuple[str, ...]
@@ -138,12 +137,12 @@ class Generation:
 
     @property
     def final(self) -> bool:
-        """Whether asking again is of no use: answered, or filtered."""
+        """Whether the request is not repeated: answered or filtered."""
         return self.error is None or self.failure == "filtered"
 
     @property
     def finished(self) -> tuple[bool, ...]:
-        """Per text, whether the model ended it; False where the token limit did."""
+        """Per text, whether the model ended it; False when the token limit did."""
         reasons = self.finish_reasons or ("stop",) * len(self.texts)
         return tuple(reason != "length" for reason in reasons)
 
@@ -164,10 +163,10 @@ class Generator(Protocol):
 
 
 def messages_from_row(prompt: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
-    """Turn the `prompt` and `images` columns of a task row into messages.
+    """Messages from the `prompt` and `images` columns of a task row.
 
-    The text is split on `<image>` as verl's dataset class does at training time, so that the model sees the same
-    prompt when it is judged as when it was trained.
+    The text is split on `<image>` as verl's dataset class does it, so that a model is evaluated on the prompts that it
+    was trained on.
 
     Args:
         prompt: turns with `role` and `content`; `content` is text with one marker per image.
@@ -187,14 +186,11 @@ def messages_from_row(prompt: Sequence[Mapping[str, Any]], images: Sequence[Mapp
     markers = sum(turn["content"].count(IMAGE_MARKER) for turn in prompt)
     if markers != len(files):
         raise ValueError(f"the prompt has {markers} {IMAGE_MARKER} marker(s) but the row has {len(files)} image(s)")
-    remaining = iter(files)
-    messages = []
-    for turn in prompt:
-        parts: list[TextPart | ImagePart] = []
-        for segment in re.split(f"({IMAGE_MARKER})", turn["content"]):
-            if segment == IMAGE_MARKER:
-                parts.append(ImagePart(next(remaining)))
-            elif segment:
-                parts.append(TextPart(segment))
-        messages.append(Message(str(turn["role"]), tuple(parts)))
-    return tuple(messages)
+    remaining = map(ImagePart, files)
+    return tuple(Message(str(turn["role"]), parts_of(turn["content"], remaining)) for turn in prompt)
+
+
+def parts_of(text: str, images: Iterator[ImagePart]) -> tuple[TextPart | ImagePart, ...]:
+    """The parts of a text with an image at each `<image>`."""
+    segments = re.split(f"({IMAGE_MARKER})", text)
+    return tuple(next(images) if part == IMAGE_MARKER else TextPart(part) for part in segments if part)

@@ -1,12 +1,12 @@
-"""Every figure with its interval.
+"""Confidence intervals of metrics.
 
-Judgements of one image hang together: both orders of a pair, eight samples of one question. Treating them as
-independent makes intervals too narrow. So a figure is a ratio of sums over *clusters* (images), and its interval
-comes from drawing whole clusters anew. All figures of one report share the same draws, which makes the difference of
-two of them a paired comparison.
+Judgements of one image (both orders of a pair, eight samples of one question) are not independent, and treating them as
+if they were makes intervals too narrow. So a metric is a ratio of sums over *clusters* (images), and its interval comes
+from resampling clusters. All metrics of one report share the same resamples, so the difference of two is a paired
+comparison.
 
-A bootstrap has nothing to say where every cluster agrees (0 % or 100 %), nor is it needed where each cluster holds a
-single yes or no. Both cases use Wilson's interval, with clusters as trials.
+A bootstrap has no width when all clusters agree (0 % or 100 %), and is not needed when each cluster is a single yes or
+no. Both cases use Wilson's interval, with clusters as trials.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
+from scipy.stats import binomtest
 
 RESAMPLES = 2000
-"""Bootstrap draws: the ends of a 95 % interval then vary by about 0.1 standard errors from seed to seed."""
+"""The ends of a 95 % interval then vary by about 0.1 standard errors from seed to seed."""
 
 CONFIDENCE = 0.95
 
 BLOCK_CELLS = 4_000_000
-"""Most cells (draws x clusters) that are held in memory at once: 32 MB."""
+"""Most cells (resamples x clusters) in memory at once: 32 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure with its interval. `value`, `low`, `high` are None when nothing was observed (`n` = 0)."""
+    """A metric with its interval. `value`, `low`, `high` are None when nothing was observed (`n` = 0)."""
 
     value: float | None
     low: float | None
@@ -53,23 +53,16 @@ def wilson(successes: float, n: int, confidence: float = CONFIDENCE) -> tuple[fl
     """Wilson's score interval of a proportion (E. B. Wilson, 1927). Raises ValueError when n is 0."""
     if n < 1:
         raise ValueError("a proportion of nothing has no interval")
-    z = float(norm.ppf(0.5 + confidence / 2))
-    p = successes / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    # At the ends the formula gives 0 and 1 up to rounding.
-    return (
-        float(centre - half) if successes > 0 else 0.0,
-        float(centre + half) if successes < n else 1.0,
-    )
+    interval = binomtest(round(successes), n).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 class ClusterBootstrap:
     """Intervals over observations that come in clusters.
 
     Args:
-        clusters: for each observation the name of its cluster (for us: the image's hash).
-        seed: of the draws; the same seed gives the same draws for every figure of this object.
+        clusters: the name of each observation's cluster (for us: the image's hash).
+        seed: of the resampling, which is the same for all metrics of this object.
     """
 
     def __init__(
@@ -84,8 +77,8 @@ class ClusterBootstrap:
         """Mean of `values` over the observations that are `counted`.
 
         Args:
-            values: per observation a number; for a proportion 0 or 1.
-            counted: per observation whether it belongs to the denominator; all do when None.
+            values: a number per observation; for a proportion 0 or 1.
+            counted: whether an observation is in the denominator; None counts all.
         """
         numbers, mask = self._prepare(values, counted)
         n = int(mask.sum())
@@ -105,8 +98,8 @@ class ClusterBootstrap:
     def balance(self, values: ArrayLike, counted: ArrayLike | None = None, *, limit: float = 1.0) -> Estimate:
         """Mean of `values` in [-limit, limit], such as the preference for one of two sides.
 
-        Where all values are the same, the interval reaches as far to either side as Wilson's would if some were not:
-        a judge without a habit in six pairs may still have one, in either direction.
+        When all values are the same, the interval extends to both sides as far as Wilson's does from 0: a judge without
+        a bias in six pairs may still have one, in either direction.
         """
         numbers, mask = self._prepare(values, counted)
         n = int(mask.sum())
@@ -126,7 +119,7 @@ class ClusterBootstrap:
         counted: ArrayLike | None = None,
         others_counted: ArrayLike | None = None,
     ) -> Estimate:
-        """Mean of `values` minus mean of `others`, paired: both are measured on the same drawn clusters."""
+        """Mean of `values` minus mean of `others`, both on the same resampled clusters."""
         a, a_mask = self._prepare(values, counted)
         b, b_mask = self._prepare(others, others_counted)
         n = int(min(a_mask.sum(), b_mask.sum()))
@@ -139,8 +132,7 @@ class ClusterBootstrap:
         return Estimate(value, *self._percentiles(drawn), n)
 
     def macro(self, values: ArrayLike, groups: Sequence[ArrayLike]) -> Estimate:
-        """Mean over groups of the groups' means, each group given as marks of its observations; empty ones are left
-        out."""
+        """Mean of the groups' means; each group is a mask over the observations, and empty groups are left out."""
         prepared = [self._prepare(values, group) for group in groups]
         kept = [(numbers, mask) for numbers, mask in prepared if mask.sum()]
         if not kept:
@@ -168,7 +160,7 @@ class ClusterBootstrap:
         return np.concatenate(parts)
 
     def _weights(self) -> Iterator[NDArray[np.float64]]:
-        """Blocks of draws: how often each cluster was drawn, of shape (draws, clusters). The same at every call."""
+        """How often each cluster is resampled, in blocks of shape (resamples, clusters). The same at every call."""
         rng = np.random.default_rng(self._seed)
         block = max(1, BLOCK_CELLS // self._n_clusters)
         for start in range(0, self._resamples, block):

@@ -1,11 +1,11 @@
-"""Answers that were paid for, kept line by line so that they are paid for once.
+"""Answers of a server, saved so that a request is paid for once.
 
 One JSON line per request, appended when its answer arrives and keyed by everything that can change the answer. A run
-that was killed finds what it had, a run that is repeated sends nothing. Failures are written too, for the reader; only
-those that are final (a content filter's) are not asked again.
+that was killed resumes, a repeated run sends nothing. Failures are written too, for the reader; all but final ones (of
+a content filter) are retried.
 
-An append-only file can be torn only at its end; a torn last line is cut off at the next start. A full disk must not
-lose answers that are already under way, so a small reserve file is held and given up for them.
+A kill can only truncate the last line, which is removed at the next start. On a full disk, a small reserve file is
+given up to save the answers in flight.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from data_prep.files import encodable
 from recipe.critic_r1.judging.generation import Generation
 
 RESERVE_BYTES = 4 << 20
-"""Room for the answers in flight when the disk is full: 256 of them at 16 kB."""
-
+"""Space for the answers in flight when the disk is full: 256 of 16 kB."""
 
 _BEGINNING = b'{"key": "'
-"""Of every line; a last line without its end that begins otherwise was not written here."""
+"""Every line begins so; a truncated last line that does not was not written by us."""
 
 
 class JournalFullError(OSError):
-    """The disk is full. All answers that had arrived are written."""
+    """The disk is full. All answers that arrived are saved."""
 
 
 class JournalBusyError(RuntimeError):
@@ -41,11 +40,11 @@ class Journal:
     """An append-only file of generations.
 
     Args:
-        path: of the file; made with its folder if it does not exist.
+        path: of the file; created with its folder if it does not exist.
 
     Raises:
         JournalBusyError: another process has it open.
-        ValueError: the path is a symbolic link, or a whole line is not a record; the message names it.
+        ValueError: the path is a symbolic link, or a line is not a record; the message names it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,7 +55,7 @@ class Journal:
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
-            raise ValueError(f"{path} is a symbolic link, which is not written through: remove it") from error
+            raise ValueError(f"{path} is a symbolic link, which is not followed: remove it") from error
         if not stat.S_ISREG(os.fstat(self._fd).st_mode):
             os.close(self._fd)
             raise ValueError(f"{path} is not a file: remove it, or choose another folder")
@@ -85,17 +84,17 @@ class Journal:
         return len(self._answers)
 
     def get(self, key: str) -> Generation | None:
-        """The final answer to a request; None when there is none yet, or only a failure to ask again."""
+        """The final answer to a request; None when there is none, or only a failure to retry."""
         return self._answers.get(key)
 
     def put(self, key: str, generation: Generation) -> None:
         """Append an answer or a failure.
 
-        When the disk is full, the reserve is given up, the line is written, and `full` is set: the caller should stop
-        asking for more.
+        When the disk is full, the reserve is removed, the line is written, and `full` is set: the caller should send no
+        more requests.
 
         Raises:
-            JournalFullError: not even the reserve was enough.
+            JournalFullError: the reserve was not enough.
         """
         line = (json.dumps({"key": key, **_record(generation)}, ensure_ascii=True) + "\n").encode()
         try:
@@ -115,14 +114,14 @@ class Journal:
             self._answers[key] = generation
 
     def close(self) -> None:
-        """Let go of the file and of the reserve."""
+        """Close the file and remove the reserve."""
         if self._fd >= 0:
             self._reserve.unlink(missing_ok=True)
             os.close(self._fd)
             self._fd = -1
 
     def _append(self, line: bytes) -> None:
-        """The whole line or nothing of it."""
+        """Append the complete line or nothing."""
         size = os.fstat(self._fd).st_size
         written = 0
         try:
@@ -135,7 +134,7 @@ class Journal:
     def _load(self) -> None:
         with open(os.dup(self._fd), "rb") as stream:
             stream.seek(0)
-            whole = 0
+            complete = 0
             for number, line in enumerate(stream, start=1):
                 if not line.endswith(b"\n") and line[: len(_BEGINNING)] == _BEGINNING[: len(line)]:
                     break
@@ -149,8 +148,8 @@ class Journal:
                         f"{self.path} line {number} is not a record of an answer ({error}): delete that line, or choose"
                         " another folder"
                     ) from error
-                whole += len(line)
-        os.ftruncate(self._fd, whole)
+                complete += len(line)
+        os.ftruncate(self._fd, complete)
 
     def _hold_reserve(self) -> None:
         self._reserve.unlink(missing_ok=True)
@@ -163,7 +162,7 @@ class Journal:
                 raise JournalFullError(
                     error.errno, f"no space left for {self.path}: free some and run again"
                 ) from error
-            # Some file systems cannot reserve; then there is no reserve, and a full disk stops at once.
+            # On file systems without fallocate there is no reserve, and a full disk stops the run at once.
         finally:
             os.close(fd)
 
@@ -180,17 +179,13 @@ def _record(generation: Generation) -> dict[str, Any]:
 
 
 def _generation(record: dict[str, Any]) -> Generation:
-    """What `_record` wrote. An answer that ended in a way that is not final is a failure."""
+    """What `_record` wrote. An answer with an unknown finish reason is a failure."""
     if record.get("error") is not None:
         return Generation((), error=str(record["error"]), failure=record.get("failure", "failed"))
     texts, reasons = record["texts"], record["finish_reasons"]
-    if (
-        not isinstance(texts, list)
-        or not 0 < len(texts) == len(reasons)
-        or not all(isinstance(text, str) for text in texts)
-    ):
+    if not isinstance(texts, list) or not 0 < len(texts) == len(reasons) or {type(text) for text in texts} != {str}:
         raise TypeError("no texts, or not as many texts as reasons")
-    texts = map(encodable, texts)
     if not set(reasons) <= {"stop", "length", "refusal"}:
         return Generation((), error=f"ended with {reasons}")
-    return Generation(tuple(texts), tuple(reasons), int(record["prompt_tokens"]), int(record["completion_tokens"]))
+    tokens = int(record["prompt_tokens"]), int(record["completion_tokens"])
+    return Generation(tuple(map(encodable, texts)), tuple(reasons), *tokens)

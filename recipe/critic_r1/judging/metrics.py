@@ -1,12 +1,11 @@
-"""How good a pairwise judge is, from its judgements in both orders.
+"""Metrics of a pairwise judge, from its judgements in both orders.
 
-A row of numbers that cannot be gamed by position: accuracy where the better response stood first and where it stood
-second, the share of pairs judged right in *both* orders, how often a swap changes the mind, and which place wins when
-it does. A judge that always answers "1" has an accuracy of 50 %, a consistency of 0 and a position bias of 1.
+They expose position bias: accuracy where the better response was shown first and where it was shown second, the share
+of pairs correct in *both* orders, how often a swap flips the verdict, and which position wins when it does. A judge
+that always answers "1" has an accuracy of 50 %, a consistency of 0 and a position bias of 1.
 
-What is in the denominator is said per figure, since that is where published numbers differ. A request that was not
-answered counts nowhere but in `request_failures`. An unreadable verdict counts as not right in the accuracies and has
-its own rate.
+Each metric states its denominator, since that is where published numbers differ. A failed request counts only in
+`request_failures`. An unreadable verdict counts as incorrect in the accuracies and has its own rate.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from recipe.critic_r1.judging.pairwise import Judgement
 OPPOSITE = {"1": "2", "2": "1", "tie": "tie"}
 
 CATEGORY_FIGURES = ("accuracy", "parse_failures", "accuracy_both_orders", "swap_consistency", "position_bias")
-"""What is reported within each category."""
+"""Metrics that are reported per category."""
 
 Observed = tuple[NDArray[np.float64], NDArray[np.bool_]]
-"""A figure before it is averaged: per judgement (or pair) its value and whether it is in the denominator."""
+"""A metric before averaging: per judgement (or pair) its value and whether it is in the denominator."""
 
 
 def pairwise_metrics(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[str, Estimate]:
-    """All figures of a judge, each with its interval over images: see `per_judgement` and `per_pair`.
+    """All metrics of a judge with intervals over images: see `per_judgement` and `per_pair`.
 
     Raises:
         ValueError: no judgements, or one order of a pair twice.
@@ -43,7 +42,7 @@ def pairwise_metrics(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[
 
 
 def category_metrics(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[str, Estimate]:
-    """`CATEGORY_FIGURES` within each category, as `<category>/<figure>`; nothing when there is only one category.
+    """`CATEGORY_FIGURES` within each category, as `<category>/<metric>`; empty when there is only one category.
 
     Raises:
         ValueError: one order of a pair twice.
@@ -70,19 +69,19 @@ def category_metrics(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[
 
 
 def length_metrics(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[str, Estimate]:
-    """Whether length sways a judge, each figure with its interval over images: see `per_length`."""
+    """Metrics of length bias with intervals over images: see `per_length`."""
     return _means(per_length(judgements), clusters(judgements, seed=seed))
 
 
 def per_judgement(judgements: Sequence[Judgement]) -> dict[str, Observed]:
-    """Figures of single judgements. Denominator: answered requests, unless said otherwise.
+    """Metrics of single judgements. Denominator: answered requests, unless stated otherwise.
 
-    accuracy: the verdict is the label.
-    accuracy_better_first, accuracy_better_second: the same where the better response is shown in that place.
+    accuracy: the verdict equals the label.
+    accuracy_better_first, accuracy_better_second: the same where the better response is shown in that position.
     accuracy_readable: the same among readable verdicts.
-    format_rate: responses that follow the grammar to the letter.
+    format_rate: responses that follow the grammar exactly.
     parse_failures, parse_failures/<reason>: no readable verdict.
-    request_failures: requests without an answer, among all.
+    request_failures: failed requests, among all.
     """
     answered = np.array([j.answered for j in judgements])
     readable = np.array([j.readable for j in judgements])
@@ -105,11 +104,11 @@ def per_judgement(judgements: Sequence[Judgement]) -> dict[str, Observed]:
 
 
 def per_pair(pairs: Sequence[tuple[Judgement, Judgement]]) -> dict[str, Observed]:
-    """Figures of pairs that were judged in both orders.
+    """Metrics of pairs that were judged in both orders.
 
-    accuracy_both_orders: right in both orders; among pairs answered in both orders.
-    swap_consistency: the same response is taken in both orders; among pairs readable in both orders.
-    position_bias: pairs in which the first place wins both times, minus those in which the second does, in [-1, 1];
+    accuracy_both_orders: correct in both orders; among pairs answered in both orders.
+    swap_consistency: the same response wins in both orders; among pairs readable in both orders.
+    position_bias: pairs in which the first position wins both times, minus those in which the second does, in [-1, 1];
         among pairs readable in both orders.
     """
     answered = np.array([a.answered and b.answered for a, b in pairs])
@@ -123,12 +122,12 @@ def per_pair(pairs: Sequence[tuple[Judgement, Judgement]]) -> dict[str, Observed
 
 
 def per_length(judgements: Sequence[Judgement]) -> dict[str, Observed]:
-    """Figures about the longer response of a pair, in characters. Pairs of equal length and ties by label are left out.
+    """Metrics of the preference for the longer response, in characters. Pairs of equal length and ties are left out.
 
     bias: share of verdicts for the longer response minus share of labels for it, in [-1, 1].
     longer_taken, longer_better: these two shares. All three among verdicts for one of the two responses.
-    accuracy_longer_better, accuracy_shorter_better: the verdict is the label, where that is the longer or the shorter
-        response; among answered requests. A judge that goes by length has 1 and 0.
+    accuracy_longer_better, accuracy_shorter_better: accuracy where the label is the longer or the shorter response;
+        among answered requests. A judge that always prefers the longer one has 1 and 0.
     """
     longer = np.array([_longer(j) for j in judgements])
     truth = np.array([j.task.ground_truth for j in judgements])
@@ -148,17 +147,17 @@ def per_length(judgements: Sequence[Judgement]) -> dict[str, Observed]:
 
 
 def clusters(judgements: Sequence[Judgement], *, seed: int = 0) -> ClusterBootstrap:
-    """Bootstrap draws over the images of judgements."""
+    """Bootstrap over the images of judgements."""
     return ClusterBootstrap([j.task.cluster for j in judgements], seed=seed)
 
 
 def mean(name: str, observed: Observed, bootstrap: ClusterBootstrap) -> Estimate:
-    """The mean of a figure with the interval that its kind needs."""
+    """The mean of a metric with the kind of interval that it needs."""
     return (bootstrap.balance if signed(name) else bootstrap.rate)(*observed)
 
 
 def signed(name: str) -> bool:
-    """Whether a figure lies in [-1, 1]; all others are shares."""
+    """Whether a metric is in [-1, 1]; all others are shares."""
     return name.rpartition("/")[2] in ("position_bias", "bias")
 
 
@@ -167,7 +166,7 @@ def _means(figures: Mapping[str, Observed], bootstrap: ClusterBootstrap) -> dict
 
 
 def _longer(judgement: Judgement) -> str:
-    """The place of the longer response, empty when both have equally many characters."""
+    """The position of the longer response; empty when both have the same length."""
     first, second = len(judgement.task.response_1), len(judgement.task.response_2)
     return "" if first == second else "1" if first > second else "2"
 
@@ -176,7 +175,7 @@ def both_orders(judgements: Sequence[Judgement]) -> list[tuple[Judgement, Judgem
     """The pairs that were judged in both orders, as (order 0, order 1), in order of first appearance.
 
     Raises:
-        ValueError: one order of a pair stands there twice.
+        ValueError: one order of a pair occurs twice.
     """
     found: dict[str, dict[int, Judgement]] = {}
     for judgement in judgements:
@@ -188,5 +187,5 @@ def both_orders(judgements: Sequence[Judgement]) -> list[tuple[Judgement, Judgem
 
 
 def consistent(first: Judgement, second: Judgement) -> bool:
-    """Whether two judgements of one pair in opposite orders take the same response; unreadable ones never do."""
+    """Whether two judgements of a pair in opposite orders choose the same response; unreadable ones never do."""
     return first.pred is not None and second.pred is not None and OPPOSITE[first.pred] == second.pred

@@ -1,16 +1,15 @@
-r"""The benchmarks' own judge protocols, for numbers that stand beside published ones.
+r"""The benchmarks' own judge protocols, for results that are comparable with published ones.
 
-The template of a benchmark is its authors' text and comes without a licence that would let it stand here, so it is read
-from the benchmark's own code, which the user has cloned: `--official-code FOLDER`. That file is parsed, never run. What
-is kept here is the SHA-256 of the template that we read, so that what is called official is official; another version
-of the file is refused, and nothing is made up in its place.
+The templates come without a licence to redistribute them, so they are read from the benchmark's own code, which the
+user has cloned (`--official-code FOLDER`). The file is parsed, never run, and refused unless the template's SHA-256 is
+the one below.
 
-Kept of a protocol: template, image after the text, free text as it is, sampling settings. Not kept: each vote in an
-order of its own draw (here every pair is judged in both orders, with all votes), and a tossed coin or a dropped row
-where no verdict can be read (here that is a failure, counted as not right).
+As in a protocol: the template, the image after the text, unmodified free text, the sampling settings. Different: the
+official script shows each vote in a random order, here every pair is judged in both orders with all votes; and the
+script flips a coin for an unreadable verdict or drops it, here it counts as incorrect.
 
-These prompts do not ask for a box, and candidate responses that show their work hold boxes that a judge may quote. So a
-box is a verdict only where the answer begins with it, as our own critics write it.
+These prompts do not ask for a box, and a judge may quote a box from a response. So a box is a verdict only when the
+answer begins with it, as our own critics write it.
 """
 
 from __future__ import annotations
@@ -31,31 +30,31 @@ CHOICES = ("1", "2")
 """No official prompt offers a tie."""
 
 LARGEST_FILE = 1 << 20
-"""Bytes; the files that hold the templates have 5 kB."""
+"""Bytes; the files with the templates have 5 kB."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a benchmark asks a judge."""
+    """How a benchmark prompts a judge."""
 
     source: str
     """Name of the data set in `data_prep.sources`."""
     repository: str
-    """Where the benchmark's code is."""
+    """Repository with the benchmark's code."""
     path: str
-    """File in the repository that holds the template."""
+    """File in the repository with the template."""
     variable: str
     """Name of the string in that file: an f-string, or one for `str.format`."""
     fields: Mapping[str, str]
     """Expression or name of a field in that string -> question, response_1 or response_2."""
     sha256: str
-    """Hash of the template with our names of the fields in braces."""
+    """Hash of the template with our field names in braces."""
     sampling: Sampling
     """Settings of the official run, for one vote."""
     asked: re.Pattern[str]
     """The verdict in the form that the prompt asks for; its group is the choice."""
     marks: tuple[str, ...] = ()
-    """What stands ahead of the verdict, the surest first."""
+    """Phrases before the verdict, the most reliable first."""
 
 
 PROTOCOLS = {
@@ -89,31 +88,31 @@ PROTOCOLS = {
         ),
     )
 }
-"""By data set. MM-RLHF-RewardBench has none: no source that we could read holds a template for a pairwise judge."""
+"""By data set. There is none for MM-RLHF-RewardBench, which publishes no template for a pairwise judge."""
 
 _OTHER_ANSWERS = re.compile(r"\b(?:final answer|choice)\b", re.IGNORECASE)
-"""In a maths item these name what a response concludes, not which response is better."""
+"""In a maths item these refer to a response's result, not to the better response."""
 
 
 @dataclass(frozen=True)
 class OfficialPrompt:
-    """A protocol with its template: `pieces` alternate between text and the name of a field (None at the end)."""
+    """A protocol with its template: `pieces` are (text, name of the field after it or None)."""
 
     protocol: Protocol
     pieces: tuple[tuple[str, str | None], ...]
 
     def task(self, task: JudgeTask) -> JudgeTask:
-        """The same pair in the same order, put in the official words; the images follow the text."""
+        """The same pair in the same order with the official prompt; the images follow the text."""
         values = {"question": task.question, "response_1": task.response_1, "response_2": task.response_2}
         text = "".join(literal + (values[name] if name else "") for literal, name in self.pieces)
         images = [image for message in task.messages for image in message.images]
         return replace(task, messages=(Message("user", (TextPart(text), *images)),))
 
     def read(self, text: str, *, prefilled: bool = False, finished: bool = True) -> Verdict:
-        """The verdict of a reply: in the form that was asked for, else a box, else by the lenient parser.
+        """The verdict of a reply: in the form that the prompt asks for, else a box, else by the lenient parser.
 
-        Statements that contradict each other are no verdict. In VL-RewardBench, where the reply compares criterion by
-        criterion first, only what follows the overall judgement counts, if there is one.
+        Contradictory statements give no verdict. In VL-RewardBench, where a reply first compares criterion by
+        criterion, only what follows the overall judgement counts, if there is one.
         """
         box = find_box(text, prefilled=prefilled, finished=finished)
         if box.reason in (Reason.CUT_OFF, Reason.UNCLOSED_THINK):
@@ -128,12 +127,12 @@ class OfficialPrompt:
         return parse_verdict(text[:start] + plain, parsing="lenient", choices=CHOICES)
 
     def _picks(self, answer: str) -> list[str]:
-        """What is named in the form that was asked for, behind the last mark that such a verdict follows."""
+        """The choices in the form that the prompt asks for, after the last mark that such a choice follows."""
         picks = [(match.start(), match[1]) for match in self.protocol.asked.finditer(answer)]
         for mark in self.protocol.marks:
             ends = [match.end() for match in re.finditer(mark, answer, re.IGNORECASE)]
-            if picks and (behind := [end for end in ends if end <= picks[-1][0]]):
-                return [pick for place, pick in picks if place >= behind[-1]]
+            if picks and (followed := [end for end in ends if end <= picks[-1][0]]):
+                return [pick for place, pick in picks if place >= followed[-1]]
         return [pick for _, pick in picks]
 
 
@@ -142,22 +141,22 @@ def load_prompt(source: str, code: Path | None) -> OfficialPrompt:
 
     Args:
         source: name of the data set, such as `vl_rewardbench`.
-        code: a clone of the benchmark's repository, or the file in it that holds the template.
+        code: a clone of the benchmark's repository, or the file in it with the template.
 
     Raises:
-        ValueError: no protocol is known for the data set, no code was given, or the file holds another template.
+        ValueError: no protocol is known for the data set, no code was given, or the file has another template.
         FileNotFoundError: there is no such file.
     """
     protocol = PROTOCOLS.get(source)
     if protocol is None:
         raise ValueError(
-            f"no official judge template is known for {source!r}, and none is made up: it is known for"
-            f" {', '.join(PROTOCOLS)}; take --prompt r1 for other data"
+            f"no official judge template is known for {source!r}, only for {', '.join(PROTOCOLS)}; use --prompt r1 for"
+            " other data"
         )
     if code is None:
         raise ValueError(
-            f"the official template of {source} is its authors' and is not shipped: clone {protocol.repository} and"
-            " give the folder with --official-code"
+            f"the official template of {source} comes without a licence, so it is not shipped: clone"
+            f" {protocol.repository} and give the folder with --official-code"
         )
     path = code / protocol.path if code.is_dir() else code
     if not path.is_file():
@@ -166,24 +165,24 @@ def load_prompt(source: str, code: Path | None) -> OfficialPrompt:
     found = template_sha256(pieces)
     if found != protocol.sha256:
         raise ValueError(
-            f"{path} holds another template than the official one (SHA-256 {found[:12]}, not {protocol.sha256[:12]}):"
-            f" take {protocol.path} as it is in {protocol.repository}"
+            f"{path} has another template than the official one (SHA-256 {found[:12]}, not {protocol.sha256[:12]}):"
+            f" use {protocol.path} as it is in {protocol.repository}"
         )
     return OfficialPrompt(protocol, pieces)
 
 
 def template_sha256(pieces: tuple[tuple[str, str | None], ...]) -> str:
-    """Hash of a template with the fields' names in braces."""
+    """Hash of a template with the field names in braces."""
     text = "".join(literal + (f"{{{name}}}" if name else "") for literal, name in pieces)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _pieces(path: Path, protocol: Protocol) -> tuple[tuple[str, str | None], ...]:
     """The template in a Python file, without running it."""
-    wrong = f"{path} holds no string {protocol.variable} with the fields {', '.join(protocol.fields)}"
-    remedy = f"take {protocol.path} as it is in {protocol.repository}"
+    wrong = f"{path} has no string {protocol.variable} with the fields {', '.join(protocol.fields)}"
+    remedy = f"use {protocol.path} as it is in {protocol.repository}"
     if path.stat().st_size > LARGEST_FILE:
-        raise ValueError(f"{path} is too large to be the file that holds the template: {remedy}")
+        raise ValueError(f"{path} is too large to be the file with the template: {remedy}")
     try:
         tree = ast.parse(path.read_bytes())
         values = [
@@ -191,15 +190,13 @@ def _pieces(path: Path, protocol: Protocol) -> tuple[tuple[str, str | None], ...
             for node in ast.walk(tree)
             if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == [protocol.variable]
         ]
-        raw = _split(values[0])
-        pieces = tuple((literal, None if name is None else protocol.fields[name]) for literal, name in raw)
+        return tuple((text, None if name is None else protocol.fields[name]) for text, name in _split(values[0]))
     except (SyntaxError, ValueError, KeyError, IndexError, RecursionError) as error:
         raise ValueError(f"{wrong}: {remedy}") from error
-    return pieces
 
 
 def _split(value: ast.expr) -> list[tuple[str, str | None]]:
-    """A string of a program as (text, name of the field behind it or None)."""
+    """A string in source code as (text, name of the field after it or None)."""
     if isinstance(value, ast.Constant) and isinstance(value.value, str):
         return [(literal, name) for literal, name, _, _ in Formatter().parse(value.value)]
     if not isinstance(value, ast.JoinedStr):

@@ -1,21 +1,21 @@
-"""The metrics by which critic benchmarks are published, from judgements in both orders.
+"""The published metrics of critic benchmarks, from judgements in both orders.
 
-A benchmark's own script shows each pair once, in a random order. Its accuracy is therefore, in expectation, the mean
-over both orders, which is reported here: the same metric without the luck of the order. The grouping comes with the
-rows (`meta.category`, `meta.group`; see `data_prep.sources`), where it is read from the official ids.
+A benchmark's own script shows each pair once, in a random order. The mean over both orders, as computed here, has the
+same expectation and less noise. The grouping comes with the rows (`meta.category`, `meta.group`; see
+`data_prep.sources`), where it is taken from the official ids.
 
   VL-RewardBench            accuracy per group (hallucination, reasoning, general), overall, and macro over the groups
-  MM-RLHF-RewardBench       Acc over pairs, Acc+ over prompts whose pairs are all right
+  MM-RLHF-RewardBench       Acc over pairs, Acc+ over prompts: all pairs of the prompt are correct
   Multimodal RewardBench    accuracy per category, overall, and macro over the categories
   Multimodal RewardBench 2  accuracy per task (t2i, edit, interleaved, reasoning) over both orders, and overall. Its
-                            script leaves unreadable verdicts out of the count; here they are not right.
+                            script does not count unreadable verdicts; here they are incorrect.
   MLLM-as-a-Judge           accuracy with ties (overall) and without ties, per data set of the images, and macro
   OmniRewardBench           accuracy with ties (overall) and without ties, per task, and macro. Its setting without ties
                             does not offer a tie in the prompt; here the prompt is the same.
   VideoRewardBench          accuracy per category (long-form and short-form perception, knowledge, reasoning, safety),
                             and overall
   EditReward-Bench          accuracy per number of edits (2pair, 3pair, 4pair), and Acc+ of each, over groups of edits
-                            whose pairs are all right
+                            whose pairs are all correct
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from recipe.critic_r1.judging.pairwise import Judgement
 
 
 def official_metrics(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[str, Estimate]:
-    """Official metrics; an unreadable verdict counts as not right, a failed request not at all.
+    """Official metrics; an unreadable verdict counts as incorrect, a failed request not at all.
 
     `overall`; where some labels are ties `without_ties`, over the pairs with another label; with several categories
-    `macro` and `category/<name>`; with groups of several pairs `acc_plus`, the share of groups with every pair right,
+    `macro` and `category/<name>`; with groups of several pairs `acc_plus`, the share of groups with every pair correct,
     per order, averaged over the orders, and with several categories `acc_plus/<name>`.
 
     Raises:
@@ -65,9 +65,9 @@ def official_metrics(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[
 
 
 def _whole_groups(judgements: Sequence[Judgement]) -> list[tuple[str, str, bool]]:
-    """Per group and order: the group's name and category, and whether all its pairs are right.
+    """Per group and order: the group's name and category, and whether all its pairs are correct.
 
-    Empty when no group has two pairs. A group with a failed request is left out: it is not known.
+    Empty when no group has two pairs. Groups with a failed request are left out.
     """
     groups: dict[tuple[str, int], list[Judgement]] = {}
     for judgement in judgements:

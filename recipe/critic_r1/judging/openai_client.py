@@ -1,23 +1,20 @@
-"""Any server that speaks the OpenAI chat protocol, with many requests in flight and none lost.
+"""A client for servers with the OpenAI chat protocol, with many requests in flight and none lost.
 
-Scale is the server's business: more replicas at one address look the same from here. The client's business is that a
-number at the end can be trusted although things went wrong on the way:
+  - Transient failures (a refused connection, a timeout, 408, 409, 429, 5xx, a truncated or malformed body) are retried
+    with exponential backoff that honours `Retry-After`.
+  - Persistent ones are recorded as failed requests, which are neither wrong nor unreadable verdicts. - A failure that
+  all the first requests have and that will not pass (a wrong model, key or address, no quota) stops the
+    run.
+  - Fields that a model rejects are renamed or left out after its first refusal, and reported in `changes`.
+  - Each answer is saved when it arrives (`Journal`), so that it is requested once.
+  - When a run ends early (Ctrl-C, a full disk), it waits for the requests in flight, since they are paid for.
 
-  - what may pass (a refused connection, a time-out, 408, 409, 429, 5xx, a body that is cut or is not an answer) is
-    tried again, with growing pauses that follow the server's `Retry-After`;
-  - what stays wrong is recorded as a failed request, which is neither a wrong verdict nor an unreadable one;
-  - what the first requests all meet and will not pass (a wrong model, key or address, no quota) stops the run at once;
-  - fields that a model does not take are renamed or left out after its first refusal, and said in `changes`;
-  - an answer is written down when it arrives (`Journal`), so that it is asked for once;
-  - whatever ends a run early (Ctrl-C, a full disk), requests under way are paid for and therefore waited for.
-
-At most `concurrency` requests exist at a time: a request's images are encoded when it is its turn, not before.
+At most `concurrency` requests exist at a time: the images of a request are encoded when it is sent.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import errno
 import hashlib
@@ -38,37 +35,36 @@ from recipe.critic_r1.judging.failures import RequestFailure, explain, unsupport
 from recipe.critic_r1.judging.generation import Generation, GenerationRequest, ImagePart, TextPart
 from recipe.critic_r1.judging.journal import Journal, JournalFullError
 from recipe.critic_r1.redaction import redact
+from reward_fns.chat_judge import data_url
 from reward_fns.replies import SenselessAnswerError, read_reply
 
 T = TypeVar("T")
 
 LONGEST_PAUSE = 60.0
-"""Seconds; also the most that a server's `Retry-After` is followed."""
+"""Seconds; also the limit for `Retry-After`."""
 
 LONGEST_ERROR = 500
 """Characters of an error message that are kept."""
 
 FIRST_REQUESTS = 8
-"""Failures in a row for one lasting reason that stop a run; fewer where the first requests are fewer."""
+"""Consecutive failures for one lasting reason that stop a run; fewer when there are fewer first requests."""
 
 MOST_CHANGES = 6
-"""Fields of a request that are renamed or left out for one server."""
+"""Most fields that are renamed or left out for one server."""
 
 KEY_VERSION = 2
-"""Raised when older journals hold answers that are read differently today."""
+"""Increased when answers in older journals would be read differently."""
 
 FIXED_FIELDS = ("model", "messages", "stream")
-"""Fields of a request that are not the user's to change."""
-
-_MAGIC = ((b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif"), (b"BM", "bmp"))
+"""Fields of a request that the user cannot set."""
 
 
 class ServerRefusedError(RuntimeError):
-    """The server will refuse every request: wrong address, model or key, no quota, a field that it does not take."""
+    """The server will refuse every request: wrong address, model or key, no quota, an unsupported field."""
 
 
 class _ServerError(RuntimeError):
-    """A `Failure` on its way through the retries."""
+    """Carries a `RequestFailure` through the retries."""
 
     def __init__(self, failure: RequestFailure) -> None:
         super().__init__(failure.message)
@@ -77,8 +73,8 @@ class _ServerError(RuntimeError):
 
 @dataclass(slots=True)
 class Traffic:
-    """What went over the wire. sent: requests answered or given up; retried: attempts beyond the first of each;
-    reused: answered from the journal or by an equal request of the same batch; failed: given up."""
+    """Counts of requests. sent: answered or given up; retried: attempts beyond the first of each; reused: answered from
+    the journal or by an equal request of the same batch; failed: given up."""
 
     sent: int = 0
     retried: int = 0
@@ -87,12 +83,12 @@ class Traffic:
 
 
 def _errors(workers: Sequence[asyncio.Task[None]]) -> list[BaseException]:
-    """What ended workers early. All are asked: an error that nobody takes is printed by asyncio, at any moment."""
+    """The errors of workers; asyncio would print one that is not retrieved."""
     return [error for worker in workers if not worker.cancelled() and (error := worker.exception()) is not None]
 
 
 def _outside_a_loop(work: Callable[[], T]) -> T:
-    """Call `work`, which runs an event loop; in a thread of its own where the caller runs inside another loop."""
+    """Call `work`, which runs an event loop; in a thread when the caller is inside another loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -102,22 +98,22 @@ def _outside_a_loop(work: Callable[[], T]) -> T:
 
 
 class OpenAIGenerator:
-    """Answer requests through a chat-completions endpoint. See `Generator`.
+    """A `Generator` for a chat-completions endpoint.
 
     Args:
-        model: name under which the server knows the model.
+        model: the server's name of the model.
         base_url: address up to and including `/v1`.
         api_key: any text for a server without keys.
-        journal: where answers are kept; None keeps nothing.
+        journal: where answers are saved; None saves nothing.
         concurrency: most requests in flight.
         timeout: seconds for one attempt, from sending to the last byte.
-        attempts: tries per request, the first included.
-        first_pause: seconds before the second try; pauses double up to LONGEST_PAUSE.
-        extra_body: further fields of every request (for vLLM: `chat_template_kwargs`, `mm_processor_kwargs`, ...).
-            A field of ours takes the value given here; None leaves it out.
+        attempts: attempts per request, the first included.
+        first_pause: seconds before the second attempt; pauses double up to LONGEST_PAUSE.
+        extra_body: further fields of every request (for vLLM: `chat_template_kwargs`, `mm_processor_kwargs`, ...). They
+            override our fields; None leaves a field out.
 
     Raises:
-        ValueError: a setting is impossible, the address is not one, or the process may not open enough files.
+        ValueError: a setting or the address is invalid, or the process may not open enough files.
     """
 
     def __init__(
@@ -142,13 +138,15 @@ class OpenAIGenerator:
         try:
             f"{model}{extra_body}".encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"the model's name or a field of --request is not text ({error.reason})") from None
+            raise ValueError(
+                f"the model's name or a field of --request is not valid Unicode ({error.reason})"
+            ) from None
         self.model, self.address = model, Address(base_url)
         self.traffic = Traffic()
         self.errors: Counter[str] = Counter()
-        """Messages of the requests that were given up."""
+        """Messages of failed requests."""
         self.changes: dict[str, str] = {}
-        """Fields that the server did not take -> what was done instead."""
+        """Rejected fields -> what was done instead."""
         self._api_key, self._timeout = api_key, timeout
         self._journal, self._concurrency = journal, concurrency
         open_files_for(concurrency)
@@ -177,22 +175,22 @@ class OpenAIGenerator:
             _outside_a_loop(runner.close)
 
     def stop(self) -> None:
-        """Take no new request; those under way are still waited for. May be called from another thread."""
+        """Send no new request; those in flight are still awaited. May be called from another thread."""
         self._stopping = True
 
     def facts(self) -> dict[str, Any]:
-        """For result files: `errors`, the most frequent ones with their counts, and `changes`."""
+        """For result files: the most frequent `errors` with their counts, and `changes`."""
         return {"errors": dict(self.errors.most_common(5)), "changes": dict(self.changes)}
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
-        """Answer all requests, those that are known from the journal. See `Generator.generate`.
+        """Answer all requests, from the journal if possible. See `Generator.generate`.
 
         Raises:
             ServerRefusedError: every request would be refused.
-            JournalFullError: the disk is full; what had arrived is kept.
-            KeyboardInterrupt: Ctrl-C; what was under way has been waited for and kept, unless it was pressed twice.
+            JournalFullError: the disk is full; answers that arrived are saved.
+            KeyboardInterrupt: Ctrl-C; the requests in flight were awaited and saved, unless it was pressed twice.
         """
-        # One loop for the object's life, so that connections survive from one batch to the next.
+        # One loop for the object's lifetime, so that connections are kept between batches.
         if self._runner is None:
             self._runner = asyncio.Runner()
             self._client = self.address.client(self._api_key, self._timeout)
@@ -212,7 +210,7 @@ class OpenAIGenerator:
         queue = iter(open_requests.values())
         self._stopping = False
         self._in_a_row.clear()
-        # An answer, now or in an earlier run, shows that a single failure is its request's own.
+        # After an answer, now or in an earlier run, a single failure says nothing about other requests.
         self._answered |= bool(answers)
         few = FIRST_REQUESTS if self._answered else min(self._concurrency, len(open_requests), FIRST_REQUESTS)
         workers = [
@@ -226,7 +224,13 @@ class OpenAIGenerator:
                 await asyncio.wait(workers)
             except asyncio.CancelledError:
                 self._stopping = True
-                self._say_what_is_under_way(workers)
+                waiting = sum(not worker.done() for worker in workers)
+                print(
+                    f"critic-r1: waiting for {waiting} requests in flight, since they are paid for; Ctrl-C again drops "
+                    "them",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 await asyncio.wait(workers)
                 _errors(workers)
                 raise
@@ -240,10 +244,10 @@ class OpenAIGenerator:
         return [answers[request.key] for request in requests]
 
     async def _work(self, queue: Iterator[GenerationRequest], answers: dict[str, Generation], most: int) -> None:
-        """Take requests until none is left. Workers share the iterator, so no request is taken twice.
+        """Answer requests from an iterator that the workers share.
 
         Args:
-            most: failures in a row for one lasting reason that stop the run.
+            most: consecutive failures for one lasting reason that stop the run.
         """
         while not self._stopping and (request := next(queue, None)) is not None:
             failure: RequestFailure | None = None
@@ -267,7 +271,7 @@ class OpenAIGenerator:
                     )
 
     def _known(self, key: str, n: int) -> Generation | None:
-        """The final answer in the journal; one with another number of texts is not ours."""
+        """The final answer in the journal, if it has `n` texts."""
         known = self._journal.get(key) if self._journal else None
         return known if known is None or known.error or len(known.texts) == n else None
 
@@ -276,22 +280,13 @@ class OpenAIGenerator:
             self._journal.put(key, generation)
             self._stopping |= self._journal.full
 
-    @staticmethod
-    def _say_what_is_under_way(workers: Sequence[asyncio.Task[None]]) -> None:
-        waiting = sum(not worker.done() for worker in workers)
-        print(
-            f"critic-r1: waiting for the {waiting} requests under way, they are paid for; Ctrl-C again drops them",
-            file=sys.stderr,
-            flush=True,
-        )
-
     def key(self, request: GenerationRequest) -> str:
-        """Name of a request in the journal: the request, the model, and the extra fields."""
+        """Key of a request in the journal, from the request, the model and the extra fields."""
         content = [KEY_VERSION, request.key, self.model, self._extra_body]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     async def _ask(self, request: GenerationRequest) -> Generation:
-        """The answer to a request, by the fields and the number of answers at a time that the server takes."""
+        """The answer to a request, with the fields and the number of answers at a time that the server supports."""
         wanted = request.sampling.n
         for _ in range(MOST_CHANGES):
             known = dict(self.changes)
@@ -310,7 +305,7 @@ class OpenAIGenerator:
                 return generation
             self.changes["n"] = "asked one by one: the server gives fewer answers than asked for"
             return await self._one_by_one(request, generation)
-        raise _ServerError(RequestFailure("the server takes none of the fields that it is asked with"))
+        raise _ServerError(RequestFailure("the server rejects the fields of the request"))
 
     def _leave_out(self, field: str) -> None:
         if field == "max_tokens":
@@ -318,18 +313,18 @@ class OpenAIGenerator:
         elif field == "n":
             self.changes[field] = "asked one by one: the server refuses more than one answer"
         else:
-            self.changes[field] = "left out: the server does not take it"
+            self.changes[field] = "left out: the server does not support it"
 
     async def _one_by_one(self, request: GenerationRequest, first: Generation | None) -> Generation:
-        """The answers to a request for several, each asked for and kept by itself.
+        """Several answers, each requested and saved by itself.
 
         Args:
-            first: answers that the server gave at once.
+            first: answers that the server already gave.
         """
         parts = [first] if first is not None else []
         for number in range(len(first.texts) if first else 0, request.sampling.n):
             single = replace(request.sampling, n=1)
-            # A seed of its own, or all answers would be the same.
+            # With the same seed all answers would be the same.
             part = GenerationRequest(request.messages, single.for_request("answer", str(number)) if number else single)
             key = f"{self.key(request)}/{number}"
             known = self._known(key, 1)
@@ -347,10 +342,10 @@ class OpenAIGenerator:
         )
 
     async def _try(self, request: GenerationRequest) -> Generation:
-        """Ask until there is an answer or no attempt is left.
+        """Send a request until there is an answer or no attempt is left.
 
         Raises:
-            openai.APIStatusError: the server refused the request for a field. _ServerError: any other failure.
+            openai.APIStatusError: the server rejects a field. _ServerError: any other failure.
         """
         try:
             body = self._body(request)
@@ -366,7 +361,7 @@ class OpenAIGenerator:
             async for attempt in retrying:
                 with attempt:
                     self.traffic.retried += attempt.retry_state.attempt_number > 1
-                    # The library's own time-out restarts with every byte; this one bounds the whole attempt.
+                    # The library's own timeout restarts with every byte; this one limits the attempt.
                     async with asyncio.timeout(self._timeout):
                         received = await self._post(body)
                     return Generation(*read_reply(_json(received), body.get("n") or 1))
@@ -377,7 +372,7 @@ class OpenAIGenerator:
         raise AssertionError("tenacity ends with a result or an exception")
 
     async def _post(self, body: dict[str, Any]) -> bytes:
-        """The body of the server's answer, its size bounded by `Address.client`."""
+        """The body of the response; `Address.client` limits its size."""
         assert self._client is not None
         fields = {name: value for name, value in body.items() if name != "messages"}
         async with self._client.chat.completions.with_streaming_response.create(
@@ -386,30 +381,30 @@ class OpenAIGenerator:
             return await response.read()
 
     def _again(self, error: BaseException) -> bool:
-        """Whether another attempt may help. A name or a route that is missing at the start will be missing later."""
+        """Whether another attempt may help. A host that no request could reach is not tried again."""
         failure = explain(error)
         return failure.again and (failure.lasting != "no route" or bool(self.traffic.sent - self.traffic.failed))
 
     def _failure(self, error: BaseException) -> RequestFailure:
-        """What an error means, without secrets and with a word about the proxy that it came through."""
+        """What an error means, without secrets and with the proxy in use."""
         failure = explain(error)
         text = redact(failure.message, self._api_key, *self.address.secrets)[:LONGEST_ERROR]
         if self.address.proxy and failure.kind == "failed":
-            text += f" (through the proxy {self.address.proxy}; NO_PROXY={self.address.host} goes round it)"
+            text += f" (through the proxy {self.address.proxy}; NO_PROXY={self.address.host} bypasses it)"
         return replace(failure, message=text)
 
     def _pause(self, state: RetryCallState) -> float:
-        """Seconds to wait: what the server asks for when it does, growing pauses otherwise."""
+        """Seconds to wait: exponential backoff, or what the server asks for if that is longer."""
         error = state.outcome.exception() if state.outcome else None
         pause = self._backoff(state)
         if isinstance(error, openai.APIStatusError):
-            # A date instead of seconds: the growing pause serves.
+            # A date instead of seconds is ignored.
             with contextlib.suppress(ValueError):
                 pause = max(pause, float(error.response.headers.get("retry-after", "0")))
         return min(pause, LONGEST_PAUSE)
 
     def _body(self, request: GenerationRequest) -> dict[str, Any]:
-        """The fields of a request but the model, as this server takes them."""
+        """The fields of a request, without the model, as this server supports them."""
         sampling = request.sampling
         fields: dict[str, Any] = {
             "temperature": sampling.temperature,
@@ -437,14 +432,4 @@ def _json(body: bytes) -> Any:
 def _part(part: TextPart | ImagePart) -> dict[str, Any]:
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
-    encoded = base64.b64encode(part.data).decode("ascii")
-    return {"type": "image_url", "image_url": {"url": f"data:image/{_format(part.data)};base64,{encoded}"}}
-
-
-def _format(data: bytes) -> str:
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    for magic, name in _MAGIC:
-        if data.startswith(magic):
-            return name
-    raise ValueError(f"an image of {len(data)} bytes is not a PNG, JPEG, GIF, BMP or WebP file: convert it first")
+    return {"type": "image_url", "image_url": {"url": data_url(part.data)}}

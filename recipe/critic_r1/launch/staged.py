@@ -1,8 +1,8 @@
-"""Training in stages: one run after another, each on its own files, beginning with the model that the last one left.
+"""Training in stages: consecutive runs on their own files, each starting from the previous one's model.
 
-`+stage=text_then_image` names the stages. Each is a run of its own in a folder of its own, so that everything that
-holds for a run (checks, restarts, resume, metrics) holds for a stage. A stage that is done has its exported model and
-a mark; the same command skips it and resumes the one that was cut off.
+`+stage=text_then_image` names the stages. Each is an ordinary run in its own folder, with its own checks, restarts,
+resume and metrics. A finished stage has an exported model and a mark: the same command skips it, and resumes the stage
+that was interrupted.
 """
 
 import json
@@ -21,7 +21,7 @@ MARK = "stage.json"
 """Written into the folder of a stage when its model is exported."""
 
 OWN = ("data.train_files", "data.val_files", "trainer.default_local_dir")
-"""Keys that each stage has for itself."""
+"""Keys that each stage sets itself."""
 
 
 class StageError(ValueError):
@@ -42,7 +42,7 @@ def train_in_stages(config: DictConfig, config_name: str, overrides: Sequence[st
     """Run all stages; returns the exit status of the first that fails, or 0.
 
     Raises:
-        StageError: a file of any stage is not given or not there, or a key that each stage has for itself is set.
+        StageError: a file of any stage is not set or missing, or a key that each stage sets itself is overridden.
     """
     stages = stages_of(config)
     shared = [word for word in overrides if not _of_stages(word)]
@@ -57,7 +57,7 @@ def train_in_stages(config: DictConfig, config_name: str, overrides: Sequence[st
     for number, (name, files) in enumerate(stages.items()):
         here, exported = folder / name, folder / f"{name}_model"
         if (here / MARK).is_file():
-            print(f"critic-r1: stage {name} is done, see {here / MARK}; remove it to run the stage again")
+            print(f"critic-r1: stage {name} is done; remove {here / MARK} to run it again")
             model = exported
             continue
         words = [*shared, f"critic_r1.run_dir={here}"]

@@ -27,7 +27,6 @@ PACKAGES = ("data_prep", "reward_fns", "recipe")
 SENT_FILES = (
     "*.py",
     "recipe/critic_r1/config/*.yaml",
-    "recipe/critic_r1/preflight/*.yaml",
     "recipe/critic_r1/eval_policy/installed.json",
     "recipe/critic_r1/eval_policy/suites/*.yaml",
     "recipe/critic_r1/eval_policy/tool_side/*.yaml",
@@ -37,61 +36,24 @@ SENT_FILES = (
     "reward_fns/py.typed",
     "recipe/critic_r1/py.typed",
 )
-"""What the packages consist of; nothing else is sent."""
+"""The only files of the packages that are sent."""
 
 LARGEST_FILE = 1_000_000
-"""Bytes; source files are far below."""
+"""Bytes; source files are far smaller."""
 
-FORWARDED = (
-    "GLOO_SOCKET_IFNAME",
-    "HF_ENDPOINT",
-    "HF_HOME",
-    "HF_HUB_CACHE",
-    "HF_HUB_OFFLINE",
-    "NCCL_ALGO",
-    "NCCL_BUFFSIZE",
-    "NCCL_CROSS_NIC",
-    "NCCL_CUMEM_ENABLE",
-    "NCCL_DEBUG",
-    "NCCL_DEBUG_SUBSYS",
-    "NCCL_IB_DISABLE",
-    "NCCL_IB_GID_INDEX",
-    "NCCL_IB_HCA",
-    "NCCL_IB_QPS_PER_CONNECTION",
-    "NCCL_IB_SL",
-    "NCCL_IB_TC",
-    "NCCL_IB_TIMEOUT",
-    "NCCL_MIN_NCHANNELS",
-    "NCCL_NET",
-    "NCCL_NET_GDR_LEVEL",
-    "NCCL_NVLS_ENABLE",
-    "NCCL_P2P_DISABLE",
-    "NCCL_P2P_LEVEL",
-    "NCCL_PROTO",
-    "NCCL_SHM_DISABLE",
-    "NCCL_SOCKET_FAMILY",
-    "NCCL_SOCKET_IFNAME",
-    "NCCL_TIMEOUT",
-    "NCCL_TOPO_FILE",
-    "TORCH_NCCL_ASYNC_ERROR_HANDLING",
-    "VERL_FILE_LOGGER_PATH",
-    "VERL_LOGGING_LEVEL",
-    "VERL_PLATFORM",
-    "VERL_USE_EXTERNAL_MODULES",
-    "VLLM_CACHE_ROOT",
-    "VLLM_CONFIGURE_LOGGING",
-    "VLLM_HOST_IP",
-    "VLLM_LOGGING_LEVEL",
-    "VLLM_NO_USAGE_STATS",
-    "VLLM_PORT",
-    "VLLM_USE_MODELSCOPE",
-    "VLLM_WORKER_MULTIPROC_METHOD",
-    "WANDB_ENTITY",
-    "WANDB_MODE",
-    "WANDB_PROJECT",
-)
-"""Variables that go with the job without being named. Ray shows a job's environment to everyone who can open its
-dashboard, so no key is among them, and an address with credentials in it stays here too."""
+FORWARDED = """
+GLOO_SOCKET_IFNAME HF_ENDPOINT HF_HOME HF_HUB_CACHE HF_HUB_OFFLINE
+NCCL_ALGO NCCL_BUFFSIZE NCCL_CROSS_NIC NCCL_CUMEM_ENABLE NCCL_DEBUG NCCL_DEBUG_SUBSYS NCCL_IB_DISABLE
+NCCL_IB_GID_INDEX NCCL_IB_HCA NCCL_IB_QPS_PER_CONNECTION NCCL_IB_SL NCCL_IB_TC NCCL_IB_TIMEOUT NCCL_MIN_NCHANNELS
+NCCL_NET NCCL_NET_GDR_LEVEL NCCL_NVLS_ENABLE NCCL_P2P_DISABLE NCCL_P2P_LEVEL NCCL_PROTO NCCL_SHM_DISABLE
+NCCL_SOCKET_FAMILY NCCL_SOCKET_IFNAME NCCL_TIMEOUT NCCL_TOPO_FILE TORCH_NCCL_ASYNC_ERROR_HANDLING
+VERL_FILE_LOGGER_PATH VERL_LOGGING_LEVEL VERL_PLATFORM VERL_USE_EXTERNAL_MODULES
+VLLM_CACHE_ROOT VLLM_CONFIGURE_LOGGING VLLM_HOST_IP VLLM_LOGGING_LEVEL VLLM_NO_USAGE_STATS VLLM_PORT
+VLLM_USE_MODELSCOPE VLLM_WORKER_MULTIPROC_METHOD
+WANDB_ENTITY WANDB_MODE WANDB_PROJECT
+"""
+"""Variables that are forwarded to the job when they are set. Ray shows a job's environment to everyone who can open its
+dashboard, so the list holds no key, and a value that contains credentials is not forwarded."""
 
 PATIENCE, SOON = 120.0, 3.0
 """Seconds to wait for a cluster to become ready, and between two attempts."""
@@ -105,26 +67,25 @@ class SubmitError(Exception):
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What was sent."""
+    """A job that was submitted."""
 
     id: str
     entrypoint: str
     packed_bytes: int
     environment: tuple[str, ...]
-    """Names of the variables that went with it."""
+    """Names of the variables that were forwarded."""
 
 
 def client(address: str) -> Any:
     """Ray's Jobs client for the dashboard at ``address`` (``http://HEAD:8265``).
 
-    A cluster may ask for a token. `ray start` finds one by itself, Ray's client does not; here one that is found is
-    sent.
+    A cluster may require a token. `ray start` finds it by itself, Ray's client does not, so we look for it here.
 
     Raises:
-        SubmitError: nobody answers there, or the cluster does not accept our token.
+        SubmitError: nothing answers there, or the cluster rejects our token.
     """
     token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    # Ray reads its mode once, when it is imported: set later, only its child processes would ask for a token.
+    # Ray reads the mode once, when it is imported: set later, it would only apply to child processes.
     if "ray" not in sys.modules and (token or (Path.home() / ".ray" / "auth_token").exists()):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     from ray.exceptions import AuthenticationError
@@ -145,7 +106,7 @@ def client(address: str) -> Any:
 
 
 def check(config_name: str, overrides: Sequence[str]) -> None:
-    """Compose the configuration here, so that a wrong key costs seconds and not a place in the queue.
+    """Compose the configuration here, so that a wrong key fails in seconds instead of after the wait in the queue.
 
     Raises:
         SubmitError: it does not compose, or a path of the run is relative.
@@ -177,8 +138,8 @@ def refuse_secrets(overrides: Sequence[str]) -> None:
     """Raise `SubmitError` for an override that holds a secret: Ray's dashboard shows a job's command line."""
     for override in overrides:
         name, _, value = override.partition("=")
-        plainly = secret_name(name.rpartition(".")[2]) and re.search(r"[A-Za-z]", value) and "${" not in value
-        if redact(override) != override or (plainly and value not in ("null", "true", "false")):
+        literal = secret_name(name.rpartition(".")[2]) and re.search(r"[A-Za-z]", value) and "${" not in value
+        if redact(override) != override or (literal and value not in ("null", "true", "false")):
             raise SubmitError(
                 f"{name} holds a secret, and everyone who can open Ray's dashboard sees a job's command line: set a"
                 " variable on the cluster's machines, and write ${oc.env:VARIABLE} here"
@@ -187,10 +148,9 @@ def refuse_secrets(overrides: Sequence[str]) -> None:
 
 @contextmanager
 def packed() -> Iterator[Path]:
-    """A folder with the source files of our packages, as they are imported here; gone afterwards.
+    """A temporary folder with the source files of our packages.
 
-    Only plain files of `SENT_FILES`, no larger than `LARGEST_FILE`: hidden files, links, keys, weights and data among
-    them stay here.
+    Only regular files of `SENT_FILES` up to `LARGEST_FILE` are copied: no hidden files, links, keys, weights or data.
     """
     root = Path(__file__).resolve().parents[3]
     with tempfile.TemporaryDirectory(prefix="critic-r1-job-") as folder:
@@ -223,7 +183,7 @@ def environment(extra: Sequence[str], given: Mapping[str, str] = os.environ) -> 
     Raises:
         SubmitError: a variable in ``extra`` is not set.
     """
-    found = {name: given[name] for name in FORWARDED if name in given and redact(given[name]) == given[name]}
+    found = {name: given[name] for name in FORWARDED.split() if name in given and redact(given[name]) == given[name]}
     for item in extra:
         name, equals, value = item.partition("=")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
@@ -245,8 +205,8 @@ def submit(
 ) -> TrainingJob:
     """Check the run, pack the code, and send it as a job through `client`'s ``jobs``.
 
-    The plug-in is also named in ``VERL_USE_EXTERNAL_MODULES``, so that the code that was sent is the code that loads,
-    whether or not the recipe is installed on the cluster.
+    The plug-in is also named in ``VERL_USE_EXTERNAL_MODULES``, so that the job runs the code that was sent, whether or
+    not the recipe is installed on the cluster.
 
     Raises:
         SubmitError: see `check`, `refuse_secrets` and `environment`, or the cluster refuses the job.
@@ -273,7 +233,7 @@ def submit(
 
 
 def _patiently(send: Callable[..., str], **job: Any) -> str:
-    """Send a job; a cluster that has only just started says "try again later" for some seconds."""
+    """Send a job; for some seconds after its start a cluster answers "try again later"."""
     retry = tenacity.Retrying(
         retry=tenacity.retry_if_exception_message(match=r"(?s).*try again later"),
         wait=tenacity.wait_fixed(SOON),
@@ -284,7 +244,7 @@ def _patiently(send: Callable[..., str], **job: Any) -> str:
 
 
 def follow(jobs: Any, job_id: str, write: Callable[[str], None]) -> str:
-    """Pass the job's output to ``write`` until it ends; returns its last status, ``SUCCEEDED`` when all is well."""
+    """Pass the job's output to ``write`` until it ends; returns its final status, ``SUCCEEDED`` on success."""
 
     async def tail() -> None:
         async for text in jobs.tail_job_logs(job_id):

@@ -1,8 +1,8 @@
-"""Start a run again after a process or a machine died.
+"""Restart a run after a process or a machine died.
 
-Ray does not restart verl's actors: one that dies ends the run. `supervise` runs the training in a child process and
-starts it again, from the last whole checkpoint, when what ended it will probably not happen again: a dead process, a
-lost machine, a broken connection. An error in configuration, data or code is reported once and not repeated.
+Ray does not restart verl's actors, so one that dies ends the run. `supervise` runs the training in a child process and
+restarts it from the last complete checkpoint when the cause is transient: a dead process, a lost machine, a broken
+connection. An error in configuration, data or code is reported, and the run is not restarted.
 """
 
 import os
@@ -16,22 +16,21 @@ from pathlib import Path
 from recipe.critic_r1.launch import processes
 
 TRANSIENT = os.EX_TEMPFAIL
-"""Exit status (75) of `recipe.critic_r1.train` when a process of the run died: the same command may go on."""
+"""Exit status (75) of `recipe.critic_r1.train` when a process of the run died; the same command can resume it."""
 
 SUPERVISED = "CRITIC_R1_SUPERVISED"
-"""Set in the environment of the child, which then trains and does not supervise, to the number of the restart: 0 for
-the first start."""
+"""Environment variable with the number of restarts so far; a process that has it trains and does not supervise."""
 
 LONGEST_WAIT = 600.0
 """Seconds."""
 
 PEER_LOST = re.compile(r"gloo\b.*(Connection (closed|reset|refused)|Timed out)", re.DOTALL)
-"""What a training process says, as a plain RuntimeError, when the one that it talks to over gloo is gone; it may be
-heard of before the death itself."""
+"""Message of the plain RuntimeError that a training process raises when its gloo peer is gone; it may reach us before
+the report that the peer died."""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether ``error`` is the death of a process, a machine or a connection, and not of the run's own making."""
+    """Whether ``error`` is the loss of a process, a machine or a connection."""
     import ray.exceptions as failures
     from torch.distributed import DistError
 
@@ -52,7 +51,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """What a Ray task raised, out of the errors that Ray wraps around it."""
+    """What a Ray task raised, without the errors that Ray wraps around it."""
     from ray.exceptions import RayTaskError
 
     while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
@@ -61,9 +60,9 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 def worth_restarting(status: int) -> bool:
-    """Whether a child that ended with ``status`` should be started again.
+    """Whether a child with this exit status should be restarted.
 
-    A negative status is a signal: one that a user sends to end a run (SIGINT, SIGTERM) is obeyed.
+    A negative status is a signal; after SIGINT and SIGTERM, which users send to end a run, there is no restart.
     """
     return status == TRANSIENT or (status < 0 and -status not in (signal.SIGINT, signal.SIGTERM))
 
@@ -77,14 +76,14 @@ def supervise(
     backoff_seconds: float,
     wait: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Run ``command`` until it ends well, fails for good, or was restarted ``max_restarts`` times.
+    """Run ``command`` until it succeeds, fails for good, or was restarted ``max_restarts`` times.
 
     Args:
-        command: The training command; from the first checkpoint on ``trainer.resume_mode=auto`` is added to it, so that
-            a restart goes on where this run was, whatever the first start resumed from.
-        log: The output of all starts, which is also printed.
-        last_step: Step of the last whole checkpoint, None before the first.
-        backoff_seconds: Wait before a restart; doubled for each start in a row that made no new checkpoint.
+        command: The training command. Once this run has written a checkpoint, ``trainer.resume_mode=auto`` is added, so
+            that a restart resumes from it, whatever the first start resumed from.
+        log: Receives the output of all starts, which is also printed.
+        last_step: Returns the step of the last complete checkpoint, None before the first.
+        backoff_seconds: Wait before a restart; doubled for each consecutive start without a new checkpoint.
 
     Returns:
         Exit status of the last start; 128 + the signal when a signal ended it.
@@ -97,17 +96,16 @@ def supervise(
             [*command, *resume],
             log,
             on_line=lambda line: print(line, flush=True),
-            on_tick=lambda: None,
             environment={SUPERVISED: str(restarts)},
         )
         after = last_step()
         if status == 0:
             return 0
         if not worth_restarting(status):
-            _say(f"not started again: exit status {status} is an error that a restart would repeat")
+            _say(f"not restarted: exit status {status} is an error that would happen again")
             break
         if restarts == max_restarts:
-            _say(f"not started again: critic_r1.recovery.max_restarts={max_restarts} is used up")
+            _say(f"not restarted: critic_r1.recovery.max_restarts={max_restarts} is used up")
             break
         fruitless = 0 if after != before else fruitless + 1
         pause = min(backoff_seconds * 2 ** max(fruitless - 1, 0), LONGEST_WAIT)
@@ -118,7 +116,7 @@ def supervise(
 
 
 def interrupt_on_sigterm() -> None:
-    """Let SIGTERM (`ray job stop`, Slurm, Kubernetes) unwind like Ctrl-C, so that the child is ended with us."""
+    """Make SIGTERM (`ray job stop`, Slurm, Kubernetes) unwind like Ctrl-C, so that the child process is ended too."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt

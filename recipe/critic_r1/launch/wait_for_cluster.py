@@ -1,7 +1,7 @@
-"""Before a restart on a Ray cluster: wait until the machines are there again.
+"""Wait for the machines of a Ray cluster before a restart.
 
-A machine that was lost takes minutes to come back or to be replaced, and the processes of the run that ended hold their
-GPUs for a moment longer. verl looks once, and refuses to start with fewer GPUs than it was asked for.
+A lost machine takes minutes to return or be replaced, and the processes of the previous start release their GPUs with a
+delay. verl checks once, and fails when GPUs are missing.
 """
 
 import sys
@@ -20,12 +20,12 @@ def for_machines(
     look: Callable[[str, int], tuple[int, float]] | None = None,
     wait: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Return when the cluster has what ``config`` asks for, free, or after ``recovery.machines_seconds``.
+    """Return when the GPUs that ``config`` asks for are free, or after ``recovery.machines_seconds``.
 
-    A run that starts Ray by itself waits for nothing. What is missing at the end is reported by preflight.
+    Returns at once for a run that starts Ray itself. What is still missing is reported by preflight.
 
     Args:
-        look: Given an address and the GPUs of a machine, how many machines have them, and the free GPUs of all.
+        look: (address, GPUs of a machine) -> (number of machines with as many GPUs, free GPUs of the cluster).
     """
     from recipe.critic_r1.preflight.ray_cluster import address_of
 
@@ -33,15 +33,12 @@ def for_machines(
     if address is None:
         return
     machines, each = config.trainer.nnodes, config.trainer.n_gpus_per_node
-    left, told = float(config.critic_r1.recovery.machines_seconds), False
+    allowed, waited = float(config.critic_r1.recovery.machines_seconds), 0.0
     while True:
         found, free = (look or _look)(address, each)
-        if found >= machines and free >= machines * each:
+        if (found >= machines and free >= machines * each) or waited >= allowed:
             return
-        if left <= 0:
-            return
-        if not told:
-            told = True
+        if not waited:
             print(
                 f"critic-r1: waiting for {machines} machine(s) with {each} free GPU(s); {found} have them, "
                 f"{free:g} of {machines * each} GPU(s) are free",
@@ -49,7 +46,7 @@ def for_machines(
                 flush=True,
             )
         wait(LOOK_EVERY)
-        left -= LOOK_EVERY
+        waited += LOOK_EVERY
 
 
 def _look(address: str, each: int) -> tuple[int, float]:

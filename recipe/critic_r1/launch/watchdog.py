@@ -1,8 +1,7 @@
-"""Waiting for rollouts must end when the process that makes them is gone.
+"""Stop waiting for rollouts when an actor that produces them has died.
 
-verl's synchronous trainer waits for a step's rollouts by polling TransferQueue. When an agent-loop worker, a reward
-worker or a rollout server is killed, nobody will ever finish them, and the trainer polls forever. The watchdog asks Ray
-whether the actors still live each time the trainer has polled for a while.
+verl's synchronous trainer polls TransferQueue for the rollouts of a step, and polls forever when an agent-loop worker,
+a reward worker or a rollout server is killed. The watchdog checks every few seconds that these actors are alive.
 """
 
 import time
@@ -14,15 +13,11 @@ from ray.exceptions import RayActorError
 
 
 class WorkerDied(RuntimeError):
-    """An actor that the run cannot go on without is gone."""
+    """An actor that the run needs has died."""
 
 
 class ActorWatchdog:
-    """Raises `WorkerDied` when one of the named actors is dead.
-
-    A question is one pending call to each actor: Ray answers it with an error once the actor is dead, and a busy actor
-    just leaves it pending.
-    """
+    """Keeps one pending call to each actor: a busy actor leaves it pending, a dead one makes it fail."""
 
     def __init__(self, actors: Mapping[str, Sequence[Any]], *, every_seconds: float = 5.0) -> None:
         self._actors = [(f"{role} {i}", actor) for role, group in actors.items() for i, actor in enumerate(group)]
@@ -31,7 +26,7 @@ class ActorWatchdog:
         self._next = 0.0
 
     def look(self) -> None:
-        """Ask, at most once in ``every_seconds``; raise `WorkerDied` for the first actor that is dead."""
+        """Check, at most once in ``every_seconds``; raises `WorkerDied` for the first dead actor."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + self._every

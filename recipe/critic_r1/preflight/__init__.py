@@ -1,8 +1,8 @@
-"""Checks that find a failing run before Ray starts and before a GPU is held.
+"""Checks that find a failing run before Ray starts and before a GPU is allocated.
 
-Each check looks at one thing, in the configuration, on disk or in the cluster, and says what is wrong, where, and what
-to do. `train` runs all of them and stops when one fails. A check that cannot decide (a model that is still on the Hub,
-say) passes or warns with a note. One module holds the checks of one subject; this file puts them in order.
+Each check examines one thing in the configuration, on disk or in the cluster, and says what is wrong, where, and what
+to do. `train` runs them all and stops when one fails. A check that cannot decide (say, because the model is still on
+the Hub) passes or warns.
 """
 
 from omegaconf import DictConfig
@@ -67,13 +67,13 @@ def findings(config: DictConfig) -> list[Finding]:
     for each in CHECKS:
         try:
             found += each(config)
-        except InputError as error:  # data of an older version; every check that reads it says so
+        except InputError as error:  # data of an older version; raised by every check that reads the rows
             found.append(Finding("data", "fail", str(error)))
     return list(dict.fromkeys(found))
 
 
 def check(config: DictConfig) -> list[Finding]:
-    """All findings; raises `PreflightError` when one of them is a failure."""
+    """All findings; raises `PreflightError` when a check fails."""
     found = findings(config)
     if any(finding.status == "fail" for finding in found):
         raise PreflightError(found)

@@ -8,10 +8,10 @@ from recipe.critic_r1.preflight.finding import Finding
 from recipe.critic_r1.preflight.software import attention_of
 
 HEAD_IS_MENDED = ("recipe.critic_r1.training.worker", "recipe.critic_r1.cpu.fsdp_engine")
-"""``model.external_lib`` that keep the output head in FSDP2's root unit."""
+"""Values of ``model.external_lib`` that keep the output head in FSDP2's root unit."""
 
 UNPACKED = ("sdpa", "eager", "causal_sdpa", "flex_attention")
-"""Attentions that cannot tell the sequences of a packed row apart."""
+"""Attention implementations that attend across the sequences of a packed row."""
 
 
 def fused_head(config: DictConfig) -> Iterator[Finding]:
@@ -32,7 +32,7 @@ def fused_head(config: DictConfig) -> Iterator[Finding]:
 
 
 def packing(config: DictConfig) -> Iterator[Finding]:
-    """Packed rows need an attention that keeps their sequences apart."""
+    """Packed rows need an attention implementation that keeps their sequences apart."""
     attention = attention_of(config)
     if config.actor_rollout_ref.model.use_remove_padding and attention in UNPACKED:
         yield Finding(
@@ -44,13 +44,13 @@ def packing(config: DictConfig) -> Iterator[Finding]:
 
 
 def rollout_engine(config: DictConfig) -> Iterator[Finding]:
-    """Pixel limits and shared prompts are handed to vLLM in its own way."""
+    """Pixel limits and shared prompts are passed to vLLM only."""
     name = config.actor_rollout_ref.rollout.name
     if name != "vllm":
         yield Finding(
             "rollout engine",
             "fail",
-            f"rollout.name={name}: the pixel limits do not reach it, so rollout and actor would see different images",
+            f"rollout.name={name} does not receive the pixel limits: rollout and actor would see different images",
             "actor_rollout_ref.rollout.name=vllm",
         )
 
@@ -71,7 +71,7 @@ def without_effect(config: DictConfig) -> Iterator[Finding]:
 
 
 def adapters(config: DictConfig) -> Iterator[Finding]:
-    """Settings that LoRA does not go with."""
+    """Settings that do not work with LoRA."""
     part = config.actor_rollout_ref
     if part.model.lora_rank > 0 and part.rollout.load_format != "safetensors":
         yield Finding(

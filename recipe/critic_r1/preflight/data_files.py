@@ -1,4 +1,4 @@
-"""The Parquet files: every row, without verl and without decoding what need not be decoded."""
+"""The Parquet files of a run: every row is checked, without verl and without decoding images."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -20,26 +20,26 @@ def missing_values(config: DictConfig) -> Iterator[Finding]:
 
 
 def files(value: Any) -> list[Path]:
-    """The Parquet files that a value of ``data.train_files`` names, those that exist."""
+    """The existing Parquet files that a value of ``data.train_files`` names."""
     from data_prep.checks.rows import expand
 
-    if value is None:
-        return []
-    paths = [str(item) for item in value] if isinstance(value, (list, ListConfig)) else [str(value)]
-    return [path for path in expand([os.path.expanduser(path) for path in paths]) if path.is_file()]
+    return [path for path in expand(_names(value)) if path.is_file()]
+
+
+def _names(value: Any) -> list[str]:
+    names = value if isinstance(value, (list, ListConfig)) else [] if value is None else [value]
+    return [os.path.expanduser(str(name)) for name in names]
 
 
 def rows(config: DictConfig) -> Iterator[Finding]:
     """Columns, markers, images, labels and gold answers of every row; enough rows for a batch."""
     from data_prep.checks.rows import check_parquet
 
+    roots = [str(root) for root in config.data.get("image_roots") or []]
     for key in ("train_files", "val_files"):
-        value = config.data[key]
-        if value is None:
+        if config.data[key] is None:
             continue
-        paths = [str(item) for item in value] if isinstance(value, (list, ListConfig)) else [str(value)]
-        roots = [str(root) for root in config.data.get("image_roots") or []]
-        report = check_parquet([os.path.expanduser(path) for path in paths], image_roots=roots)
+        report = check_parquet(_names(config.data[key]), image_roots=roots)
         for failure in report.failures[:10]:
             yield Finding(f"data.{key}", "fail", str(failure))
         if report.n_failures > 10:
@@ -62,7 +62,7 @@ def rows(config: DictConfig) -> Iterator[Finding]:
 
 
 def prompt_length(config: DictConfig) -> Iterator[Finding]:
-    """The longest prompt that `critic-r1 prepare` has measured, against the limit."""
+    """The longest prompt, as measured by `critic-r1 prepare`, is within the limit."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -74,7 +74,7 @@ def prompt_length(config: DictConfig) -> Iterator[Finding]:
         except (OSError, ValueError):
             continue  # reported by the data check
         if "extra_info" not in table.column_names:
-            continue  # rows of another maker; verl itself refuses a prompt that is too long
+            continue  # not prepared by us; verl itself refuses a prompt that is too long
         tokens = pc.struct_field(table["extra_info"], "prompt_tokens")
         unmeasured += tokens.null_count
         longest = pc.max(tokens).as_py()
@@ -89,7 +89,7 @@ def prompt_length(config: DictConfig) -> Iterator[Finding]:
         yield Finding(
             "data.max_prompt_length",
             "warn",
-            f"the prompts of {unmeasured} rows were never measured; one that is too long loses its whole group",
+            f"the prompts of {unmeasured} rows were never measured; one that is too long loses its group",
             "Prepare the data with --model, --max-prompt-tokens and the pixel limits of the configuration.",
         )
 
@@ -122,7 +122,7 @@ def both_orders(config: DictConfig) -> Iterator[Finding]:
 
 
 def images(config: DictConfig) -> Iterator[Finding]:
-    """The most images of a row, against what the rollout engine is told to expect."""
+    """No row has more images than the rollout engine is configured for."""
     limits = OmegaConf.select(config, "actor_rollout_ref.rollout.engine_kwargs.vllm.limit_mm_per_prompt") or {}
     limit = limits.get("image")
     if limit is None:
@@ -146,21 +146,17 @@ def most_images(path: Path) -> int | None:
 
     try:
         with pq.ParquetFile(path) as file:
-            # Of embedded images only the `path` beside the bytes is read; it tells the number as well.
-            leaves = [name for name in _leaves(file) if name.startswith("images.") and not name.endswith(".bytes")]
-            lengths = [pc.max(pc.list_value_length(file.read(columns=leaves[:1])["images"])).as_py()] if leaves else []
+            # The list lengths are the same in every leaf, so the bytes of embedded images need not be read.
+            paths = [file.schema.column(i).path for i in range(len(file.schema))]
+            leaves = [name for name in paths if name.startswith("images.") and not name.endswith(".bytes")]
+            most = pc.max(pc.list_value_length(file.read(columns=leaves[:1])["images"])).as_py() if leaves else None
     except (OSError, KeyError, pa.ArrowException):
         return None
-    return max((n for n in lengths if n is not None), default=None)
-
-
-def _leaves(file: Any) -> list[str]:
-    schema = file.schema
-    return [schema.column(i).path for i in range(len(schema))]
+    return None if most is None else int(most)
 
 
 def mean_image(paths: list[Path], sample: int = 256, roots: Sequence[str] = ()) -> tuple[float, float] | None:
-    """Mean number of pixels and of bytes a row (all its images), from the first rows; None when there are none."""
+    """Mean pixels and mean bytes of all images of a row, over the first rows; None when no row can be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

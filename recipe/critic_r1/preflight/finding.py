@@ -1,4 +1,4 @@
-"""What a check says: the record that all checks of the package share."""
+"""The result of a check."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,9 +19,8 @@ class Finding:
     remedy: str = ""
 
     def __str__(self) -> str:
-        return f"{self.status.upper():4}  {self.check}: {self.detail}" + (
-            f"\n      {self.remedy}" if self.remedy else ""
-        )
+        remedy = f"\n      {self.remedy}" if self.remedy else ""
+        return f"{self.status.upper():4}  {self.check}: {self.detail}{remedy}"
 
 
 class PreflightError(Exception):
@@ -35,4 +34,4 @@ class PreflightError(Exception):
 
 
 Check = Callable[[DictConfig], Iterator[Finding]]
-"""Looks at one thing of a composed configuration and yields what it found, nothing when it does not apply."""
+"""Examines one thing of a composed configuration; yields nothing when it does not apply."""

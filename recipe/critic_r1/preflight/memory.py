@@ -1,4 +1,4 @@
-"""The memory estimate, held against the machines that the configuration names."""
+"""The memory estimate, compared with the machines that the configuration names."""
 
 from collections.abc import Iterator
 
@@ -10,22 +10,23 @@ from recipe.critic_r1.preflight.memory_estimate import (
     CUDA_GIB,
     GIB,
     EstimateLine,
-    ModelShape,
     cache_tokens,
     host_lines,
     image_cpu_seconds,
     log_probability_lines,
+    longest_sequence,
     rollout_lines,
     total,
     training_lines,
 )
+from recipe.critic_r1.preflight.model_shape import ModelShape
 
 TIGHT = 0.9
-"""Share of a GPU above which an estimate is called tight: fragmentation takes the rest."""
+"""Share of the memory above which an estimate gets a warning, because of fragmentation."""
 
 
 def estimate(config: DictConfig) -> Iterator[Finding]:
-    """GPU memory in both phases, room in the cache, host memory, host CPU."""
+    """GPU memory in each phase, KV cache, host memory, CPU time for images."""
     if config.trainer.device == "cpu" or config.actor_rollout_ref.model.path is None:
         return
     shape = ModelShape.of(config)
@@ -33,8 +34,8 @@ def estimate(config: DictConfig) -> Iterator[Finding]:
         yield Finding(
             "memory estimate",
             "warn",
-            f"the sizes of {config.actor_rollout_ref.model.path} are not known here, or of another family",
-            "Give a local model folder; Qwen2.5-VL and Qwen3-VL are counted.",
+            f"the sizes of {config.actor_rollout_ref.model.path} are not known",
+            "Give a local model folder of Qwen2.5-VL or Qwen3-VL; only these families are estimated.",
         )
         return
     gpu, host = config.critic_r1.machine.gpu_memory_gib, config.critic_r1.machine.host_memory_gib
@@ -48,10 +49,8 @@ def estimate(config: DictConfig) -> Iterator[Finding]:
         lines = rollout_lines(shape, config, gpu)
         yield _compare("GPU memory, rollout", lines, gpu, CUDA_GIB, "Lower rollout.gpu_memory_utilization.")
         yield _cache(shape, config, gpu)
-    pixels, file_bytes = mean_image(files(config.data.train_files), roots=config.data.get("image_roots") or ()) or (
-        None,
-        None,
-    )
+    mean = mean_image(files(config.data.train_files), roots=config.data.get("image_roots") or ())
+    pixels, file_bytes = mean or (None, None)
     shown = _limited(pixels, config)
     lines = host_lines(shape, config, shown, file_bytes)
     yield _compare("host memory", lines, host, 0.0, "Lower data.train_batch_size or the pixel limits, or take more.")
@@ -60,8 +59,8 @@ def estimate(config: DictConfig) -> Iterator[Finding]:
         yield Finding("host CPU for images", "pass", f"about {seconds:.0f} CPU seconds a step [{formula}]")
 
 
-def _compare(name: str, lines: list[EstimateLine], have: float | None, beside: float, remedy: str) -> Finding:
-    need = total(lines) + beside
+def _compare(name: str, lines: list[EstimateLine], have: float | None, extra: float, remedy: str) -> Finding:
+    need = total(lines) + extra
     parts = ", ".join(f"{line.name} {line.bytes / GIB:.1f} [{line.formula}]" for line in lines if line.bytes)
     detail = f"about {need:.0f} GiB" + (f" of {have:g}" if have is not None else "") + f": {parts}"
     if have is None or need <= TIGHT * have:
@@ -71,7 +70,7 @@ def _compare(name: str, lines: list[EstimateLine], have: float | None, beside: f
 
 def _cache(shape: ModelShape, config: DictConfig, gpu: float) -> Finding:
     tokens = cache_tokens(shape, config, gpu)
-    longest = config.data.max_prompt_length + config.data.max_response_length
+    longest = longest_sequence(config)
     detail = f"about {max(tokens, 0):,.0f} tokens, {max(tokens, 0) / longest:.0f} longest sequences at a time"
     if tokens >= longest:
         return Finding("KV cache", "pass", detail)
@@ -80,7 +79,7 @@ def _cache(shape: ModelShape, config: DictConfig, gpu: float) -> Finding:
 
 
 def _limited(pixels: float | None, config: DictConfig) -> float | None:
-    """The mean within the processor's limits, when the configuration sets them."""
+    """The mean, clipped to the processor's limits when the configuration sets them."""
     if not pixels:
         return None
     limits = config.data.mm_processor_kwargs or {}

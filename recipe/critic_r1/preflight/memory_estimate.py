@@ -1,24 +1,19 @@
-"""How much GPU and host memory, and how much disk, a run will take, by arithmetic.
+"""Estimates of the GPU memory, host memory and disk space of a run.
 
-An estimate, not a measurement: it adds up what verl 0.9.1, FSDP, Adam and vLLM hold, each line with its formula, so
-that a user can see which one to change. The worst case is counted (every sequence of a micro-batch at its longest);
-real batches are shorter. P is the number of parameters, N the number of GPUs, T the tokens of a micro-batch.
+They add up what verl 0.9.1, FSDP, Adam and vLLM hold, each line with its formula, so that a user can see what to
+change. Every sequence of a micro-batch is counted at its longest; real batches are smaller. P is the number of
+parameters, N the number of GPUs, T the tokens of a micro-batch.
 
-docs/cluster.md compares it with published figures: the release trains a 7B model on 8 x 80 GB, and others report host
-peaks. It has not been compared with a GPU run of our own.
+docs/cluster.md compares the estimates with published memory use. They have not been compared with a GPU run of our own.
 """
 
-import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from recipe.critic_r1.preflight.model_shape import ModelShape, lora_parameters
 from recipe.critic_r1.preflight.software import has_flash_attn
-from recipe.critic_r1.rehearsal.architectures import published
 from recipe.critic_r1.rollout import PREPARED_AT_ONCE
 
 GIB = 1024**3
@@ -30,160 +25,54 @@ ADAM_STATES = 2
 """Running mean and mean square of each gradient, in fp32."""
 
 ACTIVATIONS_PER_LAYER = 8
-"""Hidden-sized tensors alive in the one layer that is computed anew (norms, query, key, value, attention, residuals);
-four of intermediate size come on top (gate, up, their product, its gradient). Inferred from the layer's code."""
+"""Hidden-sized tensors alive in the one layer that is recomputed (norms, query, key, value, attention, residuals), on
+top of four of intermediate size (gate, up, their product, its gradient). Inferred from the layer's code."""
 
 BYTES_PER_PIXEL = 24
-"""An image as the model's input: three channels of fp32, twice over for the temporal patch of two frames."""
+"""Of a model's input: three fp32 channels, doubled for the temporal patch of two frames."""
 
 BYTES_PER_DECODED_PIXEL = 3
 
 ENCODED_BYTES_PER_PIXEL = 0.25
-"""Of a photograph as JPEG, where the files were not looked at."""
+"""Of a JPEG photograph, for files that were not read."""
 
 STOCK_COPIES = 3
-"""Times that verl's own path holds a rollout's pixels: in the agent-loop worker that made them, in TransferQueue and in
-the training worker. The last two were measured together (benchmarks/results/images.json): with what micro-batches
-and messages add, 2.9."""
+"""Copies of a rollout's pixels on verl's own path: in the agent-loop worker, in TransferQueue and in the training
+worker (measured: benchmarks/results/images.json)."""
 
 PROCESSOR_SECONDS = 0.05
-"""CPU seconds of one pass of an image through the image processor, for each million pixels; measured there too."""
+"""CPU seconds of the image processor per million pixels; from the same measurement."""
 
 PROCESSOR_PASSES = {"stock": 3, "shared": 2}
-"""Passes in a step: of each rollout on verl's path (prompt tokens, reward, training inputs), of each prompt on ours
-(prompt tokens, of which for the Qwen-VL family only the decoding is left; pixels in the training worker). The rollout
-engine's own, one a prompt, comes on top of both."""
+"""Passes through the image processor in a step: for each rollout on verl's path (prompt tokens, reward, training
+inputs), for each prompt on ours (prompt tokens, pixels in the training worker). The rollout engine adds one a prompt to
+both."""
 
 ENGINE_IMAGE_CACHE = 4 * GIB
 """vLLM's ``mm_processor_cache_gb``; its API process and its engine core hold one each."""
 
 PROCESS_GIB = 12.0
-"""Host memory of a GPU's training process and rollout worker before any model is in it: CUDA, libraries, pinned
-buffers. verl issue 224 reports 11 GB a process for a 7B text model."""
+"""Host memory of a GPU's training process and rollout worker before a model is loaded: CUDA, libraries, pinned buffers.
+verl issue 224 reports 11 GB a process for a 7B text model."""
 
 CUDA_GIB = 2.5
-"""GPU memory beside torch's own: two CUDA contexts, NCCL and cuBLAS buffers. Inferred."""
+"""GPU memory outside torch's allocator: two CUDA contexts, NCCL and cuBLAS buffers. Inferred."""
 
 FUSED_CHUNK = 512
 """Tokens that verl's fused head computes at a time, in fp32."""
 
 LOSS_COPIES = 2
-"""Copies of the logits that verl's loss makes where flash-attn's cross-entropy, which works in place, is missing."""
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """What the estimate has to know of a Qwen2.5-VL or Qwen3-VL."""
-
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
-    tied: bool
-    vision: dict[str, Any]
-    family: str
-
-    @classmethod
-    def of(cls, config: DictConfig) -> "ModelShape | None":
-        """The shape of a run's model; None when it is not known or of another family."""
-        path = config.actor_rollout_ref.model.path
-        read = None if path is None else read_config(str(path))
-        return None if read is None else cls.from_config(read)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "ModelShape | None":
-        """From the content of a config.json; None for another family or a file without sizes."""
-        text, family = config.get("text_config") or config, str(config.get("model_type", ""))
-        if family not in ("qwen2_5_vl", "qwen3_vl") or "hidden_size" not in text or "vision_config" not in config:
-            return None
-        return cls(
-            hidden=text["hidden_size"],
-            intermediate=text["intermediate_size"],
-            layers=text["num_hidden_layers"],
-            heads=text["num_attention_heads"],
-            kv_heads=text["num_key_value_heads"],
-            head_dim=text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"],
-            vocabulary=text["vocab_size"],
-            tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
-            vision=dict(config["vision_config"]),
-            family=family,
-        )
-
-    @property
-    def embedding_parameters(self) -> int:
-        """Input embedding, and the output layer when it is another matrix."""
-        return self.vocabulary * self.hidden * (1 if self.tied else 2)
-
-    @property
-    def layer_parameters(self) -> int:
-        """One decoder layer."""
-        query, key_value = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        attention = 2 * self.hidden * query + 2 * self.hidden * key_value
-        # Qwen2.5 has biases on query, key and value; Qwen3 normalises each head of query and key instead.
-        attention += query + 2 * key_value if self.family == "qwen2_5_vl" else 2 * self.head_dim
-        return attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
-
-    @property
-    def merger_parameters(self) -> int:
-        """The two linear layers between vision tower and decoder; they are in FSDP1's root unit."""
-        merged = self.vision["hidden_size"] * self.vision.get("spatial_merge_size", 2) ** 2
-        out = self.vision["out_hidden_size"]
-        return int(merged * merged + merged + merged * out + out)
-
-    @property
-    def vision_parameters(self) -> int:
-        """Patch embedding, blocks and mergers of the vision tower."""
-        v = self.vision
-        wide, inner = v["hidden_size"], v["intermediate_size"]
-        patch = v.get("in_channels", 3) * v.get("temporal_patch_size", 2) * v.get("patch_size", 14) ** 2
-        merged = wide * v.get("spatial_merge_size", 2) ** 2
-        attention = 4 * wide * wide + 4 * wide
-        if self.family == "qwen2_5_vl":
-            block = attention + 3 * wide * inner + 2 * inner + wide + 2 * wide
-            return int(patch * wide + v["depth"] * block + wide + self.merger_parameters)
-        block = attention + 2 * wide * inner + inner + wide + 4 * wide
-        linear = self.merger_parameters
-        deep = len(v.get("deepstack_visual_indexes", ())) * (2 * merged + linear)
-        positions = v.get("num_position_embeddings", 0) * wide
-        return int(patch * wide + wide + positions + v["depth"] * block + 2 * wide + linear + deep)
-
-    @property
-    def parameters(self) -> int:
-        """All parameters."""
-        return self.embedding_parameters + self.layers * self.layer_parameters + self.hidden + self.vision_parameters
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes that the rollout engine's cache holds for a token, on all its GPUs together."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * BF16
-
-
-def read_config(path: str) -> dict[str, Any] | None:
-    """The config.json of a model folder, of a model in the Hub's cache, or of a model whose sizes ship."""
-    folder = Path(os.path.expanduser(path))
-    file: Any = folder / "config.json"
-    if not folder.is_dir():
-        from huggingface_hub import try_to_load_from_cache
-
-        try:
-            file = try_to_load_from_cache(path, "config.json")
-        except ValueError:  # not an id of the Hub
-            file = None
-        if not isinstance(file, str):
-            return published(path)
-    try:
-        config = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return config if isinstance(config, dict) else None
+"""Copies of the logits that verl's loss makes without flash-attn's cross-entropy, which works in place."""
 
 
 def workers(config: DictConfig) -> int:
     """GPUs (or CPU workers) that train."""
     return int(config.trainer.nnodes * config.trainer.n_gpus_per_node)
+
+
+def longest_sequence(config: DictConfig) -> int:
+    """Tokens of a prompt and a response, both at their limits."""
+    return int(config.data.max_prompt_length + config.data.max_response_length)
 
 
 @dataclass(frozen=True)
@@ -193,13 +82,6 @@ class EstimateLine:
     name: str
     formula: str
     bytes: float
-
-
-def lora_parameters(shape: ModelShape, rank: int) -> int:
-    """Parameters of adapters of this rank on all linear layers of the decoder."""
-    query, key_value = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    sides = 2 * (shape.hidden + query) + 2 * (shape.hidden + key_value) + 3 * (shape.hidden + shape.intermediate)
-    return shape.layers * rank * sides
 
 
 def _trained(shape: ModelShape, config: DictConfig) -> int:
@@ -212,41 +94,34 @@ def micro_batch_tokens(config: DictConfig) -> int:
     actor = config.actor_rollout_ref.actor
     if actor.use_dynamic_bsz:
         return int(actor.ppo_max_token_len_per_gpu)
-    longest = config.data.max_prompt_length + config.data.max_response_length
-    return int(actor.ppo_micro_batch_size_per_gpu * longest / actor.ulysses_sequence_parallel_size)
+    return int(actor.ppo_micro_batch_size_per_gpu * longest_sequence(config) / actor.ulysses_sequence_parallel_size)
 
 
 def predicting_tokens(config: DictConfig) -> int:
-    """Tokens of an actor's micro-batch whose logits are computed: with prompts computed once, those of responses."""
+    """Tokens of an actor's micro-batch whose logits are computed; only response tokens when prompts are shared."""
     part, tokens = config.actor_rollout_ref, micro_batch_tokens(config)
     if config.critic_r1.prompt_path != "once" or part.actor.ulysses_sequence_parallel_size > 1:
         return tokens
     prompt, response = config.data.max_prompt_length, config.data.max_response_length
-    # Rows of one prompt that fit, or as many whole rows as fit: whichever has more responses.
+    # The worst of two packings: rows of different prompts, or all rows of one prompt.
     rows = max(tokens // (prompt + response), min(part.rollout.n, (tokens - prompt) // response))
     return int(rows * response)
 
 
 @dataclass(frozen=True)
 class GroupCost:
-    """What the update of one prompt's rollouts takes on a GPU, in one micro-batch with gradient checkpointing."""
+    """The update of one prompt's rollouts on a GPU, as one micro-batch with gradient checkpointing."""
 
     tokens: int
-    """That go through the language model."""
+    """Tokens through the language model."""
     logits: int
     """Tokens whose logits are computed."""
     bytes: float
-    """Checkpointed inputs, one layer again, and logits with their gradient."""
+    """Checkpointed inputs, one recomputed layer, and logits with their gradient."""
 
 
 def group_cost(shape: ModelShape, prompt: int, response: int, n: int, path: str) -> GroupCost:
-    """The cost of n responses to a prompt.
-
-    Args:
-        prompt: tokens.
-        response: tokens of each response.
-        path: ``critic_r1.prompt_path``.
-    """
+    """The cost of ``n`` responses of ``response`` tokens each to a prompt; ``path`` is ``critic_r1.prompt_path``."""
     tokens = prompt + n * response if path == "once" else n * (prompt + response)
     logits = n * response if path == "once" else tokens
     layers = shape.hidden * shape.layers + ACTIVATIONS_PER_LAYER * shape.hidden + 4 * shape.intermediate
@@ -254,7 +129,7 @@ def group_cost(shape: ModelShape, prompt: int, response: int, n: int, path: str)
 
 
 def training_lines(shape: ModelShape, config: DictConfig) -> list[EstimateLine]:
-    """What one GPU holds while the actor is updated."""
+    """GPU memory while the actor is updated."""
     part = config.actor_rollout_ref
     n, p, trained, tokens = workers(config), shape.parameters, _trained(shape, config), micro_batch_tokens(config)
     on_host = bool(part.actor.fsdp_config.offload_policy)
@@ -267,52 +142,45 @@ def training_lines(shape: ModelShape, config: DictConfig) -> list[EstimateLine]:
         ]
     lines.append(_gathered_weights(shape))
     if trained < p:
-        lines.append(EstimateLine("gathered gradients", "adapters only", FP32 * trained / shape.layers))
+        gathered, formula = trained / shape.layers, "adapters only"
     elif part.actor.strategy == "fsdp":
-        root = shape.embedding_parameters + shape.merger_parameters
-        lines.append(
-            EstimateLine("gathered gradients", "4 x FSDP1's root unit (embeddings and merger), fp32", FP32 * root)
-        )
+        gathered = shape.embedding_parameters + shape.merger_parameters
+        formula = "4 x FSDP1's root unit (embeddings and merger), fp32"
     else:
-        largest = max(shape.layer_parameters, shape.vocabulary * shape.hidden)
-        lines.append(EstimateLine("gathered gradients", "4 x the largest unit, fp32", FP32 * largest))
+        gathered, formula = max(shape.layer_parameters, shape.vocabulary * shape.hidden), "4 x the largest unit, fp32"
+    lines.append(EstimateLine("gathered gradients", formula, FP32 * gathered))
     layer = tokens * (ACTIVATIONS_PER_LAYER * shape.hidden + 4 * shape.intermediate) * BF16
     if part.model.enable_gradient_checkpointing:
-        lines.append(
-            EstimateLine("checkpointed inputs", "2 T x hidden x layers", BF16 * tokens * shape.hidden * shape.layers)
-        )
+        inputs = BF16 * tokens * shape.hidden * shape.layers
+        lines.append(EstimateLine("checkpointed inputs", "2 T x hidden x layers", inputs))
         lines.append(EstimateLine("one layer again", "2 T (8 hidden + 4 intermediate)", layer))
     else:
         lines.append(EstimateLine("activations", "2 T (8 hidden + 4 intermediate) x layers", layer * shape.layers))
     lines += _vision_lines(shape, config, tokens)
     if part.model.use_fused_kernels:
         head = FP32 * shape.vocabulary * (shape.hidden * (trained == p) + 2 * FUSED_CHUNK)
-        lines.append(
-            EstimateLine("fused head", "4 vocabulary x hidden (its gradient) + 2 chunks of logits, fp32", head)
-        )
-        return lines
+        formula = "4 vocabulary x hidden (its gradient) + 2 chunks of logits, fp32"
+        return [*lines, EstimateLine("fused head", formula, head)]
     predicting = predicting_tokens(config)
     counted = "response tokens (prompts computed once)" if predicting < tokens else "T"
     logits = BF16 * predicting * shape.vocabulary
     lines.append(EstimateLine("logits", f"2 {counted} x vocabulary, their gradient in place", logits))
     if not has_flash_attn():
-        lines.append(
-            EstimateLine("copies of the logits", "2 more, without flash-attn's cross-entropy", LOSS_COPIES * logits)
-        )
+        formula = "2 more, without flash-attn's cross-entropy"
+        lines.append(EstimateLine("copies of the logits", formula, LOSS_COPIES * logits))
     return lines
 
 
 def log_probability_lines(shape: ModelShape, config: DictConfig) -> list[EstimateLine]:
-    """What one GPU holds while the old log-probabilities and their entropy are computed."""
+    """GPU memory while the old log-probabilities and their entropy are computed."""
     part = config.actor_rollout_ref
-    tokens = _log_probability_tokens(config)
     lines = [_kept(shape, config), _gathered_weights(shape)]
     if part.model.use_fused_kernels:
-        lines.append(EstimateLine("fused head", "2 chunks of logits, fp32", FP32 * 2 * FUSED_CHUNK * shape.vocabulary))
-        return lines
-    lines.append(
-        EstimateLine("logits", "2 T' x vocabulary, T' the tokens of this pass", BF16 * tokens * shape.vocabulary)
-    )
+        chunks = FP32 * 2 * FUSED_CHUNK * shape.vocabulary
+        return [*lines, EstimateLine("fused head", "2 chunks of logits, fp32", chunks)]
+    tokens = _log_probability_tokens(config)
+    logits = BF16 * tokens * shape.vocabulary
+    lines.append(EstimateLine("logits", "2 T' x vocabulary, T' the tokens of this pass", logits))
     settings = part.actor.fsdp_config
     if not settings.use_torch_compile and not part.actor.entropy_from_logits_with_chunking:
         copies = 2 * FP32 * tokens * shape.vocabulary
@@ -329,9 +197,8 @@ def _log_probability_tokens(config: DictConfig) -> int:
     rollout = config.actor_rollout_ref.rollout
     if rollout.log_prob_use_dynamic_bsz:
         return int(rollout.log_prob_max_token_len_per_gpu)
-    longest = config.data.max_prompt_length + config.data.max_response_length
     sequence = config.actor_rollout_ref.actor.ulysses_sequence_parallel_size
-    return int(rollout.log_prob_micro_batch_size_per_gpu * longest / sequence)
+    return int(rollout.log_prob_micro_batch_size_per_gpu * longest_sequence(config) / sequence)
 
 
 def _vision_lines(shape: ModelShape, config: DictConfig, tokens: int) -> list[EstimateLine]:
@@ -339,21 +206,19 @@ def _vision_lines(shape: ModelShape, config: DictConfig, tokens: int) -> list[Es
     largest = (config.data.mm_processor_kwargs or {}).get("max_pixels")
     if not largest:
         return []
-    rows = max(1, tokens // (config.data.max_prompt_length + config.data.max_response_length))
-    # Our engine sees an image once in a micro-batch, and rollouts of one prompt are kept together.
+    rows = max(1, tokens // longest_sequence(config))
+    # Our engine encodes an image once in a micro-batch, and the rollouts of a prompt stay together.
     images = rows if config.critic_r1.image_path == "stock" else -(-rows // config.actor_rollout_ref.rollout.n)
-    vision = shape.vision
-    patches = images * largest / vision.get("patch_size", 14) ** 2
-    held = BF16 * patches * vision["hidden_size"] * vision["depth"]
+    patches = images * largest / shape.vision.get("patch_size", 14) ** 2
+    held = BF16 * patches * shape.vision["hidden_size"] * shape.vision["depth"]
     return [EstimateLine("vision checkpoints", "2 patches x vision hidden x depth, images at the pixel limit", held)]
 
 
 def rollout_lines(shape: ModelShape, config: DictConfig, gpu_gib: float) -> list[EstimateLine]:
-    """What one GPU holds while the rollout engine generates; the cache takes what the engine's share leaves."""
-    part = config.actor_rollout_ref
-    tensor = part.rollout.tensor_model_parallel_size
-    share = part.rollout.gpu_memory_utilization * gpu_gib * GIB
-    weights = BF16 * shape.parameters / tensor
+    """GPU memory while the rollout engine generates; the KV cache gets the engine's share without the weights."""
+    rollout = config.actor_rollout_ref.rollout
+    share = rollout.gpu_memory_utilization * gpu_gib * GIB
+    weights = BF16 * shape.parameters / rollout.tensor_model_parallel_size
     return [
         _kept(shape, config),
         EstimateLine("rollout weights", "2 P / tensor parallel", weights),
@@ -370,57 +235,45 @@ def _kept(shape: ModelShape, config: DictConfig) -> EstimateLine:
 
 
 def cache_tokens(shape: ModelShape, config: DictConfig, gpu_gib: float) -> float:
-    """Tokens that fit into the cache of one rollout engine; below zero when the weights alone do not fit."""
+    """Tokens that fit into the KV cache of one rollout engine; negative when not even the weights fit."""
     tensor = int(config.actor_rollout_ref.rollout.tensor_model_parallel_size)
     room = rollout_lines(shape, config, gpu_gib)[-1].bytes
     return tensor * room / shape.kv_bytes_per_token
 
 
 def image_lines(config: DictConfig, pixels: float, file_bytes: float) -> list[EstimateLine]:
-    """What images take in host memory during a step; docs/scaling.md has the reasons and measurements.
+    """Host memory of images during a step; docs/scaling.md has the reasons and measurements.
 
     Args:
-        pixels: mean number of pixels of a prompt's images, as the processor sizes them.
+        pixels: mean number of pixels of a prompt's images, after the processor's resizing.
         file_bytes: mean size of their files.
     """
     rollout, prompts = config.actor_rollout_ref.rollout, config.data.train_batch_size
     gpus, nodes = config.trainer.n_gpus_per_node, config.trainer.nnodes
     engines = max(1, gpus // rollout.tensor_model_parallel_size)
     seen = prompts / (engines * nodes) * pixels * BYTES_PER_PIXEL
-    cache = EstimateLine(
-        "image cache of the rollout engines",
-        "2 x engines of a machine x at most 4 GiB",
-        2 * engines * min(ENGINE_IMAGE_CACHE, seen),
-    )
+    cached, formula = 2 * engines * min(ENGINE_IMAGE_CACHE, seen), "2 x engines of a machine x at most 4 GiB"
+    cache = EstimateLine("image cache of the rollout engines", formula, cached)
     decoded = BYTES_PER_DECODED_PIXEL * pixels
     if config.critic_r1.image_path == "stock":
         stored = prompts * rollout.n * (STOCK_COPIES * BYTES_PER_PIXEL * pixels + 2 * (decoded + file_bytes))
-        return [
-            EstimateLine("images", f"batch x n x ({STOCK_COPIES} x 24 pixels + 2 (3 pixels + file))", stored),
-            cache,
-        ]
-    ours, micro = config.critic_r1.pixels, config.actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu or 1
-    preparing = rollout.agent.num_workers * PREPARED_AT_ONCE
+        formula = f"batch x n x ({STOCK_COPIES} x 24 pixels + 2 (3 pixels + file))"
+        return [EstimateLine("images", formula, stored), cache]
+    micro = config.actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu or 1
+    preparing = rollout.agent.num_workers * PREPARED_AT_ONCE * BYTES_PER_PIXEL * pixels
+    kept = min(config.critic_r1.pixels.cache_gib * GIB, seen * engines / gpus)
+    training = gpus * (kept + micro * BYTES_PER_PIXEL * pixels)
+    formula = "GPUs of a machine x (cache + micro-batch x 24 pixels)"
     return [
         EstimateLine("images", "batch x n x file + batch x 3 pixels", prompts * (rollout.n * file_bytes + decoded)),
-        EstimateLine(
-            "images in preparation", "agent-loop workers x 4 x 24 pixels", preparing * BYTES_PER_PIXEL * pixels
-        ),
-        EstimateLine(
-            "pixels of the training workers",
-            "GPUs of a machine x (cache + micro-batch x 24 pixels)",
-            gpus * (min(ours.cache_gib * GIB, seen * engines / gpus) + micro * BYTES_PER_PIXEL * pixels),
-        ),
+        EstimateLine("images in preparation", "agent-loop workers x 4 x 24 pixels", preparing),
+        EstimateLine("pixels of the training workers", formula, training),
         cache,
     ]
 
 
 def image_cpu_seconds(config: DictConfig, pixels: float) -> tuple[float, str]:
-    """CPU seconds that the image processor takes on each machine in a step, and the formula.
-
-    Args:
-        pixels: mean number of pixels of a prompt's images, as the processor sizes them.
-    """
+    """CPU seconds of the image processor on each machine in a step, and the formula; ``pixels`` as in `image_lines`."""
     path, prompts = config.critic_r1.image_path, config.data.train_batch_size
     times, shown = (config.actor_rollout_ref.rollout.n, "batch x n") if path == "stock" else (1, "batch")
     passes = PROCESSOR_PASSES[path] * times + 1
@@ -432,48 +285,41 @@ def image_cpu_seconds(config: DictConfig, pixels: float) -> tuple[float, str]:
 def host_lines(
     shape: ModelShape, config: DictConfig, mean_pixels: float | None, file_bytes: float | None = None
 ) -> list[EstimateLine]:
-    """What the most loaded machine holds in host memory: the one that also runs the trainer.
+    """Host memory of the most loaded machine, the one that also runs the trainer.
 
     Args:
-        mean_pixels: mean number of pixels of a prompt's images; None: no images.
-        file_bytes: mean size of their files; None: that of photographs.
+        mean_pixels: mean number of pixels of a prompt's images; None when there are no images.
+        file_bytes: mean size of their files; None assumes JPEG photographs.
     """
     part, p, trained = config.actor_rollout_ref, shape.parameters, _trained(shape, config)
     gpus, nodes, fsdp = config.trainer.n_gpus_per_node, config.trainer.nnodes, part.actor.fsdp_config
     lines = [EstimateLine("processes", f"{PROCESS_GIB:g} GiB x GPUs of a machine", PROCESS_GIB * GIB * gpus)]
     if part.actor.use_kl_loss or config.algorithm.use_kl_in_reward:
-        # verl forces CPU offload on a model that only reads; with adapters the base without them is the reference.
+        # verl always offloads the reference model to the CPU; with adapters the base model is the reference.
         reference = 0.0 if part.model.lora_rank > 0 else FP32 * p / nodes
         lines.append(EstimateLine("reference model", "4 P / machines (verl keeps it in host memory)", reference))
-    offloaded = 0.0
-    if fsdp.offload_policy or fsdp.param_offload:
-        offloaded += FP32 * p / nodes
-    if fsdp.offload_policy or fsdp.optimizer_offload:
-        offloaded += ADAM_STATES * FP32 * trained / nodes
-    if fsdp.offload_policy:
-        offloaded += FP32 * trained / nodes
-    lines.append(EstimateLine("offloaded actor", "(4 P + 4 P' + 8 P') / machines, as configured", offloaded))
+    numbers = p if fsdp.offload_policy or fsdp.param_offload else 0
+    numbers += ADAM_STATES * trained if fsdp.offload_policy or fsdp.optimizer_offload else 0
+    numbers += trained if fsdp.offload_policy else 0
+    formula = "(4 P + 4 P' + 8 P') / machines, as configured"
+    lines.append(EstimateLine("offloaded actor", formula, FP32 * numbers / nodes))
     if part.model.lora_rank > 0:
-        engines = max(1, gpus // part.rollout.tensor_model_parallel_size)
-        lines.append(
-            EstimateLine("sleeping rollout weights", "2 P x engines of a machine (adapters)", BF16 * p * engines)
-        )
-    lines.append(EstimateLine("loading and saving", "4 P on one machine (whole weights)", FP32 * p))
-    prompts, n = config.data.train_batch_size, part.rollout.n
+        weights = BF16 * p * max(1, gpus // part.rollout.tensor_model_parallel_size)
+        lines.append(EstimateLine("sleeping rollout weights", "2 P x engines of a machine (adapters)", weights))
+    lines.append(EstimateLine("loading and saving", "4 P on one machine (full weights)", FP32 * p))
     if mean_pixels:
         lines += image_lines(config, mean_pixels, file_bytes or ENCODED_BYTES_PER_PIXEL * mean_pixels)
-    # Object store of Ray for batches on their way; its own default is 30 % of the machine, used as needed.
-    longest = config.data.max_prompt_length + config.data.max_response_length
-    lines.append(EstimateLine("rollouts", "batch x n x longest x 64", prompts * n * longest * 64.0))
+    # Batches in transit, in Ray's object store; by default it takes up to 30 % of the machine, as needed.
+    in_transit = config.data.train_batch_size * part.rollout.n * longest_sequence(config) * 64.0
+    lines.append(EstimateLine("rollouts", "batch x n x longest x 64", in_transit))
     return lines
 
 
 def checkpoint_bytes(shape: ModelShape, config: DictConfig, contents: Iterable[str] | None = None) -> float:
-    """Bytes of one checkpoint.
+    """Bytes of one checkpoint: model and optimizer in fp32, the Hugging Face folder in the compute dtype.
 
     Args:
-        contents: as ``save_contents``; None: those of the configuration. Weights and optimizer are in fp32, the Hugging
-            Face folder is in the dtype that the model computes in.
+        contents: as ``save_contents``; None takes the configuration's.
     """
     actor = config.actor_rollout_ref.actor
     computes = OmegaConf.select(config, "actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype")
@@ -487,5 +333,5 @@ def checkpoint_bytes(shape: ModelShape, config: DictConfig, contents: Iterable[s
 
 
 def total(lines: list[EstimateLine]) -> float:
-    """GiB of all lines."""
+    """The sum, in GiB."""
     return sum(line.bytes for line in lines) / GIB

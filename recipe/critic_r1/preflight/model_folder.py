@@ -1,4 +1,4 @@
-"""The model's folder, its architecture against the rollout engine, its chat template."""
+"""The model's folder, its chat template, and whether the rollout engine serves its architecture."""
 
 import ast
 import importlib.util
@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.critic_r1.preflight.finding import Finding
-from recipe.critic_r1.preflight.memory_estimate import read_config
+from recipe.critic_r1.preflight.model_shape import read_config
 
 RENDER_SECONDS = 10
 """CPU seconds that a chat template may take for one short prompt."""
@@ -24,31 +24,24 @@ RENDER_BYTES = 4 * 1024**3
 
 
 def folder(config: DictConfig) -> Iterator[Finding]:
-    """The model is a whole folder, or can be an id of the Hub."""
+    """The model is a complete folder, or may be a Hub id."""
+    name = "model.path"
     if config.actor_rollout_ref.model.path is None:
         return
     path = os.path.expanduser(str(config.actor_rollout_ref.model.path))
-    if not os.path.isdir(path):
-        local = os.path.isabs(path) or path.startswith(".") or path.count("/") != 1
-        if local:
-            yield Finding(
-                "model.path",
-                "fail",
-                f"{path} is not a folder",
-                "Give a Hugging Face model folder, or a Hub id ORG/NAME.",
-            )
-        elif os.environ.get("HF_HUB_OFFLINE") == "1":
-            yield Finding(
-                "model.path", "fail", f"{path} is not a folder, and HF_HUB_OFFLINE=1", "Give a local model folder."
-            )
+    if os.path.isdir(path):
+        missing = [file for file in ("config.json", "tokenizer_config.json") if not os.path.exists(f"{path}/{file}")]
+        if missing:
+            yield Finding(name, "fail", f"{path} lacks {', '.join(missing)}", "Export the complete model folder.")
         else:
-            yield Finding("model.path", "pass", f"{path} is taken for a Hub id")
-        return
-    missing = [name for name in ("config.json", "tokenizer_config.json") if not os.path.exists(f"{path}/{name}")]
-    if missing:
-        yield Finding("model.path", "fail", f"{path} lacks {', '.join(missing)}", "Export the whole model folder.")
+            yield Finding(name, "pass", path)
+    elif os.path.isabs(path) or path.startswith(".") or path.count("/") != 1:
+        remedy = "Give a Hugging Face model folder, or a Hub id ORG/NAME."
+        yield Finding(name, "fail", f"{path} is not a folder", remedy)
+    elif os.environ.get("HF_HUB_OFFLINE") == "1":
+        yield Finding(name, "fail", f"{path} is not a folder, and HF_HUB_OFFLINE=1", "Give a local model folder.")
     else:
-        yield Finding("model.path", "pass", path)
+        yield Finding(name, "pass", f"{path} is treated as a Hub id")
 
 
 def engine(config: DictConfig) -> Iterator[Finding]:
@@ -64,14 +57,14 @@ def engine(config: DictConfig) -> Iterator[Finding]:
             yield Finding(
                 "rollout engine",
                 "fail",
-                f"the installed vLLM does not serve {name}; {last} was the last that did",
+                f"the installed vLLM does not serve {name}; {last} was the last version that did",
                 "Choose another base, or an engine that serves it (actor_rollout_ref.rollout.name).",
             )
         elif tables and not any(name in table for table in tables.values()):
             yield Finding(
                 "rollout engine",
                 "fail",
-                f"vLLM's table of models does not name {name}",
+                f"vLLM's list of architectures does not name {name}",
                 "Check architectures in the model's config.json.",
             )
 
@@ -87,27 +80,24 @@ def vllm_tables() -> dict[str, dict[str, Any]]:
     tables: dict[str, dict[str, Any]] = {}
     for node in ast.parse(source.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.Dict):
-            names = [str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)]
-            values = [
-                value.value if isinstance(value, ast.Constant) else None
+            tables[node.targets[0].id] = {
+                str(key.value): value.value if isinstance(value, ast.Constant) else None
                 for key, value in zip(node.value.keys, node.value.values, strict=True)
                 if isinstance(key, ast.Constant)
-            ]
-            tables[node.targets[0].id] = dict(zip(names, values, strict=True))
+            }
     return tables
 
 
 def chat_template(config: DictConfig) -> Iterator[Finding]:
-    """The template writes the model's image token once for an image, and does not write `<think>` unnoticed."""
+    """The template writes the model's image token once for an image, and does not open `<think>` unless expected."""
     path = config.actor_rollout_ref.model.path
     place = Path(os.path.expanduser(str(path))) if path is not None else None
     if place is None or not (place / "tokenizer_config.json").is_file():
-        return  # reported by the folder check, or still on the Hub
+        return  # reported by `folder`, or still on the Hub
     template = config.actor_rollout_ref.model.custom_chat_template or read_template(place)
     if template is None:
-        yield Finding(
-            "chat template", "fail", f"{place} has none", "Take the instruction-tuned model, or give the template."
-        )
+        remedy = "Use the instruction-tuned model, or give model.custom_chat_template."
+        yield Finding("chat template", "fail", f"{place} has none", remedy)
         return
     options = OmegaConf.select(config, "data.apply_chat_template_kwargs") or {}
     try:
@@ -122,18 +112,14 @@ def chat_template(config: DictConfig) -> Iterator[Finding]:
         return
     token = image_token(place)
     if token is None:
-        yield Finding(
-            "image token",
-            "fail",
-            f"{place}: the tokenizer has no token of config.json's image_token_id",
-            "Export anew.",
-        )
+        detail = f"{place}: the tokenizer has no token with config.json's image_token_id"
+        yield Finding("image token", "fail", detail, "Export the model again.")
     elif text.count(token) != 1:
         yield Finding(
             "image token",
             "fail",
             f"the chat template writes {token} {text.count(token)} times for one image",
-            "The image's features would have no place: use the template that came with the model.",
+            "The image's features need exactly one: use the template that came with the model.",
         )
     else:
         yield Finding("chat template", "pass", f"{token} once for an image")
@@ -142,7 +128,7 @@ def chat_template(config: DictConfig) -> Iterator[Finding]:
         yield Finding(
             "chat template",
             "fail",
-            "it writes <think> itself, so a response never opens it and its form never holds",
+            "it writes <think> itself, so no response opens it and none is well-formed",
             "+reward.custom_reward_function.reward_kwargs.prefilled=true",
         )
 
@@ -162,10 +148,10 @@ def read_template(place: Path) -> str | None:
 
 
 def render_bounded(template: str, options: dict[str, Any]) -> str:
-    """`render` in a process of its own, which ends when it takes too long, too much memory or writes too much.
+    """`render` in a separate process with limits on time, memory and output.
 
     Raises:
-        ValueError: what the template did.
+        ValueError: the template failed or exceeded a limit.
     """
     code = "import json, sys; from recipe.critic_r1.preflight.model_folder import render; "
     code += "sys.stdout.write(render(**json.load(sys.stdin))[:1_000_000])"
@@ -185,9 +171,9 @@ def render_bounded(template: str, options: dict[str, Any]) -> str:
             preexec_fn=bound,
         )
     except subprocess.TimeoutExpired:
-        raise ValueError(f"no end within {RENDER_SECONDS} s") from None
-    if done.returncode < 0:
-        raise ValueError(f"no end within {RENDER_SECONDS} s")
+        done = None
+    if done is None or done.returncode < 0:
+        raise ValueError(f"not finished within {RENDER_SECONDS} s")
     if done.returncode:
         raise ValueError((done.stderr.strip().splitlines() or ["no output"])[-1][:300])
     return done.stdout
@@ -212,7 +198,7 @@ def render(template: str, options: dict[str, Any]) -> str:
 
 
 def image_token(place: Path) -> str | None:
-    """The text of the token that stands for an image; None when tokenizer and config.json do not agree on one."""
+    """The image placeholder token; None when the tokenizer has no token with config.json's id."""
     try:
         config = json.loads((place / "config.json").read_text(encoding="utf-8"))
         number = config.get("image_token_id", config.get("image_token_index"))

@@ -1,4 +1,4 @@
-"""A critic that rewards the policy (`variant=policy_by_critic`): its settings, whether it answers, what guards it."""
+"""A critic that rewards the policy (`variant=policy_by_critic`): its settings, its server, its safeguards."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,9 @@ from recipe.critic_r1.preflight.finding import Finding
 MANAGER = "recipe.critic_r1.training.group_reward"
 
 SECONDS = 5.0
-"""Of the wait for the critic's server."""
+"""Timeout for the critic's server."""
+
+NAME = "critic of the policy"
 
 
 def settings(config: DictConfig) -> Iterator[Finding]:
@@ -26,24 +28,16 @@ def settings(config: DictConfig) -> Iterator[Finding]:
         if probe is not None:
             probe.tasks()
     except (ValueError, OSError) as error:
-        yield Finding("critic of the policy", "fail", str(error), "docs/self_improvement.md lists the settings.")
+        yield Finding(NAME, "fail", str(error), "docs/self_improvement.md lists the settings.")
         return
     if config.reward.num_workers != 1 and config.critic_r1.image_path != SHARED:
-        yield Finding("critic of the policy", "fail", NEEDS_ONE_WORKER, "reward.num_workers=1")
+        yield Finding(NAME, "fail", NEEDS_ONE_WORKER, "reward.num_workers=1")
     if config.actor_rollout_ref.rollout.n < 2:
-        yield Finding(
-            "critic of the policy",
-            "fail",
-            "rollout.n=1: there is nothing to compare a response with",
-            "actor_rollout_ref.rollout.n=8",
-        )
+        detail = "rollout.n=1: there is nothing to compare a response with"
+        yield Finding(NAME, "fail", detail, "actor_rollout_ref.rollout.n=8")
     if judge.groups.scheme == "margin":
-        yield Finding(
-            "critic of the policy",
-            "warn",
-            "scheme=margin compares with ground_truth: labels take part in training",
-            "scheme=knock_out, win_rate or bradley_terry needs none.",
-        )
+        detail = "scheme=margin compares with ground_truth, so labels are used in training"
+        yield Finding(NAME, "warn", detail, "scheme=knock_out, win_rate and bradley_terry need no labels.")
     if judge.place is None:
         yield from _own_critic(config, judge.critic.get("max_tokens", 1024), judge.groups.shown, probe is not None)
     elif config.critic_r1.group_reward.judge == "url":
@@ -52,34 +46,24 @@ def settings(config: DictConfig) -> Iterator[Finding]:
 
 def _own_critic(config: DictConfig, verdict: int, shown: str, probed: bool) -> Iterator[Finding]:
     if not probed:
-        yield Finding(
-            "critic of the policy",
-            "warn",
-            "judge=self without critic_r1.probe.files: nobody sees whether the critic drifts",
-            "critic_r1.probe.files=HELD_OUT_CRITIC_ROWS.parquet",
-        )
+        detail = "judge=self without critic_r1.probe.files: drift of the critic would go unnoticed"
+        yield Finding(NAME, "warn", detail, "critic_r1.probe.files=HELD_OUT_CRITIC_ROWS.parquet")
     if not any(source.startswith("critic") for path in files(config.data.train_files) for source in _sources(path)):
-        yield Finding(
-            "critic of the policy",
-            "warn",
-            "judge=self, and no critic row in data.train_files: nothing keeps the critic while the policy changes",
-            "data.train_files=[QUESTIONS.parquet,CRITIC_ROWS.parquet]",
+        detail = (
+            "judge=self without critic rows in data.train_files: the critic is not trained while the policy changes"
         )
+        yield Finding(NAME, "warn", detail, "data.train_files=[QUESTIONS.parquet,CRITIC_ROWS.parquet]")
     longest = config.data.max_response_length
     if verdict > longest:
+        detail = f"the rollout engine ends a verdict after data.max_response_length={longest} tokens, not {verdict}"
+        yield Finding(NAME, "warn", detail, f"+critic_r1.group_reward.max_tokens={longest}")
+    needed, room = 2 * longest + min(verdict, longest), config.actor_rollout_ref.rollout.max_model_len
+    if shown == "response" and needed > room:
         yield Finding(
-            "critic of the policy",
+            NAME,
             "warn",
-            f"the rollout engine ends a verdict after data.max_response_length={longest} tokens, not {verdict}",
-            f"+critic_r1.group_reward.max_tokens={longest}",
-        )
-    needed = 2 * longest + min(verdict, longest)
-    if shown == "response" and needed > config.actor_rollout_ref.rollout.max_model_len:
-        yield Finding(
-            "critic of the policy",
-            "warn",
-            f"two responses and a verdict can take {needed} tokens beside question and image, and rollout.max_model_len"
-            f" is {config.actor_rollout_ref.rollout.max_model_len}: the longest groups will be unjudged",
+            f"two responses and a verdict can take {needed} tokens, without question and image, and "
+            f"rollout.max_model_len is {room}: the longest groups will not be judged",
             "Raise actor_rollout_ref.rollout.max_model_len, or critic_r1.group_reward.shown=answer.",
         )
 
@@ -94,7 +78,7 @@ def _sources(path: object) -> set[str]:
 
 
 def _answers(url: str) -> Iterator[Finding]:
-    """Any answer of the server will do; the reward workers may see more of the network than this machine."""
+    """Any response will do. Only a warning: the reward workers may reach hosts that this machine does not."""
     import httpx
 
     from recipe.critic_r1.judging.address import Address
@@ -102,10 +86,8 @@ def _answers(url: str) -> Iterator[Finding]:
     try:
         httpx.get(f"{url}/models", timeout=SECONDS, trust_env=not Address(url).loopback)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        yield Finding(
-            "critic of the policy",
-            "warn",
-            f"nothing answers at critic_r1.group_reward.url={Address(url).shown} ({type(error).__name__}): all groups "
-            "would be unjudged",
-            "Start it: critic-r1 serve CRITIC --served-model-name NAME",
+        detail = (
+            f"nothing answers at critic_r1.group_reward.url={Address(url).shown} ({type(error).__name__}): no group "
+            "would be judged"
         )
+        yield Finding(NAME, "warn", detail, "Start it: critic-r1 serve CRITIC --served-model-name NAME")

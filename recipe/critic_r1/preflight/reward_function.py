@@ -1,4 +1,4 @@
-"""The reward function: it loads, its options are spelled right, and it pays for the gold answers of the data."""
+"""The reward function: it loads, knows its options, and gives the gold answers of the data full reward."""
 
 import difflib
 import inspect
@@ -67,10 +67,10 @@ def options(config: DictConfig) -> Iterator[Finding]:
 
 
 def unknown_options(function: Callable[..., Any], given: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    """Options that the function does not have, each with the ones that it does.
+    """Options that the function does not have, each with the list of those that it has.
 
-    Our rewards swallow unknown keywords, because verl's managers pass some of their own; so what counts is whether a
-    keyword is named. A function of somebody else with ``**kwargs`` may use any.
+    Our own rewards accept any keyword, because verl's managers pass some of theirs, but use only the named ones. A
+    third-party function with ``**kwargs`` may use any.
     """
     known, open_ended = _keywords(function)
     own = OWN in str(getattr(function, "__module__", "")) or OWN in inspect.getsourcefile(function).split("/")  # type: ignore[union-attr]
@@ -101,7 +101,7 @@ def _unknown_of_mixed(given: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
 
 
 def gold(config: DictConfig) -> Iterator[Finding]:
-    """The configured reward pays the right answer of a sample of rows in full."""
+    """The configured reward gives the gold answers of a sample of rows full reward."""
     try:
         function, given = _load(config)
     except Exception:
@@ -125,8 +125,8 @@ def gold(config: DictConfig) -> Iterator[Finding]:
                 yield Finding(
                     "gold answers",
                     "fail",
-                    f"{path}, row {number}: the reward raises on the right answer ({type(error).__name__}: {error})",
-                    "Check label and reward of this row.",
+                    f"{path}, row {number}: the reward raises on the gold answer ({type(error).__name__}: {error})",
+                    "Check the row's label and the reward.",
                 )
                 return
             scored += 1
@@ -137,10 +137,10 @@ def gold(config: DictConfig) -> Iterator[Finding]:
             yield Finding(
                 "gold answers",
                 "fail" if len(short) == scored else "warn",
-                f"{path}: the right answer of {len(short)} of {scored} rows earns less than 1, e.g. row {number} "
+                f"{path}: the gold answer of {len(short)} of {scored} rows earns less than 1, e.g. row {number} "
                 f"({source}, label {truth!r}): {score:g}",
-                "Label, data_source and reward do not fit: critic/ rows want reward_fns.preference, policy/ rows "
-                "reward_fns.answer, both reward_fns.mixed.",
+                "The reward does not match the data_source: use reward_fns.preference for critic/ rows, "
+                "reward_fns.answer for policy/ rows, reward_fns.mixed for both.",
             )
         elif scored:
             yield Finding("gold answers", "pass", f"{scored} rows of {path.name} earn 1.0")

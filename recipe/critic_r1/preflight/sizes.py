@@ -1,4 +1,4 @@
-"""Arithmetic of the configuration alone: batches, lengths, parallel degrees."""
+"""Sizes that must fit each other: batches, lengths, parallel degrees; and what the trainer supports."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -7,17 +7,18 @@ from omegaconf import DictConfig
 
 from recipe.critic_r1.images.prompt_path import ONCE, STOCK, reason_for_stock
 from recipe.critic_r1.preflight.finding import Finding
-from recipe.critic_r1.preflight.memory_estimate import ModelShape, read_config, workers
+from recipe.critic_r1.preflight.memory_estimate import longest_sequence, workers
+from recipe.critic_r1.preflight.model_shape import ModelShape, read_config
 
 
 def batches(config: DictConfig) -> Iterator[Finding]:
     """A batch divides into mini-batches, and those into micro-batches on all workers."""
-    mini, whole = config.actor_rollout_ref.actor.ppo_mini_batch_size, config.data.train_batch_size
-    if whole % mini:
+    mini, batch = config.actor_rollout_ref.actor.ppo_mini_batch_size, config.data.train_batch_size
+    if batch % mini:
         yield Finding(
             "batch sizes",
             "fail",
-            f"data.train_batch_size={whole} is not a multiple of actor.ppo_mini_batch_size={mini}",
+            f"data.train_batch_size={batch} is not a multiple of actor.ppo_mini_batch_size={mini}",
             "Choose a mini-batch size that divides the batch.",
         )
     actor, rollout, ref = (config.actor_rollout_ref[part] for part in ("actor", "rollout", "ref"))
@@ -32,8 +33,8 @@ def batches(config: DictConfig) -> Iterator[Finding]:
     elif not actor.use_dynamic_bsz:
         for name, prompts, micro in (
             ("actor.ppo_micro_batch_size_per_gpu", mini, actor.ppo_micro_batch_size_per_gpu),
-            ("rollout.log_prob_micro_batch_size_per_gpu", whole, rollout.log_prob_micro_batch_size_per_gpu),
-            ("ref.log_prob_micro_batch_size_per_gpu", whole, ref.log_prob_micro_batch_size_per_gpu),
+            ("rollout.log_prob_micro_batch_size_per_gpu", batch, rollout.log_prob_micro_batch_size_per_gpu),
+            ("ref.log_prob_micro_batch_size_per_gpu", batch, ref.log_prob_micro_batch_size_per_gpu),
         ):
             rollouts = prompts * rollout.n
             if micro is not None and rollouts % (replicas * micro):
@@ -47,8 +48,8 @@ def batches(config: DictConfig) -> Iterator[Finding]:
 
 
 def room(config: DictConfig) -> Iterator[Finding]:
-    """The longest sequence fits wherever it has to."""
-    longest = config.data.max_prompt_length + config.data.max_response_length
+    """The longest sequence fits into the rollout engine and a micro-batch."""
+    longest = longest_sequence(config)
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     if rollout.max_model_len is not None and longest > rollout.max_model_len:
         yield Finding(
@@ -62,7 +63,7 @@ def room(config: DictConfig) -> Iterator[Finding]:
         yield Finding(
             "rollout.max_num_batched_tokens",
             "fail",
-            f"{rollout.max_num_batched_tokens} tokens do not hold a longest prompt, and chunked prefill is off",
+            f"a prompt can be longer than {rollout.max_num_batched_tokens} tokens, and chunked prefill is off",
             "Raise rollout.max_num_batched_tokens or set rollout.enable_chunked_prefill=true.",
         )
     limit = actor.ppo_max_token_len_per_gpu * actor.ulysses_sequence_parallel_size
@@ -106,27 +107,19 @@ def parallel(config: DictConfig) -> Iterator[Finding]:
         yield Finding(
             "sequence parallelism",
             "fail",
-            "it needs sequences without padding",
+            "it needs padding removal",
             "actor_rollout_ref.model.use_remove_padding=true, or ulysses_sequence_parallel_size=1.",
         )
     shape = ModelShape.of(config)
-    if shape is None:
-        return
-    for name, heads, degree in (
-        ("rollout.tensor_model_parallel_size", shape.heads, tensor),
-        ("actor.ulysses_sequence_parallel_size", shape.heads, sequence),
-    ):
-        if heads % degree:
-            yield Finding(
-                "attention heads",
-                "fail",
-                f"{heads} attention heads of the model do not divide by {name}={degree}",
-                f"Choose a divisor of {heads}.",
-            )
+    degrees = {"rollout.tensor_model_parallel_size": tensor, "actor.ulysses_sequence_parallel_size": sequence}
+    for name, degree in degrees.items():
+        if shape is not None and shape.heads % degree:
+            detail = f"the model's {shape.heads} attention heads do not divide by {name}={degree}"
+            yield Finding("attention heads", "fail", detail, f"Choose a divisor of {shape.heads}.")
 
 
 def prompts(config: DictConfig) -> Iterator[Finding]:
-    """``critic_r1.prompt_path``, and where `once` falls back to verl's way."""
+    """``critic_r1.prompt_path`` is known, and `once` applies to this run."""
     path, name = config.critic_r1.prompt_path, "critic_r1.prompt_path"
     if path not in (ONCE, STOCK):
         yield Finding(name, "fail", f"{path!r} is neither {ONCE!r} nor {STOCK!r}", "Choose one of the two.")
@@ -145,13 +138,13 @@ def prompts(config: DictConfig) -> Iterator[Finding]:
         yield Finding(
             name,
             "warn",
-            f"once: {reason}; prompts are computed anew for each rollout",
-            "Nothing is wrong; critic_r1.prompt_path=stock says the same without this note.",
+            f"once: {reason}; prompts are computed again for each rollout",
+            "The run works as it is; critic_r1.prompt_path=stock silences this warning.",
         )
 
 
 def trainer(config: DictConfig) -> Iterator[Finding]:
-    """What the chosen trainer cannot do."""
+    """Features that the chosen trainer lacks."""
     mode = config.trainer.v1.trainer_mode
     if mode == "critic_sync":
         return

@@ -1,7 +1,7 @@
-"""What a GPU run needs of the machine it starts on: Python, the driver, CUDA, flash-attn.
+"""What a GPU run needs on the machine it starts on: Python, the driver, CUDA, flash-attn.
 
-Without these a run ends minutes after its start, in a worker, with an ImportError or a CUDA error. Nothing is imported
-here to find out: versions come from the installed files, GPUs and driver from nvidia-smi.
+Without these a run fails minutes after its start, in a worker, with an ImportError or a CUDA error. Nothing is imported
+to find out: versions come from the installed files, GPUs and driver from nvidia-smi.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ from recipe.critic_r1.preflight.finding import Finding
 from recipe.critic_r1.preflight.ray_cluster import address_of, reward_model_gpus
 
 PYTHONS = ((3, 11), (3, 12))
-"""Versions that requirements/gpu.txt is resolved for."""
+"""Python versions that requirements/gpu.txt is resolved for."""
 
 DRIVERS = {12: 525, 13: 580}
 """The oldest NVIDIA driver for each major version of CUDA (CUDA's release notes)."""
@@ -70,7 +70,7 @@ def has_flash_attn() -> bool:
 
 
 def python_version() -> Finding:
-    """This Python against those that the pinned set exists for."""
+    """The pinned requirements exist for this Python."""
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
     if tuple(sys.version_info[:2]) in PYTHONS:
         return Finding("Python", "pass", here)
@@ -79,7 +79,7 @@ def python_version() -> Finding:
 
 
 def driver(found: Gpus, cuda: str | None) -> Finding:
-    """The driver against the CUDA that torch was built for."""
+    """The driver is new enough for the CUDA that torch was built for."""
     listed = f"{len(found.names)} x {found.names[0]}, driver {found.driver}"
     if cuda is None:
         return Finding("CUDA", "fail", f"{listed}, but the installed torch is a build without CUDA", INSTALL)

@@ -1,4 +1,4 @@
-"""Folders, disk and the free memory of the machine that the run is started from."""
+"""Folders, disk space and free memory of the machine that the run is started from."""
 
 import shutil
 import tempfile
@@ -9,10 +9,11 @@ from omegaconf import DictConfig
 
 from recipe.critic_r1.preflight.data_files import files
 from recipe.critic_r1.preflight.finding import Finding, Status
-from recipe.critic_r1.preflight.memory_estimate import GIB, ModelShape, checkpoint_bytes
+from recipe.critic_r1.preflight.memory_estimate import GIB, checkpoint_bytes
+from recipe.critic_r1.preflight.model_shape import ModelShape
 
 LOCAL_FILE_SYSTEMS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "ramfs"}
-"""Types in /proc/mounts that no second machine sees. Others (nfs, lustre, fuse.*, ...) may be shared."""
+"""Types in /proc/mounts that are local to a machine. Others (nfs, lustre, fuse.*, ...) may be shared."""
 
 
 def run_dir(config: DictConfig) -> Iterator[Finding]:
@@ -29,13 +30,13 @@ def run_dir(config: DictConfig) -> Iterator[Finding]:
 
 
 def shared_folder(config: DictConfig, mounts: Path = Path("/proc/mounts")) -> Iterator[Finding]:
-    """Checkpoints go to an absolute path, which on several machines is one folder for all of them."""
+    """Checkpoints go to an absolute path, on a shared file system when there are several machines."""
     folder = Path(config.trainer.default_local_dir)
     if not folder.is_absolute():
         yield Finding(
             "trainer.default_local_dir",
             "fail",
-            f"{folder} is relative: every worker would write below its own working folder",
+            f"{folder} is relative: every worker would write to its own working folder",
             "Give an absolute path, or leave it to critic_r1.run_dir.",
         )
         return
@@ -44,24 +45,24 @@ def shared_folder(config: DictConfig, mounts: Path = Path("/proc/mounts")) -> It
         yield Finding(
             "trainer.default_local_dir",
             "warn",
-            f"{folder} lies on {kind}, which looks local to this machine; {config.trainer.nnodes} machines write there",
+            f"{folder} is on {kind}, which looks local to this machine; {config.trainer.nnodes} machines write there",
             "Set critic_r1.run_dir to a folder on a file system that all machines share.",
         )
 
 
 def file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> str | None:
-    """Type of the file system that ``folder`` lies or will lie on; None when the machine does not tell."""
+    """Type of the file system that ``folder`` is or will be on; None when it is not known."""
     try:
         lines = [line.split() for line in mounts.read_text().splitlines()]
     except OSError:
         return None
     fitting = [(len(line[1]), line[2]) for line in lines if len(line) > 2 and folder.is_relative_to(line[1])]
-    # Of two mounts on one point the later one counts.
+    # Of several mounts on one point the last one counts.
     return max(enumerate(fitting), key=lambda item: (item[1][0], item[0]))[1][1] if fitting else None
 
 
 def checkpoints(config: DictConfig) -> Iterator[Finding]:
-    """Room for the checkpoints that the run keeps at a time."""
+    """The disk has space for the checkpoints that the run keeps at a time."""
     shape = ModelShape.of(config)
     if shape is None or config.trainer.save_freq <= 0:
         return
@@ -71,16 +72,16 @@ def checkpoints(config: DictConfig) -> Iterator[Finding]:
     size = checkpoint_bytes(shape, config)
     saves = max(1, steps(config) // config.trainer.save_freq)
     keep = min(saves, config.trainer.max_actor_ckpt_to_keep or saves)
-    # The best model costs nothing while its checkpoint is there too.
+    # The best model takes no space of its own while its checkpoint is kept.
     best = checkpoint_bytes(shape, config, ["hf_model"]) if keep < saves and config.trainer.test_freq > 0 else 0.0
     free = shutil.disk_usage(folder).free
     needed = size * keep + best
     status: Status = "pass" if free >= needed else ("fail" if free < size else "warn")
-    beside = f" and the best model of {best / GIB:.3g} GiB" if best else ""
+    model = f" and the best model of {best / GIB:.3g} GiB" if best else ""
     yield Finding(
         "disk for checkpoints",
         status,
-        f"{keep} checkpoint(s) of {size / GIB:.3g} GiB{beside} = {needed / GIB:.3g} GiB are kept; {free / GIB:.3g} GiB "
+        f"{keep} checkpoint(s) of {size / GIB:.3g} GiB{model} = {needed / GIB:.3g} GiB are kept; {free / GIB:.3g} GiB "
         "free",
         "" if status == "pass" else "Lower trainer.max_actor_ckpt_to_keep, or set critic_r1.run_dir to a larger disk.",
     )
@@ -103,7 +104,7 @@ def steps(config: DictConfig) -> int:
 
 
 def free_host_memory(config: DictConfig) -> Iterator[Finding]:
-    """Free memory now, where the configuration names a least amount."""
+    """Memory free now, when the configuration sets a minimum."""
     needed = config.critic_r1.min_free_memory_gb
     if needed is None:
         return

@@ -20,7 +20,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from recipe.critic_r1.launch import processes
-from recipe.critic_r1.preflight.memory_estimate import GIB, read_config
+from recipe.critic_r1.preflight.memory_estimate import GIB
+from recipe.critic_r1.preflight.model_shape import read_config
 from recipe.critic_r1.preflight.ray_cluster import address_of
 from recipe.critic_r1.rehearsal.architectures import architecture, shipped
 from recipe.critic_r1.rehearsal.limit_tasks import Limits, write_limit_tasks

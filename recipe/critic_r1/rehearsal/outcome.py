@@ -10,7 +10,6 @@ from recipe.critic_r1.preflight.memory import TIGHT
 from recipe.critic_r1.preflight.memory_estimate import (
     CUDA_GIB,
     GIB,
-    ModelShape,
     checkpoint_bytes,
     host_lines,
     log_probability_lines,
@@ -18,6 +17,7 @@ from recipe.critic_r1.preflight.memory_estimate import (
     total,
     training_lines,
 )
+from recipe.critic_r1.preflight.model_shape import ModelShape
 from recipe.critic_r1.rehearsal.dress_rehearsal import RehearsalMeasures
 
 PARTS = ("gen", "reward", "old_log_prob", "ref", "adv", "update_actor", "update_weights")

@@ -1,15 +1,14 @@
-"""Best-of-N as curves and as a bill: what choosing among N answers brings, and what it costs.
+"""Best-of-N curves and costs: what choosing among N answers gains, and what it costs.
 
-Every selector picks from the same candidates, so the curves of one chart differ by the picking alone. Curves of several
-columns get one y axis; where there are several, the knock-outs also stand in one chart of their own, since that is the
-comparison a reader came for.
+All selectors pick from the same candidates, so the curves of a chart differ by the selection alone. All charts have the
+same y axis. With several columns, one more chart compares their knock-outs.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 from recipe.critic_r1.report.charts import Chart, ChartLine, line_chart, number
-from recipe.critic_r1.report.comparisons import Board, Column
+from recipe.critic_r1.report.comparisons import Board
 from recipe.critic_r1.report.records import CurvePoint
 
 # Selectors in the order of the legend; others follow.
@@ -19,7 +18,6 @@ SELECTORS = {
     "majority": "majority",
     "oracle": "oracle",
     "weighted_knock_out": "weighted knock-out",
-    "swiss": "Swiss tournament",
     "round_robin": "round robin",
 }
 MAIN = "knock_out"
@@ -28,7 +26,7 @@ Curves = dict[str, list[CurvePoint]]
 
 
 def _pools(boards: list[Board]) -> dict[tuple[str, str], Curves]:
-    """(pool, column) -> its curves, so that the columns of one pool stand side by side."""
+    """(pool, column) -> its curves, sorted by pool."""
     pools: dict[tuple[str, str], Curves] = {}
     for board in boards:
         for column in board.columns:
@@ -53,7 +51,7 @@ def _sizes(listed: list[list[CurvePoint]]) -> list[int]:
 
 
 def best_of_n_charts(boards: list[Board]) -> list[Chart]:
-    """The knock-outs of all columns where there are several, then one chart a pool and column."""
+    """The knock-outs of all columns if there are several, then one chart per pool and column."""
     pools = {key: curves for key, curves in _pools(boards).items() if curves}
     ends = [
         value
@@ -68,13 +66,13 @@ def best_of_n_charts(boards: list[Board]) -> list[Chart]:
     pad = 0.05 * (max(ends) - min(ends)) or 0.05
     own = {label: curves[MAIN] for (pool, label), curves in pools.items() if MAIN in curves and not _is_other(pool)}
     options: dict[str, Any] = {
-        "unit": "share of right answers",
+        "unit": "share of correct answers",
         "percent": True,
         "floor": max(0.0, min(ends) - pad),
         "ceiling": min(1.02, max(ends) + pad),
         "smooth": False,
         "doubling": True,
-        # Three to a row are as wide as training curves.
+        # Three in a row have the width of training curves.
         "wide": len(pools) + (len(own) > 1) < 3,
         "x_name": "candidates",
     }
@@ -90,7 +88,7 @@ def best_of_n_charts(boards: list[Board]) -> list[Chart]:
         order = [name for name in SELECTORS if name in curves] + sorted(set(curves) - set(SELECTORS))
         lines = [_line(SELECTORS.get(name, name), curves[name], ns) for name in order]
         note = ("The candidates are another policy's. " if _is_other(pool) else "") + "Bands: 95 % intervals."
-        # A label may come from a file: it goes where the page escapes it, not into the image.
+        # A label may come from a file: the page escapes it, the image does not.
         chart = line_chart(f"bestof{index}", "Best of N", ns, lines, note=note, **options)
         if several:
             chart.title = f"Best of N: {label}"
@@ -100,11 +98,11 @@ def best_of_n_charts(boards: list[Board]) -> list[Chart]:
 
 @dataclass
 class CostTable:
-    """What each N costs a question with one selector."""
+    """The cost of each N per question, with one selector."""
 
     label: str
     rows: list[tuple[str, str, str, str, str]]
-    """(N, right answers, judgements, tokens, tokens per point gained over one sample)"""
+    """(N, correct answers, judgements, tokens, tokens per point gained over one sample)"""
 
 
 def _whole(value: float | None) -> str:
@@ -112,11 +110,11 @@ def _whole(value: float | None) -> str:
 
 
 def cost_tables(boards: list[Board]) -> list[CostTable]:
-    """One table for every tournament whose points carry their costs."""
+    """One table for every tournament whose points have costs."""
     tables = []
     for (_, label), curves in _pools(boards).items():
         for selector, points in curves.items():
-            # Picking at random or by majority asks for no judgement: there is nothing to weigh.
+            # Selectors without judgements have no cost to weigh.
             if not any(point.judgements for point in points):
                 continue
             rows = [
@@ -134,9 +132,9 @@ def cost_tables(boards: list[Board]) -> list[CostTable]:
 
 
 def bills(boards: list[Board]) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """What each best-of-N cost in all: captions of the columns, and rows of a name and a cost a column."""
+    """The total cost of each best-of-N: captions of the columns, and rows of a name and a cost per column."""
     found: dict[str, dict[str, float | None]] = {}
-    for column in _columns(boards):
+    for column in (column for board in boards for column in board.columns):
         evaluation = column.measured.evaluation
         for pool, bill in evaluation.bills.items():
             found[column.label + (", another policy's candidates" if _is_other(pool) else "")] = bill
@@ -146,7 +144,3 @@ def bills(boards: list[Board]) -> tuple[list[str], list[tuple[str, list[str]]]]:
     return list(found), [
         (name.replace("_", " "), [_whole(bill.get(name)) for bill in found.values()]) for name in names
     ]
-
-
-def _columns(boards: list[Board]) -> list[Column]:
-    return [column for board in boards for column in board.columns]

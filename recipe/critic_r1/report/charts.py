@@ -1,9 +1,9 @@
 """Charts as inline SVG that follows the page's light or dark colours.
 
-Matplotlib draws them with stand-in colours, and each stand-in becomes a CSS variable afterwards: one image serves
-both schemes. Text stays text (`svg.fonttype: none`), so it takes the page's font and can be searched. Legends and
-titles are left to the page, where they wrap on a narrow screen and pass through its escaping. For reading exact values
-each chart carries `readout`: the place of every x value in the image and the line to print for it.
+Matplotlib draws them with placeholder colours, which are then replaced by CSS variables. Text stays text
+(`svg.fonttype: none`), so it uses the page's font and can be searched. Legends and titles are left to the page, where
+they wrap on a narrow screen and are escaped. For reading exact values each chart has a `readout`: the position of every
+x value in the image and the line to print for it.
 """
 
 import io
@@ -20,7 +20,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Stand-in colours that nothing else uses -> the page's CSS variables.
+# Placeholder colours that nothing else uses -> the page's CSS variables.
 _INK, _GRID = "#0a0b01", "#0a0b02"
 _SERIES = [f"#0a0c{index:02x}" for index in range(1, 9)]
 _VARIABLES = {_INK: "var(--muted)", _GRID: "var(--line)"} | {
@@ -28,7 +28,7 @@ _VARIABLES = {_INK: "var(--muted)", _GRID: "var(--line)"} | {
 }
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "text.parse_math": False,  # names of selectors and reasons come from files: a `$` in one must not be read as TeX
+    "text.parse_math": False,  # names of selectors and reasons come from files, and may contain a `$`
     "font.size": 11,
     "xtick.labelsize": 10.5,
     "ytick.labelsize": 10.5,
@@ -51,14 +51,14 @@ _STYLE: dict[Any, Any] = {
     "axes.formatter.useoffset": False,
     "axes.formatter.limits": (-4, 5),
 }
-# Inches at 72 units each: view boxes of 360 x 194 and 446 x 216. The page scales them to the column: text of the wide
-# ones must still be readable on a telephone.
+# Inches at 72 units each: view boxes of 360 x 194 and 446 x 216. The page scales them to the column; the text of wide
+# charts must be readable on a phone.
 _SIZE, _WIDE, _UNITS = (5.0, 2.7), (6.2, 3.0), 72
 
 
 @dataclass
 class ChartLine:
-    """One series: `values` are as long as the chart's x values; None or NaN where nothing was measured."""
+    """One series: `values` has one entry per x value; None or NaN where nothing was measured."""
 
     label: str
     values: Sequence[float | None]
@@ -93,12 +93,10 @@ def duration(seconds: float | None) -> str:
     """Seconds as the page prints them: `48 s`, `3 min 05 s`, `2 h 10 min`."""
     if seconds is None:
         return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s" if seconds >= 10 else f"{seconds:.1f} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _floats(values: Sequence[float | None] | None) -> np.ndarray:
@@ -106,7 +104,7 @@ def _floats(values: Sequence[float | None] | None) -> np.ndarray:
 
 
 def rolling_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean over the last `window` values at each place, NaN left out; shorter at the start."""
+    """Mean of the last `window` values at each position, NaN left out; of fewer at the start."""
     return np.array(
         [
             np.nan if np.isnan(part).all() else np.nanmean(part)
@@ -116,7 +114,7 @@ def rolling_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def smoothing_window(count: int) -> int:
-    """Steps that the bold line averages over: a tenth of the run, and 1 (no averaging) under ten steps."""
+    """Steps that the bold line averages over: a tenth of the run; 1 (no averaging) below ten steps."""
     return max(1, round(count / 10)) if count >= 10 else 1
 
 
@@ -129,8 +127,8 @@ def _inline(figure: Figure, key: str, title: str) -> str:
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
     svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{key}-{m[1]}"' if m[1] in used else "", svg)
     svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{key}-", svg)
-    for stand_in, variable in _VARIABLES.items():
-        svg = svg.replace(stand_in, variable)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
     head = re.search(r'viewBox="[^"]+"', svg)
     body = svg[svg.index(">") + 1 :]
     # The title is ours, never a file's, so it needs no escaping.
@@ -148,7 +146,7 @@ def _axes(key: str, wide: bool) -> tuple[Figure, Axes]:
 
 
 def _readout(figure: Figure, axes: Axes, xs: np.ndarray, lines: list[str]) -> dict[str, object]:
-    """Where each x is in the view box, the top and foot of the plot there, and the text to show."""
+    """The position of each x in the view box, the top and foot of the plot, and the text to show."""
     figure.draw_without_rendering()
     height = figure.bbox.height
     foot, top = (height - axes.transAxes.transform((0, y))[1] for y in (0, 1))
@@ -162,7 +160,7 @@ def _finish(axes: Axes, x_name: str, floor: float | None, ceiling: float | None,
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-"))
     else:
-        # A wish, not a knife: values beyond floor or ceiling widen the axis instead of leaving it.
+        # Values beyond floor or ceiling widen the axis.
         low, high = axes.get_ylim()
         bottom, top = axes.dataLim.y0, axes.dataLim.y1
         axes.set_ylim(low if floor is None else min(floor, bottom), high if ceiling is None else max(ceiling, top))
@@ -191,9 +189,9 @@ def line_chart(
 ) -> Chart:
     """Lines over whole-number x values.
 
-    smooth: thin line for the values, bold one for their rolling mean (`smoothing_window`).
-    level: a dashed reference line. doubling: x on a log-2 axis with each value marked, for best-of-N.
-    percent: values are shares in [0, 1]. A band is drawn where a line has `low` and `high`.
+    smooth: a thin line for the values, a bold one for their rolling mean (`smoothing_window`).
+    level: a dashed reference line. doubling: x on a log-2 axis with a tick at each value, for best-of-N.
+    percent: values are shares in [0, 1]. A line with `low` and `high` gets a band.
     """
     with mpl.rc_context(_STYLE):
         figure, axes = _axes(key, wide)
@@ -242,7 +240,7 @@ def stacked_chart(
     note: str = "",
     percent: bool = False,
 ) -> Chart:
-    """Parts of a whole over steps, one on top of the other; a missing value counts as zero."""
+    """Parts over steps, stacked; a missing value counts as zero."""
     with mpl.rc_context(_STYLE):
         figure, axes = _axes(key, wide=True)
         x = np.array(xs, dtype=float)

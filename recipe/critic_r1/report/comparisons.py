@@ -1,8 +1,8 @@
 """Which metrics are shown side by side: columns, and boards of columns that may be compared.
 
-Two values of one metric are comparable only if they were measured on the same items. So critic benchmarks share a board
-when they judged the same pairs, best-of-N runs when they answered the same questions, policy evaluations task by task;
-training runs share one board, but each is compared with its own start, since every run has its own held-out pairs.
+Values of a metric are comparable only when they were measured on the same items. So critic benchmarks share a board
+when they judged the same pairs, best-of-N runs when they answered the same questions, policy evaluations by task.
+Training runs share one board, but each is compared with its own start, since every run has its own held-out pairs.
 """
 
 from dataclasses import dataclass, field
@@ -25,17 +25,17 @@ MOST_CATEGORIES_NAMED = 4
 
 @dataclass(eq=False)
 class Column:
-    """One measured set of metrics under a name of its own."""
+    """One measured set of metrics."""
 
     label: str
     run: Run
     measured: Measured
     base: "Column | None" = None
-    """The column that its changes are counted from"""
+    """The column that changes are relative to"""
     changes: dict[str, Difference] = field(default_factory=dict)
     """metric -> change from the base"""
     is_start: bool = False
-    """Whether another column of the same run counts from this one"""
+    """Whether it is the base of another column of the same run"""
     duel: dict[str, Any] | None = None
     """McNemar's test against the base: `pairs`, `only_first`, `only_second`, `p_value`, `unanswered`"""
 
@@ -46,7 +46,7 @@ class Board:
     title: str
     columns: list[Column]
     repeats: list[Column] = field(default_factory=list)
-    """Of runs that differ only in their seed, the columns that count from a start"""
+    """The final columns of runs that differ only in their seed"""
     notes: list[str] = field(default_factory=list)
 
 
@@ -57,7 +57,7 @@ def _label(run: Run, one: Measured, alone: bool) -> str:
 
 
 def _title(kind: Kind, measured: Measured) -> str:
-    """What it was measured on, as far as the files say."""
+    """The kind of evaluation and, if known, its data."""
     if kind == "benchmark":
         pairs = len({one.pair_id for one in measured.judgements})
         names = sorted({one.category for one in measured.judgements if one.category})
@@ -68,12 +68,12 @@ def _title(kind: Kind, measured: Measured) -> str:
 
 
 def make_boards(runs: list[Run]) -> list[Board]:
-    """Boards in reading order; columns in the order of the runs, each compared with the first it can be."""
+    """Boards in reading order; columns in the order of the runs, each compared with the first comparable one."""
     alone = len(runs) == 1
     boards: dict[tuple[Kind, str], Board] = {}
     for run in runs:
         for one in run.measured:
-            # Where the items are not known, a run is comparable with no other.
+            # Without known items a run is not comparable with any other.
             place = "" if one.kind in ("held-out", "policy") else one.items or f"only {run.label}"
             board = boards.setdefault((one.kind, place), Board(one.kind, _title(one.kind, one), []))
             board.columns.append(Column(_label(run, one, alone), run, one))

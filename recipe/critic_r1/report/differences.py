@@ -1,10 +1,9 @@
 """Changes from one set of metrics to another, with their intervals.
 
-Where both judged the same pairs, the change is taken pair by pair on the same bootstrap draws (`judging.comparison`),
-so that what is hard for either of them does not widen the interval. Metrics that came without their answers (a greedy
-accuracy, a suite of another tool) have only two intervals; these are put together by Newcombe's method (R. G. Newcombe,
-1998, method 10; for means in general Zou and Donner, 2008), which takes the two as independent. Two models on the same
-images mostly agree on what is hard; the interval is then wider than it had to be.
+If both judged the same pairs, the change is paired, on the same bootstrap resamples (`judging.comparison`), so that
+common difficulty does not widen the interval. Metrics without their answers (a greedy accuracy, a third-party suite)
+have only two intervals, which are combined by Newcombe's method (R. G. Newcombe, 1998, method 10; for means in general
+Zou and Donner, 2008). It assumes independence, which is conservative for two models on the same images.
 """
 
 import math
@@ -24,7 +23,7 @@ from recipe.critic_r1.report.run_files import Measured
 
 @dataclass(frozen=True)
 class Difference:
-    """Second minus first. `low` and `high` are None where an interval is missing."""
+    """Second minus first. `low` and `high` are None when an interval is missing."""
 
     value: float
     low: float | None
@@ -33,7 +32,7 @@ class Difference:
 
     @property
     def sure(self) -> int:
-        """+1 or -1 where the interval lies above or below zero, else 0."""
+        """+1 or -1 if the interval is above or below zero, else 0."""
         if self.low is None or self.high is None:
             return 0
         return (self.low > 0) - (self.high < 0)
@@ -72,7 +71,7 @@ def over_runs(changes: list[Difference]) -> Difference | None:
 
 
 def _judged(one: JudgementLine) -> Judgement:
-    """As the comparison takes it. Raises ValueError when the order is not a number."""
+    """A judgement for `compare`. Raises ValueError when the order is not a number."""
     if not one.order.isdecimal():
         raise ValueError(f"the judgement of pair {one.pair_id} has no order")
     task = JudgeTask(
@@ -92,7 +91,7 @@ def _judged(one: JudgementLine) -> Judgement:
 
 
 def _names(metric: str) -> list[str]:
-    """Names in a result file of a metric of the comparison."""
+    """Names in a result file for a metric of `compare`."""
     if metric.startswith("category/"):
         return [metric, f"official/{metric.removesuffix('/accuracy')}"]
     if metric.startswith("length/"):
@@ -102,10 +101,7 @@ def _names(metric: str) -> list[str]:
 
 
 def differences(first: Measured, second: Measured) -> tuple[dict[str, Difference], dict[str, Any] | None, str]:
-    """(metric -> change, McNemar's test, why there is none).
-
-    The reason is empty where pairs were compared, and where there are no judgements to compare.
-    """
+    """(metric -> change, McNemar's test, why pairs could not be compared or "")."""
     changes: dict[str, Difference] = {}
     after = second.evaluation.metrics
     for name, before in first.evaluation.metrics.items():
@@ -128,11 +124,5 @@ def differences(first: Measured, second: Measured) -> tuple[dict[str, Difference
         for name in _names(metric):
             if name in changes:
                 changes[name] = Difference(estimate.value, estimate.low, estimate.high, paired=True)
-    duel = {
-        "pairs": found.pairs,
-        "unanswered": found.unanswered,
-        "only_first": found.only_first,
-        "only_second": found.only_second,
-        "p_value": found.p_value,
-    }
-    return changes, duel, ""
+    parts = ("pairs", "unanswered", "only_first", "only_second", "p_value")
+    return changes, {part: getattr(found, part) for part in parts}, ""

@@ -1,9 +1,8 @@
-"""Images of the judgements, found by hash in Parquet files and carried in the page as data URIs.
+"""Images of the judgements, found by hash in Parquet files and embedded in the page as data URIs.
 
-The digits of the demo are a few hundred bytes and go in untouched; photographs share a budget, or 5,000 judgements
-would make a file that no browser opens: the more of them, the smaller each becomes. The key is the image's own hash,
-not a row number: that is what a judgement names, and it stays right when files are converted again. Only bytes inside a
-row are read; a name of a file in a row is not followed.
+Small images, like the demo's digits, are embedded unchanged. Photographs share a budget and are shrunk to fit it, since
+no browser opens a page with 5,000 of them. Judgements name images by hash, which stays valid when the data is converted
+again. Only bytes in a row are read; file names in a row are not followed.
 """
 
 import base64
@@ -20,13 +19,13 @@ from PIL import Image
 from data_prep.reading.images import BadImage, open_image, read_header
 from recipe.critic_r1.judging.pairwise import images_blake3
 
-# Longest side in pixels of an image on the page; where the budget does not reach, the next one.
+# Longest side in pixels of an image on the page; the next one if the budget is too small.
 SIDES = (512, 384, 288, 224, 160)
-# Most bytes of an image that goes into the page as it is.
+# Most bytes of an image that is embedded unchanged.
 LARGEST_BYTES = 64_000
-# Most pixels of an image that is decoded, a memory of 200 MB: phones make them of 50 million.
+# Most pixels of an image that is decoded, in 200 MB; phone cameras have 50 million.
 MOST_PIXELS = 50_000_000
-# All images of one page together, as data URIs. Above it a browser gets slow to open the file.
+# Characters of all images of a page as data URIs; with more, browsers open the file slowly.
 PAGE_BUDGET = 36_000_000
 _MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "GIF": "image/gif", "WEBP": "image/webp", "BMP": "image/bmp"}
 
@@ -44,27 +43,27 @@ def _shrunk(image: Image.Image, side: int) -> str:
 
 
 def data_uri(raw: bytes, allowance: int = LARGEST_BYTES) -> str:
-    """One encoded image as a data URI, with the pixels that a model sees (`open_image`).
+    """An encoded image as a data URI, with the pixels that a model sees (`open_image`).
 
-    It goes in as it is when it is small (the first of SIDES, LARGEST_BYTES, `allowance` in characters of the URI) and
-    a browser shows the same pixels; else shrunk to the first of SIDES that fits the allowance, or to the last.
+    It is embedded unchanged when it is small (the first of SIDES, LARGEST_BYTES, `allowance` in characters of the URI)
+    and a browser shows the same pixels; otherwise shrunk to the first of SIDES that fits the allowance, or the last.
 
     Raises:
         BadImage: it cannot be decoded, or has too many pixels.
     """
     header, image = read_header(raw), open_image(raw, max_pixels=MOST_PIXELS)
-    as_it_is = _uri(raw, _MIME[header.format]) if header.direct and header.format in _MIME else ""
-    fits = as_it_is and max(image.size) <= SIDES[0] and len(as_it_is) <= LARGEST_BYTES
-    if fits and len(as_it_is) <= allowance:
-        return as_it_is
+    unchanged = _uri(raw, _MIME[header.format]) if header.direct and header.format in _MIME else ""
+    fits = unchanged and max(image.size) <= SIDES[0] and len(unchanged) <= LARGEST_BYTES
+    if fits and len(unchanged) <= allowance:
+        return unchanged
     uri = next((uri for uri in (_shrunk(image, side) for side in SIDES) if len(uri) <= allowance), "")
     uri = uri or _shrunk(image, SIDES[-1])
-    # A few pixels only grow when they are encoded again.
-    return as_it_is if fits and len(as_it_is) <= len(uri) else uri
+    # Encoding a tiny image again makes it larger.
+    return unchanged if fits and len(unchanged) <= len(uri) else uri
 
 
 def _images_of_rows(path: Path) -> Iterator[list[bytes]]:
-    """The encoded images of each row, in order; rows that only name images come out empty.
+    """The encoded images of each row, in order; empty for rows that only name images.
 
     Raises:
         ValueError: the file has no images. OSError, ArrowException: it cannot be read.
@@ -86,18 +85,15 @@ class Album:
     uris: list[str] = field(default_factory=list)
     """Each distinct image once, as a data URI."""
     of: dict[str, list[int]] = field(default_factory=dict)
-    """`image_blake3` of a judgement -> its images' places in `uris`."""
+    """`image_blake3` of a judgement -> indices of its images in `uris`."""
     why_not: dict[str, str] = field(default_factory=dict)
-    """`image_blake3` -> why it has none; a wanted hash is either here or in `of`."""
+    """`image_blake3` -> why it has none; every wanted hash is here or in `of`."""
     notes: list[str] = field(default_factory=list)
     """Sentences on files that cannot be used."""
 
 
 def parquet_files(places: Iterable[Path]) -> list[Path]:
-    """Parquet files among files and folders, each once, held-out ones first.
-
-    Judgements are mostly of held-out images: looking there first often spares reading the training shards.
-    """
+    """Parquet files among files and folders, each once; held-out ones first, since most judgements are of those."""
     found = (file for place in places for file in (sorted(place.rglob("*.parquet")) if place.is_dir() else [place]))
     files = {file.resolve(): file for file in found if file.is_file()}
     return sorted(files.values(), key=lambda path: not path.name.startswith("test"))
@@ -106,8 +102,7 @@ def parquet_files(places: Iterable[Path]) -> list[Path]:
 def find_images(files: list[Path], wanted: Iterable[str]) -> Album:
     """Look up judgements' `image_blake3` in Parquet files, in this order.
 
-    A wanted hash is that of a row's only image, or the one over all hashes of a row with several. A file that cannot be
-    used costs itself: it is named in `Album.notes`.
+    A file that cannot be used is skipped, and named in `Album.notes`.
     """
     missing = set(wanted)
     album = Album()
@@ -119,7 +114,7 @@ def find_images(files: list[Path], wanted: Iterable[str]) -> Album:
                 hashes = [blake3(raw).hexdigest() for raw in row]
                 key = images_blake3(hashes)
                 if key in missing:
-                    # Small images leave their share of the budget to those that come later.
+                    # Budget that small images do not use is left for later ones.
                     allowance = left // len(missing) // max(1, len(hashes))
                     missing.discard(key)
                     left -= _embed(album, numbers, key, dict(zip(hashes, row, strict=True)), allowance, left)
@@ -134,7 +129,7 @@ def find_images(files: list[Path], wanted: Iterable[str]) -> Album:
 
 
 def _embed(album: Album, numbers: dict[str, int], key: str, images: dict[str, bytes], allowance: int, left: int) -> int:
-    """Add the images of one row that the album lacks, or say why not; returns the characters that they take."""
+    """Add a row's images that the album lacks, or say why not; returns the number of characters added."""
     taken = 0
     for digest, raw in images.items():
         if digest in numbers:

@@ -1,7 +1,7 @@
-"""Where a judge fails: its judgements by category and by the place of the better response, as shares of a bar.
+"""Where a judge fails: outcomes by category and by the position of the better response, as stacked bars.
 
-An average hides a judge that is good on one kind of question and guesses on another, or that prefers a position. A
-click on a bar sets the same filter in the list of judgements.
+An average hides that a judge guesses on one kind of question, or prefers a position. A click on a bar sets the same
+filter in the list of judgements.
 """
 
 from collections import Counter, defaultdict
@@ -13,7 +13,7 @@ from recipe.critic_r1.report.records import JudgementLine
 
 KINDS = ("right", "wrong", "unparsed", "unanswered")
 PLACES = {"1": "Better response first", "2": "Better response second", "tie": "Tie"}
-# The largest ones; more rows cannot be taken in at a glance.
+# The largest ones are shown.
 MOST_CATEGORIES = 16
 
 
@@ -25,23 +25,23 @@ class Share:
     """The judge"""
     n: int
     parts: list[tuple[str, float]]
-    """(kind, share in percent), none of them empty"""
+    """(kind, share in percent), without empty ones"""
     right: str
-    """Share that is right among the answered, `–` when none was answered"""
+    """Share that is correct among the answered, `–` when none was answered"""
 
 
 @dataclass
 class Slice:
     title: str
     facet: str
-    """Filter of the page: `category`, `label` or empty for everything"""
+    """Filter of the page: `category`, `label`, or empty for all"""
     value: str
     shares: list[Share | None]
 
 
 @dataclass
 class Failures:
-    """One board's slices, one column a judge."""
+    """One board's slices, with a column per judge."""
 
     names: list[str]
     slices: list[Slice]
@@ -58,10 +58,7 @@ def _share(name: str, judgements: list[JudgementLine]) -> Share | None:
 
 
 def failures(board: Board) -> Failures | None:
-    """Slices of a board whose columns come with their judgements; categories from the worst to the best.
-
-    The worst is by the last column: the trained model, or the one given last.
-    """
+    """Slices of a board; None when no column has judgements. Categories start with the worst of the last column."""
     judges = {column.label: column.measured.judgements for column in board.columns if column.measured.judgements}
     if not judges:
         return None

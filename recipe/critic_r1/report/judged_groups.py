@@ -1,6 +1,6 @@
-"""The responses to one prompt that a critic compared, with their matches in the order in which they were played.
+"""Responses to one prompt that a critic compared, with their matches in the order in which they were played.
 
-For a knock-out the columns of a group are the rounds of its bracket. Responses with one answer are one player.
+In a knock-out the columns of a group are the rounds of its bracket. Responses with the same answer are one player.
 """
 
 from collections.abc import Sequence
@@ -12,21 +12,21 @@ SHOWN_GROUPS = 6
 """The last ones of a run."""
 
 SHOWN_MATCHES = 16
-"""Of a player; a round robin among more responses is cut off, and the page says so."""
+"""Per player; the page says how many more there are."""
 
 LONGEST_RESPONSE = 300
-"""Characters of a response, from its end: the answer is there."""
+"""Characters of a response, from its end, where the answer is."""
 
 
 @dataclass(frozen=True)
 class Player:
-    """Responses with one answer."""
+    """Responses with the same answer."""
 
     samples: str
     """Their numbers, such as `0, 4`."""
     response: str
     score: float | None
-    """What the critic gave, 0 to 1."""
+    """The critic's score, 0 to 1."""
     matches: list[str]
 
 
@@ -43,7 +43,7 @@ class GroupCard:
 
 
 def judged_groups(rollouts: Sequence[RolloutLine], *, run: str = "") -> list[GroupCard]:
-    """The last judged groups among the rollouts of a run; none where no critic rewarded groups."""
+    """The last judged groups among the rollouts of a run; empty when no critic rewarded groups."""
     groups: dict[tuple[int, str], list[RolloutLine]] = {}
     for line in rollouts:
         if line.uid and line.matches is not None:
@@ -55,7 +55,7 @@ def judged_groups(rollouts: Sequence[RolloutLine], *, run: str = "") -> list[Gro
 def _group(lines: Sequence[RolloutLine], run: str) -> GroupCard:
     players: dict[tuple[object, ...], list[RolloutLine]] = {}
     for line in lines:
-        # Equal answers are one player; a response that was not compared stands alone.
+        # A response that was not compared is a player of its own.
         player = (line.pred or line.response,) if line.matches else ("", line.sample)
         players.setdefault(player, []).append(line)
     found = [
@@ -74,7 +74,7 @@ def _group(lines: Sequence[RolloutLine], run: str) -> GroupCard:
 
 
 def _told(against: int, share: float | None, verdicts: Sequence[str | None]) -> str:
-    """A match in words, with the verdicts when shown first and when shown second.
+    """A match in words, with the verdicts when the response was shown first and second.
 
     >>> _told(3, 1.0, ("1", "2")), _told(-1, 0.5, ("1", None))
     ('beats 3 (1, 2)', 'draws with the reference (1, unreadable)')

@@ -1,9 +1,8 @@
-"""Judgements as cards: one pair in one order, and what each judge said about it, side by side.
+"""Judgements as cards: a pair in one order, and the verdicts of all judges on it.
 
-A judgement is right, wrong, unparsed (no verdict could be read) or unanswered (the request failed), and apart from
-that a pair is inconsistent when its two orders contradict each other: the places swap, so a judge that looks at
-content names the other number, and calls a tie twice. Where the other order was not judged, or was unreadable,
-consistency is not known and not guessed. The words mean what they mean in `judging.metrics`.
+A judgement is right, wrong, unparsed (no readable verdict) or unanswered (the request failed), with the meanings of
+`judging.metrics`. A pair is inconsistent when the verdicts of its two orders contradict each other; that is not known
+when the other order was not judged or is unparsed.
 """
 
 from collections import Counter
@@ -24,9 +23,9 @@ class Side:
     reason: str
     response: str
     other: str | None = None
-    """verdict in the other order: `""` when unparsed, None when not judged"""
+    """Verdict in the other order: `""` when unparsed, None when not judged"""
     flips: bool | None = None
-    """whether the two orders contradict each other; None when that is not known"""
+    """Whether the two orders contradict each other; None when not known"""
 
 
 @dataclass
@@ -47,9 +46,9 @@ Key = tuple[str, str, int]
 
 
 def verdict_of(judgement: JudgementLine) -> str:
-    """`1`, `2`, `tie` (or what else answers the task), and empty when no verdict could be read."""
+    """`1`, `2`, `tie` (for other tasks, their answer); empty without a readable verdict."""
     pred = judgement.pred.strip().lower()
-    # Rollouts of another kind of task (a score, a rank) have other answers; their label shows it.
+    # Rollouts of other tasks (a score, a rank) have other labels.
     pairwise = judgement.ground_truth.strip().lower() in OPPOSITE
     return "" if pairwise and pred not in OPPOSITE else pred
 
@@ -67,7 +66,7 @@ def kind_of(judgement: JudgementLine) -> str:
 
 
 def _keyed(judgements: list[JudgementLine]) -> dict[Key, JudgementLine]:
-    """By pair, order and turn: a pair that is judged several times (votes) keeps every judgement."""
+    """Judgements by pair, order and number, since a pair may be judged several times (votes)."""
     turns: Counter[tuple[str, str]] = Counter()
     keyed: dict[Key, JudgementLine] = {}
     for judgement in judgements:
@@ -78,7 +77,7 @@ def _keyed(judgements: list[JudgementLine]) -> dict[Key, JudgementLine]:
 
 
 def contradict(verdict: str, other: str) -> bool | None:
-    """Whether the verdicts of a pair's two orders contradict each other; None when one is unparsed.
+    """Whether the verdicts in a pair's two orders contradict each other; None when one is unparsed.
 
     >>> contradict("1", "2"), contradict("1", "1"), contradict("tie", "tie"), contradict("1", "tie")
     (False, True, False, True)
@@ -89,7 +88,7 @@ def contradict(verdict: str, other: str) -> bool | None:
 
 
 def make_cards(judgements: dict[str, list[JudgementLine]]) -> list[Card]:
-    """Joins the judgements of several judges (name -> list) by pair and order; in the order of the files."""
+    """Cards from the judgements of several judges (name -> list), in the order of the files."""
     cards: dict[Key, Card] = {}
     for name, listed in judgements.items():
         keyed = _keyed(listed)

@@ -1,8 +1,7 @@
-"""Labels of the metrics, what they mean, and their order.
+"""Labels, notes and order of the metrics.
 
-Names and meanings belong to the code that computes them (`judging.metrics`, `judging.official_metrics`,
-`best_of_n.curves`, `demo.evaluate`); here they only get a label. A metric that is not listed is shown under its own
-name after the listed ones.
+They are defined where they are computed (`judging.metrics`, `judging.official_metrics`, `selection.curves`,
+`demo.evaluate`). A metric without a label is shown under its own name after the others.
 """
 
 import re
@@ -12,7 +11,7 @@ from typing import Literal
 from recipe.critic_r1.report.run_files import Kind
 
 Unit = Literal["share", "points", "plain"]
-"""`share`: in [0, 1], printed in percent. `points`: a difference of shares. `plain`: printed as it is."""
+"""`share`: in [0, 1], printed in percent. `points`: a difference of shares. `plain`: a number."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +19,13 @@ class Meaning:
     label: str
     note: str = ""
     better: int = 1
-    """+1 when a rise is good, -1 when a fall is, 0 when neither"""
+    """+1 when higher is better, -1 when lower is, 0 for neither"""
     unit: Unit = "share"
 
 
 CRITIC = {
     "accuracy": Meaning("Accuracy", "the verdict equals the label; each pair in both orders"),
-    "accuracy_both_orders": Meaning("Accuracy, both orders", "right in one order and in the other"),
+    "accuracy_both_orders": Meaning("Accuracy, both orders", "correct in both orders of the pair"),
     "swap_consistency": Meaning("Swap consistency", "the same response is preferred in both orders"),
     "position_bias": Meaning("Position bias", "-1: always the second, 0: none, 1: always the first", 0, "plain"),
     "accuracy_better_first": Meaning("Accuracy, better response first"),
@@ -40,7 +39,7 @@ OFFICIAL = {
     "overall": Meaning("Overall", "all pairs; mean of both orders, where the official script samples one"),
     "without_ties": Meaning("Without ties", "pairs whose label is not a tie"),
     "macro": Meaning("Macro average", "mean over the categories"),
-    "acc_plus": Meaning("Acc+", "prompts with every pair right"),
+    "acc_plus": Meaning("Acc+", "prompts with every pair correct"),
     "category": Meaning("Category"),
 }
 LENGTH = {
@@ -59,7 +58,6 @@ POLICY = {
 SELECTORS = {
     "knock_out": Meaning("Picked by knock-out", "the critic judges the answers two at a time"),
     "weighted_knock_out": Meaning("Picked by weighted knock-out", "repeated answers count as votes"),
-    "swiss": Meaning("Picked by Swiss tournament"),
     "round_robin": Meaning("Picked by round robin", "every answer is compared with every other"),
     "one_sample": Meaning("One sample", "no selection"),
     "majority": Meaning("Majority"),
@@ -71,11 +69,11 @@ BEST_OF = SELECTORS | {
     f"{selector}_minus_{base}": Meaning(
         f"{SELECTORS[selector].label.removeprefix('Picked by ').capitalize()} minus {text}",
         "paired by image",
-        # It also falls when the other one rises.
+        # It also falls when the baseline rises.
         better=0,
         unit="points",
     )
-    for selector in ("knock_out", "weighted_knock_out", "swiss", "round_robin")
+    for selector in ("knock_out", "weighted_knock_out", "round_robin")
     for base, text in BASELINES.items()
 }
 LISTED = {
@@ -85,7 +83,7 @@ LISTED = {
     "policy": (POLICY, 3, "As a policy"),
 }
 OTHER = "Other metrics"
-# The tiles on top of a board: name patterns, the first metric that fits each.
+# The tiles of a board: patterns of names, of which the first matching metric is shown.
 HEADLINES: dict[Kind, tuple[str, ...]] = {
     "held-out": (r"critic/accuracy", r"critic/accuracy_both_orders", r"policy/greedy", r"best_of_\d+/knock_out"),
     "benchmark": (
@@ -104,7 +102,7 @@ HEADLINES: dict[Kind, tuple[str, ...]] = {
 }
 
 Place = tuple[int, int, str, int, str]
-"""Sorts metrics: rank of the group, N, group, rank in the group, name."""
+"""Sort key of a metric: rank of the group, N, group, rank in the group, name."""
 
 
 def place_of(name: str) -> tuple[Place, str, Meaning]:
@@ -124,19 +122,19 @@ def place_of(name: str) -> tuple[Place, str, Meaning]:
     else:
         listed, rank, group = LISTED.get(head, ({}, 9, OTHER))
     names = list(listed)
-    whole, _, part = tail.partition("/")
+    parent, _, part = tail.partition("/")
     if tail in listed:
         position, meaning = names.index(tail), listed[tail]
-    elif whole in listed and part:
-        label = part if whole == "category" else f"{listed[whole].label}: {part}"
-        position, meaning = names.index(whole), replace(listed[whole], label=label, note="")
+    elif parent in listed and part:
+        label = part if parent == "category" else f"{listed[parent].label}: {part}"
+        position, meaning = names.index(parent), replace(listed[parent], label=label, note="")
     else:
         position, meaning = len(names), Meaning(name, better=0, unit="plain")
     return (rank, -size, group, position, name), group, meaning
 
 
 def policy_place(name: str, values: list[float]) -> tuple[Place, str, Meaning]:
-    """Place, group and meaning of a third-party metric, `policy/<group>/<task>`; a share where every value can be one.
+    """Place, group and meaning of a third-party metric, `policy/<group>/<task>`; a share if all values are in [0, 1].
 
     >>> policy_place("policy/chart/chartqa", [0.7])[1:]
     ('Chart', Meaning(label='chartqa', note='', better=1, unit='share'))

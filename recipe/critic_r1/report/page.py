@@ -1,10 +1,9 @@
-"""The page itself: what was read, handed to the template, and written in one piece.
+"""The page: data for the template, and the template rendered and written.
 
-Jinja escapes every text; judgements and chart read-outs travel as JSON blocks in which `<` is written as an escape, so
-that a response holding `</script>` ends nothing. Images are in blocks of their own, which the script opens when it
-shows one: a browser then has no megabytes of base64 to parse before the first line is seen. The content policy names
-our script by its hash and allows no address: the browser itself refuses anything else, an `onerror` in a model's
-answer included.
+Jinja escapes every text. Judgements and chart read-outs are JSON blocks in which `<` is escaped, so that a response
+with `</script>` does not end them. Images are in separate blocks that the script reads when it shows one, so that the
+page appears before megabytes of base64 are parsed. The content security policy allows our script by its hash and no
+address: the browser refuses anything else, such as an `onerror` in a response.
 """
 
 import base64
@@ -34,15 +33,15 @@ from recipe.critic_r1.report.training_curves import compared_curves, smoothing_n
 
 PAGE = "report.html"
 MARK = "critic-r1 report</title>"
-"""What every page of ours has in its head."""
+"""Identifies a page of ours."""
 ROLLOUTS = "rollouts"
-# Judgements on the page at a time. The browser holds only these in its document, however many there are.
+# Judgements in the browser's document at a time.
 CARDS_AT_A_TIME = 24
 SCRIPTS = ("charts.js", "judgements.js")
 
 
 def json_block(value: Any) -> Markup:
-    """JSON for a `<script type="application/json">`: no character sequence in it can end the block."""
+    """JSON for a `<script type="application/json">`, which nothing in it can end."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c"))
 
@@ -61,13 +60,13 @@ def _environment() -> Environment:
 
 
 def _judges(runs: list[Run], boards: list[Board]) -> tuple[dict[str, list[JudgementLine]], list[list[str]]]:
-    """(name -> its judgements, names that judged the same items). Rollouts of training are judges of their own."""
+    """(name -> its judgements, groups of names that judged the same items). Training rollouts are separate judges."""
     judges: dict[str, list[JudgementLine]] = {}
     peers = []
     for board in boards:
         judged = {column.label: column.measured.judgements for column in board.columns if column.measured.judgements}
         judges |= judged
-        # Each training run has its own held-out pairs; elsewhere a board is one set of items.
+        # Training runs share a board and have their own held-out pairs.
         by_items: dict[str, list[str]] = {}
         for column in board.columns:
             if column.label in judged:
@@ -82,12 +81,12 @@ def _judges(runs: list[Run], boards: list[Board]) -> tuple[dict[str, list[Judgem
 
 
 def _cards(judges: dict[str, list[JudgementLine]], peers: list[list[str]]) -> list[Card]:
-    """Cards of each group of peers: a rollout of a pair is no judgement of the evaluation."""
+    """Cards of each group of peers, which have the same pairs."""
     return [card for group in peers for card in make_cards({name: judges[name] for name in group})]
 
 
 def _card_data(cards: list[Card], peers: list[list[str]], album: Album) -> tuple[dict[str, Any], int]:
-    """(cards with their texts as numbers, number of shortened texts)."""
+    """(cards with texts replaced by their numbers, number of shortened texts)."""
     texts = Texts()
 
     def data(card: Card) -> dict[str, Any]:
@@ -101,14 +100,14 @@ def _card_data(cards: list[Card], peers: list[list[str]], album: Album) -> tuple
         return found | {"images": album.of.get(card.image, []), "gone": gone}
 
     listed = [data(card) for card in cards]
-    whole, cut = texts.listed()
-    return {"at_a_time": CARDS_AT_A_TIME, "peers": peers, "texts": whole, "cards": listed}, cut
+    all_texts, cut = texts.listed()
+    return {"at_a_time": CARDS_AT_A_TIME, "peers": peers, "texts": all_texts, "cards": listed}, cut
 
 
 def _image_files(runs: list[Run], data: Sequence[Path]) -> list[Path]:
-    """Parquet files in what the user gave, and inside each run's folder: `data`, `tasks` and where its record says.
+    """Parquet files in ``data``, and in each run's folder: `data`, `tasks` and what its settings name.
 
-    A record may come from anyone: what it names outside of its folder is not opened, and the page says so.
+    Settings may come from anyone: places outside the run's folder are not opened, and the page says so.
     """
     found = parquet_files(data)
     given = {file.resolve() for file in (*data, *found)}
@@ -197,17 +196,17 @@ def build_report(run_dir: Path) -> Path:
 def build_page(given: Sequence[str], out: Path | None = None, *, data: Sequence[Path] = ()) -> Path:
     """Write one page about all given runs (`FOLDER` or `NAME=FOLDER` each) and return its path.
 
-    What a run lacks, and what in it cannot be used, is listed on the page.
+    The page lists what a run lacks and what could not be used.
 
     Args:
         out: the page; by default `report.html` in the folder of the run, or for several runs in the working directory.
-        data: Parquet files or folders to look for images in, before the runs' own `data/` and `tasks/`.
+        data: Parquet files or folders with images, searched before the runs' own `data/` and `tasks/`.
 
     Raises:
-        ReportError: a folder is not of a run. FileExistsError: `out` exists and is not a report.
+        ReportError: a folder is not that of a run. FileExistsError: `out` exists and is not a report.
     """
     if lost := [str(path) for path in data if not path.exists()]:
-        raise ReportError(f"{lost[0]} does not exist; give Parquet files or folders that hold the images")
+        raise ReportError(f"{lost[0]} does not exist; give Parquet files or folders with the images")
     runs = read_runs(given)
     alone = runs[0] if len(runs) == 1 else None
     title = f"{len(runs)} runs side by side" if alone is None else alone.info.name if alone.info else alone.label

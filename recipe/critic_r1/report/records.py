@@ -1,8 +1,7 @@
-"""The lines and files that a report is made from, as records.
+"""Records for the lines and files that a report is made from.
 
-A missing value is a fact to print, so almost every field has a default. What cannot be used, a line or a whole result
-file, is left out, counted and named on the page: one damaged line must not cost the run its report. Numbers are bounded
-and names are cut, because a file may come from anyone.
+Almost every field has a default, and missing values are shown as such. A damaged line or file is left out, counted and
+named on the page. Files may come from anyone, so numbers are bounded and names are shortened.
 """
 
 import json
@@ -17,10 +16,10 @@ from data_prep.files import json_lines
 from recipe.critic_r1.judging.pairwise import images_blake3
 
 LARGEST_RESULT_FILE = 64 << 20
-"""Bytes of a JSON file of results; ours have some kilobytes."""
+"""Bytes of a JSON file of results; ours have a few kilobytes."""
 
 DEEPEST_RESULT_FILE = 50
-"""Levels of lists and objects in such a file."""
+"""Levels of lists and objects in a JSON file of results."""
 
 LONGEST_NAME = 300
 """Characters of a name, a category or a setting on the page."""
@@ -46,12 +45,12 @@ def _plottable(value: float | None) -> float | None:
 
 
 Text = Annotated[str, BeforeValidator(_as_text)]
-"""A string; null reads as empty and a bare number as its digits (`order` and `pred` are written either way)."""
+"""A string; null reads as empty and a number as its digits (`order` and `pred` are written either way)."""
 
 Name = Annotated[Text, AfterValidator(shortened_name)]
 
 Number = Annotated[float | None, AfterValidator(_plottable)]
-"""A number; NaN, infinity and what no chart can hold read as none."""
+"""A number; NaN, infinity and numbers too large for a chart read as None."""
 
 Count = Annotated[int, Field(ge=0, le=10**15)]
 
@@ -89,7 +88,7 @@ class Step(Record):
 
 
 class MetricValue(Record):
-    """A metric with its 95 % interval and the number of items behind it."""
+    """A metric with its 95 % interval and its number of items."""
 
     value: Number
     low: Number = None
@@ -98,7 +97,7 @@ class MetricValue(Record):
 
 
 class CurvePoint(MetricValue):
-    """A point over N; the costs are means per question, None where a server counted no tokens."""
+    """A point over N; costs are means per question, None when the server reported no tokens."""
 
     n_candidates: Annotated[int, Field(ge=1, le=1 << 20)]
     judgements: Number = None
@@ -107,19 +106,19 @@ class CurvePoint(MetricValue):
 
 
 class ResultFile(Record):
-    """`eval/*.json`, `judge.json` or `best_of_n.json`: metrics, with everything else in it as extras."""
+    """`eval/*.json`, `judge.json` or `best_of_n.json`: metrics, and everything else as extras."""
 
     metrics: dict[str, MetricValue] = {}
     curves: dict[str, list[CurvePoint]] = {}
-    """`pool/selector` -> points over N; the pool is `best_of_8` or the like, or is left out where there is one"""
+    """`pool/selector` -> points over N; the pool, such as `best_of_8`, is left out when there is only one"""
     bills: dict[str, dict[str, Number]] = {}
-    """pool -> what its judgements cost"""
+    """pool -> cost of its judgements"""
     bill: dict[str, Number] | None = None
-    """The same where there is one pool"""
+    """The same for a single pool"""
 
 
 class PolicyResultFile(Record):
-    """`eval_policy.json`: metrics as third-party tools measured them, `policy/<group>/<task>`."""
+    """`eval_policy.json`: metrics by third-party tools, `policy/<group>/<task>`."""
 
     metrics: dict[str, MetricValue] = Field(validation_alias=AliasChoices("metrics", "figures"))
     settings: dict[str, Any] = {}
@@ -128,12 +127,12 @@ class PolicyResultFile(Record):
 
 
 class JudgementLine(Record):
-    """One judgement; `response` is everything that the model wrote, its thoughts included."""
+    """One judgement; `response` includes the thoughts."""
 
     pair_id: Name
     order: Name = ""
     image_blake3: Name = ""
-    """Hash of the image; of all its hashes where the pair has several (`judging.pairwise.images_blake3`)"""
+    """Hash of the images (`judging.pairwise.images_blake3`)"""
     category: Name = ""
     question: Text = ""
     response_1: Text = ""
@@ -145,11 +144,11 @@ class JudgementLine(Record):
     reason: Name = ""
     well_formed: Number = None
     error: Name = ""
-    """Why the request was not answered; empty when it was"""
+    """Why the request failed; empty on success"""
 
 
 class MatchLine(Record):
-    """One match of a response that a critic compared, as `reward_fns.critic_groups` tells it."""
+    """One match of a response that a critic compared, as written by `reward_fns.critic_groups`."""
 
     against: int = -1
     share: Number = None
@@ -157,13 +156,13 @@ class MatchLine(Record):
 
 
 class RolloutLine(Record):
-    """One rollout of training, as `run_log` writes it."""
+    """One rollout of training, as written by `run_log`."""
 
     step: Count
     uid: Name = ""
     sample: Count = 0
     matches: list[MatchLine] | None = None
-    """None where no critic compared it"""
+    """None when no critic compared it"""
     pair_id: Name = ""
     order: Name = ""
     data_source: Name = ""
@@ -176,7 +175,7 @@ class RolloutLine(Record):
     reason: Name = ""
 
     def as_judgement(self) -> JudgementLine:
-        """The same as a judgement: the prompt holds the question and the two responses."""
+        """The rollout as a judgement; its prompt contains question and responses."""
         return JudgementLine(
             **self.model_dump(include={"pair_id", "order", "response", "pred", "ground_truth", "reason"}),
             image_blake3=images_blake3(self.image or []) if self.image else "",
@@ -204,7 +203,7 @@ def _is_deep(value: Any) -> bool:
 
 
 def read_json(path: Path, label: str, record: type[R], notes: list[str]) -> R | None:
-    """Read a file of results; None, with a note that names the fault, when it cannot be used."""
+    """Read a file of results; None, with a note that says why, when it cannot be used."""
     try:
         if path.stat().st_size > LARGEST_RESULT_FILE:
             raise ValueError(f"larger than {LARGEST_RESULT_FILE:,} bytes")
@@ -225,7 +224,7 @@ def read_json(path: Path, label: str, record: type[R], notes: list[str]) -> R | 
 
 
 def read_lines(path: Path, label: str, record: type[R], notes: list[str], *, last: int | None = None) -> list[R]:
-    """Read one record a line, of the `last` lines only where given.
+    """Read one record per line, optionally of the `last` lines only.
 
     Lines that cannot be used are left out; a note counts them and names the first.
     """
@@ -240,10 +239,7 @@ def read_lines(path: Path, label: str, record: type[R], notes: list[str], *, las
             damaged.append((line.number, _first_fault(error)))
     if damaged:
         number, why = damaged[0]
-        lines = (
-            "1 line cannot be used and is left out"
-            if len(damaged) == 1
-            else (f"{len(damaged):,} lines cannot be used and are left out; the first")
-        )
+        several = f"{len(damaged):,} lines cannot be used and are left out; the first"
+        lines = "1 line cannot be used and is left out" if len(damaged) == 1 else several
         notes.append(f"{label}: {lines}, line {number}: {shortened_name(why)}.")
     return found

@@ -1,11 +1,11 @@
-"""The folder of a run, of whatever kind, read into one record.
+"""Reading the folder of a run of any kind.
 
-Four commands leave folders: `train` or `demo` (`run.json`), `judge` (`judge.json`), `best-of-n` (`best_of_n.json`) and
-`eval-policy` (`eval_policy.json`); one folder may be the output of several. What each of them measured becomes a
-`Measured`, so that everything downstream deals in metrics and judgements, not in commands. One usable file of the four
-is enough: a report is most wanted when a run stopped half-way.
+Folders are written by `train` or `demo` (`run.json`), `judge` (`judge.json`), `best-of-n` (`best_of_n.json`) and
+`eval-policy` (`eval_policy.json`); several commands may share a folder. Each set of metrics becomes a `Measured`, so
+that the other modules do not depend on the command. One usable file of the four is enough, since a run may have stopped
+half-way.
 
-A folder may come from anyone. Links that lead out of it are not followed, and neither are paths that its files name.
+A folder may come from anyone: links out of it and paths in its files are not followed.
 """
 
 import hashlib
@@ -33,21 +33,21 @@ from recipe.critic_r1.report.records import (
 RUN_JSON = "run.json"
 JUDGE = "judge.json"
 BEST_OF_N = "best_of_n.json"
-# The second name is that of the first files of this kind.
+# The second name is an older one.
 POLICY = ("eval_policy.json", "policy_eval.json")
 METRICS = "train/metrics.jsonl"
 SAMPLES = "train/samples.jsonl"
 JUDGEMENTS = "judgements.jsonl"
 CANDIDATES = "candidates.jsonl"
-# Rollouts on the page: the last of the run. A long run has millions of them, and its last ones say what it became.
+# Rollouts on the page, from the end of the run, which may have millions.
 LAST_ROLLOUTS = 1000
-# The order of columns in every table; evaluations with other names follow in alphabetical order.
+# The first columns in every table; evaluations with other names follow alphabetically.
 STAGE_ORDER = ("before", "after")
 # Parts of a result file that are not settings.
 _RESULTS = {"metrics", "curves", "bills", "bill", "seconds", "traffic", "reading"}
 
 Kind = Literal["held-out", "benchmark", "best-of-n", "policy"]
-"""`held-out`: a training run's own evaluation; the others are named by what they measure."""
+"""`held-out` is a training run's own evaluation."""
 
 
 class _Candidates(Record):
@@ -56,16 +56,16 @@ class _Candidates(Record):
 
 @dataclass
 class Measured:
-    """One set of metrics, and the judgements they were computed from where there are any."""
+    """A set of metrics, and the judgements that they were computed from, if any."""
 
     kind: Kind
     name: str
-    """`before`, `after`, or empty where the folder holds one of its kind"""
+    """`before`, `after`, or empty when the folder has only one of its kind"""
     evaluation: ResultFile
     judgements: list[JudgementLine] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     items: str = ""
-    """Names what was judged or answered: equal where metrics may be compared; empty where that is not known"""
+    """Hash of what was judged or answered: metrics may be compared when it is equal; empty when not known"""
 
 
 @dataclass
@@ -74,24 +74,24 @@ class Run:
 
     root: Path
     label: str
-    """How the page calls it"""
+    """Its name on the page"""
     info: RunInfo | None = None
-    """Of a training run"""
+    """Only of a training run"""
     steps: list[Step] = field(default_factory=list)
     measured: list[Measured] = field(default_factory=list)
     rollouts: list[JudgementLine] = field(default_factory=list)
     """The last rollouts of training"""
     groups: list[GroupCard] = field(default_factory=list)
-    """The last groups of them that a critic compared"""
+    """The last groups of rollouts that a critic compared"""
     notes: list[str] = field(default_factory=list)
-    """Sentences on what was left out, for the page."""
+    """Sentences for the page on what was left out"""
 
     def of_kind(self, kind: Kind) -> dict[str, Measured]:
-        """What was measured of one kind, by name."""
+        """Sets of metrics of one kind, by name."""
         return {one.name: one for one in self.measured if one.kind == kind}
 
     def holds(self, path: Path) -> bool:
-        """Whether a path, with its links resolved, lies in the run's folder."""
+        """Whether a path, with links resolved, is in the run's folder."""
         return path.resolve().is_relative_to(self.root.resolve())
 
     def file(self, name: str | Path) -> Path | None:
@@ -105,17 +105,17 @@ class Run:
         return path
 
     def name_of(self, path: Path) -> str:
-        """The path as the page names it."""
+        """The path relative to the run."""
         return path.relative_to(self.root).as_posix()
 
 
 def items_of(names: Iterable[str]) -> str:
-    """One name for a set of items, whatever their order."""
+    """A hash of a set of items."""
     return hashlib.sha256("\n".join(sorted(set(names))).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def judged_items(judgements: list[JudgementLine]) -> str:
-    """Names what was judged: pairs, orders and labels."""
+    """A hash of what was judged: pairs, orders and labels; empty without judgements."""
     return items_of(f"{one.pair_id} {one.order} {one.ground_truth}" for one in judgements) if judgements else ""
 
 
@@ -156,7 +156,7 @@ def _is_strange(pred: str) -> bool:
 
 def _read_training(run: Run) -> None:
     if path := run.file(METRICS):
-        # A resumed run writes the steps after its checkpoint again: the last line of a step is the one that counts.
+        # A resumed run writes the steps after its checkpoint again: the last line of a step counts.
         steps = {step.step: step for step in read_lines(path, METRICS, Step, run.notes)}
         run.steps = [steps[number] for number in sorted(steps)]
     results, judged = _evaluation_files(run.root / "eval")
@@ -191,7 +191,7 @@ def read_run(run_dir: Path, label: str = "") -> Run:
     """Read the folder of a run.
 
     Raises:
-        ReportError: it holds none of the four files, or none that can be used.
+        ReportError: it has none of the four files, or none that can be used.
     """
     root = Path(run_dir)
     run = Run(root, label or root.resolve().name)
@@ -221,15 +221,15 @@ def read_run(run_dir: Path, label: str = "") -> Run:
 
 
 def read_runs(given: Sequence[str]) -> list[Run]:
-    """Read `FOLDER` or `NAME=FOLDER` each; the label is the name, else the end of the path that tells runs apart.
+    """Read runs given as `FOLDER` or `NAME=FOLDER`; without a name the label is the end of the path, made unique.
 
     Raises:
-        ReportError: as `read_run`, and when two runs have the same name.
+        ReportError: see `read_run`; or two runs have the same name.
     """
     named: list[tuple[str, Path]] = []
     for text in given:
         name, equals, folder = text.partition("=")
-        # A folder may have an equals sign in its name.
+        # A folder's name may contain an equals sign.
         named.append((name, Path(folder)) if equals and not Path(text).is_dir() else ("", Path(text)))
     labels = _labels([path.resolve() for _, path in named])
     labels = [name or label for (name, _), label in zip(named, labels, strict=True)]
@@ -246,7 +246,7 @@ def read_runs(given: Sequence[str]) -> list[Run]:
 
 
 def _labels(paths: list[Path]) -> list[str]:
-    """The shortest ends of the paths that are all different; the whole paths where two are the same."""
+    """The shortest ends of the paths that are all different; the full paths when two are the same."""
     for parts in range(1, max(len(path.parts) for path in paths) + 1):
         labels = ["/".join(path.parts[-parts:]) for path in paths]
         if len(set(labels)) == len(labels):

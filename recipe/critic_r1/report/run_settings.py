@@ -1,4 +1,4 @@
-"""How the runs were made: settings, machine and versions, what differs between runs, and what a run lacks."""
+"""Settings, machine and versions of the runs, what differs between them, and what a run lacks."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ KINDS: dict[Kind, str] = {"held-out": "", "benchmark": "judge", "best-of-n": "be
 
 
 def settings_of(run: Run) -> dict[str, Any]:
-    """All settings of a run; those of a judge run next to those of training where a folder holds both."""
+    """All settings of a run; with several sets of metrics, the settings of each under its kind."""
     found: dict[str, Any] = dict(run.info.settings) if run.info else {}
     if run.info and run.info.seed is not None:
         found = {"seed": run.info.seed} | found
@@ -42,7 +42,7 @@ def flat(settings: dict[str, Any], prefix: str = "") -> Rows:
 
 
 def repeats(runs: list[Run]) -> list[Run]:
-    """The largest set of training runs that differ only in their seed, one a seed; empty where there are no two."""
+    """The largest set of training runs that differ only in their seed, one per seed; empty when there are no two."""
     groups: dict[tuple[tuple[str, str], ...], dict[int | None, Run]] = {}
     for run in runs:
         if run.info:
@@ -58,7 +58,7 @@ class Setup:
 
     label: str
     line: str
-    """Name, seed, date and length, as far as they are recorded"""
+    """Name, seed, date and length, if recorded"""
     stages: list[StageRecord]
     seconds: float
     tables: dict[str, Rows]
@@ -66,7 +66,7 @@ class Setup:
 
 
 def model_of(settings: dict[str, Any]) -> str:
-    """The name of the model in the settings of a result file; empty where there is none."""
+    """The name of the model in the settings of a result file; empty when there is none."""
     return shortened_name(redact(str(settings.get("model") or "")))
 
 
@@ -75,7 +75,7 @@ def _line(run: Run, alone: bool) -> str:
         models = [(KINDS[one.kind], model_of(one.settings)) for one in run.measured]
         return " · ".join(f"{kind} of {model}" if model else kind for kind, model in models)
     seconds = sum(stage.seconds or 0 for stage in run.info.stages)
-    # Alone, its name is the title.
+    # The name of a single run is the title.
     parts = ["" if alone else run.info.name, "seed not recorded" if run.info.seed is None else f"seed {run.info.seed}"]
     parts.append(run.info.created)
     if run.steps:
@@ -107,24 +107,24 @@ def setups(runs: list[Run]) -> list[Setup]:
 
 
 def what_differs(runs: list[Run]) -> list[tuple[str, list[str]]]:
-    """Settings that differ between runs of one kind: (key, one value a run)."""
+    """Settings that differ between runs of the same kind: (key, one value per run)."""
     tables = [dict(flat(settings_of(run))) for run in runs]
     kinds = [(run.info is not None, {one.kind for one in run.measured}) for run in runs]
     rows = []
     for key in dict.fromkeys(key for table in tables for key in table):
         values = [table.get(key, "–") for table in tables]
-        # That a judge has no learning rate says nothing.
+        # Settings that a kind of run does not have are not a difference.
         if any(kinds[i] == kinds[j] and values[i] != values[j] for i in range(len(runs)) for j in range(i)):
             rows.append((key, values))
     return rows
 
 
 def missing(runs: list[Run], untold: dict[str, list[str]], cut: int) -> list[str]:
-    """What complete runs have and these lack, in plain sentences.
+    """What the runs lack, in sentences.
 
     Args:
-        untold: run -> training curves without their metrics.
-        cut: number of texts that were shortened.
+        untold: run -> training curves without metrics.
+        cut: number of shortened texts.
     """
     sentences = []
     for run in runs:
@@ -134,7 +134,7 @@ def missing(runs: list[Run], untold: dict[str, list[str]], cut: int) -> list[str
         sentences += said if len(runs) == 1 else [f"{run.label}: {sentence}" for sentence in said]
     if cut:
         texts = "1 long text is" if cut == 1 else f"{cut:,} long texts are"
-        sentences.append(f"{texts} shown without the middle; the run's files hold the full text.")
+        sentences.append(f"{texts} shown without the middle; the run's files have the full text.")
     return sentences
 
 

@@ -1,4 +1,4 @@
-"""Metrics of a board as table rows and tiles: values and changes with their intervals, and which way is better."""
+"""Metrics of a board as table rows and tiles: values and changes with intervals, and whether a change is good."""
 
 import re
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ class MetricChange:
     text: str
     interval: str
     trend: str
-    """`good` or `bad` where the interval leaves zero out and one way is the better one; else empty"""
+    """`good` or `bad` if the interval excludes zero and one direction is better; else empty"""
     word: str
-    """What to say of it: `better`, `worse`, `rose`, `fell`, `no clear change`; empty without an interval"""
+    """`better`, `worse`, `rose`, `fell`, `no clear change`; empty without an interval"""
     paired: bool
 
 
@@ -52,12 +52,10 @@ def _printed(value: float | None, unit: Unit) -> str:
 
 
 def _interval(low: float | None, high: float | None, unit: Unit) -> str:
-    # One unit at the end serves both ends.
-    return (
-        ""
-        if low is None or high is None
-        else f"{_printed(low, unit)} to {_printed(high, unit)}".replace(" % to", " to")
-    )
+    if low is None or high is None:
+        return ""
+    # The unit is printed once.
+    return f"{_printed(low, unit)} to {_printed(high, unit)}".replace(" % to", " to")
 
 
 def _cell(estimate: MetricValue | None, unit: Unit) -> Cell | None:
@@ -72,7 +70,7 @@ def _cell(estimate: MetricValue | None, unit: Unit) -> Cell | None:
 
 
 def change_of(difference: Difference | None, meaning: Meaning) -> MetricChange | None:
-    """A change as the page prints it."""
+    """A change as printed on the page."""
     if difference is None:
         return None
     shares = meaning.unit != "plain"
@@ -91,7 +89,7 @@ def _estimates(board: Board, name: str) -> list[MetricValue | None]:
 
 
 def metric_groups(board: Board) -> dict[str, list[MetricRow]]:
-    """Group -> rows with one cell a column. Metrics within a category have tables of their own (`category_tables`)."""
+    """Group -> rows with one cell per column, without the metrics of `category_tables`."""
     present = {name for column in board.columns for name in column.measured.evaluation.metrics}
     rows: list[tuple[Place, MetricRow]] = []
     for name in present:
@@ -104,7 +102,7 @@ def metric_groups(board: Board) -> dict[str, list[MetricRow]]:
             place, group, meaning = policy_place(name, values)
         cells = [_cell(estimate, meaning.unit) for estimate in estimates]
         if not any(cells):
-            continue  # the length of responses that are all equally long, for one
+            continue  # such as length bias when all responses are equally long
         for cell, column in zip(cells, board.columns, strict=True):
             if cell is not None:
                 cell.change = change_of(column.changes.get(name), meaning)
@@ -136,7 +134,7 @@ class CategoryTable:
 
 
 def category_tables(board: Board) -> list[CategoryTable]:
-    """One table a column that has categories (`category/<name>/<metric>`)."""
+    """A table for each column that has categories (`category/<name>/<metric>`)."""
     tables = []
     for column in board.columns:
         cells = _by_category(column)
@@ -150,7 +148,7 @@ def category_tables(board: Board) -> list[CategoryTable]:
 def _by_category(column: Column) -> dict[str, dict[str, Cell | None]]:
     cells: dict[str, dict[str, Cell | None]] = {}
     for name, estimate in column.measured.evaluation.metrics.items():
-        # A category may have a slash in its name; a metric has none.
+        # The name of a category may contain a slash, that of a metric does not.
         category, _, metric = name.removeprefix(CATEGORY).rpartition("/")
         if name.startswith(CATEGORY) and category and metric in CATEGORY_FIGURES:
             cell = cells.setdefault(category, {})[metric] = _cell(estimate, CRITIC[metric].unit)

@@ -1,8 +1,8 @@
-"""The texts of a page: each distinct one once, none too long, all together bounded.
+"""The texts of a page: each distinct text once, with limits on the length of one and of all.
 
-Both orders of a pair hold the same question and responses, and two judges of one pair share all of them. A response
-that rambled into the token limit, thousands of times over, must not make a file that no browser opens: a long text
-loses its middle, since its start says what it is and its end holds the verdict.
+Both orders of a pair, and all judges of it, share question and responses. Thousands of responses that ran into the
+token limit would make a file that no browser opens, so long texts are shown without their middle: the verdict is at the
+end.
 """
 
 from dataclasses import dataclass, field
@@ -11,14 +11,14 @@ LONGEST_TEXT = 20_000
 """Characters of one text on the page."""
 
 SHORTEST_LIMIT = 500
-"""Characters that a text may keep whatever the others are."""
+"""Characters of a text that are always kept."""
 
 PAGE_BUDGET = 32_000_000
 """Characters of all texts together."""
 
 
 def shortened(text: str, limit: int) -> str:
-    """The text, or three parts of its start and one of its end with a word between them on what was left out."""
+    """The text, or three quarters of the limit from its start and one from its end, with a note between them."""
     if len(text) <= limit:
         return text
     tail = limit // 4
@@ -28,7 +28,7 @@ def shortened(text: str, limit: int) -> str:
 
 @dataclass
 class Texts:
-    """Numbers texts in the order in which they come."""
+    """Numbers distinct texts in the order in which they come."""
 
     _places: dict[str, int] = field(default_factory=dict)
 
@@ -37,11 +37,8 @@ class Texts:
         return self._places.setdefault(text, len(self._places))
 
     def listed(self) -> tuple[list[str], int]:
-        """All texts, and how many of them had to be shortened."""
+        """All texts, and how many of them were shortened."""
         limit = LONGEST_TEXT
         while limit > SHORTEST_LIMIT and sum(min(len(text), limit) for text in self._places) > PAGE_BUDGET:
             limit //= 2
-        return (
-            [shortened(text, limit) for text in self._places],
-            sum(len(text) > limit for text in self._places),
-        )
+        return [shortened(text, limit) for text in self._places], sum(len(text) > limit for text in self._places)

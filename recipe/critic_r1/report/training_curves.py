@@ -1,8 +1,7 @@
-"""Which curves a training run has: each panel, the metrics it draws and what they mean, in one table.
+"""The training curves: one table of panels with their metrics.
 
-A panel whose metrics the run never logged is not drawn empty: its title is returned as missing, and the page says so.
-Several runs share the panels, one line each, and only of a panel's first metric: eight lines can be told apart, sixteen
-cannot.
+A panel whose metrics the run did not log is listed as missing on the page. Several runs share the panels, with one line
+each for the panel's first metric.
 """
 
 from collections.abc import Callable
@@ -15,9 +14,9 @@ from reward_fns.verdict import Reason
 
 Values = list[float | None]
 REASON_PREFIX = "critic_r1/reason/"
-# What replaces a metric in the log of verl's own trainer, which lacks ours.
+# Replacements for metrics that verl's own trainer does not log.
 INSTEAD = {"critic_r1/score": "critic/score/mean", "response_length/mean": "critic_r1/response_tokens/mean"}
-# Parts of a step in the order they happen (verl's timers).
+# Parts of a step in their order (verl's timers).
 TIMERS = {
     "timing_s/gen": "generate",
     "timing_s/old_log_prob": "old log-probabilities",
@@ -26,7 +25,7 @@ TIMERS = {
     "timing_s/update_weights": "weights to rollout",
 }
 STEP_TIMER = "timing_s/step"
-# Reasons beyond the commonest few share one colour: more than eight layers cannot be told apart.
+# The most frequent reasons; the others share one colour.
 MOST_REASONS = 7
 
 
@@ -47,7 +46,7 @@ PANELS = [
         "reward",
         "Reward",
         "mean of a step's rollouts, 0 to 1",
-        "By default 0.9 for the right verdict and 0.1 for the format.",
+        "By default 0.9 for the correct verdict and 0.1 for the format.",
         {"critic_r1/score": "reward"},
         {"floor": 0},
     ),
@@ -56,7 +55,7 @@ PANELS = [
         "Critic accuracy in training",
         "share of a step's rollouts",
         "On training pairs; the table above is on held-out pairs. Dashed: chance.",
-        {"critic_r1/accuracy": "right verdict", "critic_r1/format_rate": "format followed"},
+        {"critic_r1/accuracy": "correct verdict", "critic_r1/format_rate": "format followed"},
         {"percent": True, "floor": 0, "ceiling": 1.02, "level": 0.5},
     ),
     Panel(
@@ -114,29 +113,32 @@ PANELS = [
         "Both score the same tokens. Dashed: 1e-4, above which training stops.",
         {"training/rollout_actor_probs_pearson_corr": "1 − Pearson"},
         {"log": True, "level": 1e-4, "smooth": False},
-        # A correlation of exactly 1 has no place on a log axis: print it at the resolution of a float32.
+        # 1 - r = 0 is not on a log axis: it is drawn at the resolution of a float32.
         change=lambda value: max(1.0 - value, 6e-8),
     ),
 ]
 
 
 def _number(value: Any) -> float | None:
-    """What a chart can hold; a log may contain NaN, infinity or an integer beyond a float."""
+    """The value, if a chart can show it; a log may contain NaN, infinity or an integer too large for a float."""
     return float(value) if isinstance(value, int | float) and abs(value) < 1e30 else None
 
 
 def series(steps: list[Step], metric: str) -> Values | None:
-    """The metric at every step, None where a step lacks it; None in all when no step has it."""
+    """The metric at every step, None at steps without it; None when no step has it."""
     values = [_number(step.data.get(metric)) for step in steps]
     return values if any(value is not None for value in values) else None
 
 
-def _series_of(steps: list[Step], metric: str) -> Values | None:
-    return series(steps, metric) or (series(steps, INSTEAD[metric]) if metric in INSTEAD else None)
+def _drawn(panel: Panel, metric: str, steps: list[Step]) -> Values | None:
+    values = series(steps, metric) or (series(steps, INSTEAD[metric]) if metric in INSTEAD else None)
+    if values is None or panel.change is None:
+        return values
+    return [None if value is None else panel.change(value) for value in values]
 
 
 def _reasons(steps: list[Step], xs: list[int]) -> Chart | None:
-    """Shares of responses by their format error; the share of `ok` would dwarf them."""
+    """Shares of responses by format error, without the much larger `ok`."""
     names = {name for step in steps for name in step.data if name.startswith(REASON_PREFIX)}
     found = {name: values for name in names if (values := series(steps, name))}
     found.pop(REASON_PREFIX + Reason.OK, None)
@@ -147,53 +149,34 @@ def _reasons(steps: list[Step], xs: list[int]) -> Chart | None:
     lines = [ChartLine(name.removeprefix(REASON_PREFIX), found[name]) for name in by_size[:MOST_REASONS]]
     if rest := by_size[MOST_REASONS:]:
         lines.append(ChartLine("other", [sum(found[name][i] or 0 for name in rest) for i in range(len(xs))]))
-    return stacked_chart(
-        "reasons",
-        "Format errors",
-        xs,
-        lines,
-        unit="share of a step's rollouts",
-        note="By the reason of the verdict parser.",
-        percent=True,
-    )
+    unit, note = "share of a step's rollouts", "By the reason of the verdict parser."
+    return stacked_chart("reasons", "Format errors", xs, lines, unit=unit, note=note, percent=True)
 
 
 def _timers(steps: list[Step], xs: list[int]) -> Chart | None:
-    whole = series(steps, STEP_TIMER)
+    totals = series(steps, STEP_TIMER)
     lines = [ChartLine(label, values) for timer, label in TIMERS.items() if (values := series(steps, timer))]
     if not lines:
         return None
-    if whole:
+    if totals:
         rest = [
             max(0.0, total - sum(line.values[i] or 0 for line in lines)) if total is not None else None
-            for i, total in enumerate(whole)
+            for i, total in enumerate(totals)
         ]
         lines.append(ChartLine("other", rest))
-    return stacked_chart(
-        "timers",
-        "Step time by part",
-        xs,
-        lines,
-        unit="seconds",
-        note="Other: data, reward, checkpoints.",
-    )
+    note = "Other: data, reward, checkpoints."
+    return stacked_chart("timers", "Step time by part", xs, lines, unit="seconds", note=note)
 
 
 def training_curves(steps: list[Step]) -> tuple[list[Chart], list[str]]:
-    """Charts of a training run, the wide ones last, and the titles of those it lacks the metrics for."""
+    """Charts of a training run, the wide ones last, and the titles of those without metrics."""
     xs = [step.step for step in steps]
     charts: list[Chart] = []
     missing: list[str] = []
     for panel in PANELS:
-        lines = []
-        for metric, label in panel.metrics.items():
-            if values := _series_of(steps, metric):
-                change = panel.change
-                lines.append(ChartLine(label, [v if v is None or change is None else change(v) for v in values]))
-        if lines:
-            charts.append(
-                line_chart(panel.key, panel.title, xs, lines, unit=panel.unit, note=panel.note, **panel.options)
-            )
+        drawn = [(label, _drawn(panel, metric, steps)) for metric, label in panel.metrics.items()]
+        if lines := [ChartLine(label, values) for label, values in drawn if values]:
+            charts.append(_line_chart(panel, xs, lines))
         else:
             missing.append(f"{panel.title} ({', '.join(panel.metrics)})")
     if chart := _reasons(steps, xs):
@@ -207,8 +190,12 @@ def training_curves(steps: list[Step]) -> tuple[list[Chart], list[str]]:
     return charts, missing
 
 
+def _line_chart(panel: Panel, xs: list[int], lines: list[ChartLine], shown: str = "") -> Chart:
+    return line_chart(panel.key, panel.title, xs, lines, unit=shown + panel.unit, note=panel.note, **panel.options)
+
+
 def _per_step(runs: dict[str, list[Step]], values: dict[str, Values]) -> tuple[list[int], list[ChartLine]]:
-    """All steps of all runs, and a line a run over them, with gaps where a run has no such step."""
+    """All steps of all runs, and a line per run, with gaps at steps that the run does not have."""
     xs = sorted({step.step for steps in runs.values() for step in steps})
     lines = []
     for label, found in values.items():
@@ -218,22 +205,15 @@ def _per_step(runs: dict[str, list[Step]], values: dict[str, Values]) -> tuple[l
 
 
 def compared_curves(runs: dict[str, list[Step]]) -> list[Chart]:
-    """The first metric of each panel, and the length of a step, one line a run."""
+    """The first metric of each panel, and the step time, with one line per run."""
     charts = []
     timer = Panel("step", "Step time", "seconds", "", {STEP_TIMER: "step"}, {"floor": 0})
     for panel in [*PANELS, timer]:
         metric = next(iter(panel.metrics))
-        values = {label: found for label, steps in runs.items() if (found := _series_of(steps, metric))}
-        change = panel.change
-        if change is not None:
-            values = {label: [v if v is None else change(v) for v in found] for label, found in values.items()}
-        if not values:
-            continue
-        xs, lines = _per_step(runs, values)
-        name = f"{panel.metrics[metric]}, " if len(panel.metrics) > 1 else ""
-        charts.append(
-            line_chart(panel.key, panel.title, xs, lines, unit=name + panel.unit, note=panel.note, **panel.options)
-        )
+        values = {label: found for label, steps in runs.items() if (found := _drawn(panel, metric, steps))}
+        if values:
+            shown = f"{panel.metrics[metric]}, " if len(panel.metrics) > 1 else ""
+            charts.append(_line_chart(panel, *_per_step(runs, values), shown))
     return charts
 
 

@@ -1,9 +1,8 @@
-"""Several answers of one policy to one question, sampled once and kept.
+"""Several answers of one policy to one question, sampled once and saved.
 
-Candidates are what best-of-N pays for, so they are sampled once and every selector is measured on the same ones. A
-candidate keeps the response as written, the final answer read from it (for counting votes and for telling
-duplicates), and the text that a critic gets to see. For a short-answer task that is the answer itself; for
-open questions it is the whole response.
+Every selector is measured on the same candidates. A candidate has the response as written, the final answer parsed from
+it (for majority votes and to find duplicates), and the text that a critic sees: the answer of a short-answer task, the
+full response to an open question.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from reward_fns.answer import normalise
 from reward_fns.verdict import find_box, unwrap
 
 Shown = Literal["answer", "response"]
-"""What a critic sees of a candidate: the final answer only, or the whole response."""
+"""What a critic sees of a candidate: the final answer only, or the full response."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,9 @@ class Problem:
 
     problem_id: unique within a run.
     messages: the policy's prompt, images included.
-    question: the bare question, as a critic is told it.
-    ground_truth: the right answer, for measuring only; None when it is not known.
-    place: file and row, for messages.
+    question: the question without instructions, as a critic sees it.
+    ground_truth: the correct answer, used only to measure; None when it is not known.
+    place: file and row, for error messages.
     """
 
     problem_id: str
@@ -56,7 +55,7 @@ class Problem:
 
     @property
     def image_blake3(self) -> str:
-        """Name of the images: questions about the same ones form a cluster."""
+        """Hash of the images: questions about the same images form a cluster."""
         return images_blake3([image.blake3 for image in self.images]) if self.images else self.problem_id
 
 
@@ -64,13 +63,13 @@ class Problem:
 class Candidate:
     """One sampled answer.
 
-    index: place among the candidates of its problem, from 0.
+    index: position among the candidates of its problem, from 0.
     text: the response as written.
-    answer: the final answer in one spelling (`reward_fns.answer.normalise`), by which candidates are equal; None when
-        none can be read.
+    answer: the normalised final answer (`reward_fns.answer.normalise`), by which candidates are compared; None when
+        none can be parsed.
     shown: what a critic sees.
-    correct: whether the answer is right; for measuring and for the oracle only.
-    finished: False where the token limit ended the response.
+    correct: whether the answer is correct; used only to measure and by the oracle.
+    finished: False when the token limit ended the response.
     """
 
     index: int
@@ -85,7 +84,7 @@ class Candidate:
 class Pool:
     """All candidates of one problem.
 
-    prompt_tokens, completion_tokens: what drawing them took, over all of them; 0 when it is not known.
+    prompt_tokens, completion_tokens: of sampling all of them; 0 when not known.
     """
 
     problem: Problem
@@ -95,13 +94,13 @@ class Pool:
 
 
 def final_answer(text: str, *, prefilled: bool = False, finished: bool = True) -> str | None:
-    """The content of the box that counts in a response (see `reward_fns.verdict.find_box`), or None."""
+    """The content of a response's box (see `reward_fns.verdict.find_box`), or None."""
     content = find_box(text, prefilled=prefilled, finished=finished).content
     return unwrap(content) or None if content is not None else None
 
 
 def exact_match(answer: str | None, ground_truth: str | None) -> bool:
-    """Whether an answer is the known one, letter for letter."""
+    """Whether an answer equals the known one exactly."""
     return answer is not None and answer == ground_truth
 
 
@@ -116,18 +115,18 @@ def make_pool(
     finished: Sequence[bool] = (),
     prefilled: bool = False,
 ) -> Pool:
-    """Candidates of a problem from the responses as written, and what sampling them took (see `Pool`).
+    """A pool from the responses as written.
 
     Args:
-        finished: per response, whether the model ended it; all did when empty.
-        prefilled: the chat template already writes `<think>`.
+        finished: per response, whether the model ended it; empty when all did.
+        prefilled: whether the chat template already writes `<think>`.
     """
     candidates = []
-    for index, (text, whole) in enumerate(zip(texts, chain(finished, repeat(True)), strict=False)):
-        answer = final_answer(text, prefilled=prefilled, finished=whole)
+    for index, (text, ended) in enumerate(zip(texts, chain(finished, repeat(True)), strict=False)):
+        answer = final_answer(text, prefilled=prefilled, finished=ended)
         seen = text if shown == "response" else answer or ""
         spelled = None if answer is None else normalise(answer) or None
-        candidates.append(Candidate(index, text, spelled, seen, is_correct(answer, problem.ground_truth), whole))
+        candidates.append(Candidate(index, text, spelled, seen, is_correct(answer, problem.ground_truth), ended))
     return Pool(problem, tuple(candidates), prompt_tokens, completion_tokens)
 
 
@@ -141,10 +140,10 @@ def sample_pools(
     prefilled: bool = False,
     lost: list[tuple[Problem, Generation]] | None = None,
 ) -> list[Pool]:
-    """`sampling.n` candidates for each problem, all problems in one batch. A seed is turned into one per problem.
+    """`sampling.n` candidates for each problem, all problems in one batch. Each problem gets a seed of its own.
 
     Args:
-        lost: problems without candidates are appended here with the failure, and left out.
+        lost: receives the problems without candidates, which are left out, with the failure.
 
     Raises:
         RuntimeError: a request failed and `lost` is None.
@@ -155,12 +154,18 @@ def sample_pools(
     pools = []
     for problem, found in zip(problems, generations, strict=True):
         if found.error is None:
-            tokens = {"prompt_tokens": found.prompt_tokens, "completion_tokens": found.completion_tokens}
-            pool = make_pool(
-                problem, found.texts, shown=shown, is_correct=is_correct, finished=found.finished, prefilled=prefilled,
-                **tokens,
-            )  # fmt: skip
-            pools.append(pool)
+            pools.append(
+                make_pool(
+                    problem,
+                    found.texts,
+                    shown=shown,
+                    is_correct=is_correct,
+                    prompt_tokens=found.prompt_tokens,
+                    completion_tokens=found.completion_tokens,
+                    finished=found.finished,
+                    prefilled=prefilled,
+                )
+            )
         elif lost is None:
             raise RuntimeError(f"no candidates for problem {problem.problem_id}: {found.error}")
         else:
@@ -187,10 +192,10 @@ def save_pools(pools: Iterable[Pool], path: Path) -> None:
 
 
 def load_pools(path: Path, problems: Sequence[Problem], *, shown: Shown = "answer") -> list[Pool]:
-    """Read what `save_pools` wrote, for exactly these problems, in their order.
+    """Read what `save_pools` wrote for these problems, in their order.
 
     Raises:
-        ValueError: a line is broken, or the file lacks a problem.
+        ValueError: a line is malformed, or the file lacks a problem.
     """
     found: dict[str, dict[str, Any]] = {}
     for line in json_lines(path):
@@ -212,13 +217,13 @@ def load_pools(path: Path, problems: Sequence[Problem], *, shown: Shown = "answe
     if missing:
         raise ValueError(
             f"{path} has no candidates for {len(missing)} of {len(problems)} problems (first: {missing[0]}):"
-            " it was sampled on other data; sample them again"
+            " they were sampled for other data; sample them again"
         )
     return [make_pool(problem, **found[problem.problem_id], shown=shown) for problem in problems]
 
 
 def problem_from_row(row: Mapping[str, Any], place: str = "") -> Problem:
-    """A policy row of the task Parquet (`data_source` = `policy/...`) as a problem.
+    """A problem from a policy row of the task Parquet (`data_source` = `policy/...`).
 
     Raises:
         ValueError: a field is missing, or images and markers do not match.

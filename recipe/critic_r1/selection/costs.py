@@ -1,15 +1,14 @@
-"""What a point of a best-of-N curve costs, and what a percentage point gained by it costs.
+"""The cost of a point of a best-of-N curve, and of a percentage point gained.
 
-A point's cost is what a run with that N and that selector alone would cost for one question: drawing N candidates, and
-the judgements of one block of N. It is averaged over the blocks and the questions, like the point's value, whether the
-judgements were shared with another selector here or not. Prompt tokens are counted in full, as servers count them;
-what a prefix cache saves is not taken off.
+A point's cost is that of a run with only this N and this selector, for one question: sampling N candidates, and the
+judgements of one block of N, averaged over blocks and questions like the point's value. Judgements shared with another
+selector count in full. So do prompt tokens, as servers count them, without the savings of a prefix cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -23,11 +22,11 @@ LEAST_GAIN = 1e-9
 
 @dataclass(frozen=True)
 class PointCost:
-    """Means per question; None where a server did not count the tokens of an answer.
+    """Means per question; None when a server did not report the tokens of an answer.
 
-    judgements: asked of the critic.
-    judge_prompt_tokens, judge_completion_tokens: of these.
-    candidate_tokens: of the N candidates: their prompt once, and N completions.
+    judgements: by the critic.
+    judge_prompt_tokens, judge_completion_tokens: of the judgements.
+    candidate_tokens: the prompt once, and N completions.
     """
 
     judgements: float
@@ -43,10 +42,10 @@ class PointCost:
         return sum(known) if len(known) == len(parts) else None
 
     def tokens_per_point(self, one_sample: PointCost, gain: float | None) -> float | None:
-        """Tokens of a question, beyond those of one sample, per percentage point of right answers gained over it.
+        """Extra tokens of a question per percentage point of accuracy gained over one sample.
 
         Args:
-            gain: share of right answers minus that of one sample.
+            gain: accuracy minus that of one sample.
 
         Returns:
             None when nothing was gained, or when the tokens are not known.
@@ -58,27 +57,19 @@ class PointCost:
 
     def as_dict(self) -> dict[str, float | None]:
         """For JSON."""
-        return {
-            "judgements": self.judgements,
-            "judge_prompt_tokens": self.judge_prompt_tokens,
-            "judge_completion_tokens": self.judge_completion_tokens,
-            "candidate_tokens": self.candidate_tokens,
-            "tokens": self.tokens,
-        }
+        return {**asdict(self), "tokens": self.tokens}
 
 
 def sampling_cost(pools: Sequence[Pool], size: int) -> PointCost:
-    """What `size` candidates per question cost, without any judgement."""
-    tokens: float | None = None
-    if all(pool.completion_tokens for pool in pools):
-        tokens = float(
-            np.mean([p.prompt_tokens + p.completion_tokens * min(1, size / len(p.candidates)) for p in pools])
-        )
-    return PointCost(0.0, 0.0, 0.0, tokens)
+    """The cost of `size` candidates per question, without judgements."""
+    if not all(pool.completion_tokens for pool in pools):
+        return PointCost(0.0, 0.0, 0.0, None)
+    tokens = [p.prompt_tokens + p.completion_tokens * min(1, size / len(p.candidates)) for p in pools]
+    return PointCost(0.0, 0.0, 0.0, float(np.mean(tokens)))
 
 
 def tournament_cost(pools: Sequence[Pool], brackets: Sequence[Bracket], level: int, judge: MatchJudge) -> PointCost:
-    """What a tournament of 2^level candidates costs per question, its candidates included."""
+    """The cost per question of a tournament of 2^level candidates, sampling included."""
     costs = [[judge.cost(names) for names in bracket.requests[level]] for bracket in brackets]
 
     def mean(field: str) -> float | None:

@@ -1,10 +1,10 @@
 """Best-of-N as a curve over N, from one set of candidates.
 
-The point at N is an average over all disjoint blocks of N neighbours in the seeding, not over the first N only: an
-unbiased figure for "draw N, pick one" with less noise, and free, since a knock-out bracket holds the winners of its
-blocks. The same blocks serve every selector, so the curves can be compared point by point.
+The point at N is the mean over all disjoint blocks of N neighbours in the seeding, not over the first N only: an
+unbiased estimate of "sample N, pick one" with less noise, at no cost, since a knock-out bracket has the winners of its
+blocks. All selectors are measured on the same blocks, so the curves can be compared point by point.
 
-Beside its value a point says what it costs (see `costs`), when the judge who played the matches is at hand.
+Given the judge of the matches, a point also says what it costs (see `costs`).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from recipe.critic_r1.selection.matches import MatchJudge
 
 @dataclass(frozen=True)
 class Curve:
-    """Share of right answers per N, for one selector.
+    """Accuracy per N, for one selector.
 
-    costs: per N the figures of `PointCost.as_dict` and `tokens_per_point`; empty when they were not asked for.
+    costs: per N the fields of `PointCost.as_dict` and `tokens_per_point`; empty without a judge.
     """
 
     selector: str
@@ -44,13 +44,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class BestOfNCurve:
-    """Right answers per problem and N for all selectors, and the figures drawn from them."""
+    """Accuracy per problem and N for all selectors, and its estimates."""
 
     shares: dict[str, dict[int, NDArray[np.float64]]]
-    """selector -> N -> per problem the share of its blocks in which the pick is right."""
+    """selector -> N -> per problem the share of its blocks in which the pick is correct."""
     bootstrap: ClusterBootstrap
     costs: dict[str, dict[int, PointCost]] = field(default_factory=dict)
-    """selector -> N -> what it costs; empty without a judge."""
+    """selector -> N -> cost; empty without a judge."""
 
     def curves(self) -> list[Curve]:
         """One curve per selector."""
@@ -66,17 +66,14 @@ class BestOfNCurve:
     def _cost(self, selector: str, size: int) -> dict[str, float | None]:
         cost = self.costs[selector][size]
         gain = float(np.mean(self.shares[selector][size]) - np.mean(self.shares["one_sample"][size]))
-        return {
-            **cost.as_dict(),
-            "tokens_per_point": cost.tokens_per_point(self.costs["one_sample"][size], gain),
-        }
+        return {**cost.as_dict(), "tokens_per_point": cost.tokens_per_point(self.costs["one_sample"][size], gain)}
 
     def at(self, selector: str, size: int) -> Estimate:
         """A point of a curve."""
         return self.bootstrap.rate(self.shares[selector][size])
 
     def gain(self, selector: str, other: str, size: int, other_size: int | None = None) -> Estimate:
-        """Right answers of one selector at `size` minus those of another, paired by image."""
+        """Accuracy of one selector at `size` minus that of another, paired by image."""
         return self.bootstrap.difference(
             self.shares[selector][size], self.shares[other][size if other_size is None else other_size]
         )
@@ -96,10 +93,10 @@ def measure(
         pools: problems with N candidates each, N the same power of two for all.
         brackets: of `knock_out` for these pools.
         others: name -> brackets of another tournament for these pools with the same seeding; it may end at a smaller N.
-        judge: who played all these matches; without, the points have no costs.
+        judge: the judge of all these matches; without it, the points have no costs.
 
     Raises:
-        ValueError: the pools differ in size, or the size is no power of two.
+        ValueError: the pools differ in size, or the size is not a power of two.
     """
     sizes = {len(pool.candidates) for pool in pools}
     if len(sizes) != 1 or (top := sizes.pop()) & (top - 1):

@@ -1,23 +1,23 @@
 """Ways to pick one of N candidates, all measured on the same candidates.
 
-Rules that every tournament here and in `tables` follows:
-  - The *seeding* of a problem's candidates is a permutation drawn from (seed, problem id). Nothing that the policy or
-    the sampler orders can leak into the bracket.
+Rules of every tournament here and in `league`:
+  - The *seeding* of a problem's candidates is a permutation drawn from (seed, problem id), so the order in which the
+    policy produced them cannot influence the bracket.
   - Candidates with the same final answer do not play each other: the better seed advances.
-  - A candidate without a readable answer loses to one that has it, unplayed.
+  - A candidate without a readable answer loses to one that has one, without a match.
   - A draw goes to the better seed.
 
-Knock-out pairs neighbours, round by round; with an odd number the last one rests. So the bracket of the first half is
-the upper half of the whole bracket, and one tournament of N candidates also holds the winners of all its blocks of
-2, 4, 8, ... candidates: the curve over N costs no judgement more than its last point, at most N - 1 matches.
+Knock-out pairs neighbours, round by round; of an odd number the last one advances without a match. So the bracket of
+the first half is the upper half of the bracket, and a tournament of N candidates contains those of all its blocks of 2,
+4, 8, ... candidates: the curve over N needs no more judgements than its last point, at most N - 1 matches.
 
-Self-consistency-weighted knock-out (our own) adds what the policy's repetitions say:
-  - An answer's *support* in a match is the number of candidates that have it in the block that the match decides,
+Self-consistency-weighted knock-out (our own) adds the frequency of the answers:
+  - An answer's *support* in a match is the number of candidates with that answer in the block that the match decides,
     those already knocked out included. The block grows with the rounds, so the curve over N is free here too.
   - The candidate with more support has a lead of log2(support / support of the other) votes: an answer given twice as
-    often is worth one vote of the critic. That is Bayes' rule for a critic who is right two times in three.
-  - A lead of more than the two votes that both orders can give (more than 4 to 1) cannot be made up: unplayed.
-  - Votes and lead that cancel out to nought go to the third judgement, as equal votes do in a plain match.
+    often is worth one vote of the critic. This is Bayes' rule for a critic that is right two times out of three.
+  - A lead of more than the two votes of both orders (more than 4 to 1) wins without a match.
+  - When votes and lead add up to zero, there is a third judgement, as for equal votes in a plain match.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from recipe.critic_r1.selection.candidates import Candidate, Pool
 from recipe.critic_r1.selection.matches import MOST_VOTES, Match, MatchJudge
 
 Lead = Callable[[Sequence[Candidate], Candidate, Candidate], float]
-"""Votes by which the first of two candidates is ahead, given the block that their match decides."""
+"""(block that the match decides, a, b) -> votes by which ``a`` is ahead before the match."""
 
 
 _NOTHING: frozenset[str] = frozenset()
@@ -41,10 +41,10 @@ _NOTHING: frozenset[str] = frozenset()
 
 @dataclass
 class Bracket:
-    """What a tournament picked from each block of neighbours in the seeding.
+    """The winners of a tournament in each block of neighbours in the seeding.
 
-    levels: level k holds the picks from the blocks of 2^k; level 0 is the seeding.
-    requests: for the same blocks, names of the judgements that the block's own tournament takes (see `Outcome`).
+    levels: level k has the winners of the blocks of 2^k; level 0 is the seeding.
+    requests: for the same blocks, keys of the judgements of the block's own tournament (see `MatchOutcome`).
     """
 
     levels: list[list[Candidate]]
@@ -67,7 +67,7 @@ class Bracket:
 
 
 def seeding(pool: Pool, seed: int) -> list[Candidate]:
-    """The candidates in the order drawn for them; earlier is the better seed."""
+    """The candidates in their seeding, best seed first."""
     order = list(pool.candidates)
     random.Random(f"{seed}\0{pool.problem.problem_id}").shuffle(order)
     return order
@@ -84,12 +84,12 @@ def knock_out(pools: Sequence[Pool], judge: MatchJudge, *, seed: int = 0) -> lis
 
 
 def weighted_knock_out(pools: Sequence[Pool], judge: MatchJudge, *, seed: int = 0) -> list[Bracket]:
-    """A knock-out in which an answer's support in the block counts as votes; rules above."""
+    """A knock-out in which an answer's support in the block counts as votes."""
     return _knock_out(pools, judge, seed, support_lead)
 
 
 def support_lead(block: Sequence[Candidate], a: Candidate, b: Candidate) -> float:
-    """log2 of how many times more often the block holds the answer of `a` than that of `b`."""
+    """log2 of the ratio of how often `a`'s and `b`'s answers occur in the block."""
     support = Counter(candidate.answer for candidate in block)
     return math.log2(support[a.answer] / support[b.answer])
 
@@ -102,7 +102,7 @@ def _knock_out(pools: Sequence[Pool], judge: MatchJudge, seed: int, lead: Lead) 
         contests: list[tuple[list[Candidate], list[frozenset[str]], int, Match, float]] = []
         for pool, bracket in playing:
             below, paid = bracket[-1], bracket.requests[-1]
-            # The better seeds, until a match says otherwise; with an odd number the one that rests is among them.
+            # The better seeds, until a match says otherwise, and the last of an odd number.
             row = list(below[0::2])
             names = [one.union(other) for one, other in zip_longest(paid[0::2], paid[1::2], fillvalue=_NOTHING)]
             for place, (block, a, b) in enumerate(
@@ -126,11 +126,11 @@ def _knock_out(pools: Sequence[Pool], judge: MatchJudge, seed: int, lead: Lead) 
 
 
 def majority(candidates: Sequence[Candidate]) -> Candidate:
-    """A candidate with the most frequent readable answer; of equally frequent ones, the earliest."""
+    """The first candidate with the most frequent readable answer."""
     counts = Counter(c.answer for c in candidates if c.answer is not None)
     return max(candidates, key=lambda c: counts[c.answer] if c.answer is not None else 0)
 
 
 def oracle(candidates: Sequence[Candidate]) -> Candidate:
-    """A right candidate if there is one: the ceiling of every selector."""
+    """A correct candidate if there is one: the ceiling of every selector."""
     return max(candidates, key=lambda c: c.correct)

@@ -1,16 +1,16 @@
-"""Matches between two candidates, judged in both orders, a whole round over all questions at a time.
+"""Matches between two candidates, judged in both orders, in batches over all questions.
 
 Rules of a match:
-  1. The critic sees the pair in both orders. Each readable verdict is a vote; a verdict for a tie is a vote for nobody.
-  2. More votes win.
-  3. Equal votes (a flip, two ties, nothing readable) go to one more judgement: the order is drawn by a hash, and the
-     answer is sampled, since a greedy critic would only repeat itself.
-  4. If that one is unreadable or a tie too, the match is a draw. What a draw means is the tournament's business.
+  1. The critic sees the pair in both orders. Each readable verdict is a vote; a tie is a vote for neither.
+  2. The candidate with more votes wins.
+  3. Equal votes (a flip, two ties, nothing readable) lead to a third judgement: a hash decides the order, and the
+     verdict is sampled, since a greedy critic would repeat itself.
+  4. If that is unreadable or a tie too, the match is a draw. The tournament decides what a draw means.
 
-A tournament may give a candidate a lead in votes; it is added in rule 2, and rule 3 holds when the sum is nought.
+A tournament may give a candidate a lead in votes: it is added in rule 2, and rule 3 applies when the sum is zero.
 
-A match does not depend on which candidate is named first, nor on when it is played: the same two texts under the same
-question get the same result, and are paid for once.
+A result does not depend on which candidate is named first or when the match is played: the same two texts for the same
+question are judged once.
 """
 
 from __future__ import annotations
@@ -20,35 +20,21 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from data_prep.tasks.prompts import MARKER, PromptTemplate
-from recipe.critic_r1.judging.generation import (
-    GenerationRequest,
-    Generator,
-    ImagePart,
-    Message,
-    Sampling,
-    TextPart,
-)
+from data_prep.tasks.prompts import PromptTemplate
+from recipe.critic_r1.judging.generation import GenerationRequest, Generator, Message, Sampling, parts_of
 from recipe.critic_r1.selection.candidates import Candidate, Problem
 from reward_fns.verdict import Parsing, parse_verdict
 
 CriticPrompt = Callable[[Problem, str, str], tuple[Message, ...]]
-"""Builds the critic's prompt from a problem and the two texts, in the order in which they are shown."""
+"""(problem, first text shown, second text shown) -> the critic's prompt."""
 
 
 def critic_prompt(template: PromptTemplate) -> CriticPrompt:
-    """The prompt of a training template: images, then the question, then the pair, in one user turn."""
+    """Prompts from a training template: images, question and pair in one user turn."""
 
     def build(problem: Problem, first: str, second: str) -> tuple[Message, ...]:
-        images = problem.images
-        text = template.render(problem.question, first, second, n_images=len(images))
-        pieces = text.split(MARKER)
-        parts: list[TextPart | ImagePart] = [TextPart(pieces[0])] if pieces[0] else []
-        for image, piece in zip(images, pieces[1:], strict=True):
-            parts.append(image)
-            if piece:
-                parts.append(TextPart(piece))
-        return (Message("user", tuple(parts)),)
+        text = template.render(problem.question, first, second, n_images=len(problem.images))
+        return (Message("user", parts_of(text, iter(problem.images))),)
 
     return build
 
@@ -67,7 +53,7 @@ class MatchOutcome:
     """How a match ended.
 
     result: +1 when `a` wins, -1 when `b` wins, 0 for a draw.
-    requests: names of the judgements that decided it, for `MatchJudge.cost`.
+    requests: keys of the judgements that decided it, for `MatchJudge.cost`.
     """
 
     result: int
@@ -76,10 +62,10 @@ class MatchOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What some judgements cost, whether they were paid now or were known.
+    """The cost of judgements, including reused ones.
 
-    judgements: how many; a request without an answer counts too.
-    prompt_tokens, completion_tokens: of those that were answered; None when the server did not count an answer's.
+    judgements: their number, including failed requests.
+    prompt_tokens, completion_tokens: of those that succeeded; None when the server did not report an answer's tokens.
     """
 
     judgements: int
@@ -88,7 +74,7 @@ class Cost:
 
 
 class _KnownOutcome(NamedTuple):
-    """A judgement that was asked for."""
+    """A judgement that was requested before."""
 
     choice: str | None
     answered: bool
@@ -97,19 +83,19 @@ class _KnownOutcome(NamedTuple):
 
 
 MOST_VOTES = 2
-"""Votes that the regular judgements of a match can give to one candidate."""
+"""Most votes that a candidate can get from the two regular judgements of a match."""
 
 
 @dataclass(slots=True)
 class Bill:
-    """What the matches have cost so far; judgements that were already known cost nothing.
+    """Totals of the matches so far; a reused judgement is not counted again.
 
-    matches: played, including those whose result was known.
+    matches: played, including those decided by reused judgements.
     judgements: requests sent to the critic.
-    third_judgements: those of them that had to break equal votes.
-    unreadable, cut_off: judgements without a readable verdict, and judgements ended by the token limit.
-    failed, unanswerable: requests without an answer that the next run asks again, and that it would be no use to.
-    draws: matches that even the third judgement left open.
+    third_judgements: of these, the ones that had to break equal votes.
+    unreadable, cut_off: judgements without a readable verdict, and those ended by the token limit.
+    failed, unanswerable: requests without an answer that the next run repeats, and those that would fail again.
+    draws: matches that the third judgement did not decide.
     prompt_tokens, completion_tokens: of all judgements.
     """
 
@@ -130,11 +116,11 @@ class MatchJudge:
     """Plays matches with a critic.
 
     generator: the critic.
-    prompt: how it is asked.
-    sampling: of the two regular judgements; `n` must be 1.
-    tie_temperature: of the third judgement.
-    parsing, prefilled: how verdicts are read, see `reward_fns.verdict.parse_verdict`.
-    seed: draws the order of third judgements and seeds their sampling.
+    prompt: builds its prompts.
+    sampling: for the two regular judgements; `n` must be 1.
+    tie_temperature: for the third judgement.
+    parsing, prefilled: for reading verdicts, see `reward_fns.verdict.parse_verdict`.
+    seed: for the order of third judgements and their sampling.
     """
 
     generator: Generator
@@ -152,10 +138,10 @@ class MatchJudge:
         return [outcome.result for outcome in self.decide(matches)]
 
     def decide(self, matches: Sequence[Match], leads: Sequence[float] | None = None) -> list[MatchOutcome]:
-        """Play all matches: all regular judgements go out in one batch, then all third judgements in another.
+        """Play all matches: the regular judgements in one batch, then the third judgements in another.
 
         Args:
-            leads: per match the votes by which `a` is ahead before anyone is asked; none when None.
+            leads: per match the votes by which `a` is ahead before the judgements; None for no leads.
         """
         both = [self._both_orders(match) for match in matches]
         choices = self._ask([request for pair in both for request in pair])
@@ -163,24 +149,24 @@ class MatchJudge:
             lead + _vote(choices[forward.key], swapped=False) + _vote(choices[backward.key], swapped=True)
             for (forward, backward), lead in zip(both, leads or [0.0] * len(both), strict=True)
         ]
-        names = [(forward.key, backward.key) for forward, backward in both]
+        keys = [(forward.key, backward.key) for forward, backward in both]
         open_matches = [i for i, score in enumerate(scores) if score == 0]
         thirds = [self._third(matches[i]) for i in open_matches]
         before = self.bill.judgements
         choices = self._ask([request for request, _ in thirds])
         self.bill.third_judgements += self.bill.judgements - before
-        outcomes = [MatchOutcome((score > 0) - (score < 0), pair) for score, pair in zip(scores, names, strict=True)]
+        outcomes = [MatchOutcome((score > 0) - (score < 0), pair) for score, pair in zip(scores, keys, strict=True)]
         for i, (request, swapped) in zip(open_matches, thirds, strict=True):
-            outcomes[i] = MatchOutcome(_vote(choices[request.key], swapped=swapped), (*names[i], request.key))
+            outcomes[i] = MatchOutcome(_vote(choices[request.key], swapped=swapped), (*keys[i], request.key))
         self.bill.matches += len(matches)
         self.bill.draws += sum(outcome.result == 0 for outcome in outcomes)
         return outcomes
 
     def cost(self, requests: Iterable[str]) -> Cost:
-        """What the judgements of these names cost, each counted once. They must be in outcomes of this judge."""
-        found = [self._known[name] for name in set(requests)]
+        """The cost of judgements in this judge's outcomes, each counted once."""
+        found = [self._known[key] for key in set(requests)]
         answered = [known for known in found if known.answered]
-        # A prompt of no tokens does not exist: such an answer came without a count.
+        # No prompt has zero tokens: the server did not report them.
         if not all(known.prompt_tokens for known in answered):
             return Cost(len(found), None, None)
         return Cost(len(found), sum(k.prompt_tokens for k in answered), sum(k.completion_tokens for k in answered))
@@ -192,7 +178,7 @@ class MatchJudge:
         )
 
     def _third(self, match: Match) -> tuple[GenerationRequest, bool]:
-        """The request that breaks equal votes, and whether `b` stands first in it."""
+        """The request that breaks equal votes, and whether it shows `b` first."""
         low, high = sorted((match.a.shown, match.b.shown))
         names = (match.problem.problem_id, low, high)
         sampling = replace(self.sampling, temperature=self.tie_temperature, seed=self.seed).for_request(*names)
@@ -201,7 +187,7 @@ class MatchJudge:
         return GenerationRequest(self.prompt(match.problem, first, second), sampling), first != match.a.shown
 
     def _ask(self, requests: Sequence[GenerationRequest]) -> dict[str, str | None]:
-        """Verdict per request key; each distinct request that is not known yet is sent once."""
+        """Verdict per request key; requests with a known verdict are not sent again."""
         new = {request.key: request for request in requests if request.key not in self._known}
         for key, generation in zip(new, self.generator.generate(list(new.values())) if new else [], strict=True):
             choice = None

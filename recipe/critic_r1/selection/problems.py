@@ -1,8 +1,8 @@
 """Questions with known answers, from task Parquet files or from third-party rows.
 
-A policy row of a task file holds the whole prompt and is asked as it is. Third-party rows (JSONL, JSON, Parquet with
-`question`, `image` and `answer`) get an instruction after the question that says where to think and where to answer,
-since what is counted is the answer in the box. Answers are compared as the reward for plain questions compares them.
+A policy row of a task file has the complete prompt. Third-party rows (JSONL, JSON, Parquet with `question`, `image` and
+`answer`) get the instruction to think and to box the answer, since the boxed answer counts. Answers are compared as in
+the reward for questions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from reward_fns.answer import same_answer
 
 
 def right_answer(answer: str | None, ground_truth: str | None) -> bool:
-    """Whether a final answer is the known one, as `reward_fns.answer` sees it."""
+    """Whether a final answer equals the known one, by `reward_fns.answer`."""
     return answer is not None and ground_truth is not None and same_answer(answer, ground_truth)
 
 
@@ -35,7 +35,7 @@ def read_problems(
     Args:
         image_roots: folders or zips with the images of rows that name files.
         instruct: whether third-party rows get the instruction to think and box.
-        lost: unusable rows are left out and named here, with the reason.
+        lost: receives a message for each unusable row, which is left out.
 
     Raises:
         ValueError: no usable question, or an unusable row when `lost` is None; the message names file and row.
@@ -59,7 +59,7 @@ def read_problems(
 
 
 def _ours(file: Path) -> Iterator[Problem | str] | None:
-    """The policy rows of a task file; None for a file in another form."""
+    """The policy rows of a task file; None for a file in another format."""
     try:
         rows = read_rows([file])
     except ValueError as error:

@@ -53,7 +53,7 @@ def test_a_cut_zip_is_named_as_such_and_opened_once(tmp_path: Path, monkeypatch:
 
 
 def test_a_name_from_the_root_says_how_it_is_read() -> None:
-    with pytest.raises(BadImage, match="--image-root / for names"):
+    with pytest.raises(BadImage, match="--image-root / for absolute names"):
         ImageStore().load("/data/1.jpg", ".")
 
 

@@ -1,5 +1,5 @@
-// The list of judgements. Everything a model or a data set wrote arrives as JSON and is put in place with textContent:
-// never as markup. Only the judgements in view are in the document, and only their images are decoded.
+// The list of judgements. Text of models and data sets is JSON and is inserted with textContent, never as markup. Only
+// the judgements in view are in the document, and only their images are decoded.
 (() => {
   const find = (id) => document.getElementById(id);
   if (!find("cards")) return;
@@ -11,7 +11,7 @@
   };
   const block = find("card-data");
   const data = JSON.parse(block.textContent);
-  block.remove();  // its text would stay in memory beside what was read from it
+  block.remove();  // frees the memory of its text
 
   const place = find("cards");
   const sideSelect = find("side");
@@ -23,7 +23,7 @@
   const peersOf = (name) => data.peers.find((group) => group.includes(name)) || [name];
   let first = "";
 
-  // --- what can be asked for ---
+  // --- kinds and facets ---
   const kinds = ["wrong", "inconsistent", "unparsed", "unanswered", "right"];
   const before = (card) => card.sides[first] && card.sides[first].kind;
   const is = {
@@ -43,7 +43,7 @@
   };
   const orders = { 0: "as listed", 1: "swapped" };
   const labels = { 1: "first", 2: "second", tie: "a tie" };
-  // Each facet: its value of a judgement, how a value is called, and the order of the values where counts do not decide.
+  // Each facet: a judgement's value, the name of a value, and whether values are sorted by name rather than by count.
   const facets = {
     category: { of: (card) => card.category, call: (value) => value || "none" },
     order: { of: (card) => card.order, call: (value) => orders[value] || value || "unknown", sorted: true },
@@ -60,7 +60,7 @@
     return key === leave || value === null || facet.of(card, side) === value;
   });
 
-  // A text that several judgements share is searched once.
+  // Texts that judgements share are searched once.
   let lower = null;
   const textsWith = (words) => {
     lower ??= data.texts.map((text) => text.toLowerCase());
@@ -70,7 +70,7 @@
     || Object.values(card.sides).some((side) => hits[side.response] || side.reason.toLowerCase().includes(words))
     || card.pair_id.toLowerCase().includes(words) || card.category.toLowerCase().includes(words);
 
-  // The first kind that fits, so that every card is in one heap only.
+  // The first kind that fits, so that every card is in one heap.
   const heap = (card, side) => kinds.find((kind) => is[kind](card, side)) || "right";
   const sorted = (cards, name) => {
     if (sortSelect.value === "file") return cards;
@@ -88,7 +88,7 @@
   const fill = (element, text) => {
     const words = state.words;
     const low = words ? text.toLowerCase() : "";
-    // Where lower case has another length, places do not carry over.
+    // If lower case changes the length, positions do not carry over.
     if (!words || low.length !== text.length) { element.textContent = text; return element; }
     let from = 0;
     for (let marks = 0; marks < 100; marks += 1) {
@@ -179,7 +179,7 @@
       .filter(Boolean).join(" · ")));
     body.append(written("question long", data.texts[card.question]));
     const pair = make("div", "pair");
-    // A rollout's prompt holds both responses already.
+    // A rollout's prompt contains both responses.
     const responses = [["1", data.texts[card.response_1]], ["2", data.texts[card.response_2]]];
     for (const [number, text] of responses.every(([, text]) => text === "") ? [] : responses) {
       const label = card.ground_truth === number;
@@ -252,7 +252,7 @@
       made.selected = selected;
       return made;
     };
-    // A value of a file may be any text: a prefix keeps it apart from "any".
+    // Values may be any text: a prefix distinguishes them from "any".
     facet.select.replaceChildren(option("any", "any", kept === null || !known.has(kept)), ...values.map((value) => option(
       "=" + value, `${facet.call(value)} (${now.get(value) || 0})`, value === kept)));
     facet.select.closest("label").hidden = values.length < 2;
@@ -267,7 +267,7 @@
     const matching = new Set(hits ? data.cards.filter((card) => holds(card, state.words, hits)) : []);
     state.match = hits ? (card) => matching.has(card) : () => true;
     const all = data.cards.filter((card) => card.sides[name]);
-    // A value that this judge does not have is no filter for it.
+    // A value that this judge does not have does not filter.
     for (const facet of Object.values(facets)) {
       const value = chosen(facet);
       if (value !== null && !all.some((card) => facet.of(card, card.sides[name]) === value)) facet.select.value = "any";
@@ -286,7 +286,7 @@
     for (const facet of Object.values(facets)) facet.select.value = "any";
   };
 
-  // --- moving about ---
+  // --- navigation ---
   const turn = (pages) => {
     const last = Math.max(0, Math.ceil(state.found.length / data.at_a_time) - 1);
     const page = Math.max(0, Math.min(last, state.page + pages));
@@ -317,7 +317,7 @@
     const next = move && all[all.indexOf(document.activeElement) + move];
     if (next) { next.focus(); event.preventDefault(); }
   });
-  // A bar of "where it fails" leads to its judgements.
+  // A bar of "Where it fails" shows its judgements.
   for (const bar of document.querySelectorAll("button.share")) {
     bar.addEventListener("click", () => {
       reset();
