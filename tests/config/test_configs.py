@@ -2,9 +2,6 @@
 
 import copy
 import functools
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -60,7 +57,7 @@ CASES += [["demo", f"cluster={cluster}"] for cluster in ON_CPU]
 CASES += [["r1", "+stage=text_then_image"]]
 CASES += [["demo", f"+ablation={ablation}"] for ablation in options("ablation")]
 CASES += [["demo", f"+variant={variant}"] for variant in ("swap_consistency", "policy_by_critic")]
-# verl imports vLLM for adapters; `test_verl_accepts_adapters` does that in another process.
+# verl imports vLLM for adapters; `tests.rollout.test_vllm_process` does that in another process.
 CASES = [case for case in CASES if "tuning=lora" not in case and case[1:] != ["cluster=1x2"]]
 
 
@@ -93,21 +90,6 @@ def accept(config: DictConfig) -> None:
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_verl_accepts_it(case: list[str]) -> None:
     accept(composed(*case))
-
-
-@pytest.mark.slow
-def test_verl_accepts_adapters() -> None:
-    """In a process of its own: verl imports vLLM for the rank, and on this platform vLLM wants the plug-in first."""
-    code = "from tests.config.test_configs import accept, composed; accept(composed('r1', 'tuning=lora'))"
-    done = subprocess.run(
-        [sys.executable, "-c", f"import verl; {code}"],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "VERL_PLATFORM": "cpu"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "All configuration checks passed" in done.stdout
 
 
 def test_verls_sft_trainer_accepts_the_supervised_ablation() -> None:
