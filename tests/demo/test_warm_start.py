@@ -29,8 +29,6 @@ SHORT = WarmStartSettings(
     max_steps=6, cooldown_steps=2, check_every=2, ramp_steps=2, policy_batch=4, critic_batch=8, gate=0.0
 )
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def rows() -> list[DigitImage]:

@@ -13,8 +13,6 @@ from omegaconf import OmegaConf
 from tests.config.test_configs import composed
 from tests.images.test_pixels import IMAGES
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def found(tiny_model: Path) -> dict[str, Any]:

@@ -78,7 +78,6 @@ def test_the_model_and_its_card(trained: Path, exports: Exports, which: str, ste
     assert not [path for path in out.iterdir() if path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1)]
 
 
-@pytest.mark.slow
 def test_plain_transformers_loads_it(exports: Exports) -> None:
     """In a process that has nothing of ours imported."""
     script = """
