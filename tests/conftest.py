@@ -1,5 +1,6 @@
 """What every test may rely on, and how the tests are spread over processes (`make test` uses two)."""
 
+import gc
 import signal
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.nodeid.startswith(SLOW) or item.get_closest_marker("bench"):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: next((i for i, name in enumerate(LONGEST) if item.nodeid.startswith(name)), 99))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libraries_are_no_garbage() -> None:
+    """Leave what is loaded out of the search for garbage: with torch and verl among it, each search takes seconds."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
