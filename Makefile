@@ -64,12 +64,14 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy data_prep reward_fns recipe benchmarks tests
 
-# Measurements that need nothing but this folder; each module of benchmarks/ says how it is run, and what it needs.
+# Measurements that need nothing but this folder, and the tests that are longer samples of what `make test` shows; each
+# module of benchmarks/ says how it is run, and what it needs.
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.reward
 	$(BIN)/python -m benchmarks.length
 	$(BIN)/python -m benchmarks.convert
 	$(BIN)/python -m benchmarks.gpu_switches --again
+	$(BIN)/python -m pytest -m bench
 
 # Pins again from requirements/*.in.
 lock: $(STAMP)

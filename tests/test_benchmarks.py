@@ -1,8 +1,7 @@
 """Every measurement can be started, and what README and docs say was measured is in the result files."""
 
+import importlib
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,8 @@ DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def test_every_benchmark_imports() -> None:
     modules = sorted(f"benchmarks.{path.stem}" for path in (ROOT / "benchmarks").glob("*.py"))
     assert len(modules) > 10
-    code = "import importlib, sys\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\n"
-    done = subprocess.run([sys.executable, "-c", code, *modules], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    for name in modules:
+        importlib.import_module(name)
 
 
 def test_the_page_of_measurements_is_current() -> None:

@@ -17,7 +17,7 @@ from data_prep.tasks.ordering import preference_tasks
 from data_prep.tasks.pairwise import Image, PolicyTask, PreferencePair
 from recipe.critic_r1.cli import best_of_n, data, judge, label, policy_evaluation, report
 from tests.data_prep.made_images import make_image
-from tests.judging.fake_server import FakeServer, prefers_larger
+from tests.judging.fake_server import Behaviour, FakeServer, prefers_larger
 
 APP = typer.Typer()
 for _module in (data, judge, best_of_n, label, policy_evaluation, report):
@@ -59,9 +59,11 @@ def inputs(tmp_path: Path) -> dict[str, list[str]]:
     }
 
 
-def run(command: str, arguments: list[str], out: Path, url: str = "http://127.0.0.1:9/v1") -> Any:
-    words = [command, *arguments, "--model", "m", "--base-url", url, "--out", str(out)]
-    return CliRunner().invoke(APP, words)
+def run(command: str, arguments: list[str], out: Path, by: Behaviour = prefers_larger, model: str = "m") -> Any:
+    """A command with a server of this behaviour."""
+    with FakeServer(by) as server:
+        words = [command, *arguments, "--model", model, "--base-url", server.url, "--out", str(out)]
+        return CliRunner().invoke(APP, words)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -102,15 +104,14 @@ def test_results_are_replaced_and_what_lies_beside_them_stays(
     """Also a link at the place of a result: it is replaced, and what it points to stays as it is."""
     out = tmp_path / "out"
     (tmp_path / "precious").write_text("mine")
-    with FakeServer(prefers_larger) as server:
-        assert run(command, inputs[command], out, server.url).exit_code == 0
-        (out / "thesis.txt").write_text("mine")
-        if command == "label":
-            (out / "dpo" / "mine.jsonl").write_text("mine")
-        result = out / RESULTS[command][0]
-        result.unlink()
-        result.symlink_to(tmp_path / "precious")
-        assert run(command, inputs[command], out, server.url).exit_code == 0
+    assert run(command, inputs[command], out).exit_code == 0
+    (out / "thesis.txt").write_text("mine")
+    if command == "label":
+        (out / "dpo" / "mine.jsonl").write_text("mine")
+    result = out / RESULTS[command][0]
+    result.unlink()
+    result.symlink_to(tmp_path / "precious")
+    assert run(command, inputs[command], out).exit_code == 0
     assert (out / "thesis.txt").read_text() == (tmp_path / "precious").read_text() == "mine"
     assert not result.is_symlink()
     assert command != "label" or (out / "dpo" / "mine.jsonl").read_text() == "mine"
@@ -121,11 +122,9 @@ def test_a_refused_run_leaves_the_results_of_an_earlier_one(
     command: str, inputs: dict[str, list[str]], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    with FakeServer(prefers_larger) as server:
-        assert run(command, inputs[command], out, server.url).exit_code == 0
+    assert run(command, inputs[command], out).exit_code == 0
     before = content(out)
-    with FakeServer(lambda n, body: "401") as server:
-        refused = run(command, [*inputs[command], "--max-tokens", "77"], out, server.url)
+    refused = run(command, [*inputs[command], "--max-tokens", "77"], out, lambda n, body: "401")
     assert refused.exit_code == 2
     assert "check address, model name and key" in refused.output
     after = content(out)
@@ -138,15 +137,13 @@ def test_a_critic_that_refuses_leaves_the_candidates_of_an_earlier_run(
     inputs: dict[str, list[str]], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    with FakeServer(prefers_larger) as server:
-        assert run("best-of-n", inputs["best-of-n"], out, server.url).exit_code == 0
+    assert run("best-of-n", inputs["best-of-n"], out).exit_code == 0
     before = (out / "candidates.jsonl").read_bytes()
 
     def writes_only(attempt: int, body: dict[str, Any]) -> Any:
         return "401" if "Response 1" in json.dumps(body) else prefers_larger(attempt, body)
 
-    with FakeServer(writes_only) as server:
-        result = run("best-of-n", [*inputs["best-of-n"], "--n", "4"], out, server.url)
+    result = run("best-of-n", [*inputs["best-of-n"], "--n", "4"], out, writes_only)
     assert result.exit_code == 2
     assert (out / "candidates.jsonl").read_bytes() == before
 
@@ -186,8 +183,7 @@ def test_a_bad_row_costs_itself_and_is_named_by_judge(fault: str, tmp_path: Path
     rows = critic_rows()
     BAD_PAIRS[fault](rows[2])
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pairs.parquet")
-    with FakeServer(prefers_larger) as server:
-        result = run("judge", [str(tmp_path / "pairs.parquet")], tmp_path / "out", server.url)
+    result = run("judge", [str(tmp_path / "pairs.parquet")], tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert "left out: 1; the first is" in result.output
     found = json.loads((tmp_path / "out" / "judge.json").read_text())
@@ -202,8 +198,7 @@ def test_a_bad_row_costs_itself_and_is_named_by_best_of_n(
     rows = policy_rows()
     BAD[fault](rows[1])
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "policy.parquet")
-    with FakeServer(prefers_larger) as server:
-        result = run("best-of-n", inputs["best-of-n"], tmp_path / "out", server.url)
+    result = run("best-of-n", inputs["best-of-n"], tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert f"left out: 1; the first, {tmp_path / 'policy.parquet'} row 1" in result.output
     assert json.loads((tmp_path / "out" / "best_of_n.json").read_text())["questions"]["rows_lost"] == 1
@@ -222,9 +217,7 @@ def test_only_bad_rows_are_no_run(command: str, inputs: dict[str, list[str]], tm
 @pytest.mark.parametrize("command", ["judge", "best-of-n", "label"])
 @pytest.mark.parametrize("model", ["m\udcff", "[/red]\x1b[31mm"])
 def test_strange_model_names(command: str, model: str, inputs: dict[str, list[str]], tmp_path: Path) -> None:
-    with FakeServer(prefers_larger) as server:
-        words = [command, *inputs[command], "--base-url", server.url, "--out", str(tmp_path / "out")]
-        result = CliRunner().invoke(APP, [*words, "--model", model])
+    result = run(command, inputs[command], tmp_path / "out", model=model)
     assert result.exit_code == (2 if "\udcff" in model else 0), result.output
     assert "\x1b" not in result.output
     assert isinstance(result.exception, SystemExit | None)
@@ -235,18 +228,19 @@ def test_one_question_that_is_filtered_costs_itself(command: str, inputs: dict[s
     """Row and file are named, in both runs, and the others have their results."""
 
     def behaviour(attempt: int, body: dict[str, Any]) -> Any:
+        asked.append(body)
         if "How many 1?" in json.dumps(body):
             return {"status": 400, "body": {"error": {"code": "content_filter", "message": "filtered"}}}
         return prefers_larger(attempt, body)
 
+    asked: list[Any] = []
     out = tmp_path / "out"
-    with FakeServer(behaviour) as server:
-        for _ in range(2):
-            result = run(command, inputs[command], out, server.url)
-            assert result.exit_code == 0, result.output
-            assert "cannot be answered" in result.output
-            asked = len(server.bodies)
-        assert len(server.bodies) == asked, "a filter's decision is final"
+    for again in (False, True):
+        already = len(asked)
+        result = run(command, inputs[command], out, behaviour)
+        assert result.exit_code == 0, result.output
+        assert "cannot be answered" in result.output
+        assert (len(asked) == already) == again, "a filter's decision is final"
     if command == "best-of-n":
         assert f"no candidates for {inputs[command][0]} row 1" in result.output
         (lost,) = map(json.loads, (out / "unanswered.jsonl").read_text().splitlines())
@@ -268,8 +262,7 @@ def test_a_file_that_the_command_did_not_write_is_left_alone(
     command: str, place: str, inputs: dict[str, list[str]], tmp_path: Path
 ) -> None:
     """Its own earlier file is replaced."""
-    with FakeServer(prefers_larger) as server:
-        assert run("judge", inputs["judge"], tmp_path / "run", server.url).exit_code == 0
+    assert run("judge", inputs["judge"], tmp_path / "run").exit_code == 0
     words = {
         "compare": ["compare", tmp_path / "run", tmp_path / "run", "--out"],
         "report": ["report", tmp_path / "run", "--out"],

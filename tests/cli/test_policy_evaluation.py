@@ -75,9 +75,8 @@ def suite(tmp_path: Path) -> str:
     return str(tmp_path / "mine.yaml")
 
 
-def call(suite: str, out: Path, *more: str) -> Result:
-    served = ["--model", "m", "--base-url", "http://127.0.0.1:9/v1"]
-    return CliRunner().invoke(APP, [suite, *served, "--out", str(out), *more])
+def call(suite: str, out: Path, *more: str, url: str = "http://127.0.0.1:9/v1") -> Result:
+    return CliRunner().invoke(APP, [suite, "--model", "m", "--base-url", url, "--out", str(out), *more])
 
 
 def written(out: Path) -> dict[str, Any]:
@@ -110,9 +109,11 @@ def test_other_settings_run_anew(tool: Tool, suite: str, tmp_path: Path) -> None
     assert "max_new_tokens=99,temperature=0" in tool.commands[1]
 
 
-def test_with_a_judge_the_group_is_whole(tool: Tool, suite: str, tmp_path: Path) -> None:
-    judge = ["--judge-model", "big", "--judge-url", "http://judge/v1"]
-    assert call(suite, tmp_path / "out", *judge).exit_code == 0
+JUDGE = ("--judge-model", "big", "--judge-url", "http://judge/v1")
+
+
+def test_with_a_judge_the_group_is_complete(tool: Tool, suite: str, tmp_path: Path) -> None:
+    assert call(suite, tmp_path / "out", *JUDGE).exit_code == 0
     assert "policy/general/mean" in written(tmp_path / "out")["metrics"]
     assert tool.environments[0]["MODEL_VERSION"] == "big"
 
@@ -129,9 +130,8 @@ def test_a_figure_without_an_interval_asks_the_tool_for_one(
 
     monkeypatch.setattr(policy_evaluation, "redraw", redraw)
     tool.scores = [{"of": 1}, {"of": 2}]
-    judge = ["--judge-model", "big", "--judge-url", "http://judge/v1"]
     for _ in range(2):
-        assert call(suite, tmp_path / "out", *judge).exit_code == 0
+        assert call(suite, tmp_path / "out", *JUDGE).exit_code == 0
         found = written(tmp_path / "out")["metrics"]
         assert {name: figure["interval"] for name, figure in found.items()} == {
             "policy/general/one": "redrawn",
@@ -167,8 +167,7 @@ def test_a_server_that_refuses_stops_the_command_at_once(
 ) -> None:
     monkeypatch.setattr(policy_evaluation, "ask_once", ask_once)
     with FakeServer(lambda n, body: reply) as server:
-        words = [suite, "--model", "m", "--base-url", server.url, "--out", str(tmp_path / "out")]
-        result = CliRunner().invoke(APP, words)
+        result = call(suite, tmp_path / "out", url=server.url)
         assert len(server.bodies) == 1
     assert (result.exit_code, tool.commands) == (2, [])
     assert remedy in result.output
@@ -179,8 +178,7 @@ def test_fields_that_a_model_does_not_take_are_found(
 ) -> None:
     monkeypatch.setattr(policy_evaluation, "ask_once", ask_once)
     with FakeServer(refuses) as server:
-        words = [suite, "--model", "m", "--base-url", server.url, "--out", str(tmp_path / "out")]
-        assert CliRunner().invoke(APP, words).exit_code == 0
+        assert call(suite, tmp_path / "out", url=server.url).exit_code == 0
     assert json.loads(tool.environments[0]["CRITIC_R1_CHANGES"]) == ["max_tokens", "temperature"]
 
 

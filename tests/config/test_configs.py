@@ -2,10 +2,8 @@
 
 import copy
 import functools
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -48,20 +46,22 @@ BOTH = [
 ]
 CASES = [[name] for name in PRIMARY if name != "critic_sft"]
 CASES += [["r1", option] for group in GROUPS for option in OPTIONS[group]]
-# The others differ from r1 by a few values: each of them with every group, and all options in turn.
-CASES += [
-    [run, OPTIONS[group][i % len(OPTIONS[group])]]
+# The others differ from r1 by a few values: each of them with one group, and with every group in the longer sample.
+OTHERS = [
+    [[run, OPTIONS[group][i % len(OPTIONS[group])]] for group in GROUPS]
     for i, run in enumerate(run for run in RUNS if run != "r1")
-    for group in GROUPS
 ]
+CASES += [cases[i % len(GROUPS)] for i, cases in enumerate(OTHERS)]
 CASES += [["r1", *both] for both in BOTH]
 CASES += [["r1", "cluster=1x2", "tuning=fast", "+device=cpu", *sizes] for sizes in ([], ["+sizes=tiny"])]
 CASES += [["demo", f"cluster={cluster}"] for cluster in ON_CPU]
 CASES += [["r1", "+stage=text_then_image"]]
 CASES += [["demo", f"+ablation={ablation}"] for ablation in options("ablation")]
 CASES += [["demo", f"+variant={variant}"] for variant in ("swap_consistency", "policy_by_critic")]
-# verl imports vLLM for adapters; `test_verl_accepts_adapters` does that in another process.
+# verl imports vLLM for adapters; `tests.rollout.test_vllm_process` does that in another process.
 CASES = [case for case in CASES if "tuning=lora" not in case and case[1:] != ["cluster=1x2"]]
+LONGER = [case for cases in OTHERS for case in cases if case[1] not in ("tuning=lora", "cluster=1x2")]
+SAMPLES: list[Any] = [*CASES, *(pytest.param(case, marks=pytest.mark.bench) for case in LONGER if case not in CASES)]
 
 
 def test_the_groups_are_complete() -> None:
@@ -90,24 +90,9 @@ def accept(config: DictConfig) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES, ids=" ".join)
+@pytest.mark.parametrize("case", SAMPLES, ids=" ".join)
 def test_verl_accepts_it(case: list[str]) -> None:
     accept(composed(*case))
-
-
-@pytest.mark.slow
-def test_verl_accepts_adapters() -> None:
-    """In a process of its own: verl imports vLLM for the rank, and on this platform vLLM wants the plug-in first."""
-    code = "from tests.config.test_configs import accept, composed; accept(composed('r1', 'tuning=lora'))"
-    done = subprocess.run(
-        [sys.executable, "-c", f"import verl; {code}"],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "VERL_PLATFORM": "cpu"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "All configuration checks passed" in done.stdout
 
 
 def test_verls_sft_trainer_accepts_the_supervised_ablation() -> None:
@@ -234,7 +219,7 @@ def test_tuning_and_cluster_leave_the_batch_and_the_loss_of_the_release_alone() 
     ],
 )
 def test_two_gpus_train_adapters_unless_told_otherwise(given: list[str], rank: int) -> None:
-    for name in RUNS:
+    for name in RUNS if len(given) == 1 else ["r1"]:
         assert composed(name, *given).actor_rollout_ref.model.lora_rank == rank
 
 

@@ -11,6 +11,7 @@ from data_prep.convert import convert
 from data_prep.settings import Settings
 from data_prep.sources.excerpt import EXCERPT
 from data_prep.sources.record import Reject, Source
+from data_prep.sources.registry import load_source
 from data_prep.tasks.nway import RankedResponses
 from data_prep.tasks.pairwise import Image, PreferencePair
 from data_prep.transform import Transform
@@ -23,6 +24,16 @@ def folder(tmp_path: Path) -> Path:
     for n in range(8):
         (tmp_path / f"{n}.jpg").write_bytes(make_image(n))
     return tmp_path
+
+
+Record = dict[str, Any]
+
+
+def converted(folder: Path, source: str, *records: Record, **settings: Any) -> dict[str, Any]:
+    """The manifest of records that refer to the images of the folder."""
+    (folder / "in.jsonl").write_text("\n".join(map(json.dumps, records)))
+    manifest: dict[str, Any] = convert([str(folder / "in.jsonl")], folder / "out", Settings(source, **settings))
+    return manifest
 
 
 def rejected(output: Path) -> list[dict[str, Any]]:
@@ -67,24 +78,17 @@ def test_a_pair_that_a_record_gives_twice_stays_once(
     responses: list[str], ranks: list[int], rows: int, left_out: dict[str, int], orders: Any, folder: Path
 ) -> None:
     record = {"prompt": "q?", "responses": responses, "rankings": ranks, "image": "1.jpg"}
-    (folder / "in.jsonl").write_text(json.dumps(record))
-    manifest = convert([str(folder / "in.jsonl")], folder / "out", Settings("generic", orders=orders))
+    manifest = converted(folder, "generic", record, orders=orders)
     assert manifest["rows"] == {"train": rows * (2 if orders == "both" else 1)}
     assert manifest["dropped_pairs"] == left_out
 
 
-def test_dropped_ties_of_a_used_record_are_counted(folder: Path) -> None:
+@pytest.mark.parametrize("settings", [{"ties": "drop"}, {"template": "compact"}], ids=str)
+def test_dropped_ties_of_a_used_record_are_counted(folder: Path, settings: dict[str, Any]) -> None:
+    """They are not wanted, or the template offers none."""
     record = {"prompt": "q?", "responses": ["a", "b", "c"], "rankings": [1, 2, 2], "image": "1.jpg"}
-    (folder / "in.jsonl").write_text(json.dumps(record))
-    manifest = convert([str(folder / "in.jsonl")], folder / "out", Settings("generic", ties="drop"))
+    manifest = converted(folder, "generic", record, **settings)
     assert manifest["rows"] == {"train": 2}
-    assert manifest["dropped_pairs"] == {"tie": 1}
-
-
-def test_a_template_that_offers_no_tie_gets_none(folder: Path) -> None:
-    record = {"prompt": "q?", "responses": ["a", "b", "c"], "rankings": [1, 2, 2], "image": "1.jpg"}
-    (folder / "in.jsonl").write_text(json.dumps(record))
-    manifest = convert([str(folder / "in.jsonl")], folder / "out", Settings("generic", template="compact"))
     assert manifest["dropped_pairs"] == {"tie": 1}
     assert set(manifest["labels"]["train critic/generic"]) == {"1", "2"}
 
@@ -113,8 +117,7 @@ def rated(*ratings: str, responses: list[str] | None = None) -> dict[str, Any]:
 def test_vlfeedback_leaves_out_an_answer_or_a_pair_and_not_the_record(
     record: dict[str, Any], pairs: int, left_out: dict[str, int], folder: Path
 ) -> None:
-    (folder / "in.jsonl").write_text(json.dumps(record))
-    manifest = convert([str(folder / "in.jsonl")], folder / "out", Settings("vlfeedback"))
+    manifest = converted(folder, "vlfeedback", record)
     assert manifest["rows"] == {"train": pairs}
     assert manifest["dropped_pairs"] == left_out
     assert "pairs of used records" in (folder / "out" / "README.md").read_text()
@@ -142,8 +145,8 @@ def test_a_reject_leads_to_its_record(folder: Path) -> None:
 
 
 def test_the_generic_source_names_the_columns_of_the_record(folder: Path) -> None:
-    (folder / "in.jsonl").write_text(json.dumps({"ask": "q", "photo": "1.jpg", "good": "a", "bad": "b"}))
-    convert([str(folder / "in.jsonl")], folder / "out", Settings("generic", columns={"image": "photo"}))
+    record = {"ask": "q", "photo": "1.jpg", "good": "a", "bad": "b"}
+    converted(folder, "generic", record, columns={"image": "photo"})
     (problem,) = rejected(folder / "out")
     assert problem["reason"] == "missing-field"
     assert "ask, bad, good, photo" in problem["remedy"]
@@ -208,16 +211,10 @@ def test_a_source_may_leave_a_pair_out_and_say_why() -> None:
 
 def test_images_of_many_records_are_not_held_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data_prep.transform.PORTION_BYTES", 2 * len(make_image(0)))
-    transform = Transform(Settings("mm_rlhf"), Source("mm_rlhf", "", _source("mm_rlhf"), "", "", ""))
+    transform = Transform(Settings("mm_rlhf"), Source("mm_rlhf", "", load_source("mm_rlhf").convert, "", "", ""))
     records = [(n, GOOD["mm_rlhf"](n)) for n in range(7)]
     parts = list(transform.portions(records, str(folder)))
     assert len(parts) > 2
     whole = Transform(Settings("mm_rlhf"), transform.source)(records, str(folder))
     assert [row for part in parts for row in part.rows] == whole.rows
     assert sum(part.used for part in parts) == whole.used == 7
-
-
-def _source(name: str) -> Any:
-    from data_prep.sources.registry import load_source
-
-    return load_source(name).convert

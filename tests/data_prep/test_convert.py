@@ -261,7 +261,6 @@ cluster.shutdown()
 """
 
 
-@pytest.mark.slow
 def test_a_ray_cluster_writes_the_same_bytes(tmp_path: Path) -> None:
     """A cluster of two nodes that was started elsewhere; input and output are named relative to the driver's folder."""
     for part in range(3):

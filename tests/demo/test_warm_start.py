@@ -14,7 +14,7 @@ from transformers import AutoProcessor
 
 from data_prep.sources.digits import DigitImage, digit_pairs, load_digit_images
 from recipe.critic_r1.demo import phrases
-from recipe.critic_r1.demo.model import build_model
+from recipe.critic_r1.demo.batched_model import FastForward
 from recipe.critic_r1.demo.warm_start import (
     IncoherentModelError,
     WarmStartSettings,
@@ -29,8 +29,6 @@ SHORT = WarmStartSettings(
     max_steps=6, cooldown_steps=2, check_every=2, ramp_steps=2, policy_batch=4, critic_batch=8, gate=0.0
 )
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def rows() -> list[DigitImage]:
@@ -38,12 +36,11 @@ def rows() -> list[DigitImage]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_model(tmp_path_factory.mktemp("model"), seed=0)
+def forward(tiny_model: Path) -> FastForward:
+    return load(tiny_model)
 
 
-def test_batched_forward_equals_the_stock_forward(folder: Path, rows: list[DigitImage]) -> None:
-    forward = load(folder)
+def test_batched_forward_equals_the_stock_forward(forward: FastForward, rows: list[DigitImage]) -> None:
     prompts = [phrases.critic_prompt(1, 7), phrases.critic_prompt(0, 9), phrases.critic_prompt(4, 4)]
     answers = [phrases.critic_response(d, 1 + d % 2) for d in range(6)]
     pixels, ids, responses = (
@@ -68,8 +65,7 @@ def test_batched_forward_equals_the_stock_forward(folder: Path, rows: list[Digit
     assert (stock[0] - stock[2]).abs().max() > 1e-4
 
 
-def test_greedy_sample_is_the_argmax_of_the_response_logits(folder: Path, rows: list[DigitImage]) -> None:
-    forward = load(folder)
+def test_greedy_sample_is_the_argmax_of_the_response_logits(forward: FastForward, rows: list[DigitImage]) -> None:
     ids = forward.prompt_ids([phrases.policy_prompt()] * 4)
     with torch.no_grad():
         images = forward.vision(image_patches(forward, rows[:4]))
@@ -78,25 +74,23 @@ def test_greedy_sample_is_the_argmax_of_the_response_logits(folder: Path, rows: 
     assert torch.equal(logits.argmax(-1), tokens)
 
 
-def test_samples_follow_the_generator_and_never_hold_an_image_token(folder: Path, rows: list[DigitImage]) -> None:
-    forward = load(folder)
+def test_samples_follow_the_generator_and_hold_no_image_token(forward: FastForward, rows: list[DigitImage]) -> None:
     ids = forward.prompt_ids([phrases.policy_prompt()] * 2)
     with torch.no_grad():
         images = forward.vision(image_patches(forward, rows[:2]))
 
-    def draw(seed: int) -> torch.Tensor:
+    def sampled(seed: int, copies: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
-        return forward.sample(ids, images, copies=128, temperature=1.0, generator=generator)
+        return forward.sample(ids, images, copies=copies, temperature=1.0, generator=generator)
 
-    first = draw(1)
-    assert torch.equal(first, draw(1))
-    assert not torch.equal(first, draw(2))
+    first = sampled(1, 8)
+    assert torch.equal(first, sampled(1, 8))
+    assert not torch.equal(first, sampled(2, 8))
     # 256 random responses would hold about ten of them.
-    assert not (first == forward.image_id).any()
+    assert not (sampled(1, 128) == forward.image_id).any()
 
 
-def test_samples_have_the_distribution_of_the_logits(folder: Path, rows: list[DigitImage]) -> None:
-    forward = load(folder)
+def test_samples_have_the_distribution_of_the_logits(forward: FastForward, rows: list[DigitImage]) -> None:
     ids = forward.prompt_ids([phrases.policy_prompt()])
     count = 4000
     with torch.no_grad():
@@ -114,8 +108,8 @@ def test_samples_have_the_distribution_of_the_logits(folder: Path, rows: list[Di
     assert ((counts / count - chances).abs() < 4 * error)[likely].all()
 
 
-def test_prompts_equal_what_the_processor_makes(folder: Path) -> None:
-    forward, processor = load(folder), AutoProcessor.from_pretrained(folder)
+def test_prompts_equal_what_the_processor_makes(forward: FastForward, tiny_model: Path) -> None:
+    processor = AutoProcessor.from_pretrained(tiny_model)
     prompt = phrases.critic_prompt(7, 3)
     content = [{"type": "image"}, {"type": "text", "text": prompt.removeprefix("<image>")}]
     chat = processor.apply_chat_template(
@@ -125,8 +119,7 @@ def test_prompts_equal_what_the_processor_makes(folder: Path) -> None:
     assert torch.equal(forward.prompt_ids([prompt]), expected)
 
 
-def test_text_ends_at_the_end_token(folder: Path) -> None:
-    forward = load(folder)
+def test_text_ends_at_the_end_token(forward: FastForward) -> None:
     ids = forward.response_ids([phrases.policy_response(3), "7"])
     assert forward.texts(ids) == [phrases.policy_response(3), "7"]
 
@@ -144,9 +137,8 @@ def test_text_ends_at_the_end_token(folder: Path) -> None:
     ],
 )
 def test_coherence_compares_the_verdict_with_the_named_digit(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[tuple[int, int]], str], expected: float
+    forward: FastForward, monkeypatch: pytest.MonkeyPatch, write: Callable[[tuple[int, int]], str], expected: float
 ) -> None:
-    forward = load(folder)
     shown: list[tuple[int, int]] = []
     original = phrases.critic_prompt
 
@@ -162,11 +154,13 @@ def test_coherence_compares_the_verdict_with_the_named_digit(
     assert shown == [(1, 2), (3, 4), (2, 1), (4, 3)]
 
 
-def test_same_seed_same_weights_and_the_folder_loads(folder: Path, rows: list[DigitImage], tmp_path: Path) -> None:
+def test_same_seed_same_weights_and_the_folder_loads(tiny_model: Path, rows: list[DigitImage], tmp_path: Path) -> None:
     calls: list[tuple[int, int, str]] = []
-    result = warm_start(folder, rows, tmp_path / "a", seed=3, settings=SHORT, progress=lambda *call: calls.append(call))
-    warm_start(folder, rows, tmp_path / "b", seed=3, settings=SHORT)
-    warm_start(folder, rows, tmp_path / "c", seed=4, settings=SHORT)
+    result = warm_start(
+        tiny_model, rows, tmp_path / "a", seed=3, settings=SHORT, progress=lambda *call: calls.append(call)
+    )
+    warm_start(tiny_model, rows, tmp_path / "b", seed=3, settings=SHORT)
+    warm_start(tiny_model, rows, tmp_path / "c", seed=4, settings=SHORT)
     first, second, third = (load(tmp_path / name).model.state_dict() for name in "abc")
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], third[name]) for name in first)
@@ -174,48 +168,46 @@ def test_same_seed_same_weights_and_the_folder_loads(folder: Path, rows: list[Di
     assert [call[:2] for call in calls] == [(step, 6) for step in range(1, 7)]
 
 
-def test_loss_falls(folder: Path, rows: list[DigitImage], tmp_path: Path) -> None:
+def test_loss_falls(tiny_model: Path, rows: list[DigitImage], tmp_path: Path) -> None:
     losses: list[float] = []
     settings = replace(SHORT, max_steps=30, ramp_steps=5)
     warm_start(
-        folder, rows, tmp_path, seed=0, settings=settings,
+        tiny_model, rows, tmp_path, seed=0, settings=settings,
         progress=lambda step, total, text: losses.append(float(text.split()[1])),
     )  # fmt: skip
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_stop_rule_starts_the_cool_down_early(folder: Path, rows: list[DigitImage], tmp_path: Path) -> None:
-    result = warm_start(folder, rows, tmp_path, seed=0, settings=replace(SHORT, max_steps=50, stop_at=0.0))
+def test_stop_rule_starts_the_cool_down_early(tiny_model: Path, rows: list[DigitImage], tmp_path: Path) -> None:
+    result = warm_start(tiny_model, rows, tmp_path, seed=0, settings=replace(SHORT, max_steps=50, stop_at=0.0))
     assert result.steps == SHORT.check_every + SHORT.cooldown_steps
 
 
-def test_incoherent_model_is_refused_and_not_written(folder: Path, rows: list[DigitImage], tmp_path: Path) -> None:
+def test_incoherent_model_is_refused_and_not_written(tiny_model: Path, rows: list[DigitImage], tmp_path: Path) -> None:
     with pytest.raises(IncoherentModelError, match=r"0\.0% .*95% are needed.*another seed, or raise max_steps"):
-        warm_start(folder, rows, tmp_path / "out", seed=0, settings=replace(SHORT, gate=0.95))
+        warm_start(tiny_model, rows, tmp_path / "out", seed=0, settings=replace(SHORT, gate=0.95))
     assert not (tmp_path / "out").exists()
 
 
-def test_bad_images_are_named(folder: Path, rows: list[DigitImage], tmp_path: Path) -> None:
+def test_bad_images_are_named(tiny_model: Path, rows: list[DigitImage], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no images"):
-        warm_start(folder, [], tmp_path, seed=0)
+        warm_start(tiny_model, [], tmp_path, seed=0)
     stream = io.BytesIO()
     PIL.Image.new("RGB", (84, 84)).save(stream, "PNG")
     large = replace(rows[1], png=stream.getvalue())
     with pytest.raises(ValueError, match="image 1 is 84x84 pixels"):
-        warm_start(folder, [rows[0], large], tmp_path, seed=0, settings=SHORT)
+        warm_start(tiny_model, [rows[0], large], tmp_path, seed=0, settings=SHORT)
 
 
 def test_hard_negatives_come_from_the_policys_own_errors(
-    folder: Path, rows: list[DigitImage], monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, rows: list[DigitImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from recipe.critic_r1.demo.batched_model import FastForward
-
     def fixed(self: FastForward, ids: torch.Tensor, images: torch.Tensor, *, copies: int, **_: object) -> torch.Tensor:
         written = {0: ["\\boxed{6}", "\\boxed{0}"], 1: ["\\boxed{1}", "\\boxed{1}"], 2: ["nothing", "\\boxed{12}"]}
         return self.response_ids([text for row in range(len(ids)) for text in written[row]])
 
     monkeypatch.setattr(FastForward, "sample", fixed)
-    found = [hard_negatives(folder, rows[:3], seed=seed, samples=2) for seed in range(8)]
+    found = [hard_negatives(tiny_model, rows[:3], seed=seed, samples=2) for seed in range(8)]
     # Image 0 was misread as 6 once; images 1 and 2 gave no usable error, so theirs are random but never right.
     assert {negatives[0] for negatives in found} == {6}
     assert len({negatives[1] for negatives in found}) > 1

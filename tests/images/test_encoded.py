@@ -16,7 +16,6 @@ from omegaconf import OmegaConf
 from PIL import Image
 from verl.utils.model import extract_multi_modal_inputs
 
-from recipe.critic_r1.demo.model import build_model
 from recipe.critic_r1.images import encoded as images_inputs
 from recipe.critic_r1.images.dataset import EncodedImageDataset
 from recipe.critic_r1.images.encoded import ImageInputs, PixelCache, PixelSettings
@@ -33,11 +32,6 @@ def photo(width: int, height: int, seed: int = 0, form: str = "JPEG", mode: str 
     stream = io.BytesIO()
     Image.fromarray(noisy.clip(0, 255).astype("uint8")).convert(mode).save(stream, form)
     return stream.getvalue()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_model(tmp_path_factory.mktemp("model"), seed=0)
 
 
 @pytest.fixture(autouse=True)
@@ -62,10 +56,12 @@ SHAPES = {
     ("shapes", "form", "mode"),
     [*((shapes, "JPEG", "RGB") for shapes in SHAPES.values()), *((SHAPES["odd"], "PNG", m) for m in ("RGB", "L", "P"))],
 )
-def test_pixels_are_those_of_the_processor(model: Path, shapes: list[tuple[int, int]], form: str, mode: str) -> None:
+def test_pixels_are_those_of_the_processor(
+    tiny_model: Path, shapes: list[tuple[int, int]], form: str, mode: str
+) -> None:
     from verl.utils import hf_processor
 
-    processor = hf_processor(str(model))
+    processor = hf_processor(str(tiny_model))
     items = [item(photo(*shape, seed, form, mode)) for seed, shape in enumerate(shapes)]
     chat = [{"role": "user", "content": [*items, {"type": "text", "text": "Which digit is shown?"}]}]
     images, _, _ = asyncio.run(
@@ -74,7 +70,7 @@ def test_pixels_are_those_of_the_processor(model: Path, shapes: list[tuple[int, 
     text = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     whole = processor(text=[text], images=images, return_tensors="pt")
     small = {"image_grid_thw": whole["image_grid_thw"]}
-    made = ImageInputs(small, items, PixelSettings(str(model)))
+    made = ImageInputs(small, items, PixelSettings(str(tiny_model)))
     arrived = pickle.loads(pickle.dumps(made))
     assert torch.equal(arrived["pixel_values"], whole["pixel_values"])
     assert arrived["pixel_values"].dtype == whole["pixel_values"].dtype
@@ -109,18 +105,18 @@ def test_every_family_of_processors_gives_its_own_pixels(family: str, monkeypatc
     assert not processor(text=[text], images=images, return_tensors="pt")["pixel_values"].is_meta
 
 
-def test_verl_reads_a_mixed_micro_batch(model: Path) -> None:
-    first, second = (ImageInputs({}, [item(photo(64, 64, i))], PixelSettings(str(model))) for i in range(2))
+def test_verl_reads_a_mixed_micro_batch(tiny_model: Path) -> None:
+    first, second = (ImageInputs({}, [item(photo(64, 64, i))], PixelSettings(str(tiny_model))) for i in range(2))
     found = extract_multi_modal_inputs([first, {}, first, second])
     assert torch.equal(found["pixel_values"], torch.cat([first["pixel_values"]] * 2 + [second["pixel_values"]]))
     assert images_inputs.pixel_cache().take_counts().made == 2
 
 
-def test_what_travels_is_the_file(model: Path) -> None:
+def test_what_travels_is_the_file(tiny_model: Path) -> None:
     data = photo(1024, 768)
     small = {"image_grid_thw": torch.tensor([[1, 54, 74]])}
     as_large = {"min_pixels": 3136, "max_pixels": 1 << 22}
-    inputs = ImageInputs(small, [item(data)], PixelSettings(str(model)), as_large)
+    inputs = ImageInputs(small, [item(data)], PixelSettings(str(tiny_model)), as_large)
     assert len(pickle.dumps(inputs)) < len(data) + 2000
     assert inputs["pixel_values"].shape == (54 * 74, 1176)
     assert inputs["pixel_values"].numel() * 4 > 100 * len(pickle.dumps(inputs))

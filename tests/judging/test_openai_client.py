@@ -7,16 +7,17 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from recipe.critic_r1.judging.generation import GenerationRequest, ImagePart, Message, Sampling, TextPart
+from recipe.critic_r1.judging.generation import Generation, GenerationRequest, ImagePart, Message, Sampling, TextPart
 from recipe.critic_r1.judging.journal import Journal, JournalBusyError, JournalFullError
 from recipe.critic_r1.judging.openai_client import OpenAIGenerator, ServerRefusedError
-from tests.judging.fake_server import FakeServer, answer
+from tests.judging.fake_server import Behaviour, FakeServer, answer
 
 LIBRARY: Any = importlib.import_module(openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0])
 """The client's HTTP library."""
@@ -46,10 +47,28 @@ def good(attempt: int, body: dict[str, Any]) -> dict[str, Any]:
     return answer(body)
 
 
+def bad(fault: str) -> Behaviour:
+    """A server that makes a fault of each request with the text `bad`."""
+    return lambda attempt, body: fault if text_of(body) == "bad" else answer(body)
+
+
+Asked = tuple[list[Generation], FakeServer, OpenAIGenerator]
+
+
+def ask(behaviour: Behaviour, *requests: object, journal: Path | None = None, **settings: Any) -> Asked:
+    """What a client of its own gets from a server of its own; a text is a request with it."""
+    given = [one if isinstance(one, GenerationRequest) else request(one) for one in requests]
+    with ExitStack() as stack:
+        server = stack.enter_context(FakeServer(behaviour))
+        if journal:
+            settings["journal"] = stack.enter_context(Journal(journal))
+        generator = stack.enter_context(client(server, **settings))
+        return generator.generate(given), server, generator
+
+
 def test_what_is_sent_and_what_comes_back() -> None:
-    with FakeServer(good) as server, client(server, extra_body={"top_k": 5}) as generator:
-        sampled = request("two", temperature=1.0, n=3, seed=7, max_tokens=9, top_p=0.9)
-        first, second = generator.generate([request("one"), sampled])
+    sampled = request("two", temperature=1.0, n=3, seed=7, max_tokens=9, top_p=0.9)
+    (first, second), server, _ = ask(good, "one", sampled, extra_body={"top_k": 5})
     assert (first.texts, first.finish_reasons, first.prompt_tokens) == (("one",), ("stop",), 11)
     assert second.texts == ("two",) * 3
     body = next(b for b in server.bodies if b["n"] == 3)
@@ -63,44 +82,31 @@ def test_what_is_sent_and_what_comes_back() -> None:
 
 @pytest.mark.parametrize("fault", PASSING)
 def test_what_may_pass_is_tried_again(fault: str) -> None:
-    with FakeServer(lambda n, body: fault if n < 3 else answer(body)) as server, client(server) as generator:
-        (generation,) = generator.generate([request("hello")])
+    (generation,), _, generator = ask(lambda n, body: fault if n < 3 else answer(body), "hello")
     assert (generation.texts, generation.error) == (("hello",), None)
     assert (generator.traffic.retried, generator.traffic.failed) == (2, 0)
 
 
 @pytest.mark.parametrize("fault", PASSING)
 def test_what_stays_wrong_is_a_failure_and_not_an_answer(fault: str) -> None:
-    with (
-        FakeServer(lambda n, body: fault if text_of(body) == "bad" else answer(body)) as server,
-        client(server) as generator,
-    ):
-        bad, fine = generator.generate([request("bad"), request("fine")])
-    assert bad.texts == ()
-    assert bad.error
+    (failed, fine), server, generator = ask(bad(fault), "bad", "fine")
+    assert failed.texts == ()
+    assert failed.error
     assert fine.texts == ("fine",)
     assert [text_of(body) for body in server.bodies].count("bad") == 4
     assert generator.traffic.failed == 1
 
 
 def test_a_hanging_server_runs_into_the_time_out() -> None:
-    with (
-        FakeServer(lambda n, body: "hang" if n == 1 else answer(body)) as server,
-        client(server, timeout=0.3) as generator,
-    ):
-        (generation,) = generator.generate([request("hello")])
+    (generation,), _, generator = ask(lambda n, body: "hang" if n == 1 else answer(body), "hello", timeout=0.3)
     assert generation.texts == ("hello",)
     assert generator.traffic.retried == 1
 
 
 def test_a_request_that_the_server_rejects_is_not_repeated() -> None:
     """400: this prompt is too long, say. The others are not its fault."""
-    with (
-        FakeServer(lambda n, body: "400" if text_of(body) == "bad" else answer(body)) as server,
-        client(server) as generator,
-    ):
-        bad, fine = generator.generate([request("bad"), request("fine")])
-    assert "400" in str(bad.error)
+    (failed, fine), server, _ = ask(bad("400"), "bad", "fine")
+    assert "400" in str(failed.error)
     assert fine.texts == ("fine",)
     assert len(server.bodies) == 2
 
@@ -114,19 +120,13 @@ def test_a_server_that_refuses_everything_stops_the_run(status: str) -> None:
 
 
 def test_an_unknown_image_format_is_a_failure_before_anything_is_sent() -> None:
-    odd = GenerationRequest((Message("user", (ImagePart(b"not an image"),)),))
-    with FakeServer(good) as server, client(server) as generator:
-        (generation,) = generator.generate([odd])
+    (generation,), server, _ = ask(good, GenerationRequest((Message("user", (ImagePart(b"not an image"),)),)))
     assert "is not a PNG" in str(generation.error)
     assert server.bodies == []
 
 
 def test_separated_reasoning_is_put_back() -> None:
-    with (
-        FakeServer(lambda n, body: answer(body, "\\boxed{1}", reasoning_content="Looked.")) as server,
-        client(server) as generator,
-    ):
-        (generation,) = generator.generate([request("hello")])
+    (generation,), *_ = ask(lambda n, body: answer(body, "\\boxed{1}", reasoning_content="Looked."), "hello")
     assert generation.text == "<think>Looked.</think>\\boxed{1}"
 
 
@@ -138,51 +138,40 @@ def test_at_most_so_many_in_flight_and_each_once() -> None:
         gate.wait()
         return answer(body)
 
-    with FakeServer(behaviour) as server, client(server, concurrency=4) as generator:
-        generations = generator.generate([request(i) for i in range(40)])
+    generations, server, _ = ask(behaviour, *range(40), concurrency=4)
     assert [g.texts for g in generations] == [(str(i),) for i in range(40)]
     assert server.most_in_flight == 4
     assert set(server.answered.values()) == {1}
 
 
 def test_equal_requests_of_a_batch_are_sent_once() -> None:
-    with FakeServer(good) as server, client(server) as generator:
-        generations = generator.generate([request("a"), request("b"), request("a")])
+    generations, server, generator = ask(good, "a", "b", "a")
     assert [g.texts for g in generations] == [("a",), ("b",), ("a",)]
     assert len(server.bodies) == 2
     assert (generator.traffic.sent, generator.traffic.reused) == (2, 1)
 
 
 def test_a_repeated_run_costs_nothing(tmp_path: Path) -> None:
-    requests = [request(i) for i in range(10)]
-    with FakeServer(good) as server:
-        for _ in range(2):
-            with Journal(tmp_path / "j.jsonl") as journal, client(server, journal=journal) as generator:
-                last = generator.generate(requests)
-        assert len(server.bodies) == 10
-        with (
-            Journal(tmp_path / "j.jsonl") as journal,
-            OpenAIGenerator("another", server.url, journal=journal) as generator,
-        ):
-            generator.generate(requests[:1])
-    assert [g.text for g in last] == [str(i) for i in range(10)]
-    assert len(server.bodies) == 11, "another model is another answer"
+    path = tmp_path / "j.jsonl"
+    for asked in (10, 0):
+        generations, server, _ = ask(good, *range(10), journal=path)
+        assert [g.text for g in generations] == [str(i) for i in range(10)]
+        assert len(server.bodies) == asked
+    with FakeServer(good) as server, Journal(path) as journal:
+        with OpenAIGenerator("another", server.url, journal=journal) as generator:
+            generator.generate([request(0)])
+        assert len(server.bodies) == 1, "another model is another answer"
 
 
 def test_failures_are_asked_again_by_the_next_run(tmp_path: Path) -> None:
-    down = True
-
-    def behaviour(attempt: int, body: dict[str, Any]) -> Any:
-        return "503" if down and int(text_of(body)) % 2 else answer(body)
-
-    requests = [request(i) for i in range(6)]
-    with FakeServer(behaviour) as server:
-        with Journal(tmp_path / "j.jsonl") as journal, client(server, journal=journal, attempts=1) as generator:
-            assert [g.error is None for g in generator.generate(requests)] == [True, False] * 3
-        down = False
-        with Journal(tmp_path / "j.jsonl") as journal, client(server, journal=journal) as generator:
-            assert all(g.error is None for g in generator.generate(requests))
-    assert list(server.answered.values()) == [1] * 6
+    path = tmp_path / "j.jsonl"
+    found, *_ = ask(
+        lambda n, body: "503" if int(text_of(body)) % 2 else answer(body), *range(6), journal=path, attempts=1
+    )
+    assert [g.error is None for g in found] == [True, False] * 3
+    found, server, _ = ask(good, *range(6), journal=path)
+    assert all(g.error is None for g in found)
+    assert sorted(map(text_of, server.bodies)) == ["1", "3", "5"]
 
 
 def test_one_in_five_faults_changes_no_answer(tmp_path: Path) -> None:
@@ -192,12 +181,7 @@ def test_one_in_five_faults_changes_no_answer(tmp_path: Path) -> None:
         number = int(text_of(body))
         return PASSING[number // 5 % len(PASSING)] if number % 5 == 0 and attempt == 1 else answer(body)
 
-    with (
-        FakeServer(behaviour) as server,
-        Journal(tmp_path / "j.jsonl") as journal,
-        client(server, journal=journal, concurrency=16) as generator,
-    ):
-        generations = generator.generate([request(i) for i in range(200)])
+    generations, server, generator = ask(behaviour, *range(200), journal=tmp_path / "j.jsonl", concurrency=16)
     assert [g.texts for g in generations] == [(str(i),) for i in range(200)]
     assert generator.traffic.retried == 40
     assert set(server.answered.values()) == {1}

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,10 @@ def request(image: int, **sampling: Any) -> GenerationRequest:
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from recipe.critic_r1.demo.model import build_model
+def engine(tiny_model: Path) -> Any:
     from recipe.critic_r1.judging.vllm_engine import VllmEngine
 
-    return VllmEngine(build_model(tmp_path_factory.mktemp("model"), seed=0))
+    return VllmEngine(tiny_model)
 
 
 def test_the_prompt_is_the_one_of_training(engine: Any) -> None:

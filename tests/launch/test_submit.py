@@ -1,5 +1,6 @@
 """Runs sent to a Ray cluster: what is checked before, what is packed, and a real Jobs server."""
 
+import json
 import os
 import shutil
 import socket
@@ -236,11 +237,24 @@ def cluster() -> Iterator[SimpleNamespace]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run(cluster: SimpleNamespace, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """``critic-r1`` with these arguments in a process of its own, outside this repository."""
-    command = [sys.executable, "-m", "recipe.critic_r1.cli", *arguments, "--address", cluster.address]
-    env = {**cluster.env, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, env=env, cwd="/", timeout=170)
+COMMANDS = """
+import json, sys
+from typer.testing import CliRunner
+from recipe.critic_r1.cli import app
+for words in json.loads(sys.argv[1]):
+    done = CliRunner().invoke(app, words)
+    print(json.dumps([done.exit_code, done.stdout, done.stderr]))
+"""
+
+
+def run(cluster: SimpleNamespace, *commands: list[str]) -> list[tuple[int, str, str]]:
+    """Exit status, output and errors of `critic-r1` commands, in one process outside this repository."""
+    asked = json.dumps([[*words, "--address", cluster.address] for words in commands])
+    env = {**cluster.env, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    command = [sys.executable, "-c", COMMANDS, asked]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd="/", timeout=300)
+    assert done.returncode == 0, done.stderr
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
 
 
 @pytest.mark.timeout(400)
@@ -248,29 +262,34 @@ def test_a_job_ends_with_its_status_and_its_log_is_followed(cluster: SimpleNames
     """The run is refused by preflight on the cluster: our code, our configuration, our exit status, in a real job."""
     overrides = [f"critic_r1.run_dir={tmp_path}/run", f"data.train_files={tmp_path}/no.parquet"]
     overrides += [f"data.val_files={tmp_path}/no.parquet", f"actor_rollout_ref.model.path={tmp_path}/no"]
-    sent = run(cluster, "submit", "demo", *overrides, "--job-id", "refused", "--python", sys.executable)
-    assert sent.returncode == 1, sent.stdout + sent.stderr
-    assert "job refused:" in sent.stderr
-    assert "FAILED" in sent.stderr
-    assert f"{tmp_path}/no.parquet" in sent.stdout
-    assert "critic-r1:" in sent.stdout  # preflight's error, from the job
-    status = run(cluster, "status", "refused")
-    assert "FAILED" in status.stdout
-    logs = run(cluster, "logs", "refused", "--no-follow")
-    assert logs.returncode == 0
-    assert f"{tmp_path}/no.parquet" in logs.stdout
-    assert "had ended already" in run(cluster, "stop", "refused").stderr
-    # One that runs, sent with Ray's own command.
+    # A job that runs, sent with Ray's own command.
     ray = [Path(sys.executable).with_name("ray"), "job", "submit", "--no-wait", "--submission-id", "sleeper"]
     sleeper = [*ray, "--address", cluster.address, "--", "sleep", "300"]
     subprocess.run(sleeper, env={**cluster.env, "RAY_AUTH_MODE": "token"}, capture_output=True, check=True, timeout=170)
-    assert "is being stopped" in run(cluster, "stop", "sleeper").stderr
-    followed = run(cluster, "logs", "sleeper")
-    assert (followed.returncode, "sleeper: STOPPED" in followed.stderr) == (1, True)
+    sent, status, logs, ended, stopped, followed, unknown = run(
+        cluster,
+        ["submit", "demo", *overrides, "--job-id", "refused", "--python", sys.executable],
+        ["status", "refused"],
+        ["logs", "refused", "--no-follow"],
+        ["stop", "refused"],
+        ["stop", "sleeper"],
+        ["logs", "sleeper"],
+        ["status", "nobody"],
+    )
+    assert sent[0] == 1, sent
+    assert "job refused:" in sent[2]
+    assert "FAILED" in sent[2]
+    assert f"{tmp_path}/no.parquet" in sent[1]
+    assert "critic-r1:" in sent[1]  # preflight's error, from the job
+    assert "FAILED" in status[1]
+    assert logs[0] == 0
+    assert f"{tmp_path}/no.parquet" in logs[1]
+    assert "had ended already" in ended[2]
+    assert "is being stopped" in stopped[2]
+    assert (followed[0], "sleeper: STOPPED" in followed[2]) == (1, True)
+    assert unknown[0] == 2
+    assert "nobody" in unknown[2]
     wrong = tmp_path / "token"
     wrong.write_text("b" * 64)
     stranger = SimpleNamespace(address=cluster.address, env={**cluster.env, "RAY_AUTH_TOKEN_PATH": str(wrong)})
-    assert "does not accept us" in run(stranger, "status").stderr
-    unknown = run(cluster, "status", "nobody")
-    assert unknown.returncode == 2
-    assert "nobody" in unknown.stderr
+    assert "does not accept us" in run(stranger, ["status"])[0][2]

@@ -1,23 +1,31 @@
-"""A run whose settings a test may change, without data or a model of its own."""
+"""Runs whose settings a test may change: with data and a model of their own, and without."""
 
 import ast
 import copy
 import functools
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from data_prep.tasks.pairwise import SCHEMA, Image, PreferencePair, PreferenceTask
 from recipe.critic_r1 import preflight
 from recipe.critic_r1.train import compose_config, prepare_config
 
 ACTOR, ROLLOUT, MODEL = (f"actor_rollout_ref.{part}" for part in ("actor", "rollout", "model"))
-
-
+KWARGS = "+reward.custom_reward_function.reward_kwargs"
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8ffff3f0005fe02fe0def46b8"
+    "0000000049454e44ae426082"
+)
 PARSER = OverridesParser.create()
 
 
@@ -48,6 +56,11 @@ class Run:
         given = {"critic_r1.run_dir": str(self.folder), **changed}
         return composed(name, given)
 
+    def speaks(self, check: preflight.Check, changed: dict[str, str], status: str, pattern: str) -> None:
+        """The check has such a finding with the change, and not without it."""
+        assert any(re.search(pattern, line) for line in self.said(check, changed, status))
+        assert not any(re.search(pattern, line) for line in self.said(check, {}, status))
+
     def said(self, check: preflight.Check, changed: dict[str, str], status: str, name: str = "r1") -> list[str]:
         """What a check says with this status; each such finding has a remedy."""
         found = [finding for finding in check(self.config(changed, name)) if finding.status == status]
@@ -59,6 +72,39 @@ class Run:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return Run(tmp_path / "run")
+
+
+@pytest.fixture
+def flash_attn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machines of the estimates have it."""
+    monkeypatch.setattr("recipe.critic_r1.preflight.memory_estimate.has_flash_attn", lambda: True)
+
+
+def rows(n: int) -> list[dict[str, Any]]:
+    pairs = (PreferencePair("digits", (Image(PNG),), f"Question {i}?", ("7", "3"), 0) for i in range(n))
+    return [PreferenceTask(pair, order=i % 2, index=i).row() for i, pair in enumerate(pairs)]
+
+
+def write(path: Path, records: list[dict[str, Any]]) -> str:
+    pq.write_table(pa.Table.from_pylist(records, schema=SCHEMA), path)
+    return str(path)
+
+
+@pytest.fixture
+def good(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A run of the demo's configuration that passes; its files may be spoilt."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return {
+        "data.train_files": write(tmp_path / "train.parquet", rows(32)),
+        "data.val_files": write(tmp_path / "val.parquet", rows(2)),
+        f"{MODEL}.path": str(shutil.copytree(tiny_model, tmp_path / "model")),
+        "critic_r1.run_dir": str(tmp_path / "run"),
+        "critic_r1.min_free_memory_gb": "0.1",
+    }
+
+
+def demo(given: dict[str, str]) -> DictConfig:
+    return composed("demo", given)
 
 
 SOURCES = sorted(Path(preflight.__file__).parent.glob("*.py"))

@@ -103,8 +103,7 @@ def test_every_family_has_a_tiny_model() -> None:
         assert tiny["model_type"] == whole["model_type"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.bench)])
 def test_a_signal_leaves_neither_files_nor_processes(sent: signal.Signals, tmp_path: Path, training: Path) -> None:
     started = tmp_path / "started"
     code = f"import sys; sys.executable = {str(training)!r}; from recipe.critic_r1.cli import app; app()"

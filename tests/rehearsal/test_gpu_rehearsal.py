@@ -10,7 +10,7 @@ import pytest
 from benchmarks.gpu_rehearsal import ROLLOUTS, TINY_SIDES, TINY_TEXT_TOKENS
 
 
-@pytest.mark.slow
+@pytest.mark.bench
 def test_it_measures_each_image_size_on_both_ways(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     command = [sys.executable, "-m", "benchmarks.gpu_rehearsal", "--on-cpu", "--architecture", "tiny_qwen2_5_vl"]

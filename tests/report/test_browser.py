@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from recipe.critic_r1.report import build_page
 from recipe.critic_r1.report.page import CARDS_AT_A_TIME
@@ -22,6 +22,13 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def report(whole_run: Path) -> Path:
     return whole_run / "report.html"
+
+
+@pytest.fixture
+def page(chromium: Browser, report: Path) -> Iterator[Page]:
+    with opened(chromium, report) as (page, complaints):
+        yield page
+        assert complaints == []
 
 
 def expected_counts(run: Path, name: str) -> dict[str, int]:
@@ -57,18 +64,16 @@ def test_renders_without_complaint_at_any_size(chromium: Browser, report: Path, 
         assert complaints == []
 
 
-def test_hostile_text_is_shown_and_never_run(chromium: Browser, report: Path, whole_run: Path) -> None:
-    with opened(chromium, report) as (page, complaints):
-        for text in HOSTILE[:4]:
-            page.fill("#search", text)
-            expect(page.locator("#shown")).not_to_have_text(f"1 to {CARDS_AT_A_TIME} of 120")
-            expect(page.locator(".question").first).to_contain_text(text)
-            for summary in page.locator(".card summary").all():
-                summary.click()
-            expect(page.locator(".card pre").first).to_contain_text(text)
-        assert page.evaluate("window.stolen") is None
-        assert page.locator("#cards :is(script, svg, textarea, style)").count() == 0
-        assert complaints == []
+def test_hostile_text_is_shown_and_never_run(page: Page, whole_run: Path) -> None:
+    for text in HOSTILE[:4]:
+        page.fill("#search", text)
+        expect(page.locator("#shown")).not_to_have_text(f"1 to {CARDS_AT_A_TIME} of 120")
+        expect(page.locator(".question").first).to_contain_text(text)
+        for summary in page.locator(".card summary").all():
+            summary.click()
+        expect(page.locator(".card pre").first).to_contain_text(text)
+    assert page.evaluate("window.stolen") is None
+    assert page.locator("#cards :is(script, svg, textarea, style)").count() == 0
 
 
 KEPT = ("pred", "ground_truth", "order", "pair_id", "image_blake3", "image", "correct", "problem_id", "data", "created")
@@ -170,117 +175,107 @@ def test_policy_stops_a_script_that_got_in(chromium: Browser, report: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["before", "after"])
-def test_filters_show_what_they_count(chromium: Browser, report: Path, whole_run: Path, name: str) -> None:
+def test_filters_show_what_they_count(page: Page, whole_run: Path, name: str) -> None:
     marks = {"wrong": "wrong", "inconsistent": "flips", "unparsed": "unparsed", "unanswered": "unanswered"}
-    with opened(chromium, report) as (page, complaints):
-        page.select_option("#side", name)
-        for kind, count in expected_counts(whole_run, name).items():
-            button = page.locator(f"#filters button[data-filter={kind}]")
-            expect(button.locator("b")).to_have_text(str(count))
-            button.click()
-            expect(page.locator(f"#filters button[data-filter={kind}]")).to_have_attribute("aria-pressed", "true")
-            shown = min(count, CARDS_AT_A_TIME)
-            expect(page.locator("#shown")).to_have_text(f"1 to {shown} of {count}" if count else "none")
-            sides = page.locator(".card .side", has=page.locator(f".name:text-is('{name}')"))
-            expect(sides).to_have_count(shown)
-            if kind != "all":
-                expect(sides.locator(f".chip.{marks.get(kind, kind)}")).to_have_count(shown)
-        assert complaints == []
+    page.select_option("#side", name)
+    for kind, number in expected_counts(whole_run, name).items():
+        button = page.locator(f"#filters button[data-filter={kind}]")
+        expect(button.locator("b")).to_have_text(str(number))
+        button.click()
+        expect(page.locator(f"#filters button[data-filter={kind}]")).to_have_attribute("aria-pressed", "true")
+        shown = min(number, CARDS_AT_A_TIME)
+        expect(page.locator("#shown")).to_have_text(f"1 to {shown} of {number}" if number else "none")
+        sides = page.locator(".card .side", has=page.locator(f".name:text-is('{name}')"))
+        expect(sides).to_have_count(shown)
+        if kind != "all":
+            expect(sides.locator(f".chip.{marks.get(kind, kind)}")).to_have_count(shown)
 
 
-def test_rollouts_of_training_stand_apart(chromium: Browser, report: Path) -> None:
-    with opened(chromium, report) as (page, complaints):
-        expect(page.locator(".side .name").first).to_have_text("before")
-        page.select_option("#side", "rollouts")
-        expect(page.locator("#shown")).to_have_text(f"1 to {CARDS_AT_A_TIME} of 240")
-        assert set(page.locator(".side .name").all_inner_texts()) == {"rollouts"}
-        expect(page.locator(".card").first.locator(".question")).to_contain_text("Response 1")
-        expect(page.locator(".card .answer")).to_have_count(0)
-        expect(page.locator("#filters button[data-filter=learned]")).to_have_count(0)
-        page.select_option("#sort", "file")
-        expect(page.locator(".card .head").first).to_contain_text("critic/made, step 1 ·")
-        assert complaints == []
+def test_rollouts_of_training_stand_apart(page: Page) -> None:
+    expect(page.locator(".side .name").first).to_have_text("before")
+    page.select_option("#side", "rollouts")
+    expect(page.locator("#shown")).to_have_text(f"1 to {CARDS_AT_A_TIME} of 240")
+    assert set(page.locator(".side .name").all_inner_texts()) == {"rollouts"}
+    expect(page.locator(".card").first.locator(".question")).to_contain_text("Response 1")
+    expect(page.locator(".card .answer")).to_have_count(0)
+    expect(page.locator("#filters button[data-filter=learned]")).to_have_count(0)
+    page.select_option("#sort", "file")
+    expect(page.locator(".card .head").first).to_contain_text("critic/made, step 1 ·")
 
 
-def test_learned_and_lost_compare_with_the_first_evaluation(chromium: Browser, report: Path) -> None:
-    with opened(chromium, report) as (page, complaints):
-        for kind, right, not_right in (("learned", 1, 0), ("lost", 0, 1)):
-            page.click(f"#filters button[data-filter={kind}]")
-            cards = page.locator(".card").all()
-            assert len(cards) > 1
-            for card in cards:
-                chips = [side.locator(".chip").first.get_attribute("class") for side in card.locator(".side").all()]
-                assert chips[right] == "chip right"
-                assert chips[not_right] != "chip right"
-        page.select_option("#side", "before")
-        expect(page.locator("#filters button[data-filter=learned]")).to_have_count(0)
-        expect(page.locator("#filters button[data-filter=all]")).to_have_attribute("aria-pressed", "true")
-        assert complaints == []
+def test_learned_and_lost_compare_with_the_first_evaluation(page: Page) -> None:
+    for kind, right, not_right in (("learned", 1, 0), ("lost", 0, 1)):
+        page.click(f"#filters button[data-filter={kind}]")
+        cards = page.locator(".card").all()
+        assert len(cards) > 1
+        for card in cards:
+            chips = [side.locator(".chip").first.get_attribute("class") for side in card.locator(".side").all()]
+            assert chips[right] == "chip right"
+            assert chips[not_right] != "chip right"
+    page.select_option("#side", "before")
+    expect(page.locator("#filters button[data-filter=learned]")).to_have_count(0)
+    expect(page.locator("#filters button[data-filter=all]")).to_have_attribute("aria-pressed", "true")
 
 
-def test_sorting_puts_problems_first(chromium: Browser, report: Path, whole_run: Path) -> None:
-    with opened(chromium, report) as (page, _):
-        wrong = expected_counts(whole_run, "after")["wrong"]
-        chips = page.locator(".side:last-child h4 .chip:nth-of-type(2)")
-        kinds = [chip.inner_text() for chip in chips.all()]
-        assert kinds[:wrong] == ["✗ wrong"] * min(wrong, CARDS_AT_A_TIME)
-        page.select_option("#sort", "turns")
-        kinds = [chip.inner_text() for chip in chips.all()]
-        assert len({kind.split()[-1] for kind in kinds}) >= 3, "kinds take turns"
-        page.select_option("#sort", "file")
-        ids = [line["pair_id"] for line in map(json.loads, _lines(whole_run / "eval" / "before_judgements.jsonl"))]
-        heads = [head.inner_text() for head in page.locator(".card .head").all()]
-        assert [head.split("pair ")[1].split(" ")[0] for head in heads] == ids[:CARDS_AT_A_TIME]
+def test_sorting_puts_problems_first(page: Page, whole_run: Path) -> None:
+    wrong = expected_counts(whole_run, "after")["wrong"]
+    chips = page.locator(".side:last-child h4 .chip:nth-of-type(2)")
+    kinds = [chip.inner_text() for chip in chips.all()]
+    assert kinds[:wrong] == ["✗ wrong"] * min(wrong, CARDS_AT_A_TIME)
+    page.select_option("#sort", "turns")
+    kinds = [chip.inner_text() for chip in chips.all()]
+    assert len({kind.split()[-1] for kind in kinds}) >= 3, "kinds take turns"
+    page.select_option("#sort", "file")
+    ids = [line["pair_id"] for line in map(json.loads, _lines(whole_run / "eval" / "before_judgements.jsonl"))]
+    heads = [head.inner_text() for head in page.locator(".card .head").all()]
+    assert [head.split("pair ")[1].split(" ")[0] for head in heads] == ids[:CARDS_AT_A_TIME]
 
 
-def test_keyboard_reaches_everything(chromium: Browser, report: Path) -> None:
-    with opened(chromium, report) as (page, complaints):
-        focused = "[...document.querySelectorAll('.card')].indexOf(document.activeElement)"
-        page.keyboard.press("j")
-        page.keyboard.press("j")
-        page.keyboard.press("j")
-        assert page.evaluate(focused) == 2
-        page.keyboard.press("k")
-        assert page.evaluate(focused) == 1
-        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid", "focus is seen"
-        page.keyboard.press("n")
-        expect(page.locator("#shown")).to_have_text("25 to 48 of 120")
-        page.keyboard.press("p")
-        page.keyboard.press("p")
-        expect(page.locator("#shown")).to_have_text("1 to 24 of 120")
-        page.keyboard.press("/")
-        page.keyboard.type("pair 11.")
-        expect(page.locator("#shown")).to_have_text("1 to 2 of 2")
-        page.keyboard.press("Escape")
-        page.locator("#filters button").nth(1).focus()
-        page.keyboard.press("Enter")
-        expect(page.locator("#filters button").nth(1)).to_be_focused()
+def test_keyboard_reaches_everything(page: Page) -> None:
+    focused = "[...document.querySelectorAll('.card')].indexOf(document.activeElement)"
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    assert page.evaluate(focused) == 2
+    page.keyboard.press("k")
+    assert page.evaluate(focused) == 1
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid", "focus is seen"
+    page.keyboard.press("n")
+    expect(page.locator("#shown")).to_have_text("25 to 48 of 120")
+    page.keyboard.press("p")
+    page.keyboard.press("p")
+    expect(page.locator("#shown")).to_have_text("1 to 24 of 120")
+    page.keyboard.press("/")
+    page.keyboard.type("pair 11.")
+    expect(page.locator("#shown")).to_have_text("1 to 2 of 2")
+    page.keyboard.press("Escape")
+    page.locator("#filters button").nth(1).focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#filters button").nth(1)).to_be_focused()
 
-        page.locator("figure.chart").first.focus()
-        readout = page.locator("figure.chart").first.locator(".readout")
-        page.keyboard.press("ArrowRight")
-        first = readout.inner_text()
-        page.keyboard.press("End")
-        page.keyboard.press("Home")
-        assert readout.inner_text() == first
-        assert first.startswith("candidates 1: before 55.0 %")
-        page.keyboard.press("Escape")
-        assert readout.inner_text() == ""
-        assert complaints == []
+    page.locator("figure.chart").first.focus()
+    readout = page.locator("figure.chart").first.locator(".readout")
+    page.keyboard.press("ArrowRight")
+    first = readout.inner_text()
+    page.keyboard.press("End")
+    page.keyboard.press("Home")
+    assert readout.inner_text() == first
+    assert first.startswith("candidates 1: before 55.0 %")
+    page.keyboard.press("Escape")
+    assert readout.inner_text() == ""
 
 
-def test_pointing_at_a_chart_reads_its_value(chromium: Browser, report: Path) -> None:
-    with opened(chromium, report) as (page, _):
-        figure = page.locator("figure.chart", has=page.locator("h3:text-is('Reward')"))
-        svg = figure.locator("svg")
-        svg.scroll_into_view_if_needed()
-        box = svg.bounding_box()
-        assert box is not None
-        page.mouse.move(box["x"] + box["width"] - 12, box["y"] + box["height"] / 2)
-        assert figure.locator(".readout").inner_text().startswith("step 30: reward 0.")
-        hair = figure.locator(".hair").bounding_box()
-        assert hair is not None
-        assert abs(hair["x"] - (box["x"] + box["width"] - 12)) < 12, "the hair stands where the pointer is"
+def test_pointing_at_a_chart_reads_its_value(page: Page) -> None:
+    figure = page.locator("figure.chart", has=page.locator("h3:text-is('Reward')"))
+    svg = figure.locator("svg")
+    svg.scroll_into_view_if_needed()
+    box = svg.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] - 12, box["y"] + box["height"] / 2)
+    assert figure.locator(".readout").inner_text().startswith("step 30: reward 0.")
+    hair = figure.locator(".hair").bounding_box()
+    assert hair is not None
+    assert abs(hair["x"] - (box["x"] + box["width"] - 12)) < 12, "the hair stands where the pointer is"
 
 
 def test_scheme_button_overrules_the_system(chromium: Browser, report: Path) -> None:

@@ -50,7 +50,8 @@ def ask(url: str, *, critic: Any = ChatJudge, **settings: Any) -> str | None:
     async def run() -> str | None:
         options: dict[str, Any] = {"attempts": 2, "first_pause": 0.001, "api_key": "sk-the-key", **settings}
         async with critic(url, "m", **options) as opened:
-            return await opened.about("How many?")("7", "3")
+            choice: str | None = await opened.about("How many?")("7", "3")
+            return choice
 
     return asyncio.run(run())
 

@@ -48,7 +48,6 @@ def test_what_is_found(shared: SymbolicChecker, gold: str, answer: str, found: s
     assert shared.compare(gold, answer) == found
 
 
-@pytest.mark.slow
 def test_a_hostile_answer_takes_at_most_a_second_and_nothing_from_other_threads() -> None:
     checker = SymbolicChecker()
     assert checker.compare("x+1", "1+x") in ("equal", "limit")  # started
@@ -71,7 +70,6 @@ def test_a_hostile_answer_takes_at_most_a_second_and_nothing_from_other_threads(
     checker.close()
 
 
-@pytest.mark.slow
 def test_a_server_that_is_late_once_is_used_as_soon_as_it_is_ready(
     checker: SymbolicChecker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,7 +80,6 @@ def test_a_server_that_is_late_once_is_used_as_soon_as_it_is_ready(
     assert checker.failures == {"unavailable": 1}
 
 
-@pytest.mark.slow
 def test_a_server_that_never_gets_ready_is_replaced(checker: SymbolicChecker, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(symbolic, "_SERVER", "import time; time.sleep(600)")
@@ -98,7 +95,6 @@ def test_a_server_that_never_gets_ready_is_replaced(checker: SymbolicChecker, mo
     assert stuck.poll() is not None
 
 
-@pytest.mark.slow
 def test_a_server_that_dies_is_replaced(checker: SymbolicChecker) -> None:
     assert checker.equal("x+1", "1+x")
     assert checker._server is not None
@@ -107,7 +103,6 @@ def test_a_server_that_dies_is_replaced(checker: SymbolicChecker) -> None:
     assert checker.equal("x+1", "1+x")
 
 
-@pytest.mark.slow
 def test_a_server_that_hangs_is_replaced(checker: SymbolicChecker) -> None:
     assert checker.equal("x+1", "1+x")
     assert checker._server is not None
@@ -118,7 +113,6 @@ def test_a_server_that_hangs_is_replaced(checker: SymbolicChecker) -> None:
     assert checker.equal("x+1", "1+x")
 
 
-@pytest.mark.slow
 def test_one_late_answer_does_not_end_the_server(checker: SymbolicChecker, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new server would make all threads wait."""
     assert checker.equal("x+1", "1+x")
@@ -144,7 +138,6 @@ def test_without_time_nothing_is_found(shared: SymbolicChecker, monkeypatch: pyt
     assert shared.compare("x+1", "1+x") == "limit"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("server", "again"),
     [
@@ -169,7 +162,6 @@ def test_a_start_that_fails(
     assert checker.compare("x+1", "1+x") == ("equal" if again else "unavailable")
 
 
-@pytest.mark.slow
 def test_a_fork_of_the_worker_has_a_server_of_its_own(checker: SymbolicChecker) -> None:
     assert checker.equal("x+1", "1+x")
     checker._lock.acquire()  # held by another thread at the time of the fork
@@ -187,7 +179,6 @@ def test_a_copy_starts_its_own_server(shared: SymbolicChecker) -> None:
     assert copy._server is None
 
 
-@pytest.mark.slow
 def test_the_server_leaves_with_the_worker() -> None:
     code = (
         "from reward_fns.symbolic import SymbolicChecker; c = SymbolicChecker(60.0)\n"

@@ -8,16 +8,14 @@ import torch
 
 from recipe.critic_r1 import compat
 from recipe.critic_r1.compat.pinned_sources import FUNCTIONS, REMEDY
-from recipe.critic_r1.demo.model import build_model
 from recipe.critic_r1.rollout.agent_loop import extend_position_ids
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def model(tiny_model: Path) -> Any:
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    folder = build_model(tmp_path_factory.mktemp("model"), seed=0)
-    return Qwen2_5_VLForConditionalGeneration.from_pretrained(Path(folder))
+    return Qwen2_5_VLForConditionalGeneration.from_pretrained(tiny_model)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recipe.critic_r1.demo.model import build_model
 from recipe.critic_r1.rollout.shared_image import SharedImage
 
 
@@ -57,10 +56,10 @@ def test_a_palette_is_refused() -> None:
         SharedImage.of(make_image(0).convert("P"))
 
 
-def test_the_processor_makes_the_same_of_it(tmp_path: Path) -> None:
+def test_the_processor_makes_the_same_of_it(tiny_model: Path) -> None:
     from verl.utils import hf_processor
 
-    processor = hf_processor(str(build_model(tmp_path, seed=0))).image_processor
+    processor = hf_processor(str(tiny_model)).image_processor
     original = make_image(0, size=(84, 56))
     ours = processor(images=[travelled(SharedImage.of(original))[0]], return_tensors="pt")
     theirs = processor(images=[original], return_tensors="pt")

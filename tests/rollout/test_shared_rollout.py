@@ -27,7 +27,6 @@ from verl.workers.rollout.replica import TokenOutput
 from benchmarks import seeded
 from data_prep.tasks.pairwise import Image, PolicyTask
 from data_prep.writer import write_parquet
-from recipe.critic_r1.demo.model import build_model
 from recipe.critic_r1.images.dataset import EncodedImageDataset
 from recipe.critic_r1.images.encoded import ImageInputs
 from recipe.critic_r1.rollout import agent_loop
@@ -46,7 +45,7 @@ TRAJECTORY = {"step": 1, "sample_index": 0, "rollout_n": 0, "validate": False}
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> DictConfig:
+def config(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> DictConfig:
     folder = tmp_path_factory.mktemp("shared")
     images = [Image(photo(*shape, seed), f"{seed}.jpg") for seed, shape in enumerate([(60, 60), (200, 90), (70, 300)])]
     noise = Image(photo(400, 400, 9, "PNG", noise=200), "noise.png")
@@ -56,7 +55,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> DictConfig:
     ]
     write_parquet(tasks, folder / "data")
     overrides = {
-        "actor_rollout_ref.model.path": build_model(folder / "model", 0),
+        "actor_rollout_ref.model.path": tiny_model,
         "data.train_files": folder / "data" / "train-00000.parquet",
         "data.val_files": folder / "data" / "train-00000.parquet",
         "actor_rollout_ref.rollout.n": len(RESPONSES),

@@ -49,25 +49,12 @@ def test_a_tracker_that_holds_no_step_is_named(tmp_path: Path, text: str) -> Non
         checkpoints.last_step(tmp_path)
 
 
-def absent(folder: Path) -> None:
-    shutil.rmtree(folder / "global_step_10")
-
-
-def no_data(folder: Path) -> None:
-    (folder / "global_step_10" / "data.pt").unlink()
-
-
-def empty_shard(folder: Path) -> None:
-    (folder / "global_step_10" / "actor" / "model_world_size_1_rank_0.pt").touch()
+STEP, SHARD = "global_step_10", "model_world_size_1_rank_0.pt"
 
 
 def link_to_a_checkpoint(folder: Path) -> None:
-    (folder / "global_step_10").rename(folder.parent / "theirs")
-    (folder / "global_step_10").symlink_to(folder.parent / "theirs")
-
-
-def link_to_a_file(folder: Path) -> None:
-    (folder / "global_step_10" / "actor" / "optim.pt").symlink_to("/etc/hostname")
+    (folder / STEP).rename(folder.parent / "theirs")
+    (folder / STEP).symlink_to(folder.parent / "theirs")
 
 
 def linked_tracker(folder: Path) -> None:
@@ -83,16 +70,27 @@ def fifo(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (absent, r"names step 10, but .*global_step_10 does not exist: .*\(present: global_step_5\)"),
-        (no_data, r"global_step_10 is incomplete \(data\.pt is missing\)"),
-        (empty_shard, r"incomplete \(model_world_size_1_rank_0\.pt is empty\)"),
+        (
+            lambda folder: shutil.rmtree(folder / STEP),
+            r"names step 10, but .*global_step_10 does not exist: .*\(present: global_step_5\)",
+        ),
+        (lambda folder: (folder / STEP / "data.pt").unlink(), r"global_step_10 is incomplete \(data\.pt is missing\)"),
+        (
+            lambda folder: (folder / STEP / "actor" / SHARD).touch(),
+            r"incomplete \(model_world_size_1_rank_0\.pt is empty\)",
+        ),
         (link_to_a_checkpoint, r"global_step_10 is a symbolic link that leads out of"),
-        (link_to_a_file, r"optim\.pt is a symbolic link that leads out of"),
+        (
+            lambda folder: (folder / STEP / "actor" / "optim.pt").symlink_to("/etc/hostname"),
+            r"optim\.pt is a symbolic link that leads out of",
+        ),
         (linked_tracker, "is not a plain file"),
         (fifo, "is not a plain file"),
     ],
 )
-def test_a_checkpoint_that_cannot_be_resumed_is_named(tmp_path: Path, spoil: Callable[[Path], None], said: str) -> None:
+def test_a_checkpoint_that_cannot_be_resumed_is_named(
+    tmp_path: Path, spoil: Callable[[Path], object], said: str
+) -> None:
     folder = tmp_path / "checkpoints"
     checkpoint(folder, 5)
     checkpoint(folder, 10)

@@ -8,13 +8,8 @@ import pytest
 from omegaconf import DictConfig
 
 from data_prep.tasks.pairwise import SCHEMA, Image, PreferencePair, PreferenceTask
-from recipe.critic_r1.demo.model import IMAGE_PAD, IMAGE_SIDE, build_model
+from recipe.critic_r1.demo.model import IMAGE_PAD, IMAGE_SIDE
 from recipe.critic_r1.train import compose_config
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_model(tmp_path_factory.mktemp("model"), seed=0)
 
 
 def data_config(*overrides: str) -> DictConfig:
@@ -36,12 +31,12 @@ def rows(tmp_path: Path) -> Path:
     return tmp_path / "train.parquet"
 
 
-def test_verls_class_finds_it_and_learns_the_verdict_alone(model: Path, rows: Path) -> None:
+def test_verls_class_finds_it_and_learns_the_verdict_alone(tiny_model: Path, rows: Path) -> None:
     from transformers import AutoProcessor
     from verl.trainer.sft_trainer import create_sft_dataset
 
     config = data_config("data.mm_processor_kwargs.min_pixels=3136", "data.mm_processor_kwargs.max_pixels=3136")
-    processor = AutoProcessor.from_pretrained(model)
+    processor = AutoProcessor.from_pretrained(tiny_model)
     dataset = create_sft_dataset(str(rows), config, processor.tokenizer, processor)
     assert [type(dataset).__name__, len(dataset)] == ["CriticSFTDataset", 2]
     for index, label in enumerate(("1", "2")):
@@ -52,12 +47,12 @@ def test_verls_class_finds_it_and_learns_the_verdict_alone(model: Path, rows: Pa
 
 
 @pytest.mark.parametrize(("limit", "tokens"), [(3136, 4), (12544, 16)])
-def test_a_image_keeps_the_limits_of_the_configuration(model: Path, rows: Path, limit: int, tokens: int) -> None:
+def test_a_image_keeps_the_limits_of_the_configuration(tiny_model: Path, rows: Path, limit: int, tokens: int) -> None:
     from transformers import AutoProcessor
     from verl.trainer.sft_trainer import create_sft_dataset
 
     limits = [f"data.mm_processor_kwargs.{end}_pixels={limit}" for end in ("min", "max")]
-    processor = AutoProcessor.from_pretrained(model)
+    processor = AutoProcessor.from_pretrained(tiny_model)
     row = create_sft_dataset(str(rows), data_config(*limits), processor.tokenizer, processor)[0]
     token = processor.tokenizer.convert_tokens_to_ids(IMAGE_PAD)
     assert (row["input_ids"] == token).sum() == tokens

@@ -62,11 +62,11 @@ def shapes(n: int) -> list[tuple[int, int]]:
     return (fixed + slivers + usable)[:n]  # type: ignore[return-value]
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("count", [100, pytest.param(500, marks=pytest.mark.bench)])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_exact_on_images_of_all_shapes(name: str) -> None:
+def test_exact_on_images_of_all_shapes(name: str, count: int) -> None:
     found = meter(name)
-    sizes = shapes(500)
+    sizes = shapes(count)
     prompts = [f"<image>\nImage {i}: which of the two responses is better?" for i in range(len(sizes))]
     ours = found.measure(prompts, [[s] for s in sizes])
     real = [real_length(found.processor, p, [Image.new("RGB", s)]) for p, s in zip(prompts, sizes, strict=True)]

@@ -60,13 +60,13 @@ def counters(kind: str) -> tuple[TokenCounter, TokenCounter]:
     return TokenCounter(text, fast=True), TokenCounter(text, fast=False)
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("count", [2_000, pytest.param(20_000, marks=pytest.mark.bench)])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("special", [False, True])
-def test_fast_and_slow_count_alike(kind: str, special: bool) -> None:
+def test_fast_and_slow_count_alike(kind: str, special: bool, count: int) -> None:
     assert why_slow(tokenizer(kind).to_str()) is None
     fast, slow = counters(kind)
-    texts = ["", *probe_texts([*QWEN_SPECIAL, *LLAMA_SPECIAL, "<tool_call>"], n=20_000, seed=2)]
+    texts = ["", *probe_texts([*QWEN_SPECIAL, *LLAMA_SPECIAL, "<tool_call>"], n=count, seed=2)]
     texts += [mark * 50_000 for mark in ("a", " ", "\n", "1", "好", "👍🏽", "e\u0301", "\t \n")]
     counts = fast(texts, special=special)
     assert counts == slow(texts, special=special)

@@ -1,7 +1,6 @@
 """Judge prompts are taken apart where that is certain, and refused where it is not."""
 
 import json
-from typing import Any
 
 import pytest
 
@@ -13,66 +12,34 @@ from data_prep.sources.reject import Reject
 HEADINGS = "Fine.\n\n### Style:\n- **Bold**: yes\n\n## Result\nSo: [0, 1)."
 
 
-def r1(question: str, first: str, second: str) -> str:
-    return (
-        f"Compare.\n###### **Input:**  \n###### [Question]:\n{question}  \n\n###### [Response 1]:\n{first}  \n\n"
-        f"###### [Response 2]:\n{second}  \n\n###### **Output Format (strictly follow):**  \n<think>..</think>"
-    )
+FORMS = {
+    "r1": "Compare.\n###### **Input:**  \n###### [Question]:\n{}  \n\n###### [Response 1]:\n{}  \n\n"
+    "###### [Response 2]:\n{}  \n\n###### **Output Format (strictly follow):**  \n<think>..</think>",
+    "llava": "Judge.\nQuestion: [{}]\nThe first response: [{}]\nThe second response: [{}]\nASSISTANT:\n",
+    "arena": "<|User Prompt|>\n{}\n\n<|The Start of Assistant A's Answer|>\n{}\n<|The End of Assistant A's Answer|>\n\n"
+    "<|The Start of Assistant B's Answer|>\n{}\n<|The End of Assistant B's Answer|>",
+    "bench": "[Question]\n{}\n\n[Assistant 1]\n{}\n\n[End of Assistant 1]\n\n[Assistant 2]\n{}\n\n"
+    "[End of Assistant 2]\n\n[System]\nRate them.",
+    "constructed": "### Task\nTwo candidate answers (Model A & Model B).\n### Context\nImage file: /data/x.jpg  \n"
+    "Question: {}  \nCandidate A: {}  \nCandidate B: {}",
+    "evaluated": "### Task\n...\n    ### Evaluation Context\n    Problem Statement: {}\n\n    Candidate Solution 1:\n"
+    "    {}\n\n    Candidate Solution 2:\n    {}\n\n    ### Critical Requirements\n    JSON ONLY\n",
+    "answered": "### Evaluation Context\nOrder of answers in this task: AB  \nQuestion: {}\n\n"
+    "Answer A: {}\n\nAnswer B: {}\n",
+    "input_data": "### Input Data\n    [Question]: {}\n    [Answer A]: {}\n    [Answer B]: {}",
+}
 
 
-def llava(question: str, first: str, second: str) -> str:
-    return (
-        f"Judge.\nQuestion: [{question}]\nThe first response: [{first}]\nThe second response: [{second}]\nASSISTANT:\n"
-    )
-
-
-def arena(question: str, first: str, second: str) -> str:
-    return (
-        f"<|User Prompt|>\n{question}\n\n<|The Start of Assistant A's Answer|>\n{first}\n<|The End of Assistant A's"
-        f" Answer|>\n\n<|The Start of Assistant B's Answer|>\n{second}\n<|The End of Assistant B's Answer|>"
-    )
-
-
-def bench(question: str, first: str, second: str) -> str:
-    return (
-        f"[Question]\n{question}\n\n[Assistant 1]\n{first}\n\n[End of Assistant 1]\n\n[Assistant 2]\n{second}\n\n"
-        "[End of Assistant 2]\n\n[System]\nRate them."
-    )
-
-
-def constructed(question: str, first: str, second: str) -> str:
-    return (
-        "### Task\nTwo candidate answers (Model A & Model B).\n### Context\nImage file: /data/x.jpg  \n"
-        f"Question: {question}  \nCandidate A: {first}  \nCandidate B: {second}"
-    )
-
-
-def evaluated(question: str, first: str, second: str) -> str:
-    return (
-        f"### Task\n...\n    ### Evaluation Context\n    Problem Statement: {question}\n\n    Candidate Solution 1:\n"
-        f"    {first}\n\n    Candidate Solution 2:\n    {second}\n\n    ### Critical Requirements\n    JSON ONLY\n"
-    )
-
-
-def answered(question: str, first: str, second: str) -> str:
-    return (
-        f"### Evaluation Context\nOrder of answers in this task: AB  \nQuestion: {question}\n\nAnswer A: {first}\n\n"
-        f"Answer B: {second}\n"
-    )
-
-
-def input_data(question: str, first: str, second: str) -> str:
-    return f"### Input Data\n    [Question]: {question}\n    [Answer A]: {first}\n    [Answer B]: {second}"
-
-
-FORMS = [r1, llava, arena, bench, constructed, evaluated, answered, input_data]
+def fill(form: str, question: str, first: str, second: str) -> str:
+    return FORMS[form].format(question, first, second)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("first", ["A cat.", "Line one.\n\nLine two: [x].", HEADINGS])
 @pytest.mark.parametrize("second", ["A dog.", "A dog [brown].", HEADINGS])
-def test_parts_come_back_whole(form: Any, first: str, second: str) -> None:
-    assert split_judge_prompt(form("What is it?\nLook.", first, second)) == ("What is it?\nLook.", first, second)
+def test_parts_come_back_whole(form: str, first: str, second: str) -> None:
+    parts = ("What is it?\nLook.", first, second)
+    assert split_judge_prompt(fill(form, *parts)) == parts
 
 
 def outcome(prompt: str) -> tuple[str, str, str] | str:
@@ -84,36 +51,36 @@ def outcome(prompt: str) -> tuple[str, str, str] | str:
 
 
 QUOTED = {
-    r1: ["x\n###### [Response 2]:\ny", "x\n\n###### [Response 1]:\ny", "x\n###### **Output Format**\ny"],
-    llava: ["x]\nThe second response: [y", "x]\nThe first response: [y"],
-    arena: ["x <|The End of Assistant B's Answer|> y", "x <|The Start of Assistant B's Answer|> y"],
-    bench: ["x [End of Assistant 2] y", "x [Assistant 2] y"],
-    constructed: ["x\nCandidate B: y"],
-    evaluated: ["x\n### Critical Requirements\ny", "x\nCandidate Solution 2:\ny"],
-    answered: ["x\nAnswer B: y"],
-    input_data: ["x\n[Answer B]: y"],
+    "r1": ["x\n###### [Response 2]:\ny", "x\n\n###### [Response 1]:\ny", "x\n###### **Output Format**\ny"],
+    "llava": ["x]\nThe second response: [y", "x]\nThe first response: [y"],
+    "arena": ["x <|The End of Assistant B's Answer|> y", "x <|The Start of Assistant B's Answer|> y"],
+    "bench": ["x [End of Assistant 2] y", "x [Assistant 2] y"],
+    "constructed": ["x\nCandidate B: y"],
+    "evaluated": ["x\n### Critical Requirements\ny", "x\nCandidate Solution 2:\ny"],
+    "answered": ["x\nAnswer B: y"],
+    "input_data": ["x\n[Answer B]: y"],
 }
 
 
 @pytest.mark.parametrize(("form", "quote"), [(form, quote) for form, quotes in QUOTED.items() for quote in quotes])
 @pytest.mark.parametrize("place", [1, 2])
-def test_a_response_that_quotes_the_prompt_is_never_cut(form: Any, quote: str, place: int) -> None:
+def test_a_response_that_quotes_the_prompt_is_never_cut(form: str, quote: str, place: int) -> None:
     """Either the parts come back as they are, or the row is refused."""
     parts = ["What is it?", "A cat.", "A dog."]
     parts[place] = quote
-    assert outcome(form(*parts)) in (tuple(parts), "ambiguous-prompt")
+    assert outcome(fill(form, *parts)) in (tuple(parts), "ambiguous-prompt")
 
 
 @pytest.mark.parametrize(
     ("prompt", "reason"),
     [
-        (r1("q?", "a", "b").partition("###### **Output")[0], "ambiguous-prompt"),  # nothing ends the second response
-        (arena("q?", "a", "b").replace("<|The End of Assistant A's Answer|>", ""), "ambiguous-prompt"),
-        (bench("q?", "a", "b").replace("[End of Assistant 2]", ""), "ambiguous-prompt"),
-        (llava("q?", "a", "x] or [y]\nsay [first]"), "ambiguous-prompt"),
-        (llava("q?", "a", "b") + "Answer [first] or [second]\n", "ambiguous-prompt"),
-        (r1("q?", " ", "b"), "empty-text"),
-        (llava("", "a", "b"), "empty-text"),
+        (fill("r1", "q?", "a", "b").partition("###### **Output")[0], "ambiguous-prompt"),  # nothing ends the second
+        (fill("arena", "q?", "a", "b").replace("<|The End of Assistant A's Answer|>", ""), "ambiguous-prompt"),
+        (fill("bench", "q?", "a", "b").replace("[End of Assistant 2]", ""), "ambiguous-prompt"),
+        (fill("llava", "q?", "a", "x] or [y]\nsay [first]"), "ambiguous-prompt"),
+        (fill("llava", "q?", "a", "b") + "Answer [first] or [second]\n", "ambiguous-prompt"),
+        (fill("r1", "q?", " ", "b"), "empty-text"),
+        (fill("llava", "", "a", "b"), "empty-text"),
         ("Describe the image.", "not-pairwise"),
     ],
 )
@@ -122,17 +89,17 @@ def test_an_uncertain_end_is_refused(prompt: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_many_headings_in_a_response_take_no_time(form: Any) -> None:
+def test_many_headings_in_a_response_take_no_time(form: str) -> None:
     """With quadratic search this would take minutes."""
     parts = ("q?", *["\n###### [Response 1]:\n[Assistant 1] <|The Start of Assistant A's Answer|> ] [" * 3000] * 2)
-    assert outcome(form(*parts)) in (tuple(part.strip() for part in parts), "ambiguous-prompt")
+    assert outcome(fill(form, *parts)) in (tuple(part.strip() for part in parts), "ambiguous-prompt")
 
 
 @pytest.mark.parametrize(
     "turns",
     [
-        [{"role": "user", "content": "Earlier."}, {"role": "user", "content": r1("q?", "a", "b")}],
-        [{"role": "user", "content": r1("q?", "a", "b")}, {"role": "tool", "content": "result"}],
+        [{"role": "user", "content": "Earlier."}, {"role": "user", "content": fill("r1", "q?", "a", "b")}],
+        [{"role": "user", "content": fill("r1", "q?", "a", "b")}, {"role": "tool", "content": "result"}],
         [{"role": "system", "content": "Judge."}],
     ],
 )
@@ -150,8 +117,12 @@ def test_a_chat_that_is_more_than_a_judge_prompt_is_refused(turns: list[dict[str
         ("Text Caption: Its Text Caption: A dog.\nFrom 0 to 100", "Final Score: 85", "ambiguous-prompt"),
         ("Text Caption: A dog.", "Final Score: 85", "ambiguous-prompt"),
         ("Text Caption: A dog.\nFrom 0 to 100", "Final Score: 85 or Final Score: 20", "bad-rating"),
-        (llava("q?", "a", "b"), "The better response: [first]. Two responses are equally good.", "unknown-label"),
-        (llava("q?", "a", "b"), "[[A>B]] no, [[B>A]]", "unknown-label"),
+        (
+            fill("llava", "q?", "a", "b"),
+            "The better response: [first]. Two responses are equally good",
+            "unknown-label",
+        ),
+        (fill("llava", "q?", "a", "b"), "[[A>B]] no, [[B>A]]", "unknown-label"),
     ],
 )
 def test_llava_critic_rows_that_contradict_themselves(human: str, verdict: str, reason: str) -> None:
