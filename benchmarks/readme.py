@@ -124,7 +124,7 @@ def _step_time(result: Result) -> str:
     imports = result["import_seconds"]
     return (
         f"{table(['path, s', *parts, 'start-up'], rows)}\n\n"
-        f"Both paths with the same samples, {same['steps']} steps:\n\n"
+        f"`stock` and `once` with the same samples, {same['steps']} steps:\n\n"
         f"{differs}\n\nImports of a process take {imports['stock']} s, and {imports['here']} s without scikit-learn."
     )
 

@@ -6,14 +6,14 @@ Takes the model and the data of a finished demo run and trains a few steps from 
 
 - ``stock``: verl's agent loop, and its poll for finished rollouts every two seconds
 - ``stock, polled sooner``: the same, polled every 0.2 s
-- ``shared``: a prompt prepared once for its rollouts, an image seen once in a micro-batch, polled every 0.2 s (the
-  default of our configurations)
+- ``shared``: a prompt prepared once for its rollouts, an image seen once in a micro-batch, polled every 0.2 s
+- ``once``: the same, and a prompt computed once for its group in training (the default of our configurations)
 
 Reported are the median and the spread of each part of a step, without the first step (it pays for lazy imports), and
-the start-up, in parts that end when a process of the run is first seen. ``stock`` and ``shared`` train once more with a
-seed for each request (`benchmarks.seeded`), one request after the other, so that both draw the same
-responses: ``same_result`` is the largest difference of what the trainer then logs. What scikit-learn adds to the start
-of every process that imports transformers (`recipe.critic_r1.compat` hides it) is measured apart.
+the start-up, in parts that end when a process of the run is first seen. ``stock`` and ``once`` train once more with a
+seed for each request (`benchmarks.seeded`), one request after the other, so that both sample the same responses:
+``same_result`` is the largest difference of what the trainer then logs. What scikit-learn adds to the start of every
+process that imports transformers (`recipe.critic_r1.compat` hides it) is measured apart.
 """
 
 import json
@@ -29,16 +29,19 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.harness import RESULTS, DemoFolder, Out, follow, spread, title_of, training, write
-from benchmarks.images import PATHS
 from recipe.critic_r1.demo.pipeline import DemoRun, DemoSettings
 from recipe.critic_r1.launch import processes
 from recipe.critic_r1.training.run_log import read_lines
 
+STOCK = ["critic_r1.image_path=stock", "critic_r1.prompt_path=stock"]
 VARIANTS = {
-    "stock": ["critic_r1.image_path=stock", "critic_r1.poll_interval_seconds=2.0"],
-    "stock, polled sooner": ["critic_r1.image_path=stock"],
-    "shared": ["critic_r1.image_path=shared"],
+    "stock": [*STOCK, "critic_r1.poll_interval_seconds=2.0"],
+    "stock, polled sooner": STOCK,
+    "shared": ["critic_r1.image_path=shared", "critic_r1.prompt_path=stock"],
+    "once": ["critic_r1.image_path=shared", "critic_r1.prompt_path=once"],
 }
+SAME = ("stock", "once")
+"""The variants that are compared with the same samples."""
 PARTS = ("gen", "old_log_prob", "ref", "adv", "update_actor", "update_weights", "step")
 
 STARTS = {
@@ -128,11 +131,11 @@ def measure(run: Path, overrides: list[str], steps: int) -> dict[str, Any]:
 
 
 def same_result(run: Path) -> dict[str, Any]:
-    """What both paths log when they draw the same responses, and the largest difference of each figure."""
-    found = {name: train(run, [*VARIANTS[name], *SEEDED], SEEDED_STEPS)[0] for name in PATHS}
+    """What both paths log when they sample the same responses, and the largest difference of each figure."""
+    found = {name: train(run, [*VARIANTS[name], *SEEDED], SEEDED_STEPS)[0] for name in SAME}
     logged = {name: {key: [record[key] for record in records] for key in COMPARED} for name, records in found.items()}
-    stock, shared = (logged[name] for name in PATHS)
-    pairs = {key: list(zip(stock[key], shared[key], strict=True)) for key in COMPARED}
+    stock, once = (logged[name] for name in SAME)
+    pairs = {key: list(zip(stock[key], once[key], strict=True)) for key in COMPARED}
     return {
         "steps": SEEDED_STEPS,
         "largest_difference": {key: max(abs(a - b) for a, b in values) for key, values in pairs.items()},
@@ -160,7 +163,7 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="Measure this part again: time, result, imports.")] = None,
     out: Out = RESULTS / "step_time.json",
 ) -> None:
-    """Measure the parts of a step and of the start-up on both paths."""
+    """Measure the parts of a step and of the start-up, on each path."""
     result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     wanted, run = only or ["time", "result", "imports"], run.absolute()
     if "time" in wanted:

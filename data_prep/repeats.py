@@ -22,6 +22,7 @@ from data_prep.reading.units import InputUnit
 from data_prep.sources.reject import contradictory, repeated
 from data_prep.tasks.pairwise import swapped_row
 from data_prep.tasks.row import Row, rows_batch
+from data_prep.transform import TWIN
 from data_prep.worker import WORK, Job, meter_of
 from data_prep.writer import WRITER_OPTIONS, file_checksum
 
@@ -39,6 +40,10 @@ def drop_repeats(job: Job, notes: Notes, ids: Sequence[np.ndarray], units: Seque
     again = np.ones(len(everything), bool)
     again[firsts] = False
     clash = _contradictory(everything)
+    # A twin is left out with its pair, for the same reason.
+    twin = everything["better"][1:] == TWIN
+    for lost in (again, clash):
+        lost[1:] |= lost[:-1] & twin
     kept_clashes = 0
     if job.settings.contradictions == "keep":
         kept_clashes = int((clash & ~again).sum())

@@ -30,8 +30,10 @@ class Settings:
     """VLFeedback: least difference of mean ratings (paper: 0.6)."""
     template: str = "critic"
     """Name of a prompt template, or `drawn` for a seeded choice among all."""
-    nway: Literal["pairs", "tasks"] = "pairs"
-    """Ranked responses: all pairs, or one task that asks for the best."""
+    nway: Literal["pairs", "tasks", "rankings"] = "pairs"
+    """Ranked responses: all pairs, or one task that asks for the best, or for a ranking of all."""
+    twins: bool = False
+    """Add the twin of each pair: the same question and responses under other images, labelled as a tie."""
     split: str = "train"
     """Split of all rows when there is no validation share."""
     val_share: float = 0.0
@@ -70,6 +72,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.template != "drawn" and self.template not in TEMPLATES:
             raise ValueError(f"no template '{self.template}'; choose drawn, {', '.join(TEMPLATES)}")
+        if self.twins and (self.ties == "drop" or (self.template != "drawn" and not TEMPLATES[self.template].suffix)):
+            raise ValueError("the label of a twin is a tie: --twins needs --ties keep and a template that offers ties")
         if not 0 <= self.val_share < 1 or not 0 <= self.flip_labels <= 1:
             raise ValueError("val_share and flip_labels are shares: from 0 to 1")
         check_columns(self.columns)

@@ -14,7 +14,7 @@ from data_prep.settings import Settings
 from data_prep.sources.excerpt import EXCERPT, excerpt
 from data_prep.sources.labels import Labels
 from data_prep.sources.record import Source
-from data_prep.sources.reject import Reject, repeated, same_responses
+from data_prep.sources.reject import Reject, no_twin, repeated, same_responses
 from data_prep.tasks.nway import RankedResponses, RankTask
 from data_prep.tasks.ordering import Turns, choose_template, is_flipped, orders_of, seeded_fraction, split_of
 from data_prep.tasks.pairwise import PreferencePair, PreferenceTask
@@ -29,14 +29,18 @@ MOST_NWAY = 16
 """Responses of one N-way task; as many as the reward reads (reward_fns.nway)."""
 
 
+TWIN = 3
+"""In the place of the better response in `Transformed.ids`: a twin, which belongs to the pair before it."""
+
+
 @dataclass
 class Transformed:
     """What became of a stretch of records. Every record is either used or rejected."""
 
     rows: list[Row] = field(default_factory=list)
     ids: list[tuple[int, str, str, int]] = field(default_factory=list)
-    """Of every pair that became rows: ordinal, `pair_id`, and its `judgement`; for finding duplicates and
-    contradictions."""
+    """Of every pair that became rows: ordinal, `pair_id`, and its `judgement`, or `pair_id` and `TWIN`; for finding
+    duplicates and contradictions."""
     rejected: list[dict[str, Any]] = field(default_factory=list)
     dropped_pairs: Counter[str] = field(default_factory=Counter)
     """By reason: pairs left out of records that gave other rows."""
@@ -62,6 +66,8 @@ class _Draft(NamedTuple):
     pair_id: str
     task: PreferenceTask | ScoreTask | RankTask
     sizes: list[tuple[int, int]]
+    twin_of: str = ""
+    """Of a twin: the `pair_id` of its pair, whose drafts come right before it."""
 
 
 class Transform:
@@ -220,20 +226,33 @@ class Transform:
                 chosen = choose_template(settings.template, pair_id, settings.seed)
                 flipped = is_flipped(pair_id, settings.seed, settings.flip_labels)
                 ties = settings.ties == "keep"
-                for order in orders_of(pair, turn, settings.seed, settings.orders):
+                orders = orders_of(pair, turn, settings.seed, settings.orders)
+                for order in orders:
                     task = PreferenceTask(pair, order, split, ordinal, chosen, ties, flipped)
                     drafts.append(_Draft(ordinal, pair_id, task, sizes))
+                if not settings.twins:
+                    continue
+                if (made := turns.twins.of(pair, sizes, split)) is None:
+                    left_out.append(no_twin())
+                    continue
+                twin, twin_sizes = made
+                for order in orders:
+                    task = PreferenceTask(twin, order, split, ordinal, chosen, ties)
+                    drafts.append(_Draft(ordinal, twin.pair_id, task, twin_sizes, pair_id))
         return left_out
 
     def _rank_task(self, item: RankedResponses, split: str, ordinal: int) -> RankTask:
-        if len(item.best) > 1:
-            raise Reject("tie", "several responses share the best rank", "Use --nway pairs.")
+        ranking = self.settings.nway == "rankings"
+        if ranking and len(set(item.ranks)) == 1:
+            raise Reject("tie", "all responses share one rank", "Use --nway pairs.")
+        if not ranking and len(item.best) > 1:
+            raise Reject("tie", "several responses share the best rank", "Use --nway pairs, or rankings.")
         if len(item.responses) > MOST_NWAY:
             raise Reject("not-pairwise", f"{len(item.responses)} responses; at most {MOST_NWAY}", "Use --nway pairs.")
         seed = self.settings.seed
         places = range(len(item.responses))
         shares = [seeded_fraction(seed, "nway", item.pair_id, i) for i in places]
-        return RankTask(item, tuple(sorted(places, key=shares.__getitem__)), split, ordinal)
+        return RankTask(item, tuple(sorted(places, key=shares.__getitem__)), split, ordinal, ranking)
 
     def _split(self, item: PreferencePair | ScoredResponse | RankedResponses) -> str:
         settings = self.settings
@@ -270,11 +289,13 @@ class Transform:
                 problems.setdefault(draft.ordinal, []).append(problem)
                 excerpts.setdefault(draft.ordinal, valid_text(draft.task.prompt)[:EXCERPT])
                 continue
+            if draft.twin_of and last not in ((draft.ordinal, draft.twin_of), (draft.ordinal, draft.pair_id)):
+                continue  # its pair is left out
             outcome.rows.append(draft.task.flat(length))
             if (key := (draft.ordinal, draft.pair_id)) != last:
                 task = draft.task
-                judged = (draft.pair_id, 0)  # a score contradicts nothing
-                if not isinstance(task, ScoreTask):
+                judged = (draft.pair_id, TWIN if draft.twin_of else 0)  # a score or a twin contradicts nothing
+                if not isinstance(task, ScoreTask) and not draft.twin_of:
                     judged = (task.pair if isinstance(task, PreferenceTask) else task.item).judgement
                 outcome.ids.append((*key, *judged))
                 last = key
@@ -284,7 +305,7 @@ class Transform:
             if ordinal in with_rows:
                 outcome.dropped_pairs.update(p.reason for p in found)
             else:
-                first = found[0]
+                first = next((p for p in found if p.reason != no_twin().reason), found[0])
                 outcome.rejected.append(
                     {
                         "row": ordinal,

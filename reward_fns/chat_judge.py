@@ -151,8 +151,7 @@ class ChatJudge:
                 api_key=self._api_key,
                 timeout=self._timeout,
                 max_retries=0,
-                # A redirect would take the prompt, its images and the key along.
-                http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not self._direct),
+                http_client=_bounded_client(self._direct),
             )
             self._client.organization = self._client.project = None  # of the environment, and not meant for a critic
             self._slots = asyncio.Semaphore(self._concurrency)
@@ -173,7 +172,9 @@ class ChatJudge:
                 status = getattr(error, "status_code", None)
                 final = isinstance(status, int) and status < 500 and status not in PASSING
                 if final or attempt == self._attempts:
-                    words = " ".join(str(error).replace(self._api_key, "<key>").split()) or "no message"
+                    # The library says "Connection error" of all that goes wrong on the way, and keeps the cause.
+                    told = error.__cause__ if isinstance(error, openai.APIConnectionError) else None
+                    words = " ".join(str(told or error).replace(self._api_key, "<key>").split()) or "no message"
                     raise JudgeFailedError(f"{type(error).__name__}: {words}"[:300]) from error
                 await asyncio.sleep(self._pause(error, attempt))
         raise AssertionError("the last attempt returns or raises")
@@ -194,6 +195,14 @@ class ChatJudge:
         finished = found.finish_reasons[0] != "length"
         verdict = parse_verdict(found.texts[0], parsing=self._parsing, finished=finished)
         return verdict.choice, found.prompt_tokens, found.completion_tokens
+
+
+def _bounded_client(direct: bool) -> Any:
+    if TYPE_CHECKING or __package__:
+        from reward_fns.bounded_http import bounded_client
+    else:
+        bounded_client = _sibling("bounded_http").bounded_client
+    return bounded_client(direct)
 
 
 def _is_here(url: str) -> bool:

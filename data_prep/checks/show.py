@@ -18,7 +18,9 @@ from data_prep.reading.parquet_files import check_rows, group_batches, open_parq
 from data_prep.tasks.ordering import seeded_fraction
 
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Tasks</title><style>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>Tasks</title><style>
 body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#222}
 article{border:1px solid #ccc;border-radius:8px;padding:1rem;margin:1rem 0}
 img{max-width:320px;max-height:320px;image-rendering:auto;border:1px solid #ddd}

@@ -36,6 +36,12 @@ def repeated() -> Reject:
     return Reject("duplicate", detail, "Nothing to do; the first one is kept.")
 
 
+def no_twin() -> Reject:
+    """For a twin that cannot be made; its pair is used."""
+    detail = "no pair shortly before this one has other images that neither response can be about"
+    return Reject("twin-without-image", detail, "Nothing to do; the pair is used without one.")
+
+
 def contradictory() -> Reject:
     """For a pair that is labelled in more than one way."""
     detail = "the same images, question and responses are labelled differently elsewhere: contradictory labels"

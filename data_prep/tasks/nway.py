@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 from data_prep.tasks.pairwise import (
@@ -62,22 +62,35 @@ class RankedResponses:
 
 @dataclass(frozen=True)
 class RankTask(HasRow):
-    """Name the best of N responses."""
+    """Name the best of N responses, or rank them all, in one pass."""
 
     item: RankedResponses
     shown: tuple[int, ...]
     """The places of the responses in the order in which the prompt shows them."""
     split: Split = "train"
     index: int = 0
+    ranking: bool = False
+    """Whether all responses are ranked."""
 
     @cached_property
     def prompt(self) -> str:
         """The user turn."""
         item = self.item
-        return nway_prompt(item.question, (item.responses[i] for i in self.shown), len(item.images))
+        responses = (item.responses[i] for i in self.shown)
+        return nway_prompt(item.question, responses, len(item.images), ranking=self.ranking)
+
+    @property
+    def ground_truth(self) -> str:
+        """The number of the best response, from 1; or all numbers from the best to the worst, as `2 > 1 = 3`."""
+        ranks = [self.item.ranks[i] for i in self.shown]
+        if not self.ranking:
+            return str(ranks.index(min(ranks)) + 1)
+        places = sorted(range(len(ranks)), key=ranks.__getitem__)
+        steps = [" = " if ranks[a] == ranks[b] else " > " for a, b in pairwise(places)]
+        return "".join(f"{place + 1}{step}" for place, step in zip(places, [*steps, ""], strict=True))
 
     def flat(self, prompt_tokens: int | None = None) -> Row:
-        """The row; the ground truth is the number of the best response, from 1."""
+        """The row."""
         item = self.item
         source_id, meta = meta_texts({**item.meta, "ranks": [item.ranks[i] for i in self.shown]})
         return Row(
@@ -85,7 +98,7 @@ class RankTask(HasRow):
             prompt=self.prompt,
             images=item.images,
             ability="critic_nway",
-            ground_truth=str(self.shown.index(item.best[0]) + 1),
+            ground_truth=self.ground_truth,
             index=self.index,
             split=self.split,
             pair_id=item.pair_id,

@@ -13,6 +13,7 @@ from typing import Literal
 
 from data_prep.tasks.pairwise import PreferencePair, PreferenceTask
 from data_prep.tasks.prompts import DRAWN, PromptTemplate, get_template
+from data_prep.tasks.twins import Twins
 
 Orders = Literal["balanced", "both", "as_is"]
 
@@ -49,6 +50,7 @@ class Turns:
 
     start: int = 0
     """Ordinal of the stretch's first record."""
+    twins: Twins = field(default_factory=Twins)
     _taken: Counter[tuple[str, bool]] = field(default_factory=Counter)
 
     def next(self, split: str, *, tie: bool) -> int:

@@ -187,17 +187,28 @@ def _with_instruction(kind: PromptTemplate, instruction: str) -> PromptTemplate:
     return replace(kind, instruction=instruction)
 
 
-GROUNDED = (
-    "Put all of your reasoning between <think> and </think>, in five parts, each headed at the start of a line:\n"
-    "Observations: what there is to see or to know, before you look at the responses\n"
-    "Claims: what each response claims\n"
-    "Verification: each claim held against the observations\n"
-    "Evaluation: what follows for each response\n"
+_SCORES = (
     "Scores: Response 1: a number from 0 to 10, Response 2: a number from 0 to 10\n"
     "The difference of the scores is your verdict. After </think>, give it and nothing else: \\boxed{1} if Response 1"
     " is better, \\boxed{2} if Response 2 is better"
 )
-"""The instruction for a grounded chain (MJ1, arXiv 2603.07990), in our words; `reward_fns.grounded` reads it."""
+
+CHAINS = {
+    "grounded": "Put all of your reasoning between <think> and </think>, in five parts, each headed at the start of a"
+    " line:\n"
+    "Observations: what there is to see or to know, before you look at the responses\n"
+    "Claims: what each response claims\n"
+    "Verification: each claim held against the observations\n"
+    "Evaluation: what follows for each response\n" + _SCORES,
+    "rubric": "Put all of your reasoning between <think> and </think>, in three parts, each headed at the start of a"
+    " line:\n"
+    "Rubric: the criteria that a good response to this question meets, each with its weight, before you compare\n"
+    "Evaluation: how far each response meets each criterion\n" + _SCORES,
+    "scores": "Put all of your reasoning between <think> and </think>: reason freely about how well each response"
+    " answers the question, then end with this line:\n" + _SCORES,
+}
+"""Instructions for thoughts that end with a score for each response; `reward_fns.grounded` reads them, and names the
+paper of each."""
 
 _BLOCKS = "Question:\n{question}\n\nResponse 1:\n{response_1}\n\nResponse 2:\n{response_2}"
 
@@ -252,7 +263,7 @@ _ILLUSTRATED = PromptTemplate(
 
 TEMPLATES: dict[str, PromptTemplate] = {
     **{name: PromptTemplate(name, "{images}\n" + text) for name, text in _FULL.items()},
-    "grounded": PromptTemplate("grounded", "{images}\n" + _FULL["critic"], instruction=GROUNDED),
+    **{name: PromptTemplate(name, "{images}\n" + _FULL["critic"], instruction=text) for name, text in CHAINS.items()},
     "compact": PromptTemplate(
         "compact",
         "{images}{question}\nResponse 1: {response_1}\nResponse 2: {response_2}\nWhich response is right?",
@@ -303,16 +314,33 @@ def score_prompt(question: str, response: str, n_images: int, lowest: float, hig
     return text.lstrip("\n")
 
 
-def nway_prompt(question: str, responses: Iterable[str], n_images: int) -> str:
-    """The user turn that asks for the best of several responses, in the order given; free text is neutralised."""
+def nway_prompt(question: str, responses: Iterable[str], n_images: int, *, ranking: bool = False) -> str:
+    """The user turn that asks for the best of several responses, in the order given; free text is neutralised.
+
+    Args:
+        ranking: ask for a ranking of all of them instead.
+    """
     about = _ABOUT[n_images > 0]
     blocks = "\n\n".join(f"Response {place}:\n{neutralise(response)}" for place, response in enumerate(responses, 1))
+    asked, rule, verdict = (
+        (
+            "Rank the responses below from the best to the worst",
+            "a good one must",
+            "the numbers of all responses from the best to the worst, with = between equally good ones, and nothing"
+            " else, such as \\boxed{2 > 1 = 3}",
+        )
+        if ranking
+        else (
+            "Find the best of the responses below",
+            "it must",
+            "the number of the best response and nothing else, as \\boxed{number}",
+        )
+    )
     text = (
-        f"{MARKER * n_images}\nYou are an impartial judge of answers that {about['given']}. Find the best of the"
-        f" responses below: it must {about['right']}, answer the question, and leave nothing important out.\n\n"
+        f"{MARKER * n_images}\nYou are an impartial judge of answers that {about['given']}. {asked}: {rule}"
+        f" {about['right']}, answer the question, and leave nothing important out.\n\n"
         f"Question:\n{neutralise(question)}\n\n{blocks}\n\n"
-        "Before you decide, reason freely between <think> and </think>. After </think>, give the number of the best"
-        " response and nothing else, as \\boxed{number}."
+        f"Before you decide, reason freely between <think> and </think>. After </think>, give {verdict}."
     )
     return text.lstrip("\n")
 

@@ -138,6 +138,12 @@ GOOD: dict[str, Callable[[int], Record]] = {
         "answer2": {"name": "gemini", "answer": f" A cat {n}."},
         "human_answer": "A",
     },
+    "videorewardbench": lambda n: {  # with frames that were taken beforehand
+        **chosen(n),
+        "id": n,
+        "images": [f"{n}.jpg"],
+        "category": "Short-form Perception",
+    },
     "r1_reward": lambda n: {
         "message": json.dumps(
             [{"role": "user", "content": [{"type": "image", "image": f"{n}.jpg"}, {"type": "text", "text": headed(n)}]}]
@@ -196,6 +202,20 @@ GOOD: dict[str, Callable[[int], Record]] = {
         "left_overall_score": 5.0,
         "right_overall_score": 6.5,
         "vote_type": "x",
+    },
+    "editreward_bench": lambda n: {
+        "id": f"g{n // 2}_{n}",
+        "dataset": "3pair",
+        "instruction": f"What is in image {n}?",
+        "source_image": image((n + 2) % 8),
+        "candidate_1": image(n),
+        "candidate_2": image((n + 1) % 8),
+        "ranking": "C>A",
+        "comparison_type": "AvsC",
+        "score_1": 3.0,
+        "score_2": 4.0,
+        "model_1": "a",
+        "model_2": "b",
     },
     "genai_bench": lambda n: {
         "prompt": f"What is in image {n}?",
@@ -280,6 +300,7 @@ EXPECTED: dict[str, list[Preferred | float]] = {
     "multimodal_rewardbench": [0],
     "multimodal_rewardbench_2": [1],
     "mllm_judge": [0],
+    "videorewardbench": [0],
     "r1_reward": [1],
     "omni_preference": ["tie"],
     "spa_vl": [0],
@@ -289,6 +310,7 @@ EXPECTED: dict[str, list[Preferred | float]] = {
     "omni_rewardbench": [1],
     "perception_collection": [4],
     "editreward": [1],
+    "editreward_bench": [1],
     "genai_bench": [1],
     "hpdv2": [1],
     "hpdv3": [0],
@@ -306,13 +328,14 @@ IN_COLUMN = ("llava_critic_grpo", "llava_critic_113k", "rlhf_v", "rlaif_v", "vl_
 EMBEDDED = {
     **dict.fromkeys(IN_COLUMN, "image"),
     "editreward": "left_output_image",
+    "editreward_bench": "candidate_1",
     "genai_bench": "left_image",
     "mj_bench": "image0",
     "pick_a_pic": "jpg_0",
 }
 """Sources that are Parquet files with the images inside -> the column of one."""
 
-MADE = ("editreward", "genai_bench", "hpdv2", "hpdv3", "mj_bench", "pick_a_pic")
+MADE = ("editreward", "editreward_bench", "genai_bench", "hpdv2", "hpdv3", "mj_bench", "pick_a_pic")
 """Sources whose responses are images."""
 
 TEXT_ONLY = ("helpsteer3", "text_preference", "ultrafeedback")

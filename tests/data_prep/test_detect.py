@@ -14,7 +14,16 @@ from data_prep.settings import Settings
 from tests.data_prep.made_images import make_image
 from tests.data_prep.made_records import EMBEDDED, GOOD
 
-AS_GENERIC = {"rlaif_v", "mm_rlhf", "mm_rlhf_rewardbench", "spa_vl", "sharegpt_ranking", "mmpr", "generic"}
+AS_GENERIC = {
+    "rlaif_v",
+    "mm_rlhf",
+    "mm_rlhf_rewardbench",
+    "spa_vl",
+    "sharegpt_ranking",
+    "mmpr",
+    "videorewardbench",
+    "generic",
+}
 """Sets in a form that `generic` reads alike."""
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from recipe.critic_r1.judging.address import LARGEST_BODY, Address, choose_key, proxy_note
+from recipe.critic_r1.judging.address import Address, choose_key, proxy_note
 from recipe.critic_r1.judging.openai_client import OpenAIGenerator
+from reward_fns.bounded_http import LARGEST_BODY
 from tests.judging.fake_server import FakeServer, answer
 from tests.judging.test_openai_client import client, request
 

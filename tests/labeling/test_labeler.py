@@ -251,6 +251,7 @@ GOOD = {"image": "a.png", "question": "Q?", "responses": ["x", "y"]}
         ({**GOOD, "image": "text.png"}, "image-unreadable", "drop the row"),
         ({**GOOD, "image": "cut.png"}, "image-truncated", "drop the row"),
         ({**GOOD, "responses": "x"}, "wrong-type", "not a list"),
+        ({**GOOD, "responses": None}, "missing-field", "--samples 4"),
         ({**GOOD, "responses": ["x", 3]}, "wrong-type", "not text"),
         ({"image": "a.png", "question": "Q?", "response_1": "x"}, "missing-field", "both 'response_1' and"),
     ],

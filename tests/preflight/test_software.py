@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from recipe.critic_r1 import preflight
-from recipe.critic_r1.preflight import combinations, doctor, software
+from recipe.critic_r1.preflight import combinations, doctor, ray_cluster, software
 from recipe.critic_r1.preflight.software import Gpus
 from tests.preflight.conftest import ACTOR, MODEL, ROLLOUT, Run, every_refusal_was_made
 
@@ -61,7 +61,7 @@ def test_what_runs_is_not_refused(run: Run, changed: dict[str, str]) -> None:
         (Gpus(570, H100), "13.0", "fail", "CUDA 13.0, which torch was built for, needs 580"),
         (Gpus(535, H100), "12.8", "pass", "CUDA 12.8"),
         (Gpus(580, H100), None, "fail", "a build without CUDA"),
-        (Gpus(580, H100[:2]), "13.0", "fail", "n_gpus_per_node=8, but this machine has 2"),
+        (Gpus(580, H100[:2]), "13.0", "fail", "ask for 8, but this machine has 2"),
         (None, "13.0", "fail", "no NVIDIA GPU is visible here"),
     ],
 )
@@ -76,6 +76,25 @@ def test_the_machine_is_looked_at(
     assert [finding.check for finding in software.machine(run.config({}, "demo"))] == ["Python"]
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     assert [finding.check for finding in software.machine(run.config({}))] == ["Python"]
+
+
+def test_a_reward_model_takes_workers_of_its_own(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = "reward.reward_model"
+    own = {f"{model}.{name}": 1 for name in ("enable", "enable_resource_pool", "nnodes", "n_gpus_per_node")}
+    (found,) = [f for f in software.machine(run.config(own, "demo")) if f.status == "fail"]
+    assert (found.detail, found.remedy) == (
+        "training and reward model ask for 2 workers, and Ray is started with 1",
+        "ray_kwargs.ray_init.num_gpus=2",
+    )
+    two = {"ray_kwargs.ray_init.num_gpus": 2}
+    assert not [f for f in software.machine(run.config(own | two, "demo")) if f.status == "fail"]
+    monkeypatch.setattr(software, "gpus", lambda: Gpus(580, H100))
+    monkeypatch.setattr(software, "torch_cuda", lambda: "13.0")
+    (found,) = [f for f in software.machine(run.config(own)) if f.status == "fail"]
+    assert found.detail == "training and reward model ask for 9, but this machine has 8"
+    node = ray_cluster.Node("a", 8, {})
+    (found,) = [f for f in ray_cluster.compare(run.config(own), [node]) if f.status == "fail"]
+    assert found.detail == "the reward model asks for 1 GPU(s) of its own, and training leaves 0 (a: 8)"
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """The critic of the group reward against servers that misbehave: a verdict, an unreadable one, or a failure."""
 
 import asyncio
+import gzip
 from typing import Any
 
 import pytest
 
+from reward_fns.bounded_http import LARGEST_BODY
+from reward_fns.by_path import sibling
 from reward_fns.chat_judge import ChatJudge
 from reward_fns.group import JudgeFailedError
 from tests.judging.fake_server import FakeServer, answer
@@ -43,11 +46,11 @@ FAILURES = [
 ]
 
 
-def ask(url: str, **settings: Any) -> str | None:
+def ask(url: str, *, critic: Any = ChatJudge, **settings: Any) -> str | None:
     async def run() -> str | None:
         options: dict[str, Any] = {"attempts": 2, "first_pause": 0.001, "api_key": "sk-the-key", **settings}
-        async with ChatJudge(url, "m", **options) as critic:
-            return await critic.about("How many?")("7", "3")
+        async with critic(url, "m", **options) as opened:
+            return await opened.about("How many?")("7", "3")
 
     return asyncio.run(run())
 
@@ -64,6 +67,22 @@ def test_what_is_no_answer(reply: Any) -> None:
     with FakeServer(lambda n, sent: reply) as server, pytest.raises(JudgeFailedError) as error:
         ask(server.url)
     assert "sk-the-key" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        http(200, b" " * (LARGEST_BODY + 1)),
+        http(500, b" " * (LARGEST_BODY + 1), length=False),
+        http(200, gzip.compress(bytes(LARGEST_BODY + 1)), "Content-Encoding: gzip"),
+    ],
+)
+@pytest.mark.parametrize("by_path", [False, True])
+def test_a_body_without_end_is_not_read(reply: Any, by_path: bool) -> None:
+    critic = sibling("chat_judge").ChatJudge if by_path else ChatJudge
+    too_large = pytest.raises(RuntimeError, match=f"a body of more than {LARGEST_BODY:,} bytes")
+    with FakeServer(lambda n, sent: reply) as server, too_large:
+        ask(server.url, critic=critic, attempts=1)
 
 
 def test_a_redirect_is_not_followed() -> None:

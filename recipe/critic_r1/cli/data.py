@@ -73,9 +73,18 @@ def prepare(
         str, typer.Option(help="Prompt template by name, or drawn: a random one for each pair.")
     ] = "critic",
     nway: Annotated[
-        Literal["pairs", "tasks"],
-        typer.Option(help="Ranked responses become all their pairs, or one task each: find the best of N."),
+        Literal["pairs", "tasks", "rankings"],
+        typer.Option(
+            help="Ranked responses become all their pairs, or one task each: find the best of N, or rank all N."
+        ),
     ] = "pairs",
+    twins: Annotated[
+        bool,
+        typer.Option(
+            help="Add a twin to each pair with images: the same question and responses under the images of another"
+            " pair, labelled as a tie."
+        ),
+    ] = False,
     split: Annotated[str, typer.Option(help="Name of the split, when --val-share is 0.")] = "train",
     val_share: Annotated[float, typer.Option(help="Share of the images that go to the split val, 0 to 1.")] = 0.0,
     model: Annotated[
@@ -150,6 +159,7 @@ def prepare(
             min_gap=min_gap,
             template=template,
             nway=nway,
+            twins=twins,
             split=split,
             val_share=val_share,
             model=model,

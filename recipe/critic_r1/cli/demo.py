@@ -4,7 +4,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -32,6 +32,13 @@ def demo(
     flip_labels: Annotated[
         float | None,
         typer.Option(min=0.0, max=1.0, help="Control: share of training labels to flip; 0.5 leaves nothing to learn."),
+    ] = None,
+    orders: Annotated[
+        Literal["balanced", "both"] | None,
+        typer.Option(
+            help="Order of the responses in training pairs; both (each pair twice) for +variant=swap_consistency"
+            " (default: balanced)."
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove the run in --out and start again.")] = False,
@@ -63,6 +70,7 @@ def demo(
             settings,
             seed=settings.seed if seed is None else seed,
             flip_labels=settings.flip_labels if flip_labels is None else flip_labels,
+            orders=settings.orders if orders is None else orders,
             overrides=tuple(overrides) if overrides else settings.overrides,
         )
         console.print(f"critic-r1 demo, seed {settings.seed}, into {out}", highlight=False)

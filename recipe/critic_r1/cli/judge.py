@@ -109,6 +109,9 @@ def judge_command(
         list[str] | None, typer.Option(help="Folder or zip file with the benchmark's images. Repeatable.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Judge at most this many records of the benchmark.")] = None,
+    frames: Annotated[
+        int, typer.Option(help="Number of frames, evenly spread, to show of each video of the benchmark.")
+    ] = 0,
     prompt: Annotated[
         Literal["r1", "official"],
         typer.Option(
@@ -154,16 +157,21 @@ def judge_command(
 ) -> None:
     """Measure a served critic on preference pairs, each judged in both orders."""
     if len(data) == 1 and data[0].endswith((".yaml", ".yml")):
-        given = {k: v for k, v in locals().items() if k not in ("data", "out", "input", "image_root", "limit")}
-        _judge_suite(Path(data[0]), out, given, alone=not (input or image_root or limit))
+        given = {
+            k: v for k, v in locals().items() if k not in ("data", "out", "input", "image_root", "limit", "frames")
+        }
+        _judge_suite(Path(data[0]), out, given, alone=not (input or image_root or limit or frames))
         return
     try:
         name = benchmark_name(data)
-        if name is None and (input or image_root or limit):
-            raise ValueError(f"--input, --image-root and --limit need the name of a benchmark: {', '.join(NAMES)}")
+        if name is None and (input or image_root or limit or frames):
+            options = "--input, --image-root, --limit and --frames"
+            raise ValueError(f"{options} need the name of a benchmark: {', '.join(NAMES)}")
         with claimed(out, "judge", ("judge.json", "judgements.jsonl")):
             prepared = (
-                prepare_benchmark(name, input or (), image_root or (), out / "tasks", limit=limit) if name else None
+                prepare_benchmark(name, input or (), image_root or (), out / "tasks", limit=limit, frames=frames)
+                if name
+                else None
             )
             tasks, sources, bad_rows = _critic_tasks([prepared.folder] if prepared else [Path(path) for path in data])
             official = _official(prompt, official_code, sources)
@@ -195,7 +203,7 @@ def judge_command(
                                         "sampling": asdict(sampling), "verdicts": parsing, "prefilled": thinks,
                                         "request": request_fields(request or ())}  # fmt: skip
             if prepared:
-                settings |= {"records": prepared.records, "records_lost": prepared.lost}
+                settings |= {"records": prepared.records, "records_lost": prepared.lost, "frames": frames}
             else:
                 settings["data"] = [str(Path(path).resolve()) for path in data]  # where a report finds the images
             ended = Counter(reason for j in judgements for reason in j.finish_reasons)
@@ -229,14 +237,14 @@ def _judge_suite(path: Path, out: Path, given: dict[str, Any], *, alone: bool) -
         say(f"{name}: {', '.join(entry.input)}")
         try:
             judge_command([name], out=folder, input=list(entry.input), image_root=list(entry.image_root), limit=limit,
-                          **given)  # fmt: skip
+                          frames=entry.frames, **given)  # fmt: skip
         except typer.Exit as end:
             return end.exit_code
         return 0
 
     try:
         if not alone:
-            raise ValueError("a suite says input, image_root and limit itself: leave these options out")
+            raise ValueError("a suite says input, image_root, limit and frames itself: leave these options out")
         suite = read_suite(path)
         found, failed = run_suite(suite, out, judge_one)
         write_json(out / "suite.json", {"suite": suite.model_dump(mode="json"), "failed": failed, "benchmarks": found})

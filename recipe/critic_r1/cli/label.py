@@ -229,10 +229,12 @@ def _check(files: list[str], roots: list[str], out: Path, *, drawn: bool, truth:
     usable = 0
     answers: dict[str, str] = {}
     for item in read_prompts(files, roots):
+        found: LabelPrompt | LostRow | None = item
         if isinstance(item, LabelPrompt) and not item.responses and not drawn:
             remedy = "Add 'responses' (two or more texts) to the row, or sample some with --samples 4."
-            raise ValueError(str(item.lost("missing-field", "the row has no responses", remedy)))
-        found = _answer_fault(item, answers) if truth and isinstance(item, LabelPrompt) else item
+            found = item.lost("missing-field", "the row has no responses", remedy)
+        elif isinstance(item, LabelPrompt) and truth:
+            found = _answer_fault(item, answers)
         if isinstance(found, LostRow):
             bad.append(found)
         else:
@@ -246,7 +248,7 @@ def _check(files: list[str], roots: list[str], out: Path, *, drawn: bool, truth:
             " them out with --skip-bad-rows"
         )
     if not usable:
-        raise ValueError(f"no usable row in {', '.join(files)}: each needs a question and an image")
+        raise ValueError(f"no usable row in {', '.join(files)}: {bad[0] if bad else 'the files are empty'}")
     return bad
 
 

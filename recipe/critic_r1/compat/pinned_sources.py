@@ -45,6 +45,7 @@ FUNCTIONS = {
     "verl.workers.rollout.llm_server:LLMServerClient._acquire_server": "560eb1d08cd8",
     "verl.workers.rollout.llm_server:LLMServerClient._release_server": "8803f1195f49",
     "verl.workers.rollout.llm_server:LLMServerClient.generate": "efbcd0e442b2",
+    "verl.utils.dataset.rl_dataset:RLHFDataset.__getitem__": "8d95029834c0",
     "verl.utils.dataset.rl_dataset:RLHFDataset._build_messages": "0648b3093601",
     "verl.utils.dataset.rl_dataset:RLHFDataset._process_multi_modal_info": "c31be02a21a1",
     "verl.utils.tokenizer.tokenizer:build_multimodal_processor_inputs": "4b2021405049",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -58,6 +58,9 @@ class DemoSettings:
 
     flip_labels: float = 0.0
     """Share of training pairs whose label is flipped: 0.5 leaves nothing to learn, the control."""
+
+    orders: Literal["balanced", "both"] = "balanced"
+    """Order of the responses in training pairs; `both` shows each pair twice, as +variant=swap_consistency needs."""
 
     overrides: tuple[str, ...] = ()
     """Hydra overrides for the training stage."""
@@ -159,7 +162,7 @@ class DemoRun:
             return [*command, "--data", str(critic), "--data", str(policy), "--seed", seed, "--tag", name, *more]
 
         prepare = [python, "-m", "recipe.critic_r1.demo.stages", str(folder), "--seed", seed]
-        prepare += ["--flip-labels", str(self.settings.flip_labels)]
+        prepare += ["--flip-labels", str(self.settings.flip_labels), "--orders", self.settings.orders]
         if self.settings.coherence_gate is not None:
             prepare += ["--coherence-gate", str(self.settings.coherence_gate)]
         train = [python, "-m", "recipe.critic_r1.train", "--config-name", "demo", *self.train_overrides()]

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -30,6 +30,9 @@ def prepare(
     run_dir: Annotated[Path, typer.Argument(help="Folder of the demo run.")],
     seed: Annotated[int, typer.Option(help="Seed of the model, the split, the warm start and the pairs.")] = 0,
     flip_labels: Annotated[float, typer.Option(help="Share of training pairs whose label is flipped.")] = 0.0,
+    orders: Annotated[
+        Literal["balanced", "both"], typer.Option(help="Order of the responses in training pairs.")
+    ] = "balanced",
     coherence_gate: Annotated[float | None, typer.Option(help="Minimum coherence of the warm start.")] = None,
 ) -> None:
     """Make the tiny model, warm it up, and write the critic tasks with wrong answers of its own."""
@@ -50,21 +53,22 @@ def prepare(
         _warm_up(run_dir / "model", warm, chosen("warm_start"), seed, coherence_gate)
     print(progress_line(1, 1, "sampling wrong answers from the warm start's own errors"), flush=True)
     tasks = []
-    for name, split_name, orders in (("rl", "train", "balanced"), ("test", "test", "both")):
+    for name, split_name in (("rl", "train"), ("test", "test")):
         wrong = hard_negatives(warm, chosen(name), seed=seed)
         tasks += list(
             preference_tasks(
                 digits.digit_pairs(split[name], wrong),
                 split=split_name,
                 seed=seed,
-                orders=orders,  # type: ignore[arg-type]
+                orders=orders if split_name == "train" else "both",
                 template="compact",
                 flip_labels=flip_labels if split_name == "train" else 0.0,
             )
         )
-    drawn = {"seed": seed, "flip_labels": flip_labels, "split": SPLIT_SIZES, "negatives": "errors of the warm start"}
-    write_parquet(tasks, run_dir / "data" / "critic", settings=drawn)
-    write_parquet(digits.policy_rows(split["test"]), run_dir / "data" / "policy", settings=drawn)
+    settings = {"seed": seed, "flip_labels": flip_labels, "orders": orders, "split": SPLIT_SIZES,
+                "negatives": "errors of the warm start"}  # fmt: skip
+    write_parquet(tasks, run_dir / "data" / "critic", settings=settings)
+    write_parquet(digits.policy_rows(split["test"]), run_dir / "data" / "policy", settings=settings)
 
 
 def _warm_up(folder: Path, warm: Path, images: Sequence[DigitImage], seed: int, coherence_gate: float | None) -> None:

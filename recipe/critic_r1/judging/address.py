@@ -8,23 +8,20 @@ is limited, errors and compressed bodies included.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import ipaddress
 import os
 import re
 import resource
 import socket
 import urllib.request
-import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import cached_property
-from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import openai
 
 from recipe.critic_r1.redaction import address_secrets, redact
-from reward_fns.replies import SenselessAnswerError
+from reward_fns.bounded_http import InvalidAddress, bounded_client
 
 KEY_VARIABLE = "CRITIC_R1_API_KEY"
 """Environment variable with the key for servers of this project's commands, whatever their address."""
@@ -33,49 +30,6 @@ NO_KEY = "EMPTY"
 
 SPARE_FILES = 64
 """Files that a process opens besides its connections."""
-
-LARGEST_BODY = 32 << 20
-"""Bytes of a response, uncompressed; up to --concurrency responses are in memory at a time."""
-
-
-# The name of the client's HTTP library differs between releases.
-_LIBRARY = openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0]
-_http: Any = importlib.import_module(_LIBRARY)
-
-
-class BoundedBody(_http.AsyncByteStream):  # type: ignore[misc]
-    """The body of a response, decompressed here up to LARGEST_BODY.
-
-    Raises:
-        SenselessAnswerError: while reading, when it is larger or not compressed with gzip or deflate.
-    """
-
-    def __init__(self, stream: Any, encoding: str) -> None:
-        self._stream, self._encoding = stream, encoding.strip().lower()
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        packed = self._encoding not in ("", "identity")
-        if packed and self._encoding not in ("gzip", "x-gzip", "deflate"):
-            raise SenselessAnswerError(f"a body compressed as {self._encoding[:40]!r}, which was not requested")
-        unpack = zlib.decompressobj(wbits=47)  # gzip or zlib, as the header says
-        left = LARGEST_BODY
-        async for data in self._stream:
-            try:
-                chunk = unpack.decompress(data, left + 1) if packed else data
-            except zlib.error as error:
-                raise SenselessAnswerError(f"a body that is not compressed as it says ({error})") from error
-            left -= len(chunk)
-            if left < 0:
-                raise SenselessAnswerError(f"a body of more than {LARGEST_BODY:,} bytes")
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-async def _bound(response: Any) -> None:
-    """Limit a response's body before any of it is read."""
-    response.stream = BoundedBody(response.stream, response.headers.pop("content-encoding", ""))
 
 
 class Address:
@@ -141,10 +95,8 @@ class Address:
             ValueError: the environment's proxy cannot be used.
         """
         try:
-            http = openai.DefaultAsyncHttpxClient(
-                follow_redirects=False, trust_env=not self.here, event_hooks={"response": [_bound]}
-            )
-        except (ValueError, ImportError, _http.InvalidURL) as error:  # ImportError: a SOCKS proxy without its library
+            http = bounded_client(direct=self.here)
+        except (ValueError, ImportError, InvalidAddress) as error:  # ImportError: a SOCKS proxy without its library
             raise ValueError(
                 f"the proxy {self.proxy} cannot be used ({redact(str(error))}): correct HTTP_PROXY, HTTPS_PROXY or"
                 f" ALL_PROXY, or set NO_PROXY={self.host}"

@@ -22,6 +22,8 @@ BENCHMARKS = (
     "multimodal_rewardbench_2",
     "mllm_judge",
     "omni_rewardbench",
+    "videorewardbench",
+    "editreward_bench",
 )
 """Sources that are published for evaluation. Any other source can be judged by its name, too."""
 
@@ -48,7 +50,13 @@ def benchmark_name(data: Sequence[str]) -> str | None:
 
 
 def prepare_benchmark(
-    name: str, inputs: Sequence[str], image_roots: Sequence[str], folder: Path, *, limit: int | None = None
+    name: str,
+    inputs: Sequence[str],
+    image_roots: Sequence[str],
+    folder: Path,
+    *,
+    limit: int | None = None,
+    frames: int = 0,
 ) -> Prepared:
     """Make the tasks of a benchmark; what an earlier call made of the same files is kept.
 
@@ -56,6 +64,7 @@ def prepare_benchmark(
         inputs: the benchmark's files as published, a folder of them, or a hub id.
         image_roots: folders or zips with the images, where they are not in the files.
         limit: of records.
+        frames: that are taken of each video; 0 leaves out records about videos.
 
     Raises:
         ValueError: no input, no record that can be used, or no file that can be read
@@ -65,7 +74,9 @@ def prepare_benchmark(
     if not inputs:
         images = " and its images with --image-root" if source.needs_image_root else ""
         raise ValueError(f"{name} is judged on its own files: give those of {source.title} with --input{images}")
-    settings = Settings(name, orders="both", ties="keep", split="test", image_roots=tuple(image_roots), limit=limit)
+    settings = Settings(
+        name, orders="both", ties="keep", split="test", image_roots=tuple(image_roots), limit=limit, frames=frames
+    )
     manifest = convert(list(inputs), folder, settings)
     if not manifest["rows"]:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in manifest["rejected"].items())

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from data_prep.reading.video import MOST_FRAMES
 from data_prep.sources.registry import NAMES, load_source
 
 METRICS = {
@@ -40,6 +41,7 @@ class Entry(BaseModel):
     input: Many = Field(min_length=1)
     image_root: Many = ()
     limit: int | None = Field(default=None, gt=0)
+    frames: int = Field(default=0, ge=0, le=MOST_FRAMES)
 
 
 class JudgeSuite(BaseModel):

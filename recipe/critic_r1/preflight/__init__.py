@@ -52,6 +52,7 @@ CHECKS: tuple[Check, ...] = (
     data_files.rows,
     data_files.prompt_length,
     data_files.images,
+    data_files.both_orders,
     reward_function.gold,
     policy_critic.settings,
     storage.checkpoints,

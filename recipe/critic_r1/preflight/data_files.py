@@ -94,6 +94,33 @@ def prompt_length(config: DictConfig) -> Iterator[Finding]:
         )
 
 
+def both_orders(config: DictConfig) -> Iterator[Finding]:
+    """Swap consistency needs each pair in both orders; without them it would pay nothing."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not config.critic_r1.swap_consistency.weight > 0:
+        return
+    orders: dict[str, set[int]] = {}
+    for path in files(config.data.train_files):
+        try:
+            with pq.ParquetFile(path) as file:
+                records = file.read(columns=["extra_info.pair_id", "extra_info.order"]).to_pylist()
+        except (OSError, pa.ArrowException):
+            continue  # reported by the data check
+        for info in (record.get("extra_info") or {} for record in records):
+            if info.get("pair_id") is not None and info.get("order") is not None:
+                orders.setdefault(info["pair_id"], set()).add(info["order"])
+    single = sum(len(found) < 2 for found in orders.values())
+    if single or not orders:
+        yield Finding(
+            "swap consistency",
+            "fail" if single == len(orders) else "warn",
+            f"{single} of {len(orders)} pairs are in data.train_files in one order only",
+            "Prepare the data with --orders both, or set critic_r1.swap_consistency.weight=0.",
+        )
+
+
 def images(config: DictConfig) -> Iterator[Finding]:
     """No row has more images than the rollout engine is configured for."""
     limits = OmegaConf.select(config, "actor_rollout_ref.rollout.engine_kwargs.vllm.limit_mm_per_prompt") or {}

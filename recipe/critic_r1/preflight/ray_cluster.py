@@ -76,6 +76,13 @@ def compare(config: DictConfig, found: list[Node]) -> Iterator[Finding]:
             f"{wanted} machine(s) with {each} GPU(s) are asked for, {len(fitting)} have them ({listed})",
             "Choose a cluster=... that fits, or wait until all machines have joined.",
         )
+    elif (free := sum(node.gpus for node in found) - wanted * each) < (more := reward_model_gpus(config)):
+        yield Finding(
+            "GPUs of the cluster",
+            "fail",
+            f"the reward model asks for {more} GPU(s) of its own, and training leaves {free:g} ({listed})",
+            "Add machines, or take fewer for training or for reward.reward_model.",
+        )
     else:
         yield Finding("GPUs of the cluster", "pass", listed)
     for first, node in zip(found[:1] * len(found), found, strict=True):
@@ -88,6 +95,12 @@ def compare(config: DictConfig, found: list[Node]) -> Iterator[Finding]:
                     f"{name} is {here} on {first.name} and {there} on {node.name}",
                     "Use one image, or one requirements file, on all machines.",
                 )
+
+
+def reward_model_gpus(config: DictConfig) -> int:
+    """The GPUs that verl's reward model takes beside those of training."""
+    model = config.reward.reward_model
+    return model.nnodes * model.n_gpus_per_node if model.enable and model.enable_resource_pool else 0
 
 
 def look(address: str) -> list[Node]:

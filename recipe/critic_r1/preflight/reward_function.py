@@ -108,13 +108,15 @@ def gold(config: DictConfig) -> Iterator[Finding]:
         return  # reported by `options`
     if function is None or list(unknown_options(function, given)):
         return
+    # A reward that pays for the form of the thoughts says what they are in a gold answer.
+    thoughts = getattr(function, "__globals__", {}).get("gold_thoughts", lambda truth, **options: "I looked.")
     for path in files(config.data.train_files):
         scored, short = 0, []
         for number, row in _sample(path):
             truth = (row["reward_model"] or {}).get("ground_truth")
             think = "" if given.get("prefilled") else "<think>"
-            response = f"{think}I looked.</think>\\boxed{{{truth}}}"
             try:
+                response = f"{think}{thoughts(truth, **given)}</think>\\boxed{{{truth}}}"
                 result = function(
                     data_source=row["data_source"], solution_str=response, ground_truth=truth, extra_info={}, **given
                 )

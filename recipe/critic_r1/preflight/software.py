@@ -16,7 +16,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.critic_r1.preflight.finding import Finding
-from recipe.critic_r1.preflight.ray_cluster import address_of
+from recipe.critic_r1.preflight.ray_cluster import address_of, reward_model_gpus
 
 PYTHONS = ((3, 11), (3, 12))
 """Python versions that requirements/gpu.txt is resolved for."""
@@ -93,9 +93,15 @@ def driver(found: Gpus, cuda: str | None) -> Finding:
 def machine(config: DictConfig) -> Iterator[Finding]:
     """Python, and the GPUs and driver of the machine where a run without a Ray address trains."""
     yield python_version()
-    if config.trainer.device == "cpu" or address_of(config) is not None:
+    if address_of(config) is not None:
         return
-    found, wanted = gpus(), config.trainer.n_gpus_per_node
+    wanted = config.trainer.n_gpus_per_node + reward_model_gpus(config)
+    if config.trainer.device == "cpu":
+        if (slots := OmegaConf.select(config, "ray_kwargs.ray_init.num_gpus") or 0) < wanted:
+            detail = f"training and reward model ask for {wanted} workers, and Ray is started with {slots}"
+            yield Finding("GPUs", "fail", detail, f"ray_kwargs.ray_init.num_gpus={wanted}")
+        return
+    found = gpus()
     if found is None:
         yield Finding(
             "CUDA",
@@ -109,8 +115,8 @@ def machine(config: DictConfig) -> Iterator[Finding]:
         yield Finding(
             "GPUs",
             "fail",
-            f"trainer.n_gpus_per_node={wanted}, but this machine has {len(found.names)}",
-            f"trainer.n_gpus_per_node={len(found.names)}, or another cluster=...",
+            f"training and reward model ask for {wanted}, but this machine has {len(found.names)}",
+            "Take a smaller trainer.n_gpus_per_node or reward.reward_model.n_gpus_per_node, or another cluster=...",
         )
 
 

@@ -37,6 +37,7 @@ CRITIC = {
 }
 OFFICIAL = {
     "overall": Meaning("Overall", "all pairs; mean of both orders, where the official script samples one"),
+    "without_ties": Meaning("Without ties", "pairs whose label is not a tie"),
     "macro": Meaning("Macro average", "mean over the categories"),
     "acc_plus": Meaning("Acc+", "prompts with every pair correct"),
     "category": Meaning("Category"),

@@ -48,8 +48,6 @@ NEEDS_ONE_WORKER = (
     "critic_r1.group_reward sees whole groups"
 )
 
-_LOG = logging.getLogger(__name__)
-
 _OPTIONS_OF_CRITIC = set(inspect.signature(ChatJudge).parameters) - {"url", "model", "api_key"}
 _OPTIONS_OF_GROUPS = {one.name for one in fields(CriticGroups)}
 _OWN_OPTIONS = {"judge", "url", "model", "wait_seconds"}

@@ -58,7 +58,7 @@ def test_good_record(name: str) -> None:
         responses = (p.response,) if scored else p.responses
         assert name in MADE or all(text.startswith("A ") and text.rstrip(".").endswith("3") for text in responses)
         assert name not in MADE or (p.responses, p.response_images) == (("<image>", "<image>"), (1, 1))
-        assert len(p.images) == (0 if name in TEXT_ONLY else 2 if name in MADE else 1) + (name == "editreward")
+        assert len(p.images) == (0 if name in TEXT_ONLY else 2 if name in MADE else 1) + name.startswith("editreward")
         assert "<image>" not in p.question
         json.dumps(p.meta)
 
@@ -234,7 +234,13 @@ def test_identical_images(name: str, root: Path) -> None:
         assert [r["reason"] for r in transform(name, root)([(0, record)]).rejected] == ["same-responses"]
 
 
-SECOND = {"editreward": "right_output_image", "genai_bench": "right_image", "mj_bench": "image1", "pick_a_pic": "jpg_1"}
+SECOND = {
+    "editreward": "right_output_image",
+    "editreward_bench": "candidate_2",
+    "genai_bench": "right_image",
+    "mj_bench": "image1",
+    "pick_a_pic": "jpg_1",
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
