@@ -22,9 +22,9 @@ else:  # loaded by its path: by_path.py explains
     ).SenselessAnswerError
 
 LARGEST_BODY = 32 << 20
-"""Bytes of a server's answer, unpacked; as many answers as there are requests in flight may be in memory at a time."""
+"""Bytes of a response, uncompressed; one per request in flight may be in memory at a time."""
 
-# The client's HTTP library has another name in some releases.
+# The name of the client's HTTP library differs between releases.
 _LIBRARY = openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0]
 _http: Any = importlib.import_module(_LIBRARY)
 
@@ -33,10 +33,10 @@ InvalidAddress: type[Exception] = _http.InvalidURL
 
 
 class BoundedBody(_http.AsyncByteStream):  # type: ignore[misc]
-    """The body of a response, unpacked here so that no packing makes it larger than LARGEST_BODY in memory.
+    """The body of a response, decompressed here up to LARGEST_BODY.
 
     Raises:
-        SenselessAnswerError: while it is read, when it is larger, or packed otherwise than by gzip or deflate.
+        SenselessAnswerError: while reading, when it is larger or not compressed with gzip or deflate.
     """
 
     def __init__(self, stream: Any, encoding: str) -> None:
@@ -63,7 +63,7 @@ class BoundedBody(_http.AsyncByteStream):  # type: ignore[misc]
 
 
 async def _bound(response: Any) -> None:
-    """Bound a response's body before anything of it is read."""
+    """Limit a response's body before any of it is read."""
     response.stream = BoundedBody(response.stream, response.headers.pop("content-encoding", ""))
 
 

@@ -563,6 +563,14 @@ def test_a_cluster_is_compared_with_the_configuration(
     assert said is None or re.search(said, failed[0])
 
 
+def test_a_reward_model_needs_gpus_of_its_own_on_the_cluster(good: dict[str, str]) -> None:
+    names = ("enable", "enable_resource_pool", "nnodes", "n_gpus_per_node")
+    own = config(good | {f"reward.reward_model.{name}": "1" for name in names}, "r1")
+    failed = [f.detail for f in ray_cluster.compare(own, [node("a")]) if f.status == "fail"]
+    assert failed == ["the reward model asks for 1 GPU(s) of its own, and training leaves 0 (a: 8)"]
+    assert not [f for f in ray_cluster.compare(own, [node("a"), node("b", 1)]) if f.status == "fail"]
+
+
 def test_an_address_that_does_not_answer_is_named(good: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(address: str) -> None:
         raise ConnectionError(f"no Ray at {address}")

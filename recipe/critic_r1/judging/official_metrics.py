@@ -1,4 +1,4 @@
-"""The metrics by which critic benchmarks are published, from judgements in both orders.
+"""The published metrics of critic benchmarks, from judgements in both orders.
 
 A benchmark's own script shows each pair once, in a random order. The mean over both orders, as computed here, has the
 same expectation and less noise. The grouping comes with the rows (`meta.category`, `meta.group`; see
@@ -15,7 +15,7 @@ same expectation and less noise. The grouping comes with the rows (`meta.categor
   VideoRewardBench          accuracy per category (long-form and short-form perception, knowledge, reasoning, safety),
                             and overall
   EditReward-Bench          accuracy per number of edits (2pair, 3pair, 4pair), and Acc+ of each, over groups of edits
-                            whose pairs are all right
+                            whose pairs are all correct
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def official_metrics(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[
     """Official metrics; an unreadable verdict counts as incorrect, a failed request not at all.
 
     `overall`; where some labels are ties `without_ties`, over the pairs with another label; with several categories
-    `macro` and `category/<name>`; with groups of several pairs `acc_plus`, the share of groups with every pair right,
+    `macro` and `category/<name>`; with groups of several pairs `acc_plus`, the share of groups with every pair correct,
     per order, averaged over the orders, and with several categories `acc_plus/<name>`.
 
     Raises:
@@ -53,7 +53,7 @@ def official_metrics(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[
         marks = [answered & (category == name) for name in names]
         metrics["macro"] = bootstrap.macro(correct, marks)
         metrics |= {f"category/{name}": bootstrap.rate(correct, mark) for name, mark in zip(names, marks, strict=True)}
-    groups = _scored_groups(judgements)
+    groups = _whole_groups(judgements)
     if groups:
         bootstrap = ClusterBootstrap([group for group, _, _ in groups], seed=seed)
         right = np.array([all_right for _, _, all_right in groups])
@@ -64,10 +64,10 @@ def official_metrics(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[
     return metrics
 
 
-def _scored_groups(judgements: Sequence[Judgement]) -> list[tuple[str, str, bool]]:
-    """Per group and order: the group's name and category, and whether all its pairs are right.
+def _whole_groups(judgements: Sequence[Judgement]) -> list[tuple[str, str, bool]]:
+    """Per group and order: the group's name and category, and whether all its pairs are correct.
 
-    Empty when no group has two pairs. A group with a failed request is left out: it is not known.
+    Empty when no group has two pairs. Groups with a failed request are left out.
     """
     groups: dict[tuple[str, int], list[Judgement]] = {}
     for judgement in judgements:
