@@ -71,7 +71,7 @@ def empty(saved: Path) -> None:
         (damaged, "fail", "holds 'five' and not a step"),
         (missing, "fail", "global_step_7 does not exist"),
         (linked, "fail", "leads out of"),
-        (empty, "warn", "a kill left"),
+        (empty, "warn", "an interrupted save left"),
     ],
 )
 def test_a_damaged_run_is_named(
