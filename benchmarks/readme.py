@@ -141,6 +141,17 @@ def _shared_prompt(result: Result) -> str:
     return f"{table(heads, rows)}\n\n![Ratios over the length of the prompt](results/shared_prompt.svg)"
 
 
+def _million(result: Result) -> str:
+    rows = [[f"{int(n):,}", number(found["seconds"]), f"{found['rows_per_s']:,}", number(found["peak_mb"])]
+            for n, found in result["by_rows"].items()]  # fmt: skip
+    restart = result["restart"]
+    return (
+        f"{table(['rows', 'seconds', 'rows a second', 'largest process, MB'], rows)}\n\n"
+        f"Killed after {restart['units_done_when_killed']} of {restart['units']} units, the restarted conversion took "
+        f"{number(restart['seconds_after_restart'])} s and wrote the same bytes."
+    )
+
+
 def _convert(result: Result) -> str:
     ways = ("ours_plain", "ours_hashes", "ours_hashes_length")
     parts = []
@@ -288,6 +299,13 @@ SECTIONS: list[Section] = [
         "Against the `datasets` pattern with decoding (stock) and without (undecoded), and a bare copy.",
         "convert",
         _convert,
+    ),
+    (
+        "A million rows",
+        "million.json",
+        "Rows of MMPR's shape with small images, two workers, hashes. One run, beside other work on the machine.",
+        "million",
+        _million,
     ),
     ("Prompt lengths", "length.json", "Header arithmetic against verl's filter, on one core.", "length", _length),
     ("Rewards", "reward.json", "Speed, growth with length, hostile texts, random texts.", "reward", _reward),
