@@ -3,6 +3,7 @@
 import ast
 import copy
 import functools
+import os
 import re
 import shutil
 import sys
@@ -66,6 +67,17 @@ class Run:
         found = [finding for finding in check(self.config(changed, name)) if finding.status == status]
         assert all(finding.remedy for finding in found)
         return [f"{finding.check}: {finding.detail}" for finding in found]
+
+
+@pytest.fixture(autouse=True)
+def the_platform_is_restored() -> Iterator[None]:
+    """A configuration for a CPU names the platform in the environment, where later tests would find it."""
+    before = os.environ.get("VERL_PLATFORM")
+    yield
+    if before is None:
+        os.environ.pop("VERL_PLATFORM", None)
+    else:
+        os.environ["VERL_PLATFORM"] = before
 
 
 @pytest.fixture

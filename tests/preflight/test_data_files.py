@@ -118,7 +118,7 @@ def in_orders(folder: Path, first: int, orders: Any) -> str:
         (["balanced"], 0.0, None, ""),
         (["balanced"], 0.1, "fail", "4 of 4 pairs are in data.train_files in one order only"),
         (["both", "as_is"], 0.1, "warn", "4 of 8 pairs"),
-        ([], 0.1, "fail", "0 of 0 pairs"),
+        ([], 0.1, "fail", "no row of data.train_files names its pair and order"),
     ],
 )
 def test_swap_consistency_needs_both_orders(

@@ -2,9 +2,9 @@
 
   - Transient failures (a refused connection, a timeout, 408, 409, 429, 5xx, a truncated or malformed body) are retried
     with exponential backoff that honours `Retry-After`.
-  - Persistent ones are recorded as failed requests, which are neither wrong nor unreadable verdicts. - A failure that
-  all the first requests have and that will not pass (a wrong model, key or address, no quota) stops the
-    run.
+  - Persistent ones are recorded as failed requests, which are neither wrong nor unreadable verdicts.
+  - A failure that all the first requests have and that will not pass (a wrong model, key or address, no quota) stops
+    the run.
   - Fields that a model rejects are renamed or left out after its first refusal, and reported in `changes`.
   - Each answer is saved when it arrives (`Journal`), so that it is requested once.
   - When a run ends early (Ctrl-C, a full disk), it waits for the requests in flight, since they are paid for.

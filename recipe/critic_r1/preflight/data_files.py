@@ -97,27 +97,32 @@ def prompt_length(config: DictConfig) -> Iterator[Finding]:
 def both_orders(config: DictConfig) -> Iterator[Finding]:
     """Swap consistency needs each pair in both orders; without them it would pay nothing."""
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     if not config.critic_r1.swap_consistency.weight > 0:
         return
-    orders: dict[str, set[int]] = {}
+    tables = []
     for path in files(config.data.train_files):
         try:
             with pq.ParquetFile(path) as file:
-                records = file.read(columns=["extra_info.pair_id", "extra_info.order"]).to_pylist()
-        except (OSError, pa.ArrowException):
-            continue  # reported by the data check
-        for info in (record.get("extra_info") or {} for record in records):
-            if info.get("pair_id") is not None and info.get("order") is not None:
-                orders.setdefault(info["pair_id"], set()).add(info["order"])
-    single = sum(len(found) < 2 for found in orders.values())
-    if single or not orders:
+                info = file.read(columns=["extra_info.pair_id", "extra_info.order"])["extra_info"]
+            pairs, orders = (pc.struct_field(info, name) for name in ("pair_id", "order"))
+            tables.append(pa.table({"pair": pairs.cast(pa.string()), "order": orders.cast(pa.int64())}).drop_null())
+        except (OSError, KeyError, pa.ArrowException):
+            continue  # reported by the data check, or not prepared by us
+    found = pa.concat_tables(tables).group_by("pair").aggregate([("order", "count_distinct")]) if tables else None
+    remedy = "Prepare the data with --orders both, or set critic_r1.swap_consistency.weight=0."
+    if found is None or not found.num_rows:
+        yield Finding("swap consistency", "fail", "no row of data.train_files names its pair and order", remedy)
+        return
+    single = pc.sum(pc.less(found["order_count_distinct"], 2)).as_py()
+    if single:
         yield Finding(
             "swap consistency",
-            "fail" if single == len(orders) else "warn",
-            f"{single} of {len(orders)} pairs are in data.train_files in one order only",
-            "Prepare the data with --orders both, or set critic_r1.swap_consistency.weight=0.",
+            "fail" if single == found.num_rows else "warn",
+            f"{single} of {found.num_rows} pairs are in data.train_files in one order only",
+            remedy,
         )
 
 
