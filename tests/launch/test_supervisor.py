@@ -126,23 +126,26 @@ AWAY = [(1, 1.0), (2, 1.0)]  # a machine is gone; it is back, and a process of t
 
 
 @pytest.mark.parametrize(
-    ("address", "seen", "seconds", "waits"),
+    ("address", "more", "seen", "seconds", "waits"),
     [
-        ("auto", [(2, 2.0)], 60, 0),
-        ("auto", [*AWAY, (2, 2.0)], 60, 2),
-        ("auto", [(3, 2.0)], 60, 0),
-        ("auto", [(1, 1.0)] * 3, 10, 2),  # given up: preflight says what is missing
-        ("local", [], 60, 0),  # a Ray of its own has no machines that could be away
+        ("auto", 0, [(2, 2.0)], 60, 0),
+        ("auto", 0, [*AWAY, (2, 2.0)], 60, 2),
+        ("auto", 0, [(3, 2.0)], 60, 0),
+        ("auto", 1, [(2, 2.0), (3, 3.0)], 60, 1),  # the reward model has a GPU of its own
+        ("auto", 0, [(1, 1.0)] * 3, 10, 2),  # given up: preflight says what is missing
+        ("local", 0, [], 60, 0),  # a Ray of its own has no machines that could be away
     ],
 )
 def test_a_restart_waits_for_the_machines(
-    address: str, seen: list[tuple[int, float]], seconds: int, waits: int, capsys: pytest.CaptureFixture[str]
+    address: str, more: int, seen: list[tuple[int, float]], seconds: int, waits: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pool = {"nnodes": 1, "n_gpus_per_node": more}
     config = OmegaConf.create(
         {
             "critic_r1": {"recovery": {"machines_seconds": seconds}},
             "ray_kwargs": {"ray_init": {"address": address}},
             "trainer": {"nnodes": 2, "n_gpus_per_node": 1},
+            "reward": {"reward_model": {"enable": more > 0, "enable_resource_pool": True, **pool}},
         }
     )
     looks = iter(seen)

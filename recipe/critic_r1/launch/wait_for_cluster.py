@@ -27,21 +27,22 @@ def for_machines(
     Args:
         look: (address, GPUs of a machine) -> (number of machines with as many GPUs, free GPUs of the cluster).
     """
-    from recipe.critic_r1.preflight.ray_cluster import address_of
+    from recipe.critic_r1.preflight.ray_cluster import address_of, reward_model_gpus
 
     address = address_of(config)
     if address is None:
         return
     machines, each = config.trainer.nnodes, config.trainer.n_gpus_per_node
+    needed = machines * each + reward_model_gpus(config)
     allowed, waited = float(config.critic_r1.recovery.machines_seconds), 0.0
     while True:
         found, free = (look or _look)(address, each)
-        if (found >= machines and free >= machines * each) or waited >= allowed:
+        if (found >= machines and free >= needed) or waited >= allowed:
             return
         if not waited:
             print(
                 f"critic-r1: waiting for {machines} machine(s) with {each} free GPU(s); {found} have them, "
-                f"{free:g} of {machines * each} GPU(s) are free",
+                f"{free:g} of {needed} GPU(s) are free",
                 file=sys.stderr,
                 flush=True,
             )
