@@ -198,7 +198,7 @@ CHAINS = {
     " line:\n"
     "Observations: what there is to see or to know, before you look at the responses\n"
     "Claims: what each response claims\n"
-    "Verification: each claim held against the observations\n"
+    "Verification: each claim checked against the observations\n"
     "Evaluation: what follows for each response\n" + _SCORES,
     "rubric": "Put all of your reasoning between <think> and </think>, in three parts, each headed at the start of a"
     " line:\n"

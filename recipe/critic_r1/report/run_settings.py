@@ -42,7 +42,7 @@ def flat(settings: dict[str, Any], prefix: str = "") -> Rows:
 
 
 def repeats(runs: list[Run]) -> list[Run]:
-    """The largest set of training runs that differ only in their seed, one per seed; empty when there are no two."""
+    """The largest set of training runs that differ only in their seed, one per seed; empty when fewer than two do."""
     groups: dict[tuple[tuple[str, str], ...], dict[int | None, Run]] = {}
     for run in runs:
         if run.info:

@@ -1,9 +1,9 @@
-"""Round robin, for small N: every candidate plays every other once, and nobody is knocked out.
+"""Round robin, for small N: every candidate meets every other once, and none is knocked out.
 
-The rules of `knock_out` hold. Candidates with the same answer enter as one, the best seed among them; candidates
-without a readable answer enter only when there are no others. A win is a point, a draw half a point; most points win,
-and equal points go to the better seed. At most N(N - 1)/2 matches, which include the round robins of all blocks, so the
-curve over N costs no more than its last point.
+The rules of `knock_out` apply: candidates with the same answer enter as one, the best seed among them, and candidates
+without a readable answer only when no other has one. A win scores 1 and a draw 0.5; the highest total wins, and ties go
+to the better seed. There are at most N(N - 1)/2 matches, which include the round robins of all blocks, so the curve
+over N costs no more than its last point.
 
 All matches are judged in one batch, over all problems and blocks, and a match that several blocks share only once.
 """
