@@ -1,6 +1,6 @@
 """A critic trains its own policy, against controls: from the demo's trained model, with no label in training.
 
-    python -m benchmarks.policy_by_critic --seeds 0,1,2,3,4 --out benchmarks/results/policy_by_critic.json
+    python -m benchmarks.policy_by_critic --seeds 0,3,4,5,6 --out benchmarks/results/policy_by_critic.json
 
 For each seed `critic-r1 demo` is run first, or resumed. Its trained model then learns to answer the questions about the
 demo's training images in one run for each arm:
@@ -10,6 +10,7 @@ demo's training images in one run for each arm:
 - ``shuffled``: control; the scores of ``frozen``, exchanged among the answers of a group
 - ``majority``: control; the most frequent answer of a group is paid
 - ``truth``: the ceiling; the known answer is paid
+- ``second``: a second round of ``frozen``, from the model that the first one ended with, which is policy and critic
 
 Reported for each run: every metric of the demo's evaluation on held-out images before and after, with intervals over
 images; the steps' cost; and for ``self`` the probe of the critic. Reported for each arm: mean changes with t-intervals
@@ -37,7 +38,10 @@ from data_prep.writer import write_parquet
 from recipe.critic_r1.demo.stages import SPLIT_SIZES
 from recipe.critic_r1.training.run_log import METRICS, read_lines
 
-ARMS = ("frozen", "self", "shuffled", "majority", "truth")
+ARMS = ("frozen", "self", "shuffled", "majority", "truth", "second")
+
+SERVED = ("frozen", "shuffled", "second")
+"""Those that ask a served critic."""
 
 LENGTH = ("--max-model-len", "128")
 """Of the served critic: the demo's prompts have 50 tokens, its verdicts 14."""
@@ -47,18 +51,21 @@ GROUP = "critic_r1.group_reward"
 PROBED = ("critic_r1/probe/accuracy", "critic_r1/probe/agreement")
 
 
-def overrides(arm: str, demo: Path, questions: Path, out: Path, *, seed: int, steps: int, url: str) -> list[str]:
+def overrides(
+    arm: str, demo: Path, start: Path, questions: Path, out: Path, *, seed: int, steps: int, url: str
+) -> list[str]:
     """Hydra overrides of a run of `config/demo.yaml`.
 
     Args:
         demo: folder of the finished demo.
+        start: the model that is trained.
         questions: Parquet with the training questions.
         url: of the served critic, for the arms that ask it.
     """
     critic = demo / "data" / "critic" / "test-00000.parquet"
     common = [
         f"critic_r1.run_dir={out}",
-        f"actor_rollout_ref.model.path={demo / 'model' / 'trained'}",
+        f"actor_rollout_ref.model.path={start}",
         f"data.train_files={questions}",
         f"data.val_files={critic}",
         f"data.seed={seed}",
@@ -76,7 +83,7 @@ def overrides(arm: str, demo: Path, questions: Path, out: Path, *, seed: int, st
         probe = {"files": critic, "every": 10, "min_agreement": 0, "max_tokens": 20}
         return [*judged, f"{GROUP}.judge=self", *(f"critic_r1.probe.{name}={value}" for name, value in probe.items())]
     judged += [f"{GROUP}.url={url}", f"{GROUP}.model=critic"]
-    if arm == "frozen":
+    if arm in ("frozen", "second"):
         return judged
     manager = {"shuffled": "ShuffledGroups", "majority": "MajorityGroups"}[arm]
     place = "reward.reward_manager.module.path=pkg://benchmarks.control_rewards"
@@ -93,11 +100,12 @@ def measured(arm: str, demo: Path, questions: Path, folder: Path, *, seed: int, 
         return found
     out = folder / f"{arm}-seed{seed}"
     out.mkdir(parents=True, exist_ok=True)
-    asks = arm in ("frozen", "shuffled")
-    start = served(demo / "model" / "trained", "critic", out / "critic.log", *LENGTH) if asks else nullcontext()
-    with start as server:
+    if arm == "second":
+        measured("frozen", demo, questions, folder, seed=seed, steps=steps)
+    start, before = start_of(arm, demo, folder, seed)
+    with served(start, "critic", out / "critic.log", *LENGTH) if arm in SERVED else nullcontext() as server:
         url = server.url if server else "http://127.0.0.1:9/v1"
-        command = training(overrides(arm, demo, questions, out, seed=seed, steps=steps, url=url))
+        command = training(overrides(arm, demo, start, questions, out, seed=seed, steps=steps, url=url))
         seconds = follow(command, out / "train.log")
     model, after = out / "model", out / "eval" / "eval.json"
     shutil.rmtree(model, ignore_errors=True)
@@ -111,11 +119,19 @@ def measured(arm: str, demo: Path, questions: Path, folder: Path, *, seed: int, 
         "seed": seed,
         "steps": steps,
         "seconds": seconds,
-        "metrics": paired(demo / "eval" / "after" / "eval.json", after),
+        "metrics": paired(before, after),
         **costs(logged),
     }
     write_json(record, result)
     return result
+
+
+def start_of(arm: str, demo: Path, folder: Path, seed: int) -> tuple[Path, Path]:
+    """The model that an arm starts from, and its evaluation."""
+    if arm == "second":
+        first = folder / f"frozen-seed{seed}"
+        return first / "model", first / "eval" / "eval.json"
+    return demo / "model" / "trained", demo / "eval" / "after" / "eval.json"
 
 
 def paired(before: Path, after: Path) -> dict[str, dict[str, Any]]:
@@ -171,9 +187,9 @@ def _listed(text: str) -> list[str]:
 
 
 def main(
-    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2,3,4",
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,3,4,5,6",
     arms: Annotated[str, typer.Option(help="Arms to run, separated by commas.")] = ",".join(ARMS),
-    steps: Annotated[int, typer.Option(help="Training steps of a run.")] = 60,
+    steps: Annotated[int, typer.Option(help="Training steps of a run.")] = 30,
     demos: Annotated[Path, typer.Option(help="Folder with the demos, as `benchmarks.demo` writes it.")] = Path(
         "runs/bench-demo"
     ),

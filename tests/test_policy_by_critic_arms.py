@@ -24,10 +24,11 @@ from tests.training.test_group_reward import group, settings, worker
 @pytest.mark.parametrize("arm", policy_by_critic.ARMS)
 def test_an_arm_composes_and_is_paid_by_what_its_name_says(arm: str, tmp_path: Path) -> None:
     given = policy_by_critic.overrides(
-        arm, Path("demo"), Path("q.parquet"), tmp_path, seed=3, steps=7, url="http://h/v1"
+        arm, Path("demo"), Path("start"), Path("q.parquet"), tmp_path, seed=3, steps=7, url="http://h/v1"
     )
     config = compose_config("demo", given)
     assert (config.trainer.total_training_steps, config.data.seed) == (7, 3)
+    assert config.actor_rollout_ref.model.path == "start"
     assert load_extern_object(config.reward.custom_reward_function.path, "compute_score").__module__.endswith("mixed")
     if arm == "truth":
         assert config.reward.reward_manager.source == "register"
@@ -97,6 +98,14 @@ def test_what_is_reported(tmp_path: Path) -> None:
     assert (
         "| frozen | +20.0 [20.0, 20.0] | +0.0 [0.0, 0.0] | +10.0 [10.0, 10.0] | +0.0 [0.0, 0.0] | 20.0 | 4.0 |" in told
     )
+
+
+def test_the_second_round_starts_where_the_first_one_ended() -> None:
+    demo, folder = Path("demo"), Path("runs")
+    first = policy_by_critic.start_of("frozen", demo, folder, 3)
+    assert first == (demo / "model" / "trained", demo / "eval" / "after" / "eval.json")
+    again = policy_by_critic.start_of("second", demo, folder, 3)
+    assert again == (folder / "frozen-seed3" / "model", folder / "frozen-seed3" / "eval" / "eval.json")
 
 
 def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
