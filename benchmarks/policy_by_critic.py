@@ -1,4 +1,4 @@
-"""A critic trains its own policy, against controls: from the demo's trained model, with no label in training.
+"""A critic trains its own policy, against controls: from the demo's trained model, without labels for its questions.
 
     python -m benchmarks.policy_by_critic --seeds 0,3,4,5,6 --out benchmarks/results/policy_by_critic.json
 
@@ -7,14 +7,16 @@ demo's training images in one run for each arm:
 
 - ``frozen``: its own critic, served beside the run with the weights of the start
 - ``self``: its own critic with the present weights, in the rollout engine
+- ``self_mixed``: the same, with the critic's training rows in the data, which are scored by their labels
 - ``shuffled``: control; the scores of ``frozen``, exchanged among the answers of a group
 - ``majority``: control; the most frequent answer of a group is paid
 - ``truth``: the ceiling; the known answer is paid
 - ``second``: a second round of ``frozen``, from the model that the first one ended with, which is policy and critic
 
 Reported for each run: every metric of the demo's evaluation on held-out images before and after, with intervals over
-images; the steps' cost; and for ``self`` the probe of the critic. Reported for each arm: mean changes with t-intervals
-over seeds. ``greedy_over_majority`` compares greedy accuracy after training with the majority of 8 before it.
+images; the cost of the steps; and where the policy is its own critic, the probe of the critic. Reported for each arm:
+mean changes with t-intervals over seeds. ``greedy_over_majority`` compares greedy accuracy after training with the
+majority of 8 before it.
 
 A finished run is not repeated, and an interrupted one resumes from its last checkpoint.
 """
@@ -38,7 +40,7 @@ from data_prep.writer import write_parquet
 from recipe.critic_r1.demo.stages import SPLIT_SIZES
 from recipe.critic_r1.training.run_log import METRICS, read_lines
 
-ARMS = ("frozen", "self", "shuffled", "majority", "truth", "second")
+ARMS = ("frozen", "self", "self_mixed", "shuffled", "majority", "truth", "second")
 
 SERVED = ("frozen", "shuffled", "second")
 """Those that ask a served critic."""
@@ -62,12 +64,13 @@ def overrides(
         questions: Parquet with the training questions.
         url: of the served critic, for the arms that ask it.
     """
-    critic = demo / "data" / "critic" / "test-00000.parquet"
+    critic, held_out = (demo / "data" / "critic" / f"{split}-00000.parquet" for split in ("train", "test"))
+    rows = [questions, critic] if arm == "self_mixed" else [questions]
     common = [
         f"critic_r1.run_dir={out}",
         f"actor_rollout_ref.model.path={start}",
-        f"data.train_files={questions}",
-        f"data.val_files={critic}",
+        f"data.train_files=[{','.join(map(str, rows))}]",
+        f"data.val_files={held_out}",
         f"data.seed={seed}",
         f"actor_rollout_ref.rollout.seed={seed}",
         "actor_rollout_ref.actor.optim.lr=2.0e-4",
@@ -79,8 +82,8 @@ def overrides(
     # How the demo's critic was trained: it compares final answers, in the template for tiny models.
     judged = ["+variant=policy_by_critic", *common, f"{GROUP}.template=compact", f"{GROUP}.shown=answer"]
     judged.append(f"+{GROUP}.max_tokens=20")
-    if arm == "self":
-        probe = {"files": critic, "every": 10, "min_agreement": 0, "max_tokens": 20}
+    if arm.startswith("self"):
+        probe = {"files": held_out, "every": 10, "min_agreement": 0, "max_tokens": 20}
         return [*judged, f"{GROUP}.judge=self", *(f"critic_r1.probe.{name}={value}" for name, value in probe.items())]
     judged += [f"{GROUP}.url={url}", f"{GROUP}.model=critic"]
     if arm in ("frozen", "second"):

@@ -30,14 +30,15 @@ def test_an_arm_composes_and_is_paid_by_what_its_name_says(arm: str, tmp_path: P
     assert (config.trainer.total_training_steps, config.data.seed) == (7, 3)
     assert config.actor_rollout_ref.model.path == "start"
     assert load_extern_object(config.reward.custom_reward_function.path, "compute_score").__module__.endswith("mixed")
+    assert len(config.data.train_files) == (2 if arm == "self_mixed" else 1)
     if arm == "truth":
         assert config.reward.reward_manager.source == "register"
         return
     names = {"shuffled": "ShuffledGroups", "majority": "MajorityGroups"}
     assert resolve_reward_manager_cls(config).__name__ == names.get(arm, "CriticGroupRewardManager")
     judge = JudgeSettings.of(config, None)
-    assert judge.place == (None if arm == "self" else ("http://h/v1", "critic"))
-    assert (ProbeSettings.of(config) is not None) == (arm == "self")
+    assert judge.place == (None if arm.startswith("self") else ("http://h/v1", "critic"))
+    assert (ProbeSettings.of(config) is not None) == arm.startswith("self")
 
 
 def paid(manager: str, answers: tuple[object, ...], monkeypatch: pytest.MonkeyPatch, uid: str = "a") -> Any:
