@@ -340,6 +340,47 @@ def test_a_prompt_reaches_the_policy_as_it_is(monkeypatch: pytest.MonkeyPatch) -
     assert {one["reward_extra_info"]["reason"] for one in results[0]} == {"unjudged"}, "the critic is not there"
 
 
+def any_question(attempt: int, sent: dict[str, Any]) -> Any:
+    """A model that is asked to compare, to score or to answer."""
+    text = sent["messages"][0]["content"][1]["text"]
+    if "Response 1:" in text:
+        return larger(attempt, sent)
+    return scores(attempt, sent) if "Response:" in text else answer(sent, boxed(2)[0])
+
+
+@pytest.mark.parametrize("judge", ["url", "frozen", "self"])
+@pytest.mark.parametrize(
+    ("own", "rewards", "asked"),
+    [
+        ({"scheme": "pointwise"}, [0.19, 0.37, 0.28], 3),
+        ({"scheme": "win_rate", "orders": "drawn"}, [0.1, 1.0, 0.55], 3),
+        (GREEDY, [0.1, 1.0, 0.55], 4 + 1),
+    ],
+)
+def test_every_question_reaches_every_judge(
+    judge: str, own: dict[str, Any], rewards: list[float], asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One server is the critic, verl's router and the rollout server."""
+
+    async def run() -> Any:
+        place: dict[str, Any] = {} if judge == "url" else {"model": None}
+        config = settings(server.url if judge == "url" else None, judge=judge, **place, **own)
+        config.reward.reward_model.update(enable=judge == "frozen", enable_resource_pool=judge == "frozen")
+        address = f"127.0.0.1:{server.port}"
+        verls = worker(config, monkeypatch, address if judge == "frozen" else None)
+        if asks_the_policy(config):
+            use_rollout_servers(verls, [address])
+        found = await verls.compute_score_batch(group(boxed(1, 3, 2)))
+        for model in (*verls.reward_manager._critics, *verls.reward_manager._policies):
+            await model.__aexit__()
+        return found
+
+    with RolloutServer(any_question) as server:
+        results = asyncio.run(run())
+    assert [result["reward_score"] for result in results] == pytest.approx(rewards)
+    assert len(server.bodies) == asked
+
+
 @pytest.mark.parametrize(
     ("says", "own", "columns", "cause"),
     [
