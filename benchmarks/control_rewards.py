@@ -23,8 +23,10 @@ def _answers(members: Sequence[_Member]) -> list[str]:
 class ShuffledGroups(CriticGroupRewardManager):
     """The critic's scores, exchanged among the different answers of a group: equal spread and cost, no information."""
 
-    async def _compared(self, columns: Mapping[str, Any], members: Sequence[_Member]) -> JudgedGroup:
-        judged = await super()._compared(columns, members)
+    async def _compared(
+        self, columns: Mapping[str, Any], members: Sequence[_Member], reference: str | None
+    ) -> JudgedGroup:
+        judged = await super()._compared(columns, members, reference)
         if judged.failure:
             return judged
         answers = _answers(members)
@@ -40,7 +42,9 @@ class ShuffledGroups(CriticGroupRewardManager):
 class MajorityGroups(CriticGroupRewardManager):
     """1 for the most frequent answer of a group, the first of equally frequent ones; 0 for every other."""
 
-    async def _compared(self, columns: Mapping[str, Any], members: Sequence[_Member]) -> JudgedGroup:
+    async def _compared(
+        self, columns: Mapping[str, Any], members: Sequence[_Member], reference: str | None
+    ) -> JudgedGroup:
         answers = _answers(members)
         counts = Counter(answer for answer in answers if answer)
         (top, _), *_ = counts.most_common(1) or [("", 0)]

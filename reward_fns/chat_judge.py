@@ -1,4 +1,4 @@
-"""A critic on any server that speaks the OpenAI chat protocol, asked to compare two responses.
+"""A critic on any server that speaks the OpenAI chat protocol, asked to compare two responses or to score one.
 
 `ChatJudge` holds the connection and its limits; `ChatJudge.about` gives the `group.Judge` for one question, with its
 images encoded once. What the critic wrote is always a verdict or an unreadable one, also when it was cut off, filtered
@@ -20,15 +20,17 @@ from urllib.parse import urlsplit
 
 if TYPE_CHECKING or __package__:
     from reward_fns.group import JudgeFailedError
-    from reward_fns.replies import FilteredError, SenselessAnswerError, read_reply
-    from reward_fns.verdict import Parsing, parse_verdict
+    from reward_fns.pointwise import SCALE, read_score
+    from reward_fns.replies import FilteredError, Reply, SenselessAnswerError, read_reply
+    from reward_fns.verdict import Parsing, find_box, parse_verdict
 else:  # loaded by its path: by_path.py explains
     _sibling = run_path(str(Path(__file__).with_name("by_path.py")))["sibling"]
     JudgeFailedError = _sibling("group").JudgeFailedError
-    _replies, _verdict = _sibling("replies"), _sibling("verdict")
+    _pointwise, _replies, _verdict = _sibling("pointwise"), _sibling("replies"), _sibling("verdict")
+    SCALE, read_score = _pointwise.SCALE, _pointwise.read_score
     FilteredError, SenselessAnswerError = _replies.FilteredError, _replies.SenselessAnswerError
-    read_reply = _replies.read_reply
-    Parsing, parse_verdict = _verdict.Parsing, _verdict.parse_verdict
+    Reply, read_reply = _replies.Reply, _replies.read_reply
+    Parsing, find_box, parse_verdict = _verdict.Parsing, _verdict.find_box, _verdict.parse_verdict
 
 LONGEST_PAUSE = 30.0
 """Seconds between two attempts, whatever the server's `Retry-After` says."""
@@ -70,13 +72,14 @@ class ChatJudge:
     Args:
         url: address up to and including `/v1`.
         model: the name under which the server knows the critic; None for the first one that it lists.
-        template: prompt template, a name of `data_prep.tasks.prompts.TEMPLATES`.
-        ties: whether the prompt offers a tie.
-        parsing: how verdicts are read; `lenient` for a critic that was not trained on the form.
-        max_tokens: longest verdict.
+        template: prompt template of a comparison, a name of `data_prep.tasks.prompts.TEMPLATES`.
+        ties: whether the prompt of a comparison offers a tie.
+        parsing: how verdicts are read; `lenient` for a critic that was not trained on the form. A score is always read
+            from a box.
+        max_tokens: longest answer.
         temperature: 0 is greedy.
         timeout: seconds for one attempt, to the last byte.
-        attempts: tries for one verdict, the first included.
+        attempts: tries for one answer, the first included.
         first_pause: seconds before the second try; pauses double up to LONGEST_PAUSE.
         concurrency: most requests in flight.
         api_key: any text for a server without keys.
@@ -137,8 +140,8 @@ class ChatJudge:
         """
         return QuestionJudge(self, question, [data_url(image) for image in images])
 
-    async def ask(self, content: Sequence[Mapping[str, Any]]) -> tuple[str | None, int, int]:
-        """The verdict on one user turn, the tokens of the prompt and those of the answer.
+    async def reply(self, messages: Sequence[Mapping[str, Any]]) -> Reply:
+        """The model's one answer to a chat, and its tokens; an empty text where a filter withheld it.
 
         Raises:
             JudgeFailedError: no answer after all attempts, or a status that another attempt will not change.
@@ -163,11 +166,11 @@ class ChatJudge:
                         self.model = (await self._client.models.list()).data[0].id
                     reply = await self._client.chat.completions.create(
                         model=self.model,
-                        messages=[{"role": "user", "content": list(content)}],
+                        messages=list(messages),
                         extra_body=self._extra_body,
                         **self._fixed,
                     )
-                return self._read(reply)
+                return _read(reply)
             except (openai.OpenAIError, TimeoutError, SenselessAnswerError, *_BROKEN_BODY) as error:
                 status = getattr(error, "status_code", None)
                 final = isinstance(status, int) and status < 500 and status not in PASSING
@@ -186,15 +189,13 @@ class ChatJudge:
             pause = max(pause, float(headers.get("retry-after", 0)))
         return min(pause, LONGEST_PAUSE)
 
-    def _read(self, reply: Any) -> tuple[str | None, int, int]:
-        """Raises SenselessAnswerError, or AttributeError, for a body that is not an answer."""
-        try:
-            found = read_reply(reply.model_dump(mode="json", warnings=False), 1)
-        except FilteredError:
-            return None, 0, 0
-        finished = found.finish_reasons[0] != "length"
-        verdict = parse_verdict(found.texts[0], parsing=self._parsing, finished=finished)
-        return verdict.choice, found.prompt_tokens, found.completion_tokens
+
+def _read(reply: Any) -> Reply:
+    """Raises SenselessAnswerError, or AttributeError, for a body that is not an answer."""
+    try:
+        return read_reply(reply.model_dump(mode="json", warnings=False), 1)
+    except FilteredError:
+        return Reply(("",), ("filtered",), 0, 0)
 
 
 def _bounded_client(direct: bool) -> Any:
@@ -216,7 +217,7 @@ def _is_here(url: str) -> bool:
 
 
 class QuestionJudge:
-    """Compares two responses to one question; a `group.Judge` that counts its tokens."""
+    """Judges responses to one question and counts its tokens: a `group.Judge`, and with `score` a `group.Scorer`."""
 
     def __init__(self, critic: ChatJudge, question: str, images: Sequence[str]) -> None:
         from data_prep.tasks.prompts import MARKER, get_template
@@ -230,12 +231,28 @@ class QuestionJudge:
     async def __call__(self, first: str, second: str) -> str | None:
         """`"1"`, `"2"`, `"tie"`, or None when the verdict cannot be read. Raises JudgeFailedError."""
         text = self._template.render(self._question, first, second, n_images=len(self._images), ties=self._critic._ties)
-        pieces = text.split(self._marker)
+        said, finished = await self._ask(text)
+        return parse_verdict(said, parsing=self._critic._parsing, finished=finished).choice
+
+    async def score(self, response: str) -> float | None:
+        """From 0 (worst) to 1 (best), or None when the score cannot be read. Raises JudgeFailedError.
+
+        The critic is asked as in score tasks (`data_prep.tasks.pointwise`), on the scale of `reward_fns.pointwise`.
+        """
+        from data_prep.tasks.prompts import score_prompt
+
+        said, finished = await self._ask(score_prompt(self._question, response, len(self._images), *SCALE))
+        box = find_box(said, finished=finished)
+        score = None if box.content is None else read_score(box.content, SCALE)
+        return None if score is None else (score - SCALE[0]) / (SCALE[1] - SCALE[0])
+
+    async def _ask(self, text: str) -> tuple[str, bool]:
+        """The answer to a user turn with the images in the place of their markers, and whether it was finished."""
         content: list[dict[str, Any]] = []
-        for image, piece in zip([None, *self._images], pieces, strict=True):
+        for image, piece in zip([None, *self._images], text.split(self._marker), strict=True):
             content += [image] if image is not None else []
             content += [{"type": "text", "text": piece}] if piece else []
-        choice, asked, written = await self._critic.ask(content)
-        self.prompt_tokens += asked
-        self.completion_tokens += written
-        return choice
+        reply = await self._critic.reply([{"role": "user", "content": content}])
+        self.prompt_tokens += reply.prompt_tokens
+        self.completion_tokens += reply.completion_tokens
+        return reply.texts[0], reply.finish_reasons[0] != "length"

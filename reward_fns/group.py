@@ -1,7 +1,7 @@
-"""Scores for the responses of one prompt, from a judge that compares two of them.
+"""Scores for the responses of one prompt, from a judge that compares two of them, or scores one.
 
 GRPO needs one number per response; a critic compares pairs. A *schedule* says which pairs are compared, a *scheme*
-makes scores of the outcomes, and `group_scores` runs both. Every match is judged in both orders.
+makes scores of the outcomes, and `group_scores` runs both.
 
 | scheme | schedule | score of a response, in [0, 1] |
 |---|---|---|
@@ -9,13 +9,22 @@ makes scores of the outcomes, and `group_scores` runs both. Every match is judge
 | `knock_out` | a seeded bracket: d - 1 matches | rounds survived / rounds |
 | `bradley_terry` | a ring: each against `neighbours` others | chance to beat the average response |
 | `margin` | each against a reference | share of its match against the reference |
+| `pointwise` | no matches: d questions | the judge's score of this answer alone |
 
 d is the number of different answers: equal answers are one player, share its matches, and get the same score.
 
-What a match is worth is fixed here, never drawn: a win in one order is worth 1 to the winner, a tie 0.5 to each, an
-unreadable verdict 0.5 to each. The *share* of a match is the mean over both orders, so a verdict that flips with the
-order is worth 0.5 to each. A judge that fails (`JudgeFailedError`: no answer, as opposed to an unreadable one) leaves
-the whole group unjudged: equal scores, hence no advantage.
+What a match is worth is fixed here, never random: a win in one order is worth 1 to the winner, a tie 0.5 to each, an
+unreadable verdict 0.5 to each. The *share* of a match is the mean over the orders in which it was judged. With
+`orders="both"` a verdict that flips with the order is thus worth 0.5 to each. `orders="drawn"` asks once, for half the
+cost: each response is shown first about as often as second, so that a preference for one place cancels out; in
+`margin`, where a response has one match, the whole group has the same order. The seed decides the rest.
+
+An unreadable pointwise score counts as the mean of the group's readable ones (0.5 without any), which gives it no
+advantage. A constant would pay for confusing the judge wherever it lies above the mean, and punish the response for the
+judge's fault elsewhere.
+
+A judge that fails (`JudgeFailedError`: no answer, as opposed to an unreadable one) leaves the whole group unjudged:
+equal scores, hence no advantage.
 
 The win rate in a round robin is the reward that OpenPipe's RULER and pairwise-RM work use in place of labels; the
 knock-out is the paper's test-time selection (arXiv 2509.00676, section 5). Bradley and Terry, 1952, fitted by the MM
@@ -25,15 +34,27 @@ algorithm of Hunter, 2004.
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
-Scheme = Literal["win_rate", "knock_out", "bradley_terry", "margin"]
-SCHEMES: tuple[Scheme, ...] = ("win_rate", "knock_out", "bradley_terry", "margin")
+Scheme = Literal["win_rate", "knock_out", "bradley_terry", "margin", "pointwise"]
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+
+Orders = Literal["both", "drawn"]
+"""In which orders a match is judged: both, or one that the seed decides."""
 
 Judge = Callable[[str, str], Awaitable[str | None]]
 """Compares two responses as shown: `"1"`, `"2"`, `"tie"`, or None when its verdict cannot be read."""
+
+Scorer = Callable[[str], Awaitable[float | None]]
+"""Scores one response, from 0 to 1; None when its score cannot be read."""
+
+NOT_ASKED = "not asked"
+"""In the place of a verdict: the match was not judged in this order."""
+
+T = TypeVar("T")
 
 _WORTH = {"1": 1.0, "2": 0.0, "tie": 0.5, None: 0.5}
 
@@ -44,10 +65,10 @@ class JudgeFailedError(RuntimeError):
 
 @dataclass(frozen=True)
 class JudgedMatch:
-    """One match between two players, judged in both orders.
+    """One match between two players.
 
     first, second: players, as indices of different answers; -1 is the reference.
-    verdicts: with `first` shown first, and with `second` shown first.
+    verdicts: with `first` shown first, and with `second` shown first; each as of a `Judge`, or NOT_ASKED.
     """
 
     first: int
@@ -56,14 +77,11 @@ class JudgedMatch:
 
     @property
     def share(self) -> float:
-        """What the match is worth to `first`, in [0, 1]."""
+        """What the match is worth to `first`, in [0, 1]; 0.5 when nothing was asked."""
         shown_first, shown_second = self.verdicts
-        return (_WORTH[shown_first] + 1.0 - _WORTH[shown_second]) / 2
-
-    @property
-    def readable(self) -> int:
-        """How many of the two verdicts could be read."""
-        return sum(verdict is not None for verdict in self.verdicts)
+        worth = [] if shown_first == NOT_ASKED else [_WORTH[shown_first]]
+        worth += [] if shown_second == NOT_ASKED else [1.0 - _WORTH[shown_second]]
+        return sum(worth) / len(worth) if worth else 0.5
 
     @property
     def flipped(self) -> bool:
@@ -79,25 +97,32 @@ class GroupScores:
     judged: False when the judge failed, or when all answers are equal.
     failure: why the judge failed; "" when it did not.
     matches: every match that was judged.
+    points: in `pointwise`, the judge's score of each different answer; None where it is unreadable.
     """
 
     scores: list[float]
     judged: bool = True
     failure: str = ""
     matches: list[JudgedMatch] = field(default_factory=list)
+    points: list[float | None] = field(default_factory=list)
 
     def metrics(self) -> dict[str, float]:
-        """For a log: `matches`, `unreadable` (share of verdicts), `flipped` (share of matches), `first_place` (share of
-        readable verdicts for the response shown first; 0.5 without bias), `spread` (largest score - smallest)."""
-        verdicts = [verdict for match in self.matches for verdict in match.verdicts]
-        read = [verdict for verdict in verdicts if verdict is not None]
-        decided = [verdict for verdict in read if verdict != "tie"]
+        """For a log.
+
+        Always `matches`, `judgements` (verdicts and scores asked for) and `spread` (largest score - smallest); where
+        there is something to measure also `unreadable` (share of judgements), `flipped` (share of the matches judged in
+        both orders) and `first_place` (share of decided verdicts for the response shown first; 0.5 without bias).
+        """
+        verdicts = [verdict for match in self.matches for verdict in match.verdicts if verdict != NOT_ASKED]
+        judgements = [*verdicts, *self.points]
+        flips = [match.flipped for match in self.matches if NOT_ASKED not in match.verdicts]
+        firsts = [verdict == "1" for verdict in verdicts if verdict in ("1", "2")]
+        shares = {"unreadable": [one is None for one in judgements], "flipped": flips, "first_place": firsts}
         return {
             "matches": float(len(self.matches)),
-            "unreadable": 1 - len(read) / len(verdicts) if verdicts else 0.0,
-            "flipped": sum(match.flipped for match in self.matches) / len(self.matches) if self.matches else 0.0,
-            "first_place": decided.count("1") / len(decided) if decided else 0.5,
+            "judgements": float(len(judgements)),
             "spread": max(self.scores) - min(self.scores),
+            **{name: sum(found) / len(found) for name, found in shares.items() if found},
         }
 
 
@@ -161,7 +186,10 @@ async def group_scores(
     judge: Judge,
     *,
     scheme: Scheme = "knock_out",
+    orders: Orders = "both",
     reference: str | None = None,
+    reference_answer: str | None = None,
+    score: Scorer | None = None,
     answers: Sequence[str] | None = None,
     neighbours: int = 2,
     round_robin_up_to: int = 4,
@@ -171,50 +199,79 @@ async def group_scores(
 
     Args:
         responses: what the judge is shown; at least one.
-        judge: compares two responses; called concurrently, each pair in both orders.
-        scheme: see the module.
+        judge: compares two responses; called concurrently.
+        scheme, orders: see the module.
         reference: for `margin`: what every response is compared with, such as the greedy answer.
+        reference_answer: responses with this answer draw against the reference unasked.
+        score: for `pointwise`: scores one response; called concurrently.
         answers: what makes two responses equal, such as the text in the box; default: the responses.
         neighbours: for `bradley_terry`: opponents of each player to either side of a seeded ring.
         round_robin_up_to: `knock_out` plays a round robin, scored by win rate, where no more answers than this differ.
-        seed: of the bracket and the ring.
+        seed: of the bracket, the ring and drawn orders.
 
     Raises:
-        ValueError: an unknown scheme, `margin` without a reference, or sequences of different lengths.
+        ValueError: an unknown scheme or order, `margin` without a reference, `pointwise` without `score`, or sequences
+            of different lengths.
     """
     keys = list(responses if answers is None else answers)
     if scheme not in SCHEMES:
         raise ValueError(f"scheme {scheme!r} is none of {', '.join(SCHEMES)}")
+    if orders not in get_args(Orders):
+        raise ValueError(f"orders {orders!r} is none of {', '.join(get_args(Orders))}")
     if len(keys) != len(responses) or not keys:
         raise ValueError(f"{len(responses)} responses and {len(keys)} answers: give one answer for each response")
     if scheme == "margin" and reference is None:
         raise ValueError("the scheme margin compares with a reference: give one")
+    if scheme == "pointwise" and score is None:
+        raise ValueError("the scheme pointwise scores single responses: give score")
     places: dict[str, int] = {}
     for key in keys:
         places.setdefault(key, len(places))
     shown = [responses[keys.index(key)] for key in places]
-    if len(shown) == 1 and scheme != "margin":
+    if len(shown) == 1 and scheme not in ("margin", "pointwise"):
         return GroupScores([0.5] * len(keys), judged=False)
+    draw = random.Random(seed)
     order = list(range(len(shown)))
-    random.Random(seed).shuffle(order)
+    draw.shuffle(order)
+    reference_first = draw.random() < 0.5
+    lead = Counter[int]()  # times shown first less times shown second
     played: list[JudgedMatch] = []
+    points: list[float | None] = []
+
+    def orders_of(i: int, j: int) -> list[tuple[int, int]]:
+        """The orders, as (shown first, shown second), in which a match is judged."""
+        if j < 0 and reference_answer is not None and places.get(reference_answer) == i:
+            return []
+        if orders == "both":
+            return [(i, j), (j, i)]
+        if reference_first if j < 0 else lead[i] > lead[j] or (lead[i] == lead[j] and draw.random() < 0.5):
+            i, j = j, i
+        lead[i] += 1
+        lead[j] -= 1
+        return [(i, j)]
 
     async def play(pairs: Sequence[tuple[int, int]]) -> list[JudgedMatch]:
         def text(player: int) -> str:
             return shown[player] if player >= 0 else str(reference)
 
-        asked = [judge(text(a), text(b)) for i, j in pairs for a, b in ((i, j), (j, i))]
-        verdicts = await asyncio.gather(*asked, return_exceptions=True)
-        for verdict in verdicts:
-            if isinstance(verdict, BaseException):
-                raise verdict
-        read = [verdict if verdict in _WORTH else None for verdict in verdicts]
-        found = [JudgedMatch(i, j, (read[2 * k], read[2 * k + 1])) for k, (i, j) in enumerate(pairs)]
+        asked = [orders_of(*pair) for pair in pairs]
+        verdicts = iter(await _all(judge(text(a), text(b)) for shown_in in asked for a, b in shown_in))
+        found = []
+        for (i, j), shown_in in zip(pairs, asked, strict=True):
+            said = {pair: verdict if (verdict := next(verdicts)) in _WORTH else None for pair in shown_in}
+            found.append(JudgedMatch(i, j, (said.get((i, j), NOT_ASKED), said.get((j, i), NOT_ASKED))))
         played.extend(found)
         return found
 
     try:
-        if scheme == "margin":
+        if scheme == "pointwise":
+            assert score is not None
+            said = await _all(score(text) for text in shown)
+            points = [point if point is not None and 0 <= point <= 1 else None for point in said]
+            read = [point for key in keys if (point := points[places[key]]) is not None]
+            mean = sum(read) / len(read) if read else 0.5
+            scores = [mean if point is None else point for point in points]
+        elif scheme == "margin":
             scores = win_rates(len(shown), await play([(i, -1) for i in range(len(shown))]))
         elif scheme == "win_rate" or (scheme == "knock_out" and len(shown) <= round_robin_up_to):
             pairs = [(i, j) for i in range(len(shown)) for j in range(i)]
@@ -230,7 +287,16 @@ async def group_scores(
             scores = await _knock_out(order, play)
     except JudgeFailedError as error:
         return GroupScores([0.5] * len(keys), judged=False, failure=str(error), matches=played)
-    return GroupScores([scores[places[key]] for key in keys], matches=played)
+    return GroupScores([scores[places[key]] for key in keys], matches=played, points=points)
+
+
+async def _all(asked: Iterable[Awaitable[T]]) -> list[T]:
+    """The answers, when all are there; then the first error is raised."""
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return answers  # type: ignore[return-value]
 
 
 async def _knock_out(

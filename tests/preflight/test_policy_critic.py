@@ -13,6 +13,7 @@ from tests.preflight.conftest import ROLLOUT, Run, every_refusal_was_made
 GROUP, PROBE = "critic_r1.group_reward", "critic_r1.probe"
 VARIANT = {"variant": "policy_by_critic"}
 URL = VARIANT | {f"{GROUP}.url": "http://127.0.0.1:9/v1", f"{GROUP}.model": "critic"}
+GREEDY = {f"{GROUP}.scheme": "margin", f"{GROUP}.reference": "greedy"}
 OWN = VARIANT | {f"{GROUP}.judge": "self"}
 
 
@@ -33,6 +34,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
         (VARIANT, "needs url"),
         (URL | {f"{GROUP}.url": "localhost:8000/v1"}, "write http://HOST:PORT/v1"),
         (URL | {f"{GROUP}.scheme": "best"}, "win_rate, knock_out"),
+        (URL | {f"{GROUP}.orders": "one"}, "orders must be one of both, drawn"),
+        (URL | {f"{GROUP}.reference": "greedy"}, "reference=greedy is for scheme=margin, not knock_out"),
+        (URL | GREEDY | {"tuning": "async"}, "reference=greedy needs trainer.v1.trainer_mode=critic_sync"),
+        (URL | GREEDY | {"tuning": "lora"}, "without its adapters"),
+        (
+            URL | GREEDY | {"+actor_rollout_ref.model.custom_chat_template": "x"},
+            "use the template in the model's folder",
+        ),
         (URL | {f"{GROUP}.template": "odd"}, "there is no template 'odd'"),
         (URL | {f"{GROUP}.judge": "me"}, "choose one of url, frozen, self"),
         (URL | {f"{GROUP}.judge": "self"}, "leave out url and model"),
@@ -75,13 +84,17 @@ def test_verdicts_and_prompts_that_do_not_fit_are_a_warning(run: Run, data: tupl
     (found,) = run.said(policy_critic.settings, kept | {"data.max_response_length": "512"}, "warn")
     assert "ends a verdict after data.max_response_length=512 tokens, not 1024" in found
     (found,) = run.said(policy_critic.settings, kept | {f"{ROLLOUT}.max_model_len": "5000"}, "warn")
-    assert "can take 5120 tokens" in found
+    assert "two responses and a verdict can take 5120 tokens" in found
+    alone = kept | {f"{GROUP}.scheme": "pointwise", f"{ROLLOUT}.max_model_len": "3000"}
+    (found,) = run.said(policy_critic.settings, alone, "warn")
+    assert "a response and a verdict can take 3072 tokens" in found
 
 
 def test_labels_as_a_reference_are_a_warning(run: Run) -> None:
     with FakeServer(prefers_larger) as server:
         changed = URL | {f"{GROUP}.url": server.url, f"{GROUP}.scheme": "margin"}
         (found,) = run.said(policy_critic.settings, changed, "warn")
+        assert run.said(policy_critic.settings, changed | GREEDY, "warn") == []
     assert "labels are used" in found
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from recipe.critic_r1.report import build_page
+from recipe.critic_r1.report import build_page, build_report
 from recipe.critic_r1.report.page import CARDS_AT_A_TIME
 from tests.report.chromium import VARIABLE, NoBrowserError, find_chromium, opened
 from tests.report.made_judge import benchmark, make_best_of_n, make_judge_run, make_policy_run, write_benchmark
 from tests.report.made_run import HOSTILE, make_run
+from tests.report.test_judged_groups import BRACKET
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -229,6 +230,20 @@ def test_sorting_puts_problems_first(page: Page, whole_run: Path) -> None:
     ids = [line["pair_id"] for line in map(json.loads, _lines(whole_run / "eval" / "before_judgements.jsonl"))]
     heads = [head.inner_text() for head in page.locator(".card .head").all()]
     assert [head.split("pair ")[1].split(" ")[0] for head in heads] == ids[:CARDS_AT_A_TIME]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_bracket_can_be_read(chromium: Browser, tmp_path: Path, width: int) -> None:
+    run = make_run(tmp_path / "run", pairs=4, steps=2)
+    with (run / "train" / "samples.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in BRACKET)
+    with opened(chromium, build_report(run), width=width) as (page, complaints):
+        for text in ("match 2", "draws with 2 (1, unreadable)", "<b>1</b>"):
+            cell = page.get_by_text(text, exact=True).bounding_box()
+            assert cell is not None
+            assert cell["width"] > cell["height"], f"{text} is squeezed"
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert complaints == []
 
 
 def test_keyboard_reaches_everything(page: Page) -> None:

@@ -42,6 +42,25 @@ def test_a_bracket() -> None:
     assert (group.title, group.prompt, group.rounds, group.cut) == ("step 9", "Which?", 2, 0)
 
 
+@pytest.mark.parametrize(
+    ("matches", "told"),
+    [
+        ([{"against": 1, "share": 1.0, "verdicts": ["1", "not asked"]}], ["beats 1 (1, not asked)"]),
+        ([{"against": 1, "share": 0.5, "verdicts": ["not asked", None]}], ["draws with 1 (not asked, unreadable)"]),
+        (
+            [{"against": -1, "share": 0.5, "verdicts": ["not asked", "not asked"]}],
+            ["draws with the reference (not asked, not asked)"],
+        ),
+        ([{"score": 0.7}], ["scored 0.70"]),
+        ([{"score": 0.0}], ["scored 0.00"]),
+        ([{"score": None}], ["unreadable score"]),
+    ],
+)
+def test_what_was_judged_in_words(matches: list[dict[str, Any]], told: list[str]) -> None:
+    (group,) = judged_groups([RolloutLine(**line("a", 0, 0.5) | {"matches": matches})])
+    assert group.players[0].matches == told
+
+
 def test_the_last_groups_and_a_bounded_number_of_matches() -> None:
     many = [(other, 1.0, "1", "2") for other in range(1, SHOWN_MATCHES + 4)]
     lines = [RolloutLine(**line(f"{n}", 0, 1.0, *many, step=n)) for n in range(SHOWN_GROUPS + 2)]
@@ -59,11 +78,11 @@ def test_rollouts_that_nobody_compared_are_no_group(more: dict[str, Any]) -> Non
 def test_the_page_shows_it_as_text(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", pairs=4, steps=2)
     before = build_report(run).read_text()
-    assert "Compared by a critic" not in before
+    assert "Judged by a critic" not in before
     with (run / "train" / "samples.jsonl").open("a") as file:
         file.writelines(json.dumps(each) + "\n" for each in BRACKET)
     page = build_report(run).read_text()
-    assert "Compared by a critic" in page
+    assert "Judged by a critic" in page
     assert "<td>draws with 2 (1, unreadable)</td>" in page
     assert "&lt;b&gt;1&lt;/b&gt;" in page
     assert "<b>1</b>" not in page

@@ -269,6 +269,25 @@ def test_faults_of_form_leave_the_sound_responses_out(
     assert any("Format errors" in title for title in missing) == is_missing
 
 
+def test_a_critic_that_rewards_has_curves_of_its_own() -> None:
+    judge = {"spread": 0.5, "unjudged": 0.0, "flipped": 0.25, "unreadable": 0.01, "first_place": 0.6}
+    data = {f"critic_r1/judge/{name}": value for name, value in judge.items()}
+    probe = {"critic_r1/probe/agreement": 0.9, "critic_r1/probe/accuracy": 0.8}
+    every = [Step(step=step, data=data | (probe if step % 10 == 0 else {})) for step in range(1, 101)]
+    charts, missing = training_curves(every)
+    assert {chart.title: chart.readout["text"][9] for chart in charts} == {  # type: ignore[index]
+        "Judged groups": "step 10: spread of the scores 50.0 % · unjudged groups 0.0 %",
+        "Habits of the critic that rewards": "step 10: flipped 25.0 % · unreadable 1.0 % · for the first place 60.0 %",
+        "The model as a critic": "step 10: agreement with the start 90.0 % · accuracy 80.0 %",
+    }
+    named = " ".join([*missing, *training_curves([Step(step=1, data={"critic_r1/score": 1.0})])[1]])
+    assert "judge/" not in named
+    assert "probe/" not in named
+    line = re.search(r'<path d="([^"]+)"[^>]*var\(--series-1\); stroke-width: 1.8', charts[-1].svg)
+    assert line is not None
+    assert line[1].count("L") == 9, "measured every ten steps, and yet a line"
+
+
 def test_perfect_agreement_has_a_place_on_the_log_axis() -> None:
     steps = [Step(step=1, data={"training/rollout_actor_probs_pearson_corr": 1.0})]
     charts, _ = training_curves(steps)

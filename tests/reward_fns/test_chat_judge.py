@@ -46,12 +46,28 @@ FAILURES = [
 ]
 
 
-def ask(url: str, *, critic: Any = ChatJudge, **settings: Any) -> str | None:
-    async def run() -> str | None:
+SCORES = [
+    (body("<think>Looked.</think>\\boxed{7}"), 0.7),
+    (body("\\boxed{8/10}"), 0.8),
+    (body("\\boxed{0}"), 0.0),
+    (body("<think>Looked.</think>\\boxed{10}", "length"), 1.0),
+    (body("\\boxed{11}"), None),
+    (body("\\boxed{8/5}"), None),
+    (body("\\boxed{seven}"), None),
+    (body("Seven."), None),
+    (body("\\boxed{7}, or", "length"), None),
+    (body("\\boxed{7} or \\boxed{8}"), None),
+    (body(None, "content_filter"), None),
+    (body(None, refusal="no"), None),
+]
+
+
+def ask(url: str, *, critic: Any = ChatJudge, score: bool = False, **settings: Any) -> Any:
+    async def run() -> Any:
         options: dict[str, Any] = {"attempts": 2, "first_pause": 0.001, "api_key": "sk-the-key", **settings}
         async with critic(url, "m", **options) as opened:
-            choice: str | None = await opened.about("How many?")("7", "3")
-            return choice
+            judge = opened.about("How many?")
+            return await (judge.score("7") if score else judge("7", "3"))
 
     return asyncio.run(run())
 
@@ -63,11 +79,24 @@ def test_what_the_critic_said(reply: Any, choice: str | None) -> None:
         assert len(server.bodies) == 1
 
 
+@pytest.mark.parametrize(("reply", "score"), SCORES)
+def test_what_score_the_critic_gave(reply: Any, score: float | None) -> None:
+    with FakeServer(lambda n, sent: reply) as server:
+        assert ask(server.url, score=True) == score
+        assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("score", [False, True])
 @pytest.mark.parametrize("reply", FAILURES)
-def test_what_is_no_answer(reply: Any) -> None:
+def test_what_is_no_answer(reply: Any, score: bool) -> None:
     with FakeServer(lambda n, sent: reply) as server, pytest.raises(JudgeFailedError) as error:
-        ask(server.url)
+        ask(server.url, score=score)
     assert "sk-the-key" not in str(error.value)
+
+
+def test_a_file_loaded_by_its_path_scores_as_well() -> None:
+    with FakeServer(lambda n, sent: answer(sent, "\\boxed{7}")) as server:
+        assert ask(server.url, critic=sibling("chat_judge").ChatJudge, score=True) == 0.7
 
 
 @pytest.mark.parametrize(

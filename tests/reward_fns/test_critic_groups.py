@@ -23,6 +23,13 @@ def larger(attempt: int, body: dict[str, Any]) -> Any:
     return prefers_larger(attempt, {**body, "messages": [{"content": [{"text": text}]}]})
 
 
+def scores(attempt: int, body: dict[str, Any]) -> Any:
+    """A critic that scores the number in the response; 0 is one that it does not score."""
+    text = "".join(part.get("text", "") for part in body["messages"][0]["content"])
+    number = text.partition("Response:\n")[2].partition("\n")[0]
+    return answer(body, "I cannot say." if number == "0" else say(number))
+
+
 def boxed(*numbers: object) -> list[str]:
     return [f"<think>a</think>\\boxed{{{number}}}" for number in numbers]
 
@@ -33,12 +40,13 @@ def judged(
     *,
     images: tuple[Any, ...] = (PNG,),
     limits: dict[str, Any] | None = None,
+    reference: str = "2",
     **settings: Any,
 ) -> tuple[JudgedGroup, list[dict[str, Any]]]:
     async def run() -> JudgedGroup:
         async with ChatJudge(server.url, "critic", **{**LIMITS, **(limits or {})}) as critic:
             groups = CriticGroups(**{"shown": "answer", **settings})
-            return await groups.score(critic, "Which digit?", images, responses, reference="2")
+            return await groups.score(critic, "Which digit?", images, responses, reference=reference)
 
     with FakeServer(behaviour) as server:
         return asyncio.run(run()), server.bodies
@@ -67,6 +75,73 @@ def test_scores(scheme: str, numbers: list[Any], expected: list[float | None]) -
     for found, wanted in zip(acc(group), expected, strict=True):
         assert wanted is None or found == pytest.approx(wanted, abs=0.01)
     assert group.metrics["unjudged"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected", "logged"),
+    [
+        ([1, 9, 4], [0.1, 0.9, 0.4], [0.1, 0.9, 0.4]),
+        ([9, 3, 9, ""], [0.9, 0.3, 0.9, 0.0], [0.9, 0.3, 0.9]),  # no answer is never shown
+        ([0, 2, 8], [0.5, 0.2, 0.8], [None, 0.2, 0.8]),
+        (["8/10", 10.5], [0.8, 0.8], [0.8, None]),
+        ([6, 6], [0.6, 0.6], [0.6, 0.6]),
+    ],
+)
+def test_each_answer_is_scored_alone(numbers: list[Any], expected: list[float], logged: list[float | None]) -> None:
+    group, bodies = judged(scores, boxed(*numbers), scheme="pointwise")
+    assert acc(group) == pytest.approx(expected)
+    assert group.matches == [[{"score": one}] for one in logged] + [[]] * (len(numbers) - len(logged))
+    assert len(bodies) == len({number for number in numbers if number != ""})
+    assert group.metrics["judgements"] == len(bodies)
+    assert group.metrics["completion_tokens"] == 5 * len(bodies)
+    for body in bodies:
+        assert [part["type"] for part in body["messages"][0]["content"]] == ["image_url", "text"]
+        assert "from 0 (worst) to 10 (best)" in body["messages"][0]["content"][1]["text"]
+
+
+def test_one_order_is_asked_and_logged() -> None:
+    group, bodies = judged(larger, boxed(1, 3, 2), scheme="win_rate", orders="drawn")
+    assert (acc(group), len(bodies)) == ([0.0, 1.0, 0.5], 3)
+    for matches in group.matches:
+        assert [match["verdicts"].count("not asked") for match in matches] == [1, 1]
+    assert "flipped" not in group.metrics
+
+
+GREEDY: dict[str, Any] = {"scheme": "margin", "reference": "greedy"}
+
+
+@pytest.mark.parametrize(
+    ("greedy", "shown", "expected", "asked"),
+    [
+        ("<think>a</think>\\boxed{2}", "answer", [0.0, 0.5, 1.0], 2),
+        ("\\boxed{\\text{2}}", "answer", [0.0, 0.5, 1.0], 2),  # the same answer in another form
+        ("<think>b</think>\\boxed{2}", "response", [0.5, 0.5, 0.5], 2),
+        ("No box at all.", "response", [0.5, 0.5, 0.5], 3),
+        ("No box at all.", "answer", "the greedy response has no answer to compare with (no_box)", 0),
+        ("", "response", "the greedy response has no response to compare with (empty)", 0),
+    ],
+)
+@pytest.mark.parametrize("orders", ["both", "drawn"])
+def test_responses_against_the_greedy_one(
+    greedy: str, shown: str, expected: list[float] | str, asked: int, orders: str
+) -> None:
+    behaviour = larger if shown == "answer" else lambda n, body: answer(body, say("tie"))
+
+    async def run() -> JudgedGroup:
+        async with ChatJudge(server.url, "critic", **LIMITS) as critic:
+            groups = CriticGroups(scheme="margin", reference="greedy", shown=shown, orders=orders)  # type: ignore[arg-type]
+            return await groups.score(critic, "Which digit?", [PNG], boxed(1, 2, 3), reference=greedy)
+
+    with FakeServer(behaviour) as server:
+        group = asyncio.run(run())
+    if isinstance(expected, str):
+        assert (group.failure, acc(group)) == (expected, [0.5] * 3)
+    else:
+        assert (group.failure, acc(group)) == ("", expected)
+    assert len(server.bodies) == (2 * asked if orders == "both" else asked)
+    assert all("boxed{2" in str(body) or "No box" in str(body) for body in server.bodies) == (
+        shown == "response" or not server.bodies
+    )
 
 
 def test_what_the_critic_is_shown_and_what_is_logged() -> None:
@@ -144,6 +219,8 @@ def test_what_the_critic_wrote_is_a_verdict_or_unreadable(text: str | None, extr
         (larger, {}, {}, (b"not an image",), "not a PNG"),
         (larger, {}, {}, (object(),), "PIL.Image"),
         (larger, {"template": "none"}, {}, (), "no template"),
+        (lambda n, body: "503", {"attempts": 2}, {"scheme": "pointwise"}, (PNG,), "503"),
+        (lambda n, body: "503", {"attempts": 2}, {"orders": "drawn"}, (PNG,), "503"),
     ],
 )
 def test_a_group_that_cannot_be_judged_has_no_advantage(
@@ -177,6 +254,10 @@ def test_a_server_that_is_not_there() -> None:
         (lambda: CriticGroups(shown="box"), "shown"),  # type: ignore[arg-type]
         (lambda: CriticGroups(format_weight=2), "format_weight"),
         (lambda: CriticGroups(seconds=0), "seconds"),
+        (lambda: CriticGroups(orders="one"), "orders must be one of both, drawn"),  # type: ignore[arg-type]
+        (lambda: CriticGroups(reference="best"), "reference must be"),  # type: ignore[arg-type]
+        (lambda: CriticGroups(reference="greedy"), "for scheme=margin, not knock_out"),
+        (lambda: critic_group_reward("http://x/v1", "critic", **GREEDY), "in the column ground_truth"),
         (lambda: ChatJudge("", "critic"), "url"),
         (lambda: ChatJudge("http://x/v1", "critic", attempts=0), "attempts"),
         (lambda: critic_group_reward("http://x/v1", "critic", scheme="best"), "scheme"),
@@ -206,6 +287,21 @@ def test_the_reward_function_for_trl() -> None:
         assert asyncio.run(inside_a_loop()) == expected
     assert len(server.bodies) == 2 * 2 * 2
     assert reward.__name__ == "critic_group"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "options", "expected", "asked"),
+    [
+        (larger, {"scheme": "win_rate", "orders": "drawn"}, [0.1, 1.0, 1.0, 0.1, 1.0], 2),
+        (scores, {"scheme": "pointwise"}, [0.1 + 0.09, 0.1 + 0.27, 0.1 + 0.45, 0.1 + 0.36, 0.1 + 0.45], 4),
+    ],
+)
+def test_other_schemes_for_trl(behaviour: Any, options: dict[str, str], expected: list[float], asked: int) -> None:
+    with FakeServer(behaviour) as server:
+        reward = critic_group_reward(server.url, "critic", shown="answer", **options, **LIMITS)
+        prompts = ["Which digit?"] * 2 + ["Which one?"] * 3
+        assert reward(prompts=prompts, completions=boxed(1, 3, 5, 4, 5)) == pytest.approx(expected)
+    assert len(server.bodies) == asked
 
 
 @pytest.mark.parametrize(

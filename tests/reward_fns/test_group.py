@@ -2,10 +2,12 @@
 
 import asyncio
 import itertools
+from collections import Counter
 
 import pytest
 
 from reward_fns.group import (
+    NOT_ASKED,
     GroupScores,
     JudgedMatch,
     JudgeFailedError,
@@ -24,6 +26,10 @@ async def larger(first: str, second: str) -> str | None:
     return "tie" if int(first) == int(second) else "1" if int(first) > int(second) else "2"
 
 
+async def prefers_later_letters(first: str, second: str) -> str | None:
+    return "1" if first > second else "2"
+
+
 async def always_first(first: str, second: str) -> str | None:
     return "1"
 
@@ -37,6 +43,16 @@ async def strange(first: str, second: str) -> str | None:
 
 
 async def failing(first: str, second: str) -> str | None:
+    raise JudgeFailedError("503")
+
+
+async def tenths(response: str) -> float | None:
+    """The scorer: tenths of the number; unreadable for 0, off the scale above 10."""
+    ASKED.append((response, ""))
+    return int(response) / 10 if int(response) else None
+
+
+async def failing_scorer(response: str) -> float | None:
     raise JudgeFailedError("503")
 
 
@@ -56,6 +72,11 @@ def scored(responses: list[str], judge: object = larger, **options: object) -> G
         (("1", "tie"), 0.75),
         (("1", None), 0.75),  # an unreadable verdict is worth 0.5 to each
         ((None, None), 0.5),
+        (("1", NOT_ASKED), 1.0),  # not asked: the other order alone counts
+        ((NOT_ASKED, "1"), 0.0),
+        (("tie", NOT_ASKED), 0.5),
+        ((None, NOT_ASKED), 0.5),
+        ((NOT_ASKED, NOT_ASKED), 0.5),
     ],
 )
 def test_a_match_is_worth_what_is_stated(verdicts: tuple[str | None, str | None], share: float) -> None:
@@ -76,6 +97,103 @@ def test_scores_of_a_perfect_judge(scheme: Scheme, matches: int, scores: list[fl
     assert len(found.matches) == matches
     assert len(ASKED) == 2 * matches
     assert set(ASKED) == {pair[::-1] for pair in ASKED}, "both orders"
+
+
+@pytest.mark.parametrize(
+    ("options", "matches"),
+    [
+        ({"scheme": "win_rate"}, 28),
+        ({"scheme": "knock_out"}, 7),
+        ({"scheme": "bradley_terry"}, 16),
+        ({"scheme": "margin", "reference": "4"}, 8),
+    ],
+)
+def test_drawn_orders_are_half_the_cost_and_spread_evenly(options: dict[str, object], matches: int) -> None:
+    responses = [str(i) for i in range(8)]
+    both = scored(responses, **options, seed=3)
+    assert len(ASKED) == 2 * matches
+    shown_first: Counter[str] = Counter()
+    ways = set()
+    for seed in range(40):
+        found = scored(responses, **options, orders="drawn", seed=seed)
+        assert (len(found.matches), len(ASKED), len(set(ASKED))) == (matches, matches, matches)
+        assert all(match.verdicts.count(NOT_ASKED) == 1 for match in found.matches)
+        firsts, seconds = Counter(a for a, _ in ASKED), Counter(b for _, b in ASKED)
+        if options["scheme"] == "margin":
+            # A preference for one place is the same for every response of the group.
+            assert len(firsts) == 1 or len(seconds) == 1
+        else:
+            assert max(abs(firsts[one] - seconds[one]) for one in responses) <= 3
+        shown_first += firsts
+        ways.add(tuple(ASKED))
+        if seed == 3:
+            again = list(ASKED)
+            scored(responses, **options, orders="drawn", seed=seed)
+            assert again == ASKED, "the seed decides"
+            assert found.scores == both.scores, "a judge without a preference for one place"
+    assert 0.3 < shown_first["7"] / 40 / sum("7" in pair for pair in ASKED) < 0.7
+    assert len(ways) == 2 if options["scheme"] == "margin" else len(ways) > 10
+
+
+@pytest.mark.parametrize(("n", "scheme"), [(5, "win_rate"), (9, "win_rate"), (7, "margin"), (8, "margin")])
+def test_a_preference_for_a_place_cancels_out_in_drawn_orders(n: int, scheme: str) -> None:
+    """Round robins of an odd number of answers, and the one order of a margin."""
+    for seed in range(5):
+        found = scored(
+            [str(i) for i in range(n)], always_first, scheme=scheme, reference="x", orders="drawn", seed=seed
+        )
+        assert len(set(found.scores)) == 1
+
+
+@pytest.mark.parametrize(
+    ("judge", "told"),
+    [
+        (larger, {"unreadable": 0.0}),
+        (always_first, {"unreadable": 0.0, "first_place": 1.0}),
+        (unreadable, {"unreadable": 1.0}),
+        (strange, {"unreadable": 1.0}),
+    ],
+)
+def test_a_verdict_that_was_not_asked_for_is_not_an_unreadable_one(judge: object, told: dict[str, float]) -> None:
+    metrics = scored(["1", "2", "3"], judge, orders="drawn").metrics()
+    assert (metrics["matches"], metrics["judgements"]) == (3.0, 3.0)
+    assert {name: metrics[name] for name in told} == told
+    assert ("first_place" in metrics) == (told["unreadable"] == 0.0)
+    assert "flipped" not in metrics, "no match was judged in both orders"
+
+
+@pytest.mark.parametrize("orders", ["both", "drawn"])
+def test_the_answer_of_the_reference_draws_unasked(orders: str) -> None:
+    options = {"scheme": "margin", "reference": "2 apples", "reference_answer": "b", "answers": ["a", "b", "b", "c"]}
+    found = scored(["1", "2", "2", "3"], prefers_later_letters, **options, orders=orders)
+    assert found.scores == [0.0, 0.5, 0.5, 1.0]
+    assert found.matches[1].verdicts == (NOT_ASKED, NOT_ASKED)
+    assert found.metrics()["judgements"] == (4.0 if orders == "both" else 2.0)
+
+
+@pytest.mark.parametrize(
+    ("responses", "scores", "points", "unreadable"),
+    [
+        (["1", "9", "4"], [0.1, 0.9, 0.4], [0.1, 0.9, 0.4], 0.0),
+        (["9", "3", "9", "3"], [0.9, 0.3, 0.9, 0.3], [0.9, 0.3], 0.0),  # equal answers are scored once
+        (["0", "2", "8", "8"], [0.6, 0.2, 0.8, 0.8], [None, 0.2, 0.8], 1 / 3),  # unreadable: the mean of the group
+        (["11", "2"], [0.2, 0.2], [None, 0.2], 0.5),  # off the scale
+        (["0", "0"], [0.5, 0.5], [None], 1.0),
+        (["7"], [0.7], [0.7], 0.0),
+    ],
+)
+def test_pointwise_scores(
+    responses: list[str], scores: list[float], points: list[float | None], unreadable: float
+) -> None:
+    found = scored(responses, scheme="pointwise", score=tenths)
+    assert found.scores == pytest.approx(scores)
+    assert (found.points, found.matches, len(ASKED)) == (points, [], len(set(responses)))
+    assert found.metrics() == {
+        "matches": 0.0,
+        "judgements": float(len(points)),
+        "unreadable": pytest.approx(unreadable),
+        "spread": pytest.approx(max(scores) - min(scores)),
+    }
 
 
 @pytest.mark.parametrize("n", range(5, 20))
@@ -133,6 +251,7 @@ def test_a_judge_without_skill_gives_no_advantage(judge: object) -> None:
 def test_habits_of_the_judge_are_told() -> None:
     assert scored(["1", "2", "3"], always_first).metrics() == {
         "matches": 3.0,
+        "judgements": 6.0,
         "unreadable": 0.0,
         "flipped": 1.0,
         "first_place": 1.0,
@@ -142,9 +261,19 @@ def test_habits_of_the_judge_are_told() -> None:
     assert scored(["1", "2", "3"]).metrics()["first_place"] == 0.5
 
 
-@pytest.mark.parametrize(("responses", "judge", "failure"), [(["1", "2"], failing, "503"), (["1", "1"], larger, "")])
-def test_a_group_that_is_not_judged_has_no_advantage(responses: list[str], judge: object, failure: str) -> None:
-    found = scored(responses, judge)
+@pytest.mark.parametrize(
+    ("responses", "judge", "options", "failure"),
+    [
+        (["1", "2"], failing, {}, "503"),
+        (["1", "2"], failing, {"orders": "drawn"}, "503"),
+        (["1", "2"], larger, {"scheme": "pointwise", "score": failing_scorer}, "503"),
+        (["1", "1"], larger, {}, ""),
+    ],
+)
+def test_a_group_that_is_not_judged_has_no_advantage(
+    responses: list[str], judge: object, options: dict[str, object], failure: str
+) -> None:
+    found = scored(responses, judge, **options)
     assert (found.judged, found.failure, found.scores) == (False, failure, [0.5, 0.5])
     assert [reward["score"] for reward in rewards(found, [1.0, 0.0])] == [0.0, 0.0]
     assert {reward["reason"] for reward in rewards(found, [1.0, 0.0])} == {"unjudged"}
@@ -160,6 +289,8 @@ def test_the_format_has_its_share() -> None:
     [
         ({"scheme": "swiss"}, "none of win_rate"),
         ({"scheme": "margin"}, "give one"),
+        ({"scheme": "pointwise"}, "give score"),
+        ({"orders": "one"}, "none of both, drawn"),
         ({"answers": ["a"]}, "one answer for each"),
     ],
 )

@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from verl import DataProto
 from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 
-from recipe.critic_r1.training.group_reward import CriticGroupRewardManager, use_rollout_servers
-from tests.judging.fake_server import FakeServer, _send
-from tests.reward_fns.test_critic_groups import PNG, boxed, larger
+from recipe.critic_r1.training.group_reward import CriticGroupRewardManager, asks_the_policy, use_rollout_servers
+from tests.judging.fake_server import Behaviour, FakeServer, _send, answer
+from tests.reward_fns.test_critic_groups import PNG, boxed, larger, scores
 
 PLACE = {
     "source": "importlib",
@@ -41,6 +41,7 @@ def settings(
                 "group_reward": judge | {"first_pause": 0.001, "attempts": 4} | own,
             },
             "actor_rollout_ref": {"rollout": {"n": 3}, "model": {"tokenizer_path": "none", "path": "none"}},
+            "data": {"max_response_length": 77},
             "trainer": {"v1": {"trainer_mode": "critic_sync"}},
             "reward": {
                 "num_workers": workers,
@@ -118,6 +119,26 @@ def test_a_group_is_rewarded_by_the_critic(monkeypatch: pytest.MonkeyPatch) -> N
         parts = body["messages"][0]["content"]
         assert [part["type"] for part in parts] == ["image_url", "text"]
         assert "Think." not in parts[1]["text"], "the critic is told the bare question"
+
+
+def test_each_response_is_scored_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    responses = [*boxed(1, 9, 1, 0), "none"]
+    results, bodies = scored(monkeypatch, group(responses), scores, scheme="pointwise", format_weight=0)
+    # 0 is the answer whose score the critic does not give: the mean of the others counts.
+    mean = (0.1 + 0.9 + 0.1) / 3
+    assert [result["reward_score"] for result in results] == pytest.approx([0.1, 0.9, 0.1, mean, 0.0])
+    extra = [result["reward_extra_info"] for result in results]
+    assert [one["matches"] for one in extra] == [*([{"score": s}] for s in (0.1, 0.9, 0.1, None)), []]
+    assert (len(bodies), extra[0]["group"]["judgements"]) == (3, 3.0)
+
+
+def test_a_drawn_order_is_half_the_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    results, bodies = scored(monkeypatch, group(boxed(1, 3, 2)), orders="drawn")
+    assert [result["reward_score"] for result in results] == pytest.approx([0.1, 1.0, 0.55])
+    assert len(bodies) == 3
+    for result in results:
+        for match in result["reward_extra_info"]["matches"]:
+            assert match["verdicts"].count("not asked") == 1
 
 
 @pytest.mark.parametrize("fault", ["503", "cut", "hang up", "broken json"])
@@ -219,8 +240,8 @@ def test_the_frozen_critic_is_verls_reward_model(monkeypatch: pytest.MonkeyPatch
 class RolloutServer(FakeServer):
     """A server that also lists its model."""
 
-    def __init__(self) -> None:
-        super().__init__(larger)
+    def __init__(self, behaviour: Behaviour = larger) -> None:
+        super().__init__(behaviour)
 
         def do_get(handler: Any) -> None:
             _send(handler, 200, json.dumps({"object": "list", "data": [{"id": "listed", "object": "model"}]}).encode())
@@ -251,9 +272,155 @@ def test_the_critic_is_the_policy_itself(monkeypatch: pytest.MonkeyPatch) -> Non
         assert [one["reward_score"] for one in result] == pytest.approx([0.1, 1.0])
 
 
-def test_without_its_servers_the_policy_judges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+GREEDY: dict[str, Any] = {"scheme": "margin", "reference": "greedy"}
+
+
+def against_greedy(
+    monkeypatch: pytest.MonkeyPatch, batches: list[DataProto], says: Behaviour, **own: Any
+) -> tuple[list[list[dict[str, Any]]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rewards by a critic on a server, the requests to it, and those to the policy's two rollout servers."""
+
     async def run() -> Any:
-        verls = worker(settings(judge="self", url=None, model=None), monkeypatch)
+        verls = worker(settings(critic.url, **GREEDY, **own), monkeypatch)
+        use_rollout_servers(verls, [f"127.0.0.1:{server.port}" for server in servers])
+        found = await asyncio.gather(*(verls.compute_score_batch(data) for data in batches))
+        for judge in (*verls.reward_manager._critics, *verls.reward_manager._policies):
+            await judge.__aexit__()
+        return found
+
+    with FakeServer(larger) as critic, RolloutServer(says) as first, RolloutServer(says) as second:
+        servers = [first, second]
+        return asyncio.run(run()), critic.bodies, [*first.bodies, *second.bodies]
+
+
+def test_responses_are_compared_with_the_policys_greedy_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked once a prompt, as the rollout asks; a label of 9 in the data changes nothing."""
+    image = {"type": "image", "bytes": PNG}
+    batches = [
+        group(
+            boxed(1, 3, 2),
+            uid=f"group {i}",
+            reward_model={"style": "rule", "ground_truth": "9"},
+            raw_prompt=[{"role": "user", "content": [image, {"type": "text", "text": f"Digit {i}? Think."}]}],
+        )
+        for i in range(4)
+    ]
+    results, judged, policy = against_greedy(
+        monkeypatch, batches, lambda n, sent: "503" if n == 1 else answer(sent, boxed(2)[0])
+    )
+    for result in results:
+        assert [one["reward_score"] for one in result] == pytest.approx([0.1, 1.0, 0.55])
+        matches = [one["reward_extra_info"]["matches"] for one in result]
+        assert [match["against"] for (match,) in matches] == [-1, -1, -1]
+        assert [match["verdicts"] for (match,) in matches] == [["2", "1"], ["1", "2"], ["not asked"] * 2]
+    assert len(judged) == 4 * 2 * 2
+    once = {(body["model"], body["temperature"], body["max_tokens"], body["n"]) for body in policy}
+    assert (once, len(policy)) == ({("listed", 0.0, 77, 1)}, 2 * 4)
+    for body in policy:
+        (message,) = body["messages"]
+        assert message["role"] == "user"
+        assert [part["type"] for part in message["content"]] == ["image_url", "text"]
+        assert message["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+    asked = sorted(body["messages"][0]["content"][1]["text"] for body in policy)
+    assert asked == sorted([f"Digit {i}? Think." for i in range(4)] * 2), (
+        "the whole prompt, and once more after a fault"
+    )
+
+
+def test_a_prompt_reaches_the_policy_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Which?"}]
+    config = settings(**GREEDY)
+    config.data.apply_chat_template_kwargs = {"enable_thinking": False}
+    monkeypatch.setitem(globals(), "settings", lambda *_, **__: config)
+    results, _, policy = against_greedy(
+        monkeypatch, [group(boxed(1, 3), raw_prompt=chat)], lambda n, sent: answer(sent, boxed(2)[0])
+    )
+    assert policy[0]["messages"] == chat
+    assert policy[0]["chat_template_kwargs"] == {"enable_thinking": False}
+    assert {one["reward_extra_info"]["reason"] for one in results[0]} == {"unjudged"}, "the critic is not there"
+
+
+def any_question(attempt: int, sent: dict[str, Any]) -> Any:
+    """A model that is asked to compare, to score or to answer."""
+    text = sent["messages"][0]["content"][1]["text"]
+    if "Response 1:" in text:
+        return larger(attempt, sent)
+    return scores(attempt, sent) if "Response:" in text else answer(sent, boxed(2)[0])
+
+
+@pytest.mark.parametrize("judge", ["url", "frozen", "self"])
+@pytest.mark.parametrize(
+    ("own", "rewards", "asked"),
+    [
+        ({"scheme": "pointwise"}, [0.19, 0.37, 0.28], 3),
+        ({"scheme": "win_rate", "orders": "drawn"}, [0.1, 1.0, 0.55], 3),
+        (GREEDY, [0.1, 1.0, 0.55], 4 + 1),
+    ],
+)
+def test_every_question_reaches_every_judge(
+    judge: str, own: dict[str, Any], rewards: list[float], asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One server is the critic, verl's router and the rollout server."""
+
+    async def run() -> Any:
+        place: dict[str, Any] = {} if judge == "url" else {"model": None}
+        config = settings(server.url if judge == "url" else None, judge=judge, **place, **own)
+        config.reward.reward_model.update(enable=judge == "frozen", enable_resource_pool=judge == "frozen")
+        address = f"127.0.0.1:{server.port}"
+        verls = worker(config, monkeypatch, address if judge == "frozen" else None)
+        if asks_the_policy(config):
+            use_rollout_servers(verls, [address])
+        found = await verls.compute_score_batch(group(boxed(1, 3, 2)))
+        for model in (*verls.reward_manager._critics, *verls.reward_manager._policies):
+            await model.__aexit__()
+        return found
+
+    with RolloutServer(any_question) as server:
+        results = asyncio.run(run())
+    assert [result["reward_score"] for result in results] == pytest.approx(rewards)
+    assert len(server.bodies) == asked
+
+
+@pytest.mark.parametrize(
+    ("says", "own", "columns", "cause"),
+    [
+        (lambda n, sent: answer(sent, "No box."), {}, {}, "the greedy response has no answer to compare with"),
+        (lambda n, sent: "404", {}, {}, "no greedy response: NotFoundError"),
+        (lambda n, sent: "500", {"attempts": 2}, {}, "no greedy response: InternalServerError"),
+        (lambda n, sent: "hang", {"wait_seconds": 0.3}, {}, "no greedy response within 0.3 seconds"),
+        (
+            lambda n, sent: answer(sent, boxed(2)[0]),
+            {"wait_seconds": 0.3},
+            {"group_size": 3},
+            "2 of 3 responses within 0.3 seconds",
+        ),
+        (
+            lambda n, sent: answer(sent, boxed(2)[0]),
+            {},
+            {"raw_prompt": [{"role": "user", "content": [{"type": "video", "video": "v.mp4"}]}]},
+            "no greedy response: the prompt holds 'video'",
+        ),
+    ],
+)
+def test_without_a_greedy_response_the_group_is_unjudged(
+    says: Any,
+    own: dict[str, Any],
+    columns: dict[str, Any],
+    cause: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (results,), judged, _ = against_greedy(monkeypatch, [group(boxed(1, 3), **columns)], says, **own)
+    assert [one["reward_score"] for one in results] == [0.0, 0.0]
+    assert {one["reward_extra_info"]["reason"] for one in results} == {"unjudged"}
+    assert judged == []
+    assert cause in caplog.text
+
+
+@pytest.mark.parametrize("own", [{"judge": "self", "url": None, "model": None}, GREEDY])
+def test_without_its_servers_the_policy_judges_nothing(own: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> Any:
+        verls = worker(settings(**own), monkeypatch)
         return await verls.compute_score_batch(group(boxed(1, 3)))
 
     with pytest.raises(RuntimeError, match="no rollout server"):
@@ -294,13 +461,33 @@ def test_a_key_and_a_proxy_are_for_servers_elsewhere(
     ("key", "value", "named"),
     [
         ("trainer.v1.trainer_mode", "colocate_async", "trainer_mode=critic_sync, not colocate_async"),
+        ("trainer.v1.trainer_mode", None, "trainer_mode=critic_sync, not None"),  # verl's own trainer
         ("actor_rollout_ref.model.lora_rank", 8, "without its adapters"),
     ],
 )
-def test_runs_in_which_the_policy_cannot_be_asked_are_refused(key: str, value: object, named: str) -> None:
-    config = settings(judge="self", url=None, model=None)
+@pytest.mark.parametrize(
+    ("own", "instead"),
+    [
+        ({"judge": "self", "url": None, "model": None}, "judge: frozen or url"),
+        (GREEDY, "reference: truth with answers in ground_truth"),
+    ],
+)
+def test_runs_in_which_the_policy_cannot_be_asked_are_refused(
+    key: str, value: object, named: str, own: dict[str, Any], instead: str
+) -> None:
+    config = settings(**own)
     OmegaConf.update(config, key, value, force_add=True)
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(ValueError, match=f"{named}.*{instead}"):
+        CriticGroupRewardManager(config, Letters(), None)
+    assert asks_the_policy(config)
+    assert not asks_the_policy(settings())
+    assert not asks_the_policy(OmegaConf.create({}))
+
+
+def test_a_template_that_the_rollout_servers_do_not_know_is_refused() -> None:
+    config = settings(**GREEDY)
+    config.actor_rollout_ref.model.custom_chat_template = "{{ messages }}"
+    with pytest.raises(ValueError, match="custom_chat_template"):
         CriticGroupRewardManager(config, Letters(), None)
 
 
@@ -335,6 +522,8 @@ def test_held_out_groups_are_judged_and_scored_by_the_truth(
         ({"sheme": "win_rate"}, "no option sheme"),
         ({"api_key": "secret"}, "no option api_key"),
         ({"scheme": "best"}, "knock_out"),
+        ({"orders": "one"}, "orders must be one of both, drawn"),
+        ({"reference": "greedy"}, "reference=greedy is for scheme=margin"),
         ({"attempts": 0}, "attempts"),
     ],
 )

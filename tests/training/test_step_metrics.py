@@ -1,6 +1,7 @@
 """Metrics of a step, on rollouts whose outcome is known."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -63,13 +64,20 @@ def test_nothing_gives_nothing() -> None:
     assert not any(math.isnan(v) for v in critic_metrics([rollout("a", "")]).values())
 
 
-def judged(uid: str, acc: float, tokens: int = 4, **group: float) -> Rollout:
-    costs = {"matches": 1.0, "prompt_tokens": 20.0, "completion_tokens": 4.0, "seconds": 2.0}
+NOTHING_ASKED: dict[str, Any] = {
+    **dict.fromkeys(("unreadable", "flipped", "first_place")),
+    "matches": 0.0,
+    "judgements": 0.0,
+}
+
+
+def judged(uid: str, acc: float, tokens: int = 4, **group: float | None) -> Rollout:
+    """A rollout of a judged group; metrics of the group that are None are left out."""
+    costs = {"matches": 1.0, "judgements": 2.0, "prompt_tokens": 20.0, "completion_tokens": 4.0, "seconds": 2.0}
     counts = {"unjudged": 0.0, "unreadable": 0.0, "flipped": 0.0, "first_place": 0.5, "spread": 1.0}
-    reward = {"score": acc, "acc": acc, "format": 1.0, "pred": "7", "reason": "ok"}
-    return Rollout(
-        uid, 0, "policy/a", "", "", tokens, "7", {}, {**reward, "group": costs | counts | group, "matches": []}
-    )
+    told = {name: value for name, value in (costs | counts | group).items() if value is not None}
+    reward = {"score": acc, "acc": acc, "format": 1.0, "pred": "7", "reason": "ok", "group": told, "matches": []}
+    return Rollout(uid, 0, "policy/a", "", "", tokens, "7", {}, reward)
 
 
 def test_a_critic_that_rewards_groups() -> None:
@@ -78,16 +86,35 @@ def test_a_critic_that_rewards_groups() -> None:
         judged("a", 0.0, flipped=0.0, seconds=3.0),  # the longer one wins
         judged("b", 0.5, 9, flipped=1.0, spread=0.0),
         judged("b", 0.5, flipped=1.0, spread=0.0),  # a draw says nothing about length
-        judged("c", 0.5, matches=0.0, spread=0.0, prompt_tokens=0.0),  # all equal: nothing asked
-        judged("d", 0.0, 9, unjudged=1.0, spread=0.0, matches=0.0),
-        judged("d", 0.5, unjudged=1.0, spread=0.0, matches=0.0),
+        judged("c", 0.5, spread=0.0, prompt_tokens=0.0, **NOTHING_ASKED),  # all equal
+        judged("d", 0.0, 9, unjudged=1.0, spread=0.0, **NOTHING_ASKED),
+        judged("d", 0.5, unjudged=1.0, spread=0.0, **NOTHING_ASKED),
     ]
     found = critic_metrics(rollouts)
     expected = {
         "unjudged": 0.25, "spread": 1 / 3, "flipped": 0.5, "first_place": 0.5, "matches": 2.0, "prompt_tokens": 60.0,
-        "completion_tokens": 16.0, "seconds/max": 3.0, "seconds/mean": 2.25, "longer_wins": 1.0,
+        "unreadable": 0.0, "judgements": 4.0, "completion_tokens": 16.0, "seconds/max": 3.0, "seconds/mean": 2.25,
+        "longer_wins": 1.0,
     }  # fmt: skip
     assert {name: found[f"critic_r1/judge/{name}"] for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("measured", "told"),
+    [
+        ({"flipped": None, "judgements": 1.0}, {"unreadable", "first_place"}),  # one order
+        (
+            {"flipped": None, "first_place": None, "unreadable": 0.5, "matches": 0.0, "judgements": 4.0},
+            {"unreadable"},  # scores
+        ),
+        (NOTHING_ASKED, set()),
+    ],
+)
+def test_what_was_not_measured_is_not_logged(measured: dict[str, Any], told: set[str]) -> None:
+    found = critic_metrics([judged("a", 1.0, **measured), judged("a", 0.0, **measured)])
+    logged = {name for name in ("unreadable", "flipped", "first_place") if f"critic_r1/judge/{name}" in found}
+    assert logged == told
+    assert found["critic_r1/judge/judgements"] == measured["judgements"]
 
 
 def test_without_such_a_critic_nothing_is_said_of_one() -> None:

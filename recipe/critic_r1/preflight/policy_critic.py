@@ -1,11 +1,15 @@
 """A critic that rewards the policy (`variant=policy_by_critic`): its settings, its server, its safeguards."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.critic_r1.preflight.data_files import files
 from recipe.critic_r1.preflight.finding import Finding
+
+if TYPE_CHECKING:
+    from recipe.critic_r1.training.group_reward import JudgeSettings
 
 MANAGER = "recipe.critic_r1.training.group_reward"
 
@@ -35,16 +39,17 @@ def settings(config: DictConfig) -> Iterator[Finding]:
     if config.actor_rollout_ref.rollout.n < 2:
         detail = "rollout.n=1: there is nothing to compare a response with"
         yield Finding(NAME, "fail", detail, "actor_rollout_ref.rollout.n=8")
-    if judge.groups.scheme == "margin":
+    if judge.groups.scheme == "margin" and judge.groups.reference == "truth":
         detail = "scheme=margin compares with ground_truth, so labels are used in training"
-        yield Finding(NAME, "warn", detail, "scheme=knock_out, win_rate and bradley_terry need no labels.")
+        yield Finding(NAME, "warn", detail, "critic_r1.group_reward.reference=greedy, or another scheme.")
     if judge.place is None:
-        yield from _own_critic(config, judge.critic.get("max_tokens", 1024), judge.groups.shown, probe is not None)
+        yield from _own_critic(config, judge, probe is not None)
     elif config.critic_r1.group_reward.judge == "url":
         yield from _answers(judge.place[0])
 
 
-def _own_critic(config: DictConfig, verdict: int, shown: str, probed: bool) -> Iterator[Finding]:
+def _own_critic(config: DictConfig, judge: "JudgeSettings", probed: bool) -> Iterator[Finding]:
+    verdict = judge.critic.get("max_tokens", 1024)
     if not probed:
         detail = "judge=self without critic_r1.probe.files: drift of the critic would go unnoticed"
         yield Finding(NAME, "warn", detail, "critic_r1.probe.files=HELD_OUT_CRITIC_ROWS.parquet")
@@ -57,13 +62,14 @@ def _own_critic(config: DictConfig, verdict: int, shown: str, probed: bool) -> I
     if verdict > longest:
         detail = f"the rollout engine ends a verdict after data.max_response_length={longest} tokens, not {verdict}"
         yield Finding(NAME, "warn", detail, f"+critic_r1.group_reward.max_tokens={longest}")
-    needed, room = 2 * longest + min(verdict, longest), config.actor_rollout_ref.rollout.max_model_len
-    if shown == "response" and needed > room:
+    shown = 1 if judge.groups.scheme == "pointwise" else 2
+    needed, room = shown * longest + min(verdict, longest), config.actor_rollout_ref.rollout.max_model_len
+    if judge.groups.shown == "response" and needed > room:
         yield Finding(
             NAME,
             "warn",
-            f"two responses and a verdict can take {needed} tokens, without question and image, and "
-            f"rollout.max_model_len is {room}: the longest groups will not be judged",
+            f"{'two responses' if shown == 2 else 'a response'} and a verdict can take {needed} tokens, without "
+            f"question and image, and rollout.max_model_len is {room}: the longest groups will not be judged",
             "Raise actor_rollout_ref.rollout.max_model_len, or critic_r1.group_reward.shown=answer.",
         )
 

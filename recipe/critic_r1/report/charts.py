@@ -184,6 +184,7 @@ def line_chart(
     level: float | None = None,
     smooth: bool = True,
     doubling: bool = False,
+    connected: bool = False,
     wide: bool = False,
     x_name: str = "step",
 ) -> Chart:
@@ -191,6 +192,7 @@ def line_chart(
 
     smooth: a thin line for the values, a bold one for their rolling mean (`smoothing_window`).
     level: a dashed reference line. doubling: x on a log-2 axis with a tick at each value, for best-of-N.
+    connected: without smoothing, join the values on both sides of a gap, for what is measured every few steps.
     percent: values are shares in [0, 1]. A line with `low` and `high` gets a band.
     """
     with mpl.rc_context(_STYLE):
@@ -199,12 +201,13 @@ def line_chart(
         x = np.array(xs, dtype=float)
         for line, colour in zip(lines, _SERIES, strict=False):
             values = _floats(line.values)
-            few = len(xs) <= 40
+            shown = np.isfinite(values) if connected else np.full(len(x), True)
             if window > 1:
                 axes.plot(x, values, color=colour, linewidth=0.8, alpha=0.4)
                 axes.plot(x, rolling_mean(values, window), color=colour, linewidth=1.8)
             else:
-                axes.plot(x, values, color=colour, linewidth=1.8, marker="o" if few else None, markersize=3.5)
+                marker = "o" if shown.sum() <= 40 else None
+                axes.plot(x[shown], values[shown], color=colour, linewidth=1.8, marker=marker, markersize=3.5)
             if line.low is not None and line.high is not None:
                 axes.fill_between(x, _floats(line.low), _floats(line.high), color=colour, alpha=0.16, linewidth=0)
         if level is not None:

@@ -1,12 +1,13 @@
-"""Responses to one prompt that a critic compared, with their matches in the order in which they were played.
+"""Responses to one prompt that a critic judged, with their matches in the order in which they were played.
 
-In a knock-out the columns of a group are the rounds of its bracket. Responses with the same answer are one player.
+In a knock-out the columns of a group are the rounds of its bracket. Responses with the same answer are one player. In
+the scheme `pointwise` a player has the critic's score in place of matches.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from recipe.critic_r1.report.records import RolloutLine
+from recipe.critic_r1.report.records import MatchLine, RolloutLine
 
 SHOWN_GROUPS = 6
 """The last ones of a run."""
@@ -63,7 +64,7 @@ def _group(lines: Sequence[RolloutLine], run: str) -> GroupCard:
             ", ".join(str(line.sample) for line in equal),
             equal[0].response[-LONGEST_RESPONSE:],
             equal[0].acc,
-            [_told(match.against, match.share, match.verdicts) for match in (equal[0].matches or [])[:SHOWN_MATCHES]],
+            [_told(match) for match in (equal[0].matches or [])[:SHOWN_MATCHES]],
         )
         for equal in players.values()
     ]
@@ -73,12 +74,19 @@ def _group(lines: Sequence[RolloutLine], run: str) -> GroupCard:
     return GroupCard(title, lines[0].prompt, found, max(len(player.matches) for player in found), cut)
 
 
-def _told(against: int, share: float | None, verdicts: Sequence[str | None]) -> str:
-    """A match in words, with the verdicts when the response was shown first and second.
+def _told(match: MatchLine) -> str:
+    """A match in words, with the verdicts when the response was shown first and second; or a score.
 
-    >>> _told(3, 1.0, ("1", "2")), _told(-1, 0.5, ("1", None))
-    ('beats 3 (1, 2)', 'draws with the reference (1, unreadable)')
+    >>> _told(MatchLine(against=3, share=1.0, verdicts=["1", "2"]))
+    'beats 3 (1, 2)'
+    >>> _told(MatchLine(against=-1, share=0.5, verdicts=["not asked", None]))
+    'draws with the reference (not asked, unreadable)'
+    >>> _told(MatchLine(score=0.7)), _told(MatchLine())
+    ('scored 0.70', 'unreadable score')
     """
-    outcome = "draws with" if share is None or share == 0.5 else "beats" if share > 0.5 else "loses to"
-    other = "the reference" if against < 0 else str(against)
-    return f"{outcome} {other} ({', '.join(verdict or 'unreadable' for verdict in verdicts)})"
+    if not match.verdicts:
+        return "unreadable score" if match.score is None else f"scored {match.score:.2f}"
+    share = 0.5 if match.share is None else match.share
+    outcome = "draws with" if share == 0.5 else "beats" if share > 0.5 else "loses to"
+    other = "the reference" if match.against < 0 else str(match.against)
+    return f"{outcome} {other} ({', '.join(verdict or 'unreadable' for verdict in match.verdicts)})"

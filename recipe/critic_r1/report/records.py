@@ -148,11 +148,14 @@ class JudgementLine(Record):
 
 
 class MatchLine(Record):
-    """One match of a response that a critic compared, as written by `reward_fns.critic_groups`."""
+    """One match of a response that a critic compared, or its score, as written by `reward_fns.critic_groups`."""
 
     against: int = -1
     share: Number = None
     verdicts: Annotated[list[str | None], Field(max_length=2)] = []
+    """Empty for a score."""
+    score: Number = None
+    """None when the score is unreadable, and for a match"""
 
 
 class RolloutLine(Record):

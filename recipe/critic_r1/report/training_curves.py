@@ -1,7 +1,7 @@
 """The training curves: one table of panels with their metrics.
 
-A panel whose metrics the run did not log is listed as missing on the page. Several runs share the panels, with one line
-each for the panel's first metric.
+A panel whose metrics the run did not log is listed as missing on the page, unless only some runs have them. Several
+runs share the panels, with one line each for the panel's first metric.
 """
 
 from collections.abc import Callable
@@ -39,6 +39,8 @@ class Panel:
     """metric in metrics.jsonl -> its label"""
     options: dict[str, Any]
     change: Callable[[float], float] | None = None
+    always: bool = True
+    """Whether every training run logs its metrics."""
 
 
 PANELS = [
@@ -54,7 +56,8 @@ PANELS = [
         "accuracy",
         "Critic accuracy in training",
         "share of a step's rollouts",
-        "On training pairs; the table above is on held-out pairs. Dashed: chance.",
+        "On training pairs; the table above is on held-out pairs. Dashed: chance. Responses that a critic judges count "
+        "with its score.",
         {"critic_r1/accuracy": "correct verdict", "critic_r1/format_rate": "format followed"},
         {"percent": True, "floor": 0, "ceiling": 1.02, "level": 0.5},
     ),
@@ -115,6 +118,39 @@ PANELS = [
         {"log": True, "level": 1e-4, "smooth": False},
         # 1 - r = 0 is not on a log axis: it is drawn at the resolution of a float32.
         change=lambda value: max(1.0 - value, 6e-8),
+    ),
+    Panel(
+        "judge_scores",
+        "Judged groups",
+        "shares",
+        "Spread: largest minus smallest score of a group; at 0 nothing is learned. Unjudged groups have no advantage.",
+        {"critic_r1/judge/spread": "spread of the scores", "critic_r1/judge/unjudged": "unjudged groups"},
+        {"percent": True, "floor": 0, "ceiling": 1.02},
+        always=False,
+    ),
+    Panel(
+        "judge_habits",
+        "Habits of the critic that rewards",
+        "shares of its judgements",
+        "Flipped: the verdict changes with the order. Dashed: neither the first place nor the longer response is "
+        "preferred.",
+        {
+            "critic_r1/judge/flipped": "flipped",
+            "critic_r1/judge/unreadable": "unreadable",
+            "critic_r1/judge/first_place": "for the first place",
+            "critic_r1/judge/longer_wins": "longer response wins",
+        },
+        {"percent": True, "floor": 0, "ceiling": 1.02, "level": 0.5},
+        always=False,
+    ),
+    Panel(
+        "probe",
+        "The model as a critic",
+        "share of the held-out probes",
+        "Agreement: the same verdict as before the first step. When it falls too low, the run stops.",
+        {"critic_r1/probe/agreement": "agreement with the start", "critic_r1/probe/accuracy": "accuracy"},
+        {"percent": True, "floor": 0, "ceiling": 1.02, "smooth": False, "connected": True},
+        always=False,
     ),
 ]
 
@@ -177,7 +213,7 @@ def training_curves(steps: list[Step]) -> tuple[list[Chart], list[str]]:
         drawn = [(label, _drawn(panel, metric, steps)) for metric, label in panel.metrics.items()]
         if lines := [ChartLine(label, values) for label, values in drawn if values]:
             charts.append(_line_chart(panel, xs, lines))
-        else:
+        elif panel.always:
             missing.append(f"{panel.title} ({', '.join(panel.metrics)})")
     if chart := _reasons(steps, xs):
         charts.append(chart)

@@ -1,7 +1,7 @@
 """verl's reward manager for a policy that a critic trains: the responses of a prompt are rewarded together.
 
 verl calls a reward manager once for each response. This one gathers the responses of a prompt (`uid`) and has the
-critic compare them (`reward_fns.critic_groups`). The reward function of the run (`reward.custom_reward_function`) is
+critic judge them (`reward_fns.critic_groups`). The reward function of the run (`reward.custom_reward_function`) is
 called as well: its `format` and `pred` are kept, its `acc` is not. Held-out rows are scored by it alone; where a
 validation samples several responses, the critic judges them too, and `judge_agreement` says how often it scores a right
 response above a wrong one. Critic tasks (`data_source` = `critic...`) of a mixed data set are scored by their labels.
@@ -28,9 +28,9 @@ from omegaconf import DictConfig, OmegaConf
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
 
-from recipe.critic_r1.images.dataset import Message, image_items, opened
+from recipe.critic_r1.images.dataset import Message, image_items, is_image, opened
 from recipe.critic_r1.judging.address import NO_KEY, Address, choose_key
-from reward_fns.chat_judge import ChatJudge
+from reward_fns.chat_judge import ChatJudge, data_url
 from reward_fns.critic_groups import CriticGroups, JudgedGroup, question_of
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,10 @@ NEEDS_ONE_WORKER = (
 _OPTIONS_OF_CRITIC = set(inspect.signature(ChatJudge).parameters) - {"url", "model", "api_key"}
 _OPTIONS_OF_GROUPS = {one.name for one in fields(CriticGroups)}
 _OWN_OPTIONS = {"judge", "url", "model", "wait_seconds"}
+
+
+class _NoReference(RuntimeError):
+    """The policy gave no greedy response."""
 
 
 @dataclass
@@ -76,12 +80,13 @@ class _Group:
 
 
 class CriticGroupRewardManager(NaiveRewardManager):  # type: ignore[misc]
-    """Rewards the responses of a prompt by the critic's comparisons; settings under ``critic_r1.group_reward``.
+    """Rewards the responses of a prompt by the critic's judgements; settings under ``critic_r1.group_reward``.
 
     judge: `url`, a server of its own; `frozen`, verl's reward model (`reward.reward_model`) on GPUs of its own; or
         `self`, the policy's rollout engine with its present weights, while it generates the step's other responses.
     url, model: of the server, for `url`.
-    wait_seconds: how long a response waits for the others of its prompt; past it the group is unjudged.
+    wait_seconds: how long a response waits for the others of its prompt and, with `reference: greedy`, for the policy's
+        greedy response, which one of the rollout servers is asked for once a prompt. Past it the group is unjudged.
     Further keys are options of `reward_fns.critic_groups.CriticGroups` and `reward_fns.chat_judge.ChatJudge`. The
     server's API key is read from ``CRITIC_R1_API_KEY``, or from ``OPENAI_API_KEY`` where the address is https.
 
@@ -103,11 +108,10 @@ class CriticGroupRewardManager(NaiveRewardManager):  # type: ignore[misc]
         super().__init__(config, tokenizer, compute_score, reward_router_address, reward_model_tokenizer)
         settings = JudgeSettings.of(config, reward_router_address)
         self._critics: list[ChatJudge] = []
-        self._critic_options = settings.critic
+        self._policies: list[ChatJudge] = []
         if settings.place is not None:
             self._critics = [ChatJudge(*settings.place, api_key=settings.key(), **settings.critic)]
-        self._groups = settings.groups
-        self._wait_seconds = settings.wait_seconds
+        self._settings, self._groups, self._wait_seconds = settings, settings.groups, settings.wait_seconds
         self._group_size = int(config.actor_rollout_ref.rollout.n)
         self._one_worker = config.reward.num_workers == 1
         if not self._one_worker and OmegaConf.select(config, "critic_r1.image_path") != SHARED:
@@ -115,8 +119,12 @@ class CriticGroupRewardManager(NaiveRewardManager):  # type: ignore[misc]
         self._waiting: dict[str, _Group] = {}
 
     def use_rollout_servers(self, addresses: Sequence[str]) -> None:
-        """Ask these servers, `host:port` each, when the critic is the policy itself; the trainer calls this."""
-        self._critics = [ChatJudge(f"http://{address}/v1", None, **self._critic_options) for address in addresses]
+        """Ask these servers, `host:port` each, for what the policy itself must say; the trainer calls this."""
+        urls = [f"http://{address}/v1" for address in addresses]
+        if self._settings.place is None:
+            self._critics = [ChatJudge(url, None, **self._settings.critic) for url in urls]
+        if self._settings.policy is not None:
+            self._policies = [ChatJudge(url, None, **self._settings.policy) for url in urls]
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         """The reward of one response; returns when its group is judged."""
@@ -148,12 +156,6 @@ class CriticGroupRewardManager(NaiveRewardManager):  # type: ignore[misc]
         extra = rewards[member.sample]
         return {"reward_score": extra["score"], "reward_extra_info": extra}
 
-    def _critic_of(self, uid: str) -> ChatJudge:
-        """One server for a group, which then has its images in its cache; groups are spread over the servers."""
-        if not self._critics:
-            raise RuntimeError("critic_r1.group_reward.judge=self: the trainer named no rollout server")
-        return self._critics[zlib.crc32(uid.encode()) % len(self._critics)]
-
     def _text(self, item: Any) -> str:
         ids = item.batch["responses"]
         length = int(item.batch["attention_mask"][-ids.shape[-1] :].sum())
@@ -161,30 +163,56 @@ class CriticGroupRewardManager(NaiveRewardManager):  # type: ignore[misc]
 
     async def _judge(self, group: _Group) -> dict[int, dict[str, Any]]:
         """The rewards of a group by sample, once it is complete."""
-        failure = ""
+        failure, reference = "", None
+        asked = asyncio.create_task(self._reference(group.columns))
         try:
             async with asyncio.timeout(self._wait_seconds):
                 await group.complete.wait()
+                reference = await asked
         except TimeoutError:
             self._waiting.pop(group.columns["uid"], None)
-            failure = f"{len(group.members)} of {group.size} responses within {self._wait_seconds:g} seconds"
+            arrived = f"{len(group.members)} of {group.size} responses"
+            missing = "no greedy response" if group.complete.is_set() else arrived
+            failure = f"{missing} within {self._wait_seconds:g} seconds"
+        except _NoReference as error:
+            failure = str(error)
+        finally:
+            asked.cancel()
         members = sorted(group.members, key=lambda member: member.sample)
         if failure:
             judged = self._groups.unjudged([member.text for member in members], failure)
         else:
-            judged = await self._compared(group.columns, members)
+            judged = await self._compared(group.columns, members, reference)
         return {member.sample: _reward(member, i, judged, members) for i, member in enumerate(members)}
 
-    async def _compared(self, columns: Mapping[str, Any], members: Sequence[_Member]) -> JudgedGroup:
+    async def _reference(self, columns: Mapping[str, Any]) -> str | None:
+        """What `margin` compares with: the truth, or the policy's greedy response.
+
+        Raises:
+            _NoReference: the policy gave no response.
+        """
+        if self._settings.policy is None:
+            truth: str | None = columns["reward_model"].get("ground_truth")
+            return truth
+        policy = _server(self._policies, columns)
+        try:
+            messages = await asyncio.to_thread(_chat, list(columns["raw_prompt"]))
+            return (await policy.reply(messages)).texts[0]
+        except Exception as error:  # whatever it is, it must not end the trainer's step
+            raise _NoReference(f"no greedy response: {error}"[:300]) from error
+
+    async def _compared(
+        self, columns: Mapping[str, Any], members: Sequence[_Member], reference: str | None
+    ) -> JudgedGroup:
         """The rewards of a whole group, in the order of its members."""
         messages = list(columns["raw_prompt"])
         return await self._groups.score(
-            self._critic_of(str(columns["uid"])),
+            _server(self._critics, columns),
             str((columns.get("extra_info") or {}).get("question") or question_of(messages)),
             (_image(item) for item in image_items(messages)),
             [member.text for member in members],
             formats=_formats(members),
-            reference=columns["reward_model"].get("ground_truth"),
+            reference=reference,
         )
 
 
@@ -194,10 +222,12 @@ class JudgeSettings:
 
     place: address and model of the critic; None for the policy itself.
     critic: options of `reward_fns.chat_judge.ChatJudge`.
+    policy: the same for greedy responses of the policy; None where they are not asked for.
     """
 
     place: tuple[str, str] | None
     critic: dict[str, Any]
+    policy: dict[str, Any] | None
     groups: CriticGroups
     wait_seconds: float
     own: bool
@@ -230,11 +260,21 @@ class JudgeSettings:
                 raise ValueError(f"wait_seconds must be positive, not {wait!r}")
         except (ValueError, TypeError) as error:
             raise ValueError(f"critic_r1.group_reward: {error}") from error
-        return cls(place, critic, groups, float(wait), own)
+        policy = None
+        if groups.reference == "greedy":
+            _check_policy_can_be_asked(config, "reference=greedy", "reference: truth with answers in ground_truth")
+            policy = _greedy(config, critic) | {"timeout": float(wait)}
+        return cls(place, critic, policy, groups, float(wait), own)
 
     def key(self) -> str:
         """The API key of the critic's server; none for a server of this run."""
         return NO_KEY if self.own or self.place is None else choose_key("", self.place[0], logger.warning)
+
+
+def asks_the_policy(config: DictConfig) -> bool:
+    """Whether the manager must know the rollout servers."""
+    given = OmegaConf.select(config, "critic_r1.group_reward") or {}
+    return given.get("judge") == "self" or given.get("reference") == "greedy"
 
 
 def use_rollout_servers(worker: Any, addresses: Sequence[str]) -> None:
@@ -250,17 +290,7 @@ def _place(config: DictConfig, settings: Mapping[str, Any], router: str | None) 
     if judge == "self":
         if settings.get("url") or settings.get("model"):
             raise ValueError("critic_r1.group_reward.judge=self asks the policy itself: leave out url and model")
-        if (mode := OmegaConf.select(config, "trainer.v1.trainer_mode")) != OWN_TRAINER:
-            raise ValueError(
-                f"critic_r1.group_reward.judge=self needs trainer.v1.trainer_mode={OWN_TRAINER}, not {mode}: other "
-                "trainers do not name their rollout servers, and an asynchronous one changes their weights under way"
-            )
-        model = config.actor_rollout_ref.model
-        if model.get("lora_rank", 0) > 0 and not OmegaConf.select(model, "lora.merge"):
-            raise ValueError(
-                "critic_r1.group_reward.judge=self with LoRA would ask the base model, without its adapters: set "
-                "actor_rollout_ref.model.lora.merge=true, or judge: frozen or url"
-            )
+        _check_policy_can_be_asked(config, "judge=self", "judge: frozen or url")
         return None
     reward_model = config.reward.reward_model
     if judge == "url":
@@ -276,6 +306,74 @@ def _place(config: DictConfig, settings: Mapping[str, Any], router: str | None) 
             "and nnodes; a colocated reward model is asleep by then"
         )
     return f"http://{router}/v1", str(settings.get("model") or reward_model.model_path)
+
+
+def _check_policy_can_be_asked(config: DictConfig, setting: str, instead: str) -> None:
+    """
+    Raises:
+        ValueError: the trainer does not name its rollout servers, or they would answer for another model.
+    """
+    if (mode := OmegaConf.select(config, "trainer.v1.trainer_mode")) != OWN_TRAINER:
+        raise ValueError(
+            f"critic_r1.group_reward.{setting} needs trainer.v1.trainer_mode={OWN_TRAINER}, not {mode}: other trainers "
+            "do not name their rollout servers, and an asynchronous one changes their weights under way. With those, "
+            f"set {instead}"
+        )
+    model = config.actor_rollout_ref.model
+    if model.get("lora_rank", 0) > 0 and not OmegaConf.select(model, "lora.merge"):
+        raise ValueError(
+            f"critic_r1.group_reward.{setting} with LoRA would ask the base model, without its adapters: set "
+            f"actor_rollout_ref.model.lora.merge=true, or {instead}"
+        )
+
+
+def _greedy(config: DictConfig, critic: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the `ChatJudge` that asks the policy: the limits of the run's rollouts, the retries of its critic.
+
+    Raises:
+        ValueError: a prompt template that the rollout servers do not know.
+    """
+    if OmegaConf.select(config, "actor_rollout_ref.model.custom_chat_template"):
+        raise ValueError(
+            "critic_r1.group_reward.reference=greedy: the rollout servers use the template in the model's folder, not "
+            "actor_rollout_ref.model.custom_chat_template: save it there as chat_template.jinja"
+        )
+    retries = {name: critic[name] for name in ("attempts", "first_pause", "concurrency") if name in critic}
+    template = OmegaConf.to_container(OmegaConf.create(config.data.get("apply_chat_template_kwargs") or {}))
+    body = {"extra_body": {"chat_template_kwargs": template}} if template else {}
+    return retries | body | {"max_tokens": int(config.data.max_response_length), "temperature": 0.0, "direct": True}
+
+
+def _server(servers: Sequence[ChatJudge], columns: Mapping[str, Any]) -> ChatJudge:
+    """One server for a group, which then has its images in its cache; groups are spread over the servers.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    if not servers:
+        raise RuntimeError("critic_r1.group_reward asks the policy, and the trainer named no rollout server")
+    return servers[zlib.crc32(str(columns["uid"]).encode()) % len(servers)]
+
+
+def _chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """A prompt in the form of the OpenAI chat protocol.
+
+    Raises:
+        ValueError, OSError: media other than images, or an image that cannot be sent.
+    """
+
+    def sent(item: Message) -> dict[str, Any]:
+        if is_image(item):
+            return {"type": "image_url", "image_url": {"url": data_url(_image(item))}}
+        if item.get("type") != "text":
+            raise ValueError(f"the prompt holds {item.get('type')!r}, and only text and images can be sent")
+        return {"type": "text", "text": item["text"]}
+
+    contents = [message["content"] for message in messages]
+    return [
+        {"role": message["role"], "content": content if isinstance(content, str) else [sent(item) for item in content]}
+        for message, content in zip(messages, contents, strict=True)
+    ]
 
 
 def _held_out(columns: Mapping[str, Any]) -> bool:
@@ -301,7 +399,7 @@ def _reward(member: _Member, place: int, judged: JudgedGroup, members: Sequence[
     """verl's reward dict: the parts of the score, and the matches with the samples they were against."""
     reward = judged.rewards[place]
     matches = [
-        {**match, "against": members[match["against"]].sample if match["against"] >= 0 else -1}
+        {**match, "against": members[match["against"]].sample} if match.get("against", -1) >= 0 else match
         for match in judged.matches[place]
     ]
     read: dict[str, Any] = {name: member.scored[name] for name in ("pred", "reason") if name in member.scored}

@@ -68,10 +68,12 @@ def _judge_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     metrics = {"unjudged": _mean(group["unjudged"] for group in found)}
     if judged := [group for group in found if not group["unjudged"]]:
         metrics["spread"] = _mean(group["spread"] for group in judged)
-    if played := [group for group in judged if group["matches"]]:
-        metrics |= {name: _mean(group[name] for group in played) for name in ("unreadable", "flipped", "first_place")}
+    for name in ("unreadable", "flipped", "first_place"):
+        if measured := [group[name] for group in judged if name in group]:
+            metrics[name] = _mean(measured)
     metrics |= {
-        name: float(sum(group[name] for group in found)) for name in ("matches", "prompt_tokens", "completion_tokens")
+        name: float(sum(group[name] for group in found))
+        for name in ("matches", "judgements", "prompt_tokens", "completion_tokens")
     }
     metrics["seconds/mean"] = _mean(group["seconds"] for group in found)
     metrics["seconds/max"] = float(max(group["seconds"] for group in found))
@@ -98,9 +100,9 @@ def critic_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     - ``response_tokens/mean``, ``/max``
     - where a critic rewards groups, ``judge/...``: ``unjudged`` (share of groups), ``spread`` (of a group's scores),
       ``unreadable``, ``flipped``, ``first_place`` (as `reward_fns.group.GroupScores.metrics`), ``matches``,
-      ``prompt_tokens``, ``completion_tokens`` (of the step), ``seconds/mean`` and ``/max`` (of a group),
-      ``longer_wins`` (of two responses to a prompt with other lengths and scores, how often the longer one has the
-      higher score; 0.5 says that length does not matter)
+      ``judgements``, ``prompt_tokens``, ``completion_tokens`` (of the step), ``seconds/mean`` and ``/max`` (of a
+      group), ``longer_wins`` (of two responses to a prompt with other lengths and scores, how often the longer one has
+      the higher score; 0.5 says that length does not matter)
     """
     if not rollouts:
         return {}

@@ -14,7 +14,6 @@ from typing import Any
 import ray
 import torch
 import transfer_queue as tq
-from omegaconf import OmegaConf
 from tensordict import TensorDict
 from torchdata.stateful_dataloader import StatefulDataLoader
 from verl.trainer.ppo.v1.trainer_base import register_trainer
@@ -37,7 +36,7 @@ from recipe.critic_r1.rollout.agent_loop import SHARED
 from recipe.critic_r1.rollout.cache_metrics import ImageCacheRate
 from recipe.critic_r1.training import checkpoints
 from recipe.critic_r1.training.critic_probe import CriticProbe, ProbeSettings
-from recipe.critic_r1.training.group_reward import use_rollout_servers
+from recipe.critic_r1.training.group_reward import asks_the_policy, use_rollout_servers
 from recipe.critic_r1.training.run_log import RunLog
 from recipe.critic_r1.training.sampler import PairedSampler
 from recipe.critic_r1.training.step_metrics import Rollout, critic_metrics
@@ -107,7 +106,7 @@ class CriticTrainerSync(PPOTrainerSync):  # type: ignore[misc]
             }
         )
         addresses = self.llm_server_manager.get_addresses()
-        if OmegaConf.select(self.config, "critic_r1.group_reward.judge") == "self":
+        if asks_the_policy(self.config):
             workers = self.reward_loop_manager.reward_loop_workers
             # verl starts the reward workers before the rollout servers.
             ray.get([worker.__ray_call__.remote(use_rollout_servers, addresses) for worker in workers])
