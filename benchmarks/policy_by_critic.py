@@ -147,14 +147,14 @@ def paired(before: Path, after: Path) -> dict[str, dict[str, Any]]:
 def costs(steps: list[dict[str, float]]) -> dict[str, Any]:
     """Medians over the steps after the first, and the critic's probe at its looks."""
 
-    def median(name: str, factor: float = 1.0) -> float | None:
+    def median(name: str) -> float | None:
         values = [step[name] for step in steps[1:] or steps if name in step]
-        return float(np.median(values)) * factor if values else None
+        return float(np.median(values)) if values else None
 
     looks = [{"step": n, **{k: s[k] for k in PROBED if k in s}} for n, s in enumerate(steps, 1) if PROBED[0] in s]
     return {
         "step_seconds": median("timing_s/step"),
-        "judgements_per_step": median("critic_r1/judge/matches", 2),
+        "judgements_per_step": median("critic_r1/judge/judgements"),
         "judge_tokens_per_step": median("critic_r1/judge/completion_tokens"),
         "judge_seconds_per_group": median("critic_r1/judge/seconds/mean"),
         "unjudged": median("critic_r1/judge/unjudged"),

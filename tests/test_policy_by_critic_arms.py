@@ -84,7 +84,7 @@ def test_what_is_reported(tmp_path: Path) -> None:
         estimates = {metric: {"value": value, "low": 0.0, "high": 1.0} for metric, value in metrics.items()}
         (tmp_path / name).write_text(json.dumps({"metrics": estimates}))
     found = policy_by_critic.paired(tmp_path / "before", tmp_path / "after")
-    judge = {"critic_r1/judge/matches": 10.0, "timing_s/step": 4.0}
+    judge = {"critic_r1/judge/judgements": 20.0, "timing_s/step": 4.0}
     steps = [
         {"timing_s/step": 99.0},
         judge,
