@@ -1,6 +1,7 @@
 """Metrics of a step, on rollouts whose outcome is known."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -50,6 +51,15 @@ def test_mixed_data_is_also_logged_apart() -> None:
     assert found["critic_r1/critic/a/accuracy"] == 1.0
     assert found["critic_r1/policy/digits/accuracy"] == 0.0
     assert found["critic_r1/accuracy"] == 0.5
+
+
+def test_chains_are_counted_where_the_reward_reads_them() -> None:
+    rows = [rollout("a", "1"), rollout("a", "2"), rollout("b", "1"), rollout("b", "1")]
+    assert "critic_r1/chain_rate" not in critic_metrics(rows)
+    chained = [
+        replace(row, reward={**row.reward, "chain": chain}) for row, chain in zip(rows[:2], (1.0, 0.0), strict=True)
+    ]
+    assert critic_metrics([*chained, *rows[2:]])["critic_r1/chain_rate"] == 0.5
 
 
 def test_a_rollout_without_reward_is_counted_and_not_averaged() -> None:

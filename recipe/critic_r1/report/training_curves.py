@@ -120,6 +120,15 @@ PANELS = [
         change=lambda value: max(1.0 - value, 6e-8),
     ),
     Panel(
+        "chain",
+        "Unbroken chains",
+        "share of a step's rollouts",
+        "Thoughts with all parts of their chain, and scores that agree with the verdict.",
+        {"critic_r1/chain_rate": "unbroken"},
+        {"percent": True, "floor": 0, "ceiling": 1.02},
+        always=False,
+    ),
+    Panel(
         "judge_scores",
         "Judged groups",
         "shares",

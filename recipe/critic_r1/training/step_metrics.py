@@ -94,6 +94,7 @@ def critic_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
     - ``score``, ``accuracy``, ``format_rate``; for mixed data also ``<data_source>/...``
     - ``reason/<code>``: share of rollouts by the verdict's reason code
+    - ``chain_rate``: where thoughts must be a chain (`reward_fns.grounded`), the share of unbroken ones
     - ``position_bias``: share of "1" among readable verdicts 1 or 2, less the share of rows whose answer is "1"; 0 is
       unbiased, +-0.5 says that one position always wins on balanced rows
     - ``groups_without_signal``: share of groups whose rollouts all scored the same (their advantage is zero)
@@ -117,6 +118,8 @@ def critic_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
             metrics[f"{section}score"] = _mean(float(r.reward["score"]) for r in rows)
             metrics[f"{section}accuracy"] = _mean(float(r.reward["acc"]) for r in rows)
             metrics[f"{section}format_rate"] = _mean(float(r.reward["format"]) for r in rows)
+        if chains := [float(r.reward["chain"]) for r in scored if "chain" in r.reward]:
+            metrics["chain_rate"] = _mean(chains)
         reasons = Counter(str(r.reward["reason"]) for r in scored)
         # All reasons each step: a tracker draws a gap, not a zero, for a key that is missing.
         for reason in {str(r) for r in Reason} | set(reasons):
