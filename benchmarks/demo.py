@@ -44,17 +44,24 @@ def _run(folder: Path, seed: int, flip: float) -> dict[str, Any]:
 
 
 def over_seeds(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean change of each metric over runs, with a 95 % t-interval and the number of runs in which it rose."""
+    """Mean change of each metric over runs, with the number of runs in which it rose; with several runs also `low` and
+    `high` of a 95 % t-interval."""
     summary = {}
     for metric in runs[0]["metrics"]:
         found = [run["metrics"][metric] for run in runs]
         changes = np.array([one["after"]["value"] - one["before"]["value"] for one in found])
-        half = float(stats.t.ppf(0.975, len(changes) - 1) * stats.sem(changes)) if len(changes) > 1 else float("nan")
         mean, rose = float(changes.mean()), int((changes > 0).sum())
-        summary[metric] = {
-            "mean_change": mean, "low": mean - half, "high": mean + half, "rose": rose, "runs": len(changes)
-        }  # fmt: skip
+        summary[metric] = {"mean_change": mean, "rose": rose, "runs": len(changes)}
+        if len(changes) > 1:
+            half = float(stats.t.ppf(0.975, len(changes) - 1) * stats.sem(changes))
+            summary[metric] |= {"low": mean - half, "high": mean + half}
     return summary
+
+
+def points(change: dict[str, float]) -> str:
+    """A change of `over_seeds` in percentage points, with its interval where there is one."""
+    interval = f" [{100 * change['low']:.1f}, {100 * change['high']:.1f}]" if "low" in change else ""
+    return f"{100 * change['mean_change']:+.1f}{interval}"
 
 
 TABLE = {
@@ -80,8 +87,7 @@ def table(result: dict[str, Any]) -> str:
         if None in found:
             continue
         cells = [f"{100 * m['before']['value']:.1f} → {100 * m['after']['value']:.1f}" for m in found]
-        over = result["over_seeds"][metric]
-        change = f"{100 * over['mean_change']:+.1f} [{100 * over['low']:.1f}, {100 * over['high']:.1f}]"
+        change = points(result["over_seeds"][metric])
         lines.append(f"| {title} | {' | '.join(cells[:-1])} | {change} | {cells[-1]} |")
     return "\n".join(lines)
 

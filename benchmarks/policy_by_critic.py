@@ -18,7 +18,8 @@ images; the cost of the steps; and where the policy is its own critic, the probe
 mean changes with t-intervals over seeds. ``greedy_over_majority`` compares greedy accuracy after training with the
 majority of 8 before it.
 
-A finished run is not repeated, and an interrupted one resumes from its last checkpoint.
+A run that is in the result file is not repeated, and an interrupted one resumes from its last checkpoint, so that the
+file can grow from machine to machine.
 """
 
 import json
@@ -32,9 +33,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.demo import over_seeds
+from benchmarks.demo import over_seeds, points
 from benchmarks.harness import COMMAND, RESULTS, Out, follow, served, training, write
-from data_prep.files import write_json
 from data_prep.sources import digits
 from data_prep.writer import write_parquet
 from recipe.critic_r1.demo.stages import SPLIT_SIZES
@@ -47,6 +47,8 @@ SERVED = ("frozen", "shuffled", "second")
 
 LENGTH = ("--max-model-len", "128")
 """Of the served critic: the demo's prompts have 50 tokens, its verdicts 14."""
+
+Run = dict[str, Any]
 
 GROUP = "critic_r1.group_reward"
 
@@ -93,19 +95,13 @@ def overrides(
     return [*judged, f"reward.reward_manager.name={manager}", place]
 
 
-def measured(arm: str, demo: Path, questions: Path, folder: Path, *, seed: int, steps: int) -> dict[str, Any]:
-    """One arm on one seed; kept in `folder/ARM-seedN.json`."""
-    record = folder / f"{arm}-seed{seed}.json"
-    if record.exists():
-        found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-        if found["steps"] != steps:
-            raise typer.BadParameter(f"{record} has {found['steps']} steps, not {steps}: choose another --folder")
-        return found
+def measured(arm: str, demo: Path, questions: Path, folder: Path, *, seed: int, steps: int) -> Run:
+    """One arm on one seed, in a folder of its own."""
     out = folder / f"{arm}-seed{seed}"
     out.mkdir(parents=True, exist_ok=True)
-    if arm == "second":
-        measured("frozen", demo, questions, folder, seed=seed, steps=steps)
     start, before = start_of(arm, demo, folder, seed)
+    if not before.exists():
+        measured("frozen", demo, questions, folder, seed=seed, steps=steps)
     with served(start, "critic", out / "critic.log", *LENGTH) if arm in SERVED else nullcontext() as server:
         url = server.url if server else "http://127.0.0.1:9/v1"
         command = training(overrides(arm, demo, start, questions, out, seed=seed, steps=steps, url=url))
@@ -117,7 +113,7 @@ def measured(arm: str, demo: Path, questions: Path, folder: Path, *, seed: int, 
     data = [word for name in ("critic", "policy") for word in ("--data", str(demo / "data" / name))]
     follow([*evaluate, *data, "--seed", str(seed), "--tag", arm], out / "evaluate.log")
     logged = [step["data"] for step in read_lines(out / "train" / METRICS)]
-    result = {
+    return {
         "arm": arm,
         "seed": seed,
         "steps": steps,
@@ -125,8 +121,6 @@ def measured(arm: str, demo: Path, questions: Path, folder: Path, *, seed: int, 
         "metrics": paired(before, after),
         **costs(logged),
     }
-    write_json(record, result)
-    return result
 
 
 def start_of(arm: str, demo: Path, folder: Path, seed: int) -> tuple[Path, Path]:
@@ -144,7 +138,7 @@ def paired(before: Path, after: Path) -> dict[str, dict[str, Any]]:
     return found | {"greedy_over_majority": {"before": first["best_of_8/majority"], "after": second["policy/greedy"]}}
 
 
-def costs(steps: list[dict[str, float]]) -> dict[str, Any]:
+def costs(steps: list[dict[str, float]]) -> Run:
     """Medians over the steps after the first, and the critic's probe at its looks."""
 
     def median(name: str) -> float | None:
@@ -172,17 +166,35 @@ TABLE = {
 
 def table(result: dict[str, Any]) -> str:
     """Mean changes in points with 95 % intervals over seeds, and costs, as Markdown."""
-    lines = [f"| mean change, points | {' | '.join(TABLE.values())} | judgements a step | seconds a step |"]
-    lines.append("|---|" + "---:|" * (len(TABLE) + 2))
+    lines = [f"| mean change, points | seeds | {' | '.join(TABLE.values())} | judgements a step | seconds a step |"]
+    lines.append("|---|" + "---:|" * (len(TABLE) + 3))
     for arm, found in result["arms"].items():
-        changes = [found["over_seeds"][name] for name in TABLE]
-        cells = [f"{100 * c['mean_change']:+.1f} [{100 * c['low']:.1f}, {100 * c['high']:.1f}]" for c in changes]
-        runs = found["runs"]
+        runs, over = found["runs"], found["over_seeds"]
+        cells = [f"{len(runs)}", *(points(over[name]) for name in TABLE)]
         for name in ("judgements_per_step", "step_seconds"):
             values = [run[name] for run in runs if run[name] is not None]
             cells.append(f"{np.mean(values):.1f}" if values else "-")
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def known_runs(out: Path, steps: int) -> dict[tuple[str, int], Run]:
+    """The runs in a result file, by arm and seed.
+
+    Raises:
+        typer.BadParameter: they have another number of steps.
+    """
+    arms = json.loads(out.read_text(encoding="utf-8"))["arms"] if out.exists() else {}
+    found = {(run["arm"], run["seed"]): run for arm in arms.values() for run in arm["runs"]}
+    if others := {run["steps"] for run in found.values()} - {steps}:
+        raise typer.BadParameter(f"{out} has runs of {others.pop()} steps, not {steps}: choose another --out")
+    return found
+
+
+def summary(runs: dict[tuple[str, int], Run]) -> dict[str, Any]:
+    """The result file: for each arm its runs, and the changes over seeds."""
+    by_arm = {arm: [runs[key] for key in sorted(runs) if key[0] == arm] for arm in ARMS}
+    return {"arms": {arm: {"runs": found, "over_seeds": over_seeds(found)} for arm, found in by_arm.items() if found}}
 
 
 def _listed(text: str) -> list[str]:
@@ -203,8 +215,11 @@ def main(
     chosen, folder = _listed(arms), folder.absolute()
     if unknown := sorted(set(chosen) - set(ARMS)):
         raise typer.BadParameter(f"no arm {unknown[0]}; the arms are {', '.join(ARMS)}")
-    runs: dict[str, list[dict[str, Any]]] = {arm: [] for arm in chosen}
+    runs = known_runs(out, steps)
     for seed in map(int, _listed(seeds)):
+        missing = [arm for arm in chosen if (arm, seed) not in runs]
+        if not missing:
+            continue
         demo = (demos / f"seed{seed}").absolute()
         subprocess.run([COMMAND, "demo", "--resume", "--out", str(demo), "--seed", str(seed)], check=True)
         questions = folder / f"questions-seed{seed}"
@@ -212,11 +227,10 @@ def main(
             indices = digits.digit_split(seed, **SPLIT_SIZES)["rl"]
             write_parquet(digits.policy_rows(indices, split="train"), questions)
         rows = questions / "train-00000.parquet"
-        for arm in chosen:
-            runs[arm].append(measured(arm, demo, rows, folder, seed=seed, steps=steps))
-    result = {"arms": {arm: {"runs": found, "over_seeds": over_seeds(found)} for arm, found in runs.items()}}
-    print(table(result))
-    write(out, result)
+        for arm in missing:
+            runs[arm, seed] = measured(arm, demo, rows, folder, seed=seed, steps=steps)
+            write(out, summary(runs))
+    print(table(summary(runs)))
 
 
 if __name__ == "__main__":

@@ -97,7 +97,8 @@ def test_what_is_reported(tmp_path: Path) -> None:
     assert changes["greedy_over_majority"]["mean_change"] == pytest.approx(0.1)
     told = policy_by_critic.table({"arms": {"frozen": {"runs": [run, run], "over_seeds": changes}}})
     assert (
-        "| frozen | +20.0 [20.0, 20.0] | +0.0 [0.0, 0.0] | +10.0 [10.0, 10.0] | +0.0 [0.0, 0.0] | 20.0 | 4.0 |" in told
+        "| frozen | 2 | +20.0 [20.0, 20.0] | +0.0 [0.0, 0.0] | +10.0 [10.0, 10.0] | +0.0 [0.0, 0.0] | 20.0 | 4.0 |"
+        in told
     )
 
 
@@ -109,9 +110,22 @@ def test_the_second_round_starts_where_the_first_one_ended() -> None:
     assert again == (folder / "frozen-seed3" / "model", folder / "frozen-seed3" / "eval" / "eval.json")
 
 
-def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
-    (tmp_path / "self-seed1.json").write_text(json.dumps({"steps": 5}))
-    again: Any = {"seed": 1, "steps": 5}
-    assert policy_by_critic.measured("self", Path("gone"), Path("gone"), tmp_path, **again) == {"steps": 5}
-    with pytest.raises(typer.BadParameter, match="has 5 steps, not 6"):
-        policy_by_critic.measured("self", Path("gone"), Path("gone"), tmp_path, **again | {"steps": 6})
+def test_a_run_in_the_result_file_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, measured = tmp_path / "out.json", list[tuple[str, int]]()
+
+    def measure(arm: str, demo: Path, *rest: Path, seed: int, steps: int) -> dict[str, Any]:
+        measured.append((arm, seed))
+        value = {"before": {"value": 0.5}, "after": {"value": 0.6}}
+        metrics = dict.fromkeys(policy_by_critic.TABLE, value)
+        return {"arm": arm, "seed": seed, "steps": steps, "metrics": metrics} | policy_by_critic.costs([{}])
+
+    monkeypatch.setattr(policy_by_critic, "measured", measure)
+    monkeypatch.setattr("subprocess.run", lambda *args, **options: None)
+    for seeds, arms in (("3", "self"), ("3,5", "self,truth"), ("3,5", "self,truth")):
+        policy_by_critic.main(seeds, arms, 7, tmp_path, tmp_path, out)
+    assert measured == [("self", 3), ("truth", 3), ("self", 5), ("truth", 5)]
+    kept = json.loads(out.read_text())["arms"]
+    assert [run["seed"] for run in kept["self"]["runs"]] == [3, 5]
+    assert kept["truth"]["over_seeds"]["policy/greedy"]["low"] == pytest.approx(0.1)
+    with pytest.raises(typer.BadParameter, match="has runs of 7 steps, not 8"):
+        policy_by_critic.main("3", "self", 8, tmp_path, tmp_path, out)
