@@ -13,11 +13,14 @@ import torch
 from transformers import AutoProcessor
 
 from data_prep.sources.digits import DigitImage, digit_pairs, load_digit_images
-from recipe.critic_r1.demo import phrases
+from recipe.critic_r1.demo import VariantName, phrases
 from recipe.critic_r1.demo.batched_model import FastForward
+from recipe.critic_r1.demo.model import build_tokenizer
+from recipe.critic_r1.demo.phrases import PLAIN, VARIANTS, Variant
 from recipe.critic_r1.demo.warm_start import (
     IncoherentModelError,
     WarmStartSettings,
+    _deciding,
     coherence,
     hard_negatives,
     image_patches,
@@ -41,8 +44,8 @@ def forward(tiny_model: Path) -> FastForward:
 
 
 def test_batched_forward_equals_the_stock_forward(forward: FastForward, rows: list[DigitImage]) -> None:
-    prompts = [phrases.critic_prompt(1, 7), phrases.critic_prompt(0, 9), phrases.critic_prompt(4, 4)]
-    answers = [phrases.critic_response(d, 1 + d % 2) for d in range(6)]
+    prompts = [PLAIN.critic_prompt(shown) for shown in ((1, 7), (0, 9), (4, 4))]
+    answers = [PLAIN.critic_response(d, (d, d), str(1 + d % 2)) for d in range(6)]
     pixels, ids, responses = (
         image_patches(forward, rows[:3]),
         forward.prompt_ids(prompts),
@@ -110,7 +113,7 @@ def test_samples_have_the_distribution_of_the_logits(forward: FastForward, rows:
 
 def test_prompts_equal_what_the_processor_makes(forward: FastForward, tiny_model: Path) -> None:
     processor = AutoProcessor.from_pretrained(tiny_model)
-    prompt = phrases.critic_prompt(7, 3)
+    prompt = PLAIN.critic_prompt((7, 3))
     content = [{"type": "image"}, {"type": "text", "text": prompt.removeprefix("<image>")}]
     chat = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
@@ -124,34 +127,100 @@ def test_text_ends_at_the_end_token(forward: FastForward) -> None:
     assert forward.texts(ids) == [phrases.policy_response(3), "7"]
 
 
+def said(digit: int, choice: str) -> str:
+    return PLAIN.critic_response(digit, (), choice)
+
+
 @pytest.mark.parametrize(
     ("write", "expected"),
     [
-        (lambda shown: phrases.critic_response(shown[0], 1), 1.0),
-        (lambda shown: phrases.critic_response(shown[1], 2), 1.0),
-        (lambda shown: phrases.critic_response(shown[0], 2), 0.0),  # names one response, boxes the other
-        (lambda shown: phrases.critic_response(shown[0], 3), 0.0),  # no such response
-        (lambda shown: phrases.critic_response(8, 1), 0.0),  # names a digit that is in no response
+        (lambda shown: said(shown[0], "1"), 1.0),
+        (lambda shown: said(shown[1], "2"), 1.0),
+        (lambda shown: said(shown[0], "2"), 0.0),  # names one response, boxes the other
+        (lambda shown: said(shown[0], "3"), 0.0),  # no such response
+        (lambda shown: said(8, "1"), 0.0),  # names a digit that is in no response
+        (lambda shown: said(8, "tie"), 0.0),  # this variant has no ties
+        (lambda shown: said(shown[0], "1") + " I see.", 0.0),  # not in form
         (lambda shown: "\\boxed{1}", 0.0),  # names nothing
         (lambda shown: f"<think>I see a {shown[0]}.</think>", 0.0),  # no verdict
     ],
 )
 def test_coherence_compares_the_verdict_with_the_named_digit(
-    forward: FastForward, monkeypatch: pytest.MonkeyPatch, write: Callable[[tuple[int, int]], str], expected: float
+    forward: FastForward, monkeypatch: pytest.MonkeyPatch, write: Callable[[tuple[int, ...]], str], expected: float
 ) -> None:
-    shown: list[tuple[int, int]] = []
-    original = phrases.critic_prompt
+    assert scripted_coherence(forward, monkeypatch, PLAIN, [(1, 2), (3, 4)], write) == expected
 
-    def spy(first: int, second: int) -> str:
-        shown.append((first, second))
-        return original(first, second)
 
-    monkeypatch.setattr(phrases, "critic_prompt", spy)
-    monkeypatch.setattr(
-        forward, "sample", lambda ids, images: forward.response_ids([write(p) for p in shown[-len(ids) :]])
-    )
-    assert coherence(forward, torch.zeros(2, 4, 64), [(1, 2), (3, 4)]) == expected
-    assert shown == [(1, 2), (3, 4), (2, 1), (4, 3)]
+def scripted_coherence(
+    forward: FastForward,
+    monkeypatch: pytest.MonkeyPatch,
+    variant: Variant,
+    responses: list[tuple[int, ...]],
+    write: Callable[[tuple[int, ...]], str],
+) -> float:
+    """Coherence of a critic that writes what is given for each prompt, in both directions."""
+    directions = iter([responses, [digits[::-1] for digits in responses]])
+
+    def sample(ids: torch.Tensor, images: torch.Tensor, max_new_tokens: int) -> torch.Tensor:
+        shown = next(directions)
+        assert torch.equal(ids, forward.prompt_ids([variant.critic_prompt(digits) for digits in shown]))
+        return forward.response_ids([write(digits) for digits in shown])
+
+    monkeypatch.setattr(forward, "sample", sample)
+    return coherence(forward, torch.zeros(len(responses), 4, 64), responses, variant)
+
+
+CHAINED, UNSURE, AMONG = VARIANTS["scores"], VARIANTS["counterfactual"], VARIANTS["nway"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "responses", "write", "expected"),
+    [
+        ("counterfactual", [(1, 2)], lambda shown: UNSURE.critic_response(8, shown, "tie"), 1.0),
+        ("counterfactual", [(1, 2)], lambda shown: UNSURE.critic_response(8, shown, "1"), 0.0),
+        ("counterfactual", [(1, 2)], lambda shown: UNSURE.critic_response(shown[1], shown, "tie"), 0.0),
+        ("nway", [(1, 2, 3, 4)], lambda shown: AMONG.critic_response(shown[2], shown, "3"), 1.0),
+        ("nway", [(1, 2, 3, 4)], lambda shown: AMONG.critic_response(shown[2], shown, "2"), 0.0),
+        ("scores", [(1, 2)], lambda shown: CHAINED.critic_response(shown[1], shown, "2"), 1.0),
+        # A chain must be complete, and its scores must say what its verdict says.
+        ("scores", [(1, 2)], lambda shown: said(shown[1], "2"), 0.0),
+        ("scores", [(1, 2)], lambda shown: CHAINED.critic_response(shown[1], shown, "1").replace("{1}", "{2}"), 0.0),
+    ],
+)
+def test_coherence_of_variants(
+    forward: FastForward,
+    monkeypatch: pytest.MonkeyPatch,
+    variant: VariantName,
+    responses: list[tuple[int, ...]],
+    write: Callable[[tuple[int, ...]], str],
+    expected: float,
+) -> None:
+    assert scripted_coherence(forward, monkeypatch, VARIANTS[variant], responses, write) == expected
+
+
+@pytest.mark.parametrize(
+    ("variant", "shown", "verdict", "other", "deciding"),
+    [
+        (None, (3, 5), "1", "2", "{|1"),
+        ("nway", (5, 7, 1, 3), "4", "2", " and| wrong"),
+        ("counterfactual", (3, 5), "1", "tie", ".| right"),
+        ("counterfactual", (5, 3), "2", "tie", " and| right"),
+        ("counterfactual", (5, 7), "tie", "2", " and| wrong"),
+        ("scores", (3, 5), "2", "1", "1: |1"),
+        ("rubric", (5, 3), "2", "1", "I see a 3.| wrong"),
+        ("grounded", (3, 5), "1", "2", "Verification:| right"),
+    ],
+)
+def test_the_first_token_that_depends_on_the_verdict(
+    variant: VariantName | None, shown: tuple[int, ...], verdict: str, other: str, deciding: str
+) -> None:
+    form = VARIANTS[variant]
+    tokenizer = build_tokenizer(variant=form)
+    tokens, others = (tokenizer.encode(form.critic_response(3, shown, said)) for said in (verdict, other))
+    place = _deciding(tokens, others)
+    before, token = deciding.split("|")
+    assert tokenizer.decode(tokens[:place]).endswith(before)
+    assert tokenizer.decode(tokens[place]) == token
 
 
 def test_same_seed_same_weights_and_the_folder_loads(tiny_model: Path, rows: list[DigitImage], tmp_path: Path) -> None:
@@ -209,7 +278,11 @@ def test_hard_negatives_come_from_the_policys_own_errors(
     monkeypatch.setattr(FastForward, "sample", fixed)
     found = [hard_negatives(tiny_model, rows[:3], seed=seed, samples=2) for seed in range(8)]
     # Image 0 was misread as 6 once; images 1 and 2 gave no usable error, so theirs are random but never right.
-    assert {negatives[0] for negatives in found} == {6}
-    assert len({negatives[1] for negatives in found}) > 1
+    assert {negatives[0][0] for negatives in found} == {6}
+    assert len({negatives[1][0] for negatives in found}) > 1
     for negatives in found:
         assert [pair.responses[0] for pair in digit_pairs([0, 1, 2], negatives)] == ["0", "1", "2"]
+    several = hard_negatives(tiny_model, rows[:3], seed=0, n=3, samples=2)
+    assert several[0][0] == 6
+    for image, wrong in several.items():
+        assert len({image, *wrong}) == 4  # here, an image's index is its digit

@@ -4,12 +4,14 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from recipe.critic_r1.demo import VariantName
 
 console = Console()
 
@@ -33,11 +35,10 @@ def demo(
         float | None,
         typer.Option(min=0.0, max=1.0, help="Control: share of training labels to flip; 0.5 leaves nothing to learn."),
     ] = None,
-    orders: Annotated[
-        Literal["balanced", "both"] | None,
+    variant: Annotated[
+        VariantName | None,
         typer.Option(
-            help="Order of the responses in training pairs; both (each pair twice) for +variant=swap_consistency"
-            " (default: balanced)."
+            help="Ablation: train another way to judge (docs/rewards.md), with its data, warm start and reward."
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
@@ -70,7 +71,7 @@ def demo(
             settings,
             seed=settings.seed if seed is None else seed,
             flip_labels=settings.flip_labels if flip_labels is None else flip_labels,
-            orders=settings.orders if orders is None else orders,
+            variant=settings.variant if variant is None else variant,
             overrides=tuple(overrides) if overrides else settings.overrides,
         )
         console.print(f"critic-r1 demo, seed {settings.seed}, into {out}", highlight=False)

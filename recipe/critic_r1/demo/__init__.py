@@ -1,0 +1,6 @@
+"""The paper in miniature on a CPU."""
+
+from typing import Literal
+
+VariantName = Literal["swap_consistency", "counterfactual", "grounded", "rubric", "scores", "nway"]
+"""Variants of the critic task that the demo can train; `demo.phrases.VARIANTS` has their texts."""

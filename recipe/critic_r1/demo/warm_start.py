@@ -5,8 +5,10 @@ named. Some dozens of labelled images teach that to the tiny model. Three things
 afterwards, so they are measured here and not assumed. The base must not be sure of itself, or no second opinion is ever
 sampled: with probability `noise` the digit of an example is replaced by a random one. Its text must stay coherent all
 the same: pair and verdict follow the digit that is named, also when that digit is wrong. And the verdict, one token of
-fourteen, must be learnt in time: it has `box_weight` times the weight of another token. Training ends by a rule on the
-training images, never by a look at held-out ones, and a model whose verdict does not follow its own words is refused.
+fourteen, must be learnt in time: it has `box_weight` times the weight of another token. In the longer texts of a
+variant it is the first token that depends on the verdict, such as a score, with the same share of the weight. Training
+ends by a rule on the training images, never by a look at held-out ones, and a model whose verdict does not follow its
+own words is refused.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from data_prep.sources.digits import DigitImage
 from recipe.critic_r1.demo import phrases
-from recipe.critic_r1.demo.batched_model import FastForward
+from recipe.critic_r1.demo.batched_model import MARGIN, RESPONSE_TOKENS, FastForward
+from recipe.critic_r1.demo.phrases import PLAIN, Variant
 from recipe.critic_r1.labeling.mining import right_against_wrong
 from recipe.critic_r1.selection.candidates import final_answer
 
@@ -35,11 +38,10 @@ Progress = Callable[[int, int, str], None]
 """Called as (steps done, steps in all, what to show). The number in all shrinks once the stop rule has spoken."""
 
 _NAMED = re.compile(r"I see a (\d)\.")
-_BOXED = re.compile(r"\\boxed\{(\d+)\}")
 
 
 class IncoherentModelError(RuntimeError):
-    """The warm start ended with a critic whose verdict does not follow the digit it names."""
+    """The warm start ended with a critic whose verdict does not follow the digit that it names."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,11 @@ class WarmStartSettings:
     critic_batch: int = 48
 
     box_weight: float = 8.0
-    """Weight of the critic's verdict token in the loss; every other token weighs 1."""
+    """Weight of the first token that depends on the verdict, in a critic's response of `RESPONSE_TOKENS`; it grows with
+    the length. Every other token weighs 1."""
+
+    unanswerable: float = 0.33
+    """Of a variant with ties, the share of the critic's examples in which neither response is right."""
 
     ramp_steps: int = 20
     """Steps of linear warm-up of the learning rate."""
@@ -88,7 +94,7 @@ class WarmStartResult:
     steps: int
 
     coherence: float
-    """Share of critic responses, on training images and in both orders, whose verdict follows the named digit."""
+    """`coherence` on the training images, of the kind of prompt with the lowest."""
 
 
 @contextmanager
@@ -115,66 +121,112 @@ def image_patches(forward: FastForward, images: Sequence[DigitImage]) -> Tensor:
     return forward.pixels([Image.open(io.BytesIO(image.png)) for image in images])
 
 
-def other_digit(rng: random.Random, digit: int) -> int:
-    """One of the nine other digits, uniformly."""
-    return rng.choice([candidate for candidate in range(10) if candidate != digit])
+def other_digit(rng: random.Random, *digits: int) -> int:
+    """One of the digits that are not given, uniformly."""
+    return rng.choice([candidate for candidate in range(10) if candidate not in digits])
 
 
-def coherence(forward: FastForward, images: Tensor, pairs: Sequence[tuple[int, int]]) -> float:
-    """Share of greedy critic responses whose boxed verdict points at the response that equals the digit they name.
+def other_digits(rng: random.Random, digit: int, n: int) -> tuple[int, ...]:
+    """`n` different digits other than `digit`, uniformly."""
+    found: tuple[int, ...] = ()
+    for _ in range(n):
+        found += (other_digit(rng, digit, *found),)
+    return found
+
+
+def coherence(
+    forward: FastForward, images: Tensor, responses: Sequence[tuple[int, ...]], variant: Variant = PLAIN
+) -> float:
+    """Share of greedy critic responses that are what the variant's critic writes when it sees the digit they name.
+
+    So the form is complete, and all of it, up to the verdict, follows the named digit.
 
     Args:
         images: (N, 4, hidden) image tokens.
-        pairs: N pairs of response digits; each is shown in both orders.
+        responses: the digits of N prompts; each prompt is shown in both directions.
     """
-    consistent = 0
+    coherent = 0
     for order in (1, -1):
-        shown = [pair[::order] for pair in pairs]
-        ids = forward.prompt_ids([phrases.critic_prompt(*pair) for pair in shown])
-        for text, pair in zip(forward.texts(forward.sample(ids, images)), shown, strict=True):
-            named, boxed = _NAMED.search(text), _BOXED.search(text)
-            if named and boxed and boxed[1] in ("1", "2"):
-                consistent += int(named[1]) == pair[int(boxed[1]) - 1]
-    return consistent / (2 * len(pairs))
+        shown = [digits[::order] for digits in responses]
+        ids = forward.prompt_ids([variant.critic_prompt(digits) for digits in shown])
+        longest = len(forward.encode(variant.critic_response(0, shown[0], "1")))
+        texts = forward.texts(forward.sample(ids, images, max_new_tokens=longest + MARGIN))
+        for text, digits in zip(texts, shown, strict=True):
+            named = _NAMED.search(text)
+            verdict = variant.verdict(int(named[1]), digits) if named else None
+            if named and verdict:
+                coherent += text == variant.critic_response(int(named[1]), digits, verdict)
+    return coherent / (2 * len(responses))
+
+
+def _deciding(tokens: Sequence[int], other: Sequence[int]) -> int:
+    """The place of the first token that is another one in a response with another verdict."""
+    return next(place for place, (a, b) in enumerate(zip(tokens, other, strict=False)) if a != b)
 
 
 def _example_loss(
-    forward: FastForward, images: Tensor, prompts: list[str], responses: list[str], box_weight: float
+    forward: FastForward,
+    images: Tensor,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    alternatives: Sequence[Sequence[str]] = (),
+    box_weight: float = 1.0,
 ) -> Tensor:
+    """Mean loss of the responses' tokens.
+
+    Args:
+        alternatives: of each response, the same for other verdicts.
+        box_weight: of the first token that differs from an alternative.
+    """
     targets = forward.response_ids(responses)
     weights = (targets != forward.pad_id).float()
-    if box_weight != 1:
-        # `\boxed{N}` ends the text: the digit stands before the brace and the end token.
-        end = (targets == forward.end_id).int().argmax(1)
-        weights[torch.arange(len(targets)), end - 2] = box_weight
+    for row, others in enumerate(alternatives):
+        tokens = forward.encode(responses[row])
+        for other in others:
+            weights[row, _deciding(tokens, forward.encode(other))] = (
+                box_weight * (len(tokens) - 1) / (RESPONSE_TOKENS - 1)
+            )
     logits = forward.response_logits(forward.prompt_ids(prompts), images, targets)
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(weights.shape)
     return (losses * weights).sum() / weights.sum()
 
 
+def _critic_example(
+    variant: Variant, digit: int, n: int, rng: random.Random, unanswerable: float
+) -> tuple[str, str, list[str]]:
+    """A prompt with `n` responses, what a critic that sees `digit` writes, and the same for other verdicts."""
+    place, wrong = rng.randrange(n), other_digits(rng, digit, n - 1)
+    at_place = other_digit(rng, digit, *wrong) if variant.ties and rng.random() < unanswerable else digit
+    shown = (*wrong[:place], at_place, *wrong[place:])
+    verdict = "tie" if at_place != digit else str(place + 1)
+    others = {*map(str, range(1, n + 1)), *(["tie"] if variant.ties else [])} - {verdict}
+    alternatives = [variant.critic_response(digit, shown, other) for other in sorted(others)]
+    return variant.critic_prompt(shown), variant.critic_response(digit, shown, verdict), alternatives
+
+
 def _batch_loss(
-    forward: FastForward, pixels: Tensor, digits: Sequence[int], rng: random.Random, settings: WarmStartSettings
+    forward: FastForward,
+    pixels: Tensor,
+    digits: Sequence[int],
+    variant: Variant,
+    rng: random.Random,
+    settings: WarmStartSettings,
 ) -> Tensor:
-    size = settings.policy_batch + settings.critic_batch
-    rows = [rng.randrange(len(digits)) for _ in range(size)]
+    # One batch for each length of prompt.
+    sizes, critics = variant.sizes, settings.critic_batch // len(variant.sizes)
+    start, total = settings.policy_batch, settings.policy_batch + critics * len(sizes)
+    rows = [rng.randrange(len(digits)) for _ in range(total)]
     named = [rng.randrange(10) if rng.random() < settings.noise else digits[row] for row in rows]
-    critic_prompts: list[str] = []
-    critic_responses: list[str] = []
-    for digit in named[settings.policy_batch :]:
-        choice, wrong = rng.choice((1, 2)), other_digit(rng, digit)
-        critic_prompts.append(phrases.critic_prompt(*((digit, wrong) if choice == 1 else (wrong, digit))))
-        critic_responses.append(phrases.critic_response(digit, choice))
-    policy = named[: settings.policy_batch]
     images = forward.vision(pixels[rows])
-    policy_loss = _example_loss(
-        forward,
-        images[: len(policy)],
-        [phrases.policy_prompt()] * len(policy),
-        [phrases.policy_response(digit) for digit in policy],
-        1.0,
-    )
-    critic_loss = _example_loss(forward, images[len(policy) :], critic_prompts, critic_responses, settings.box_weight)
-    return (policy_loss * settings.policy_batch + critic_loss * settings.critic_batch) / size
+    policy = [phrases.policy_response(digit) for digit in named[:start]]
+    loss = _example_loss(forward, images[:start], [phrases.policy_prompt()] * start, policy) * start
+    for n in sizes:
+        end = start + critics
+        examples = [_critic_example(variant, digit, n, rng, settings.unanswerable) for digit in named[start:end]]
+        prompts, responses, alternatives = zip(*examples, strict=True)
+        part = _example_loss(forward, images[start:end], prompts, responses, alternatives, settings.box_weight)
+        loss, start = loss + part * critics, end
+    return loss / total
 
 
 def warm_start(
@@ -183,6 +235,7 @@ def warm_start(
     out_dir: str | Path,
     *,
     seed: int,
+    variant: Variant = PLAIN,
     settings: WarmStartSettings | None = None,
     progress: Progress | None = None,
 ) -> WarmStartResult:
@@ -193,6 +246,7 @@ def warm_start(
     Args:
         train_rows: the images of the warm-start split.
         seed: decides the order of examples, the noise and the wrong responses.
+        variant: whose form the critic learns; `build_model` was given the same.
         progress: called after every step.
 
     Raises:
@@ -203,7 +257,7 @@ def warm_start(
     if not train_rows:
         raise ValueError("the warm start got no images: give it at least a few per digit (the demo takes 60)")
     with _one_thread():
-        return _warm_start(load(model_dir), train_rows, Path(out_dir), random.Random(seed), settings, progress)
+        return _warm_start(load(model_dir), train_rows, Path(out_dir), random.Random(seed), variant, settings, progress)
 
 
 def _warm_start(
@@ -211,19 +265,23 @@ def _warm_start(
     train_rows: Sequence[DigitImage],
     out_dir: Path,
     rng: random.Random,
+    variant: Variant,
     settings: WarmStartSettings,
     progress: Progress | None,
 ) -> WarmStartResult:
     pixels = image_patches(forward, train_rows)
     digits = [row.label for row in train_rows]
-    pairs = [(digit, other_digit(rng, digit)) for digit in digits]
+    shown = [[(digit, *other_digits(rng, digit, n - 1)) for digit in digits] for n in variant.sizes]
+    if variant.ties:
+        shown.append([other_digits(rng, digit, 2) for digit in digits])
     model = forward.model
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
     def look() -> float:
         with torch.no_grad():
-            return coherence(forward, forward.vision(pixels), pairs)
+            images = forward.vision(pixels)
+            return min(coherence(forward, images, responses, variant) for responses in shown)
 
     last_start = settings.max_steps - settings.cooldown_steps
     end: int | None = None
@@ -234,7 +292,7 @@ def _warm_start(
             scale *= max(0.05, (end - step) / settings.cooldown_steps)
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * scale
-        loss = _batch_loss(forward, pixels, digits, rng, settings)
+        loss = _batch_loss(forward, pixels, digits, variant, rng, settings)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -249,8 +307,8 @@ def _warm_start(
     seen = look()
     if seen < settings.gate:
         raise IncoherentModelError(
-            f"after {step} steps on {len(digits)} images only {seen:.1%} of the critic's verdicts follow the digit "
-            f"it names ({settings.gate:.0%} are needed; from such a base the policy does not learn). "
+            f"after {step} steps on {len(digits)} images only {seen:.1%} of the critic's responses follow the digit "
+            f"they name ({settings.gate:.0%} are needed; from such a base the policy does not learn). "
             f"Choose another seed, or raise max_steps (now {settings.max_steps})."
         )
     model.eval()
@@ -264,20 +322,22 @@ def hard_negatives(
     images: Sequence[DigitImage],
     *,
     seed: int,
+    n: int = 1,
     samples: int = 16,
     temperature: float = 1.0,
-) -> dict[int, int]:
-    """One wrong digit per image, sampled from the policy's own wrong answers as `critic-r1 label --truth` finds them.
+) -> dict[int, list[int]]:
+    """Wrong digits for each image, sampled from the policy's own wrong answers as `critic-r1 label --truth` finds them.
 
     Such a pair is hard because the model believed the wrong response itself. Each wrong digit is as likely as the
-    policy is to answer it. An image that the policy never misread in `samples` tries gets a random wrong digit.
+    policy is to answer it. Where the policy's errors in `samples` tries are too few, random digits follow them.
 
     Args:
         images: what to sample on.
         seed: decides the samples and the choice among the wrong ones.
+        n: wrong digits of an image, each different.
 
     Returns:
-        `DigitImage.index` -> wrong digit, as `digit_pairs` takes it.
+        `DigitImage.index` -> wrong digits, as `digit_pairs` takes them.
     """
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -294,5 +354,9 @@ def hard_negatives(
         mined = right_against_wrong(drawn, str(image.label), shown="answer", seed=seed, name=str(image.index)).pairs
         digits = {pair.wrong for pair in mined if re.fullmatch("[0-9]", pair.wrong)}
         wrong = [int(answer) for text in drawn if (answer := final_answer(text)) in digits and answer is not None]
-        negatives[image.index] = rng.choice(wrong) if wrong else other_digit(rng, image.label)
+        chosen: list[int] = []
+        for _ in range(n):
+            left = [digit for digit in wrong if digit not in chosen]
+            chosen.append(rng.choice(left) if left else other_digit(rng, image.label, *chosen))
+        negatives[image.index] = chosen
     return negatives
