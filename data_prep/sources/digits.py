@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from data_prep.tasks.nway import RankedResponses
 from data_prep.tasks.ordering import seeded_fraction
 from data_prep.tasks.pairwise import Image, PolicyTask, PreferencePair
 
@@ -134,15 +133,6 @@ def digit_pairs(indices: Sequence[int], wrong: Mapping[int, Sequence[int] | int]
                 preferred=0,
                 meta={"id": i},
             )
-
-
-def digit_choices(indices: Sequence[int], wrong: Mapping[int, Sequence[int]]) -> Iterator[RankedResponses]:
-    """The true digit, which is best, among several wrong ones, for each image in `indices`; see `digit_pairs`."""
-    for i in indices:
-        pairs = list(digit_pairs([i], wrong))
-        responses = (pairs[0].responses[0], *(pair.responses[1] for pair in pairs))
-        ranks = (1.0, *(2.0 for _ in pairs))
-        yield RankedResponses(SOURCE, tuple(pairs[0].images), QUESTION, responses, ranks, pairs[0].meta)
 
 
 def policy_rows(indices: Sequence[int], *, split: str = "test") -> Iterator[PolicyTask]:

@@ -12,11 +12,13 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from typer.testing import CliRunner
 
+from data_prep.sources.digits import QUESTION
 from recipe.critic_r1.cli import app
 from recipe.critic_r1.demo import VariantName, phrases, stages, warm_start
 from recipe.critic_r1.demo.model import build_tokenizer
 from recipe.critic_r1.demo.phrases import PLAIN, VARIANTS
 from recipe.critic_r1.demo.pipeline import DemoRun, DemoSettings, StageFailed
+from recipe.critic_r1.demo.worlds import Digits
 from tests.config.test_configs import composed
 
 NAMES = [None, *get_args(VariantName)]
@@ -42,14 +44,14 @@ def test_training_tasks(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stages, "SPLIT_SIZES", {"n_warm_start": 10, "n_rl": 6, "n_test": 4})
+    monkeypatch.setattr(Digits, "sizes", {"n_warm_start": 10, "n_rl": 6, "n_test": 4})
     monkeypatch.setattr(
         warm_start,
         "hard_negatives",
-        lambda warm, images, seed, n=1: {i.index: [(i.label + k) % 10 for k in range(1, n + 1)] for i in images},
+        lambda warm, items, seed, world, n: [[str((int(i.answer) + k) % 10) for k in range(1, n + 1)] for i in items],
     )
     (tmp_path / "model" / "warm").mkdir(parents=True)
-    stages.prepare(tmp_path, seed=0, flip_labels=0.0, variant=variant, coherence_gate=None)
+    stages.prepare(tmp_path, seed=0, flip_labels=0.0, world="digits", variant=variant, coherence_gate=None)
     found: dict[str, list[Any]] = {
         split: pq.read_table(tmp_path / "data" / "critic" / f"{split}-00000.parquet").to_pylist()
         for split in ("train", "test")
@@ -60,7 +62,7 @@ def test_training_tasks(
         # The warm start teaches these very prompts.
         info = row["extra_info"]
         shown = info["responses"] or [info["response_1"], info["response_2"]]
-        assert row["prompt"][0]["content"] == VARIANTS[variant].critic_prompt([int(digit) for digit in shown])
+        assert row["prompt"][0]["content"] == VARIANTS[variant].critic_prompt(info["question"], shown)
         if row["reward_model"]["ground_truth"].isdigit():
             assert len({*shown}) == len(shown) == VARIANTS[variant].responses
     # Every variant is evaluated on the same pairs, in both orders.
@@ -78,12 +80,12 @@ def test_the_texts_of_a_variant_fit_its_lengths_and_earn_its_full_reward(
     settings: Any = OmegaConf.to_container(config.reward.custom_reward_function, resolve=True)
     reward = import_module(settings["path"].removeprefix("pkg://"))
     tokenizer = build_tokenizer(variant=form)
-    shown = (3, 5, 7, 1)[: form.responses]
+    shown = ("3", "5", "7", "1")[: form.responses]
     responses = [
         (str(place + 1), form.critic_response(digit, shown, str(place + 1))) for place, digit in enumerate(shown)
     ]
     if form.ties:
-        responses.append(("tie", form.critic_response(0, shown, "tie")))
+        responses.append(("tie", form.critic_response("0", shown, "tie")))
     evaluated = next(stage.command for stage in run.stages() if stage.name == "evaluate-after")
     limit = int(evaluated[evaluated.index("--max-tokens") + 1]) if "--max-tokens" in evaluated else 24
     for label, response in responses:
@@ -93,8 +95,8 @@ def test_the_texts_of_a_variant_fit_its_lengths_and_earn_its_full_reward(
         assert length + 6 <= config.data.max_response_length
         assert length + 10 <= limit
     # 19 - 1 of the prompt's tokens are the chat's and the image's; see test_model.
-    around = 38 - len(build_tokenizer().encode(PLAIN.critic_prompt((7, 3))))
-    prompt = around + len(tokenizer.encode(form.critic_prompt(shown)))
+    around = 38 - len(build_tokenizer().encode(PLAIN.critic_prompt(QUESTION, ("7", "3"))))
+    prompt = around + len(tokenizer.encode(form.critic_prompt(QUESTION, shown)))
     assert prompt + 26 <= config.data.max_prompt_length
     assert (
         config.data.max_prompt_length + config.data.max_response_length < config.actor_rollout_ref.rollout.max_model_len
@@ -113,7 +115,7 @@ def test_a_variant_without_new_words_starts_from_the_plain_tokenizer() -> None:
 def test_words_are_single_tokens() -> None:
     for form in VARIANTS.values():
         tokens = build_tokenizer(variant=form).tokenize(
-            form.critic_response(3, (3, 5), "1") + phrases.policy_response(3)
+            form.critic_response("3", ("3", "5"), "1") + phrases.policy_response("3", "3")
         )
         letters = [token.lstrip("Ġ") for token in tokens]
         assert not [letter for letter in letters if len(letter) == 1 and letter.isalpha() and letter not in "Ia"]

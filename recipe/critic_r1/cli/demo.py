@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from recipe.critic_r1.demo import VariantName
+from recipe.critic_r1.demo import VariantName, WorldName
 
 console = Console()
 
@@ -21,6 +21,7 @@ HEADLINES = {
     "critic/format_rate": "Format rate",
     "policy/greedy": "Policy accuracy, greedy",
     "policy/sampled": "Policy accuracy, sampled (T = 1)",
+    "policy/greedy/unjudged": "Policy accuracy, greedy, on kinds of question that were never judged",
     "best_of_8/one_sample": "One sample of 8",
     "best_of_8/majority": "Majority of 8",
     "best_of_8/knock_out": "Best of 8 by its own critic",
@@ -35,6 +36,9 @@ def demo(
         float | None,
         typer.Option(min=0.0, max=1.0, help="Control: share of training labels to flip; 0.5 leaves nothing to learn."),
     ] = None,
+    world: Annotated[
+        WorldName | None, typer.Option(help="Images and questions: digits (the default), or shapes of easy-VQA.")
+    ] = None,
     variant: Annotated[
         VariantName | None,
         typer.Option(
@@ -45,7 +49,7 @@ def demo(
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove the run in --out and start again.")] = False,
     overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides for training, key=value.")] = None,
 ) -> None:
-    """Train a tiny Qwen2.5-VL as a critic on handwritten digits, and evaluate it before and after.
+    """Train a tiny Qwen2.5-VL as a critic on handwritten digits or shapes, and evaluate it before and after.
 
     Runs the complete pipeline on a CPU: data, warm start, GRPO by verl, evaluation, self-critique, report.
     """
@@ -71,6 +75,7 @@ def demo(
             settings,
             seed=settings.seed if seed is None else seed,
             flip_labels=settings.flip_labels if flip_labels is None else flip_labels,
+            world=settings.world if world is None else world,
             variant=settings.variant if variant is None else variant,
             overrides=tuple(overrides) if overrides else settings.overrides,
         )

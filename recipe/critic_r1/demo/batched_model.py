@@ -75,6 +75,23 @@ class FastForward:
         pixels: Tensor = out["pixel_values"]
         return pixels.view(len(images), PATCHES, -1).float()
 
+    def by_length(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Places of the prompts that have one length in tokens, as a batch must; in the order of their first ones."""
+        places: dict[int, list[int]] = {}
+        for place, prompt in enumerate(prompts):
+            places.setdefault(len(self._encode_prompt(prompt)), []).append(place)
+        return list(places.values())
+
+    def respond(self, prompts: Sequence[str], image_tokens: Tensor, *, copies: int = 1, **sampling: Any) -> list[str]:
+        """The texts that `sample` gives for prompts of any length, those of one prompt together."""
+        texts = [""] * (len(prompts) * copies)
+        for places in self.by_length(prompts):
+            ids = self.prompt_ids([prompts[place] for place in places])
+            found = self.texts(self.sample(ids, image_tokens[places], copies=copies, **sampling))
+            for row, place in enumerate(places):
+                texts[place * copies : (place + 1) * copies] = found[row * copies : (row + 1) * copies]
+        return texts
+
     def prompt_ids(self, prompts: Sequence[str]) -> Tensor:
         """Chat-formatted token ids of prompts with one image marker in front: (N, P).
 

@@ -13,9 +13,11 @@ chooses among them).
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,6 +59,8 @@ class TestData:
     tasks: critic rows, each pair in both orders.
     problems: policy rows.
     template: name of the critic's template, for matches.
+    unjudged: policy rows of kinds of question that no critic row asks (`data_source` ends in `_unjudged`).
+    kinds: the kind of question of each problem, by its id, where the rows have kinds.
     """
 
     __test__ = False  # not a test class, whatever pytest makes of the name
@@ -64,6 +68,8 @@ class TestData:
     tasks: list[JudgeTask]
     problems: list[Problem]
     template: str
+    unjudged: list[Problem] = field(default_factory=list)
+    kinds: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -87,7 +93,9 @@ def load_test_data(paths: Sequence[Path]) -> TestData:
         FileNotFoundError: no file. ValueError: a broken row (named), no critic rows, no policy rows, several templates.
     """
     files = [file for path in paths for file in (path.rglob("*.parquet") if path.is_dir() else [path])]
-    tasks, problems, templates = [], [], set()
+    tasks, templates, kinds = [], set(), {}
+    problems: list[Problem] = []
+    unjudged: list[Problem] = []
     for place, row in read_rows(set(files)):
         if row["extra_info"].get("split") != "test":
             continue
@@ -96,7 +104,10 @@ def load_test_data(paths: Sequence[Path]) -> TestData:
                 tasks.append(task_from_row(row))
                 templates.add(row["extra_info"]["template"])
             elif row["data_source"].startswith("policy/"):
-                problems.append(problem_from_row(row))
+                problem = problem_from_row(row)
+                (unjudged if row["data_source"].endswith("_unjudged") else problems).append(problem)
+                if kind := json.loads(row["extra_info"].get("meta") or "{}").get("kind"):
+                    kinds[problem.problem_id] = kind
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{place}: {error}") from error
     named = ", ".join(str(path) for path in paths)
@@ -105,7 +116,7 @@ def load_test_data(paths: Sequence[Path]) -> TestData:
             raise ValueError(f"no {kind} row with split 'test' in {named}: prepare the demo's data again")
     if len(templates) != 1:
         raise ValueError(f"the critic rows in {named} use the templates {sorted(map(str, templates))}; one is expected")
-    return TestData(tasks, problems, templates.pop())
+    return TestData(tasks, problems, templates.pop(), unjudged, kinds)
 
 
 def evaluate(
@@ -120,7 +131,8 @@ def evaluate(
     """Measure one model.
 
     Metrics: `critic/*` (see `pairwise_metrics`), `policy/greedy`, `policy/sampled` (one sample at temperature 1),
-    `policy/*_format_rate`, `best_of_8/{knock_out, one_sample, majority, oracle}` with the paired differences
+    `policy/*_format_rate`, `policy/greedy/KIND` for each kind of question, `policy/greedy/unjudged` for all that were
+    never judged, `best_of_8/{knock_out, one_sample, majority, oracle}` with the paired differences
     `best_of_8/knock_out_minus_{one_sample, majority}` and `best_of_8/knock_out_minus_greedy`.
 
     Args:
@@ -138,13 +150,24 @@ def evaluate(
     found.metrics |= {f"critic/{k}": v for k, v in pairwise_metrics(found.judgements, seed=seed).items()}
     clock.lap("critic", f"{len(data.tasks)} judgements, accuracy {found.metrics['critic/accuracy']}")
 
-    greedy = generator.generate([GenerationRequest(problem.messages, once) for problem in data.problems])
-    _refuse_failures([g.error for g in greedy], "greedy answers")
-    clusters = ClusterBootstrap([problem.image_blake3 for problem in data.problems], seed=seed)
-    right = _right(data.problems, greedy)
+    asked = [*data.problems, *data.unjudged]
+    answers = generator.generate([GenerationRequest(problem.messages, once) for problem in asked])
+    _refuse_failures([answer.error for answer in answers], "greedy answers")
+    correct = _right(asked, answers)
+    judged = len(data.problems)
+    clusters, right = ClusterBootstrap([problem.image_blake3 for problem in data.problems], seed=seed), correct[:judged]
     found.metrics["policy/greedy"] = clusters.rate(right)
-    found.metrics["policy/greedy_format_rate"] = clusters.rate([find_box(g.text).well_formed for g in greedy])
-    clock.lap("policy, greedy", f"{len(greedy)} answers, accuracy {found.metrics['policy/greedy']}")
+    formed = [find_box(answer.text).well_formed for answer in answers[:judged]]
+    found.metrics["policy/greedy_format_rate"] = clusters.rate(formed)
+    parts = {"unjudged": [place >= judged for place in range(len(asked))]} if data.unjudged else {}
+    parts |= {
+        kind: [data.kinds.get(problem.problem_id) == kind for problem in asked]
+        for kind in sorted({*data.kinds.values()})
+    }
+    for name, member in parts.items():
+        part = ClusterBootstrap([problem.image_blake3 for problem in compress(asked, member)], seed=seed)
+        found.metrics[f"policy/greedy/{name}"] = part.rate([*compress(correct, member)])
+    clock.lap("policy, greedy", f"{len(answers)} answers, accuracy {found.metrics['policy/greedy']}")
 
     sampling = Sampling(temperature=1.0, max_tokens=max_tokens, n=N_CANDIDATES, seed=seed)
     found.pools = sample_pools(generator, data.problems, sampling)

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from data_prep.files import FolderInUseError, folder_lock, write_json
 from recipe.critic_r1 import provenance
-from recipe.critic_r1.demo import VariantName
+from recipe.critic_r1.demo import VariantName, WorldName
 from recipe.critic_r1.demo.console import StageLine, parse_progress, stage_line
 from recipe.critic_r1.launch import processes
 from recipe.critic_r1.training.run_log import METRICS, read_lines
@@ -61,6 +61,9 @@ class DemoSettings:
     flip_labels: float = 0.0
     """Share of training pairs whose label is flipped: 0.5 leaves nothing to learn, the control."""
 
+    world: WorldName = "digits"
+    """Images and questions."""
+
     variant: VariantName | None = None
     """Variant of the critic task: its data, its form in the warm start, and its reward; None: the paper's own."""
 
@@ -71,8 +74,10 @@ class DemoSettings:
     """Minimum coherence of the warm start; None: the default of `demo.warm_start`."""
 
     def __post_init__(self) -> None:
-        if self.variant not in (None, *get_args(VariantName)):
-            raise ValueError(f"the demo has no variant {self.variant!r}")
+        if self.variant not in (None, *get_args(VariantName)) or self.world not in get_args(WorldName):
+            raise ValueError(f"the demo has no variant {self.variant!r} or no world {self.world!r}")
+        if self.world == "easy_vqa" and self.variant in ("counterfactual", "nway"):
+            raise StageFailed(f"--variant {self.variant} needs several wrong answers; easy_vqa has yes and no")
         if self.flip_labels and self.variant in ("counterfactual", "nway"):
             raise StageFailed(f"--flip-labels flips labels 1 and 2; --variant {self.variant} has others")
 
@@ -123,7 +128,8 @@ class DemoRun:
                     "resume it with the same ones, or choose another folder with --out."
                 )
             return
-        told: list[str] = [self.settings.variant] if self.settings.variant else []
+        told: list[str] = [self.settings.world] if self.settings.world != "digits" else []
+        told += [self.settings.variant] if self.settings.variant else []
         told += ["control: labels flipped"] if self.settings.flip_labels else []
         self._record = {
             "name": f"demo ({', '.join(told)})" if told else "demo",
@@ -173,7 +179,7 @@ class DemoRun:
             return [*command, "--data", str(critic), "--data", str(policy), "--seed", seed, "--tag", name, *limits]
 
         prepare = [python, "-m", "recipe.critic_r1.demo.stages", str(folder), "--seed", seed]
-        prepare += ["--flip-labels", str(self.settings.flip_labels)]
+        prepare += ["--flip-labels", str(self.settings.flip_labels), "--world", self.settings.world]
         if self.settings.variant is not None:
             prepare += ["--variant", self.settings.variant]
         if self.settings.coherence_gate is not None:
@@ -206,15 +212,16 @@ class DemoRun:
 
     @cached_property
     def _extra_tokens(self) -> tuple[int, int]:
+        if (self.settings.world, self.settings.variant) == ("digits", None):
+            return 0, 0
         from recipe.critic_r1.demo.model import extra_tokens  # takes seconds
         from recipe.critic_r1.demo.phrases import VARIANTS
+        from recipe.critic_r1.demo.worlds import WORLDS
 
-        return extra_tokens(VARIANTS[self.settings.variant])
+        return extra_tokens(WORLDS[self.settings.world], VARIANTS[self.settings.variant])
 
     def _variant_overrides(self) -> list[str]:
-        """The variant's configuration, and room for its texts beyond the limits of ``config/demo.yaml``."""
-        if self.settings.variant is None:
-            return []
+        """The variant's configuration, and room for longer texts than the limits of ``config/demo.yaml`` are for."""
         prompt, response = self._extra_tokens
         config = _demo_config()
         longer = {
@@ -223,10 +230,10 @@ class DemoRun:
             "actor_rollout_ref.rollout.max_model_len": prompt + response,
         }
         limits = [f"{key}={OmegaConf.select(config, key) + more}" for key, more in longer.items() if more]
-        return [f"+variant={self.settings.variant}", *limits]
+        return [f"+variant={self.settings.variant}", *limits] if self.settings.variant else limits
 
     def _evaluation_limits(self) -> list[str]:
-        if self.settings.variant is None:
+        if not self._extra_tokens[1]:
             return []
         from recipe.critic_r1.demo.evaluate import MAX_TOKENS
 

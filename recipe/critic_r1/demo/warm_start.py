@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import io
 import random
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,17 +27,15 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from data_prep.sources.digits import DigitImage
 from recipe.critic_r1.demo import phrases
 from recipe.critic_r1.demo.batched_model import MARGIN, RESPONSE_TOKENS, FastForward
 from recipe.critic_r1.demo.phrases import PLAIN, Variant
+from recipe.critic_r1.demo.worlds import DIGITS, Item, World
 from recipe.critic_r1.labeling.mining import right_against_wrong
 from recipe.critic_r1.selection.candidates import final_answer
 
 Progress = Callable[[int, int, str], None]
 """Called as (steps done, steps in all, what to show). The number in all shrinks once the stop rule has spoken."""
-
-_NAMED = re.compile(r"I see a (\d)\.")
 
 
 class IncoherentModelError(RuntimeError):
@@ -116,47 +114,57 @@ def load(model_dir: str | Path) -> FastForward:
     return FastForward(model, AutoProcessor.from_pretrained(model_dir))
 
 
-def image_patches(forward: FastForward, images: Sequence[DigitImage]) -> Tensor:
+def image_patches(forward: FastForward, items: Sequence[Item]) -> Tensor:
     """Patches of the images, (N, 16, 1176), as `FastForward.vision` takes them."""
-    return forward.pixels([Image.open(io.BytesIO(image.png)) for image in images])
+    return forward.pixels([Image.open(io.BytesIO(item.image.data or b"")) for item in items])
 
 
-def other_digit(rng: random.Random, *digits: int) -> int:
-    """One of the digits that are not given, uniformly."""
-    return rng.choice([candidate for candidate in range(10) if candidate not in digits])
+@dataclass(frozen=True)
+class Example:
+    """A prompt, its response, and the same response for other verdicts."""
+
+    prompt: str
+    response: str
+    alternatives: tuple[str, ...] = ()
 
 
-def other_digits(rng: random.Random, digit: int, n: int) -> tuple[int, ...]:
-    """`n` different digits other than `digit`, uniformly."""
-    found: tuple[int, ...] = ()
-    for _ in range(n):
-        found += (other_digit(rng, digit, *found),)
-    return found
+@dataclass(frozen=True)
+class Shown:
+    """A critic's prompt: a question and responses."""
+
+    question: str
+    responses: tuple[str, ...]
 
 
 def coherence(
-    forward: FastForward, images: Tensor, responses: Sequence[tuple[int, ...]], variant: Variant = PLAIN
+    forward: FastForward, images: Tensor, shown: Sequence[Shown], world: World = DIGITS, variant: Variant = PLAIN
 ) -> float:
-    """Share of greedy critic responses that are what the variant's critic writes when it sees the digit they name.
+    """Share of greedy critic responses that are what the variant's critic writes when it sees what they name.
 
-    So the form is complete, and all of it, up to the verdict, follows the named digit.
+    So the form is complete, and all of it, up to the verdict, follows from what is named.
 
     Args:
         images: (N, 4, hidden) image tokens.
-        responses: the digits of N prompts; each prompt is shown in both directions.
+        shown: N prompts; each is shown with its responses in both directions.
     """
     coherent = 0
     for order in (1, -1):
-        shown = [digits[::order] for digits in responses]
-        ids = forward.prompt_ids([variant.critic_prompt(digits) for digits in shown])
-        longest = len(forward.encode(variant.critic_response(0, shown[0], "1")))
-        texts = forward.texts(forward.sample(ids, images, max_new_tokens=longest + MARGIN))
-        for text, digits in zip(texts, shown, strict=True):
-            named = _NAMED.search(text)
-            verdict = variant.verdict(int(named[1]), digits) if named else None
-            if named and verdict:
-                coherent += text == variant.critic_response(int(named[1]), digits, verdict)
-    return coherent / (2 * len(responses))
+        turned = [Shown(each.question, each.responses[::order]) for each in shown]
+        prompts = [variant.critic_prompt(each.question, each.responses) for each in turned]
+        longest = max(
+            len(forward.encode(variant.critic_response(world.seen[0], each.responses, "1"))) for each in turned
+        )
+        texts = forward.respond(prompts, images, max_new_tokens=longest + MARGIN)
+        coherent += sum(map(partial(_is_coherent, world, variant), turned, texts))
+    return coherent / (2 * len(shown))
+
+
+def _is_coherent(world: World, variant: Variant, shown: Shown, text: str) -> bool:
+    seen = phrases.named(text)
+    if seen is None or seen not in world.seen:
+        return False
+    verdict = variant.verdict(world.answer(shown.question, seen), shown.responses)
+    return verdict is not None and text == variant.critic_response(seen, shown.responses, verdict)
 
 
 def _deciding(tokens: Sequence[int], other: Sequence[int]) -> int:
@@ -164,77 +172,82 @@ def _deciding(tokens: Sequence[int], other: Sequence[int]) -> int:
     return next(place for place, (a, b) in enumerate(zip(tokens, other, strict=False)) if a != b)
 
 
-def _example_loss(
-    forward: FastForward,
-    images: Tensor,
-    prompts: Sequence[str],
-    responses: Sequence[str],
-    alternatives: Sequence[Sequence[str]] = (),
-    box_weight: float = 1.0,
-) -> Tensor:
-    """Mean loss of the responses' tokens.
-
-    Args:
-        alternatives: of each response, the same for other verdicts.
-        box_weight: of the first token that differs from an alternative.
-    """
-    targets = forward.response_ids(responses)
+def _example_loss(forward: FastForward, images: Tensor, examples: Sequence[Example], box_weight: float) -> Tensor:
+    """Mean loss of the tokens of responses to prompts of one length."""
+    targets = forward.response_ids([example.response for example in examples])
     weights = (targets != forward.pad_id).float()
-    for row, others in enumerate(alternatives):
-        tokens = forward.encode(responses[row])
-        for other in others:
-            weights[row, _deciding(tokens, forward.encode(other))] = (
-                box_weight * (len(tokens) - 1) / (RESPONSE_TOKENS - 1)
-            )
-    logits = forward.response_logits(forward.prompt_ids(prompts), images, targets)
+    for row, example in enumerate(examples):
+        tokens = forward.encode(example.response)
+        for other in example.alternatives:
+            place = _deciding(tokens, forward.encode(other))
+            weights[row, place] = box_weight * (len(tokens) - 1) / (RESPONSE_TOKENS - 1)
+    logits = forward.response_logits(forward.prompt_ids([example.prompt for example in examples]), images, targets)
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(weights.shape)
     return (losses * weights).sum() / weights.sum()
 
 
 def _critic_example(
-    variant: Variant, digit: int, n: int, rng: random.Random, unanswerable: float
-) -> tuple[str, str, list[str]]:
-    """A prompt with `n` responses, what a critic that sees `digit` writes, and the same for other verdicts."""
-    place, wrong = rng.randrange(n), other_digits(rng, digit, n - 1)
-    at_place = other_digit(rng, digit, *wrong) if variant.ties and rng.random() < unanswerable else digit
-    shown = (*wrong[:place], at_place, *wrong[place:])
-    verdict = "tie" if at_place != digit else str(place + 1)
+    world: World, variant: Variant, seen: str, n: int, rng: random.Random, unanswerable: float
+) -> Example:
+    """What a critic that sees this writes about `n` responses."""
+    question = world.ask(rng, seen, judged=True)
+    right, place = world.answer(question, seen), rng.randrange(n)
+    wrong = world.wrong(rng, question, right, n - 1)
+    if variant.ties and rng.random() < unanswerable:
+        shown, verdict = tuple(world.wrong(rng, question, right, n)), "tie"
+    else:
+        shown, verdict = (*wrong[:place], right, *wrong[place:]), str(place + 1)
     others = {*map(str, range(1, n + 1)), *(["tie"] if variant.ties else [])} - {verdict}
-    alternatives = [variant.critic_response(digit, shown, other) for other in sorted(others)]
-    return variant.critic_prompt(shown), variant.critic_response(digit, shown, verdict), alternatives
+    return Example(
+        variant.critic_prompt(question, shown),
+        variant.critic_response(seen, shown, verdict),
+        tuple(variant.critic_response(seen, shown, other) for other in sorted(others)),
+    )
+
+
+def _policy_example(world: World, seen: str, rng: random.Random) -> Example:
+    question = world.ask(rng, seen, judged=False)
+    return Example(phrases.policy_prompt(question), phrases.policy_response(seen, world.answer(question, seen)))
 
 
 def _batch_loss(
     forward: FastForward,
     pixels: Tensor,
-    digits: Sequence[int],
+    shown: Sequence[str],
+    world: World,
     variant: Variant,
     rng: random.Random,
     settings: WarmStartSettings,
 ) -> Tensor:
-    # One batch for each length of prompt.
-    sizes, critics = variant.sizes, settings.critic_batch // len(variant.sizes)
-    start, total = settings.policy_batch, settings.policy_batch + critics * len(sizes)
-    rows = [rng.randrange(len(digits)) for _ in range(total)]
-    named = [rng.randrange(10) if rng.random() < settings.noise else digits[row] for row in rows]
+    """Mean loss of a batch of policy and critic examples.
+
+    Args:
+        shown: what each image shows.
+    """
+    sizes, policies = variant.sizes, settings.policy_batch
+    total = policies + settings.critic_batch
+    rows = [rng.randrange(len(shown)) for _ in range(total)]
+    seen = [world.seen[rng.randrange(len(world.seen))] if rng.random() < settings.noise else shown[row] for row in rows]
+    examples = [_policy_example(world, each, rng) for each in seen[:policies]]
+    examples += [
+        _critic_example(world, variant, each, sizes[place % len(sizes)], rng, settings.unanswerable)
+        for place, each in enumerate(seen[policies:])
+    ]
     images = forward.vision(pixels[rows])
-    policy = [phrases.policy_response(digit) for digit in named[:start]]
-    loss = _example_loss(forward, images[:start], [phrases.policy_prompt()] * start, policy) * start
-    for n in sizes:
-        end = start + critics
-        examples = [_critic_example(variant, digit, n, rng, settings.unanswerable) for digit in named[start:end]]
-        prompts, responses, alternatives = zip(*examples, strict=True)
-        part = _example_loss(forward, images[start:end], prompts, responses, alternatives, settings.box_weight)
-        loss, start = loss + part * critics, end
+    loss = torch.zeros(())
+    for places in forward.by_length([example.prompt for example in examples]):
+        part = [examples[place] for place in places]
+        loss = loss + _example_loss(forward, images[places], part, settings.box_weight) * len(places)
     return loss / total
 
 
 def warm_start(
     model_dir: str | Path,
-    train_rows: Sequence[DigitImage],
+    items: Sequence[Item],
     out_dir: str | Path,
     *,
     seed: int,
+    world: World = DIGITS,
     variant: Variant = PLAIN,
     settings: WarmStartSettings | None = None,
     progress: Progress | None = None,
@@ -244,9 +257,9 @@ def warm_start(
     The same seed, model and images give the same weights.
 
     Args:
-        train_rows: the images of the warm-start split.
+        items: those of the warm-start split.
         seed: decides the order of examples, the noise and the wrong responses.
-        variant: whose form the critic learns; `build_model` was given the same.
+        world, variant: what the model learns to see and to write; `build_model` was given the same.
         progress: called after every step.
 
     Raises:
@@ -254,26 +267,36 @@ def warm_start(
         IncoherentModelError: coherence after the cool-down is below `settings.gate`; nothing is written.
     """
     settings = settings or WarmStartSettings()
-    if not train_rows:
+    if not items:
         raise ValueError("the warm start got no images: give it at least a few per digit (the demo takes 60)")
     with _one_thread():
-        return _warm_start(load(model_dir), train_rows, Path(out_dir), random.Random(seed), variant, settings, progress)
+        return _warm_start(
+            load(model_dir), items, Path(out_dir), random.Random(seed), world, variant, settings, progress
+        )
 
 
 def _warm_start(
     forward: FastForward,
-    train_rows: Sequence[DigitImage],
+    items: Sequence[Item],
     out_dir: Path,
     rng: random.Random,
+    world: World,
     variant: Variant,
     settings: WarmStartSettings,
     progress: Progress | None,
 ) -> WarmStartResult:
-    pixels = image_patches(forward, train_rows)
-    digits = [row.label for row in train_rows]
-    shown = [[(digit, *other_digits(rng, digit, n - 1)) for digit in digits] for n in variant.sizes]
+    pixels = image_patches(forward, items)
+
+    def asked(n: int, *, tie: bool = False) -> Iterator[Shown]:
+        for item in items:
+            question = world.ask(rng, item.seen, judged=True)
+            right = world.answer(question, item.seen)
+            wrong = world.wrong(rng, question, right, n - 1 + tie)
+            yield Shown(question, tuple(wrong if tie else (right, *wrong)))
+
+    prompts = [[*asked(n)] for n in variant.sizes]
     if variant.ties:
-        shown.append([other_digits(rng, digit, 2) for digit in digits])
+        prompts.append([*asked(2, tie=True)])
     model = forward.model
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -281,7 +304,7 @@ def _warm_start(
     def look() -> float:
         with torch.no_grad():
             images = forward.vision(pixels)
-            return min(coherence(forward, images, responses, variant) for responses in shown)
+            return min(coherence(forward, images, shown, world, variant) for shown in prompts)
 
     last_start = settings.max_steps - settings.cooldown_steps
     end: int | None = None
@@ -292,7 +315,7 @@ def _warm_start(
             scale *= max(0.05, (end - step) / settings.cooldown_steps)
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * scale
-        loss = _batch_loss(forward, pixels, digits, variant, rng, settings)
+        loss = _batch_loss(forward, pixels, [item.seen for item in items], world, variant, rng, settings)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -307,7 +330,7 @@ def _warm_start(
     seen = look()
     if seen < settings.gate:
         raise IncoherentModelError(
-            f"after {step} steps on {len(digits)} images only {seen:.1%} of the critic's responses follow the digit "
+            f"after {step} steps on {len(items)} images only {seen:.1%} of the critic's responses follow what "
             f"they name ({settings.gate:.0%} are needed; from such a base the policy does not learn). "
             f"Choose another seed, or raise max_steps (now {settings.max_steps})."
         )
@@ -319,44 +342,35 @@ def _warm_start(
 
 def hard_negatives(
     model_dir: str | Path,
-    images: Sequence[DigitImage],
+    items: Sequence[Item],
     *,
     seed: int,
+    world: World = DIGITS,
     n: int = 1,
     samples: int = 16,
     temperature: float = 1.0,
-) -> dict[int, list[int]]:
-    """Wrong digits for each image, sampled from the policy's own wrong answers as `critic-r1 label --truth` finds them.
+) -> list[list[str]]:
+    """Wrong answers for each item, sampled from the policy's own wrong answers as `critic-r1 label --truth` finds them.
 
-    Such a pair is hard because the model believed the wrong response itself. Each wrong digit is as likely as the
-    policy is to answer it. Where the policy's errors in `samples` tries are too few, random digits follow them.
+    Such a pair is hard because the model believed the wrong response itself. Each wrong answer is as likely as the
+    policy is to give it. Where the policy's errors in `samples` tries are too few, random wrong answers follow them.
 
     Args:
-        images: what to sample on.
         seed: decides the samples and the choice among the wrong ones.
-        n: wrong digits of an image, each different.
-
-    Returns:
-        `DigitImage.index` -> wrong digits, as `digit_pairs` takes them.
+        n: wrong answers to an item, each different.
     """
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
     with _one_thread(), torch.no_grad():
         forward = load(model_dir)
-        features = forward.vision(image_patches(forward, images))
-        ids = forward.prompt_ids([phrases.policy_prompt()] * len(images))
-        responses = forward.texts(
-            forward.sample(ids, features, copies=samples, temperature=temperature, generator=generator)
-        )
-    negatives = {}
-    for row, image in enumerate(images):
-        drawn = responses[row * samples : (row + 1) * samples]
-        mined = right_against_wrong(drawn, str(image.label), shown="answer", seed=seed, name=str(image.index)).pairs
-        digits = {pair.wrong for pair in mined if re.fullmatch("[0-9]", pair.wrong)}
-        wrong = [int(answer) for text in drawn if (answer := final_answer(text)) in digits and answer is not None]
-        chosen: list[int] = []
-        for _ in range(n):
-            left = [digit for digit in wrong if digit not in chosen]
-            chosen.append(rng.choice(left) if left else other_digit(rng, image.label, *chosen))
-        negatives[image.index] = chosen
+        images = forward.vision(image_patches(forward, items))
+        prompts = [phrases.policy_prompt(item.question) for item in items]
+        responses = forward.respond(prompts, images, copies=samples, temperature=temperature, generator=generator)
+    negatives = []
+    for place, item in enumerate(items):
+        drawn = responses[place * samples : (place + 1) * samples]
+        mined = right_against_wrong(drawn, item.answer, shown="answer", seed=seed, name=str(item.id)).pairs
+        plausible = {pair.wrong for pair in mined}.intersection(world.answers(item.question))
+        wrong = [answer for text in drawn if (answer := final_answer(text)) in plausible and answer is not None]
+        negatives.append(world.wrong(rng, item.question, item.answer, n, wrong))
     return negatives
