@@ -213,7 +213,7 @@ def test_coherence_of_variants(
     ("variant", "shown", "verdict", "other", "deciding"),
     [
         (None, "35", "1", "2", "{|1"),
-        ("nway", "5713", "4", "2", " and| wrong"),
+        ("nway", "5713", "4", "2", "{|4"),
         ("counterfactual", "35", "1", "tie", ".| right"),
         ("counterfactual", "53", "2", "tie", " and| right"),
         ("counterfactual", "57", "tie", "2", " and| wrong"),

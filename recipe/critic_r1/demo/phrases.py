@@ -51,8 +51,8 @@ class Variant:
     """Responses of a training task. With more than two, the warm start teaches pairs as well: evaluation uses pairs."""
 
     thoughts: str = "I see a {seen}."
-    """What the critic thinks. `{words}` says of each response whether it is right; without them, a verdict among more
-    than two takes much longer to learn. Response N is `{response_N}`, with `{score_N}`."""
+    """What the critic thinks. `{words}` says of each response whether it is right; without it, ties take much longer to
+    learn. Response N is `{response_N}`, with `{score_N}`."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -98,6 +98,6 @@ VARIANTS: dict[VariantName | None, Variant] = {
     ),
     "rubric": Variant(thoughts="Rubric: what is shown.\nEvaluation: I see a {seen}. {words}." + _SCORES),
     "scores": Variant(thoughts="I see a {seen}." + _SCORES),
-    "nway": Variant(responses=4, thoughts="I see a {seen}. {words}."),
+    "nway": Variant(responses=4),
 }
 """The demo's variants of the critic task by the name of their configuration; None: the paper's own."""
