@@ -16,7 +16,7 @@ from data_prep.sources.labels import Labels
 from data_prep.sources.record import Source
 from data_prep.sources.reject import Reject, no_twin, repeated, same_responses
 from data_prep.tasks.nway import RankedResponses, RankTask
-from data_prep.tasks.ordering import Turns, choose_template, is_flipped, orders_of, seeded_fraction, split_of
+from data_prep.tasks.ordering import Turns, choose_template, is_flipped, orders_of, shuffled_places, split_of
 from data_prep.tasks.pairwise import PreferencePair, PreferenceTask
 from data_prep.tasks.pointwise import ScoredResponse, ScoreTask
 from data_prep.tasks.prompts import get_template, valid_text
@@ -249,10 +249,8 @@ class Transform:
             raise Reject("tie", "several responses share the best rank", "Use --nway pairs, or rankings.")
         if len(item.responses) > MOST_NWAY:
             raise Reject("not-pairwise", f"{len(item.responses)} responses; at most {MOST_NWAY}", "Use --nway pairs.")
-        seed = self.settings.seed
-        places = range(len(item.responses))
-        shares = [seeded_fraction(seed, "nway", item.pair_id, i) for i in places]
-        return RankTask(item, tuple(sorted(places, key=shares.__getitem__)), split, ordinal, ranking)
+        shown = shuffled_places(item.pair_id, len(item.responses), self.settings.seed)
+        return RankTask(item, shown, split, ordinal, ranking)
 
     def _split(self, item: PreferencePair | ScoredResponse | RankedResponses) -> str:
         settings = self.settings

@@ -71,13 +71,15 @@ class RankTask(HasRow):
     index: int = 0
     ranking: bool = False
     """Whether all responses are ranked."""
+    compact: bool = False
+    """Whether the prompt is for a tiny model: short, and without instructions."""
 
     @cached_property
     def prompt(self) -> str:
         """The user turn."""
         item = self.item
         responses = (item.responses[i] for i in self.shown)
-        return nway_prompt(item.question, responses, len(item.images), ranking=self.ranking)
+        return nway_prompt(item.question, responses, len(item.images), ranking=self.ranking, compact=self.compact)
 
     @property
     def ground_truth(self) -> str:
@@ -104,6 +106,7 @@ class RankTask(HasRow):
             pair_id=item.pair_id,
             question=valid_text(item.question),
             responses=[valid_text(item.responses[i]) for i in self.shown],
+            template="compact" if self.compact else None,
             prompt_tokens=prompt_tokens,
             image_blake3=known_hashes(item.images),
             source_id=source_id,

@@ -96,6 +96,11 @@ def is_flipped(pair_id: str, seed: int, share: float) -> bool:
     return share > 0 and seeded_fraction(seed, "flip", pair_id) < share
 
 
+def shuffled_places(pair_id: str, n: int, seed: int) -> tuple[int, ...]:
+    """The order in which a prompt shows the `n` responses of an N-way task."""
+    return tuple(sorted(range(n), key=lambda place: seeded_fraction(seed, "nway", pair_id, place)))
+
+
 def preference_tasks(
     pairs: Iterable[PreferencePair],
     *,

@@ -283,6 +283,8 @@ class PolicyTask(HasRow):
     answer: str
     split: Split = "train"
     index: int = 0
+    kind: str = ""
+    """Of the question, where a source has several; in the row's meta."""
 
     @property
     def prompt(self) -> str:
@@ -303,6 +305,7 @@ class PolicyTask(HasRow):
             question=valid_text(self.question),
             prompt_tokens=prompt_tokens,
             image_blake3=known_hashes(self.images),
+            meta=meta_texts({"kind": self.kind})[1] if self.kind else None,
         )
 
 

@@ -314,12 +314,23 @@ def score_prompt(question: str, response: str, n_images: int, lowest: float, hig
     return text.lstrip("\n")
 
 
-def nway_prompt(question: str, responses: Iterable[str], n_images: int, *, ranking: bool = False) -> str:
+def nway_prompt(
+    question: str, responses: Iterable[str], n_images: int, *, ranking: bool = False, compact: bool = False
+) -> str:
     """The user turn that asks for the best of several responses, in the order given; free text is neutralised.
 
     Args:
         ranking: ask for a ranking of all of them instead.
+        compact: as the template `compact`, without instructions.
+
+    Raises:
+        ValueError: a compact ranking, which no prompt asks for.
     """
+    if compact and ranking:
+        raise ValueError("there is no compact prompt for a ranking")
+    if compact:
+        lines = "".join(f"\nResponse {place}: {neutralise(response)}" for place, response in enumerate(responses, 1))
+        return f"{MARKER * n_images}{neutralise(question)}{lines}\nWhich response is right?"
     about = _ABOUT[n_images > 0]
     blocks = "\n\n".join(f"Response {place}:\n{neutralise(response)}" for place, response in enumerate(responses, 1))
     asked, rule, verdict = (

@@ -98,6 +98,20 @@ def test_every_figure_of_a_model_that_is_known(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in lines] == ["critic", "policy, greedy", "policy, sampled", "self-critique"]
 
 
+def test_questions_that_were_never_judged_are_measured_apart(tmp_path: Path) -> None:
+    alone = evaluate(Engine(), load_test_data([write_data(tmp_path / "data")]), seed=1)
+    with ShardWriter(tmp_path / "data" / "more.parquet") as writer:
+        for index, (digit, kind) in enumerate([(3, "odd"), (5, "odd"), (4, "even"), (7, "odd")]):
+            image = Image(f"PNG {100 + index} {digit}".encode())
+            writer.write(PolicyTask("digits_unjudged", (image,), "Which?", str(digit), "test", index, kind).row())
+    data = load_test_data([tmp_path / "data"])
+    assert (len(data.problems), len(data.unjudged)) == (len(DIGITS), 4)
+    metrics = evaluate(Engine(), data, seed=1).metrics
+    found = {name: metrics.pop(f"policy/greedy/{name}").value for name in ("unjudged", "even", "odd")}
+    assert found == {"unjudged": 0.25, "even": 1, "odd": 0}
+    assert metrics == alone.metrics
+
+
 def test_matches_use_the_prompt_of_training(tmp_path: Path) -> None:
     """A pair in a match is asked for in the very words of a critic row."""
     data = load_test_data([write_data(tmp_path / "data")])

@@ -12,6 +12,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokeniz
 
 from recipe.critic_r1.demo import phrases
 from recipe.critic_r1.demo.model import SPECIAL_TOKENS, build_model
+from recipe.critic_r1.demo.phrases import PLAIN
+
+WHICH = "What digit is shown?"
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +59,9 @@ def test_special_tokens_are_single_ids_and_digits_too(folder: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        phrases.policy_response(7),
-        phrases.critic_response(0, 2),
-        phrases.critic_prompt(3, 8),
+        phrases.policy_response("7", "7"),
+        PLAIN.critic_response("0", ("1", "0"), "2"),
+        PLAIN.critic_prompt(WHICH, ("3", "8")),
         "Größe: 12 px — not in the corpus 数",  # falls back to bytes
     ],
 )
@@ -67,7 +70,9 @@ def test_text_survives_the_tokenizer(folder: Path, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
 
 
-@pytest.mark.parametrize(("prompt", "length"), [(phrases.policy_prompt(), 19), (phrases.critic_prompt(7, 3), 38)])
+@pytest.mark.parametrize(
+    ("prompt", "length"), [(phrases.policy_prompt(WHICH), 19), (PLAIN.critic_prompt(WHICH, ("7", "3")), 38)]
+)
 def test_prompts_are_short_and_hold_four_image_tokens(folder: Path, prompt: str, length: int) -> None:
     processor = AutoProcessor.from_pretrained(folder)
     content = [{"type": "image"}, {"type": "text", "text": prompt.removeprefix("<image>")}]

@@ -4,12 +4,14 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from recipe.critic_r1.demo import VariantName, WorldName
 
 console = Console()
 
@@ -19,6 +21,7 @@ HEADLINES = {
     "critic/format_rate": "Format rate",
     "policy/greedy": "Policy accuracy, greedy",
     "policy/sampled": "Policy accuracy, sampled (T = 1)",
+    "policy/greedy/unjudged": "Policy accuracy, greedy, on kinds of question that were never judged",
     "best_of_8/one_sample": "One sample of 8",
     "best_of_8/majority": "Majority of 8",
     "best_of_8/knock_out": "Best of 8 by its own critic",
@@ -33,18 +36,20 @@ def demo(
         float | None,
         typer.Option(min=0.0, max=1.0, help="Control: share of training labels to flip; 0.5 leaves nothing to learn."),
     ] = None,
-    orders: Annotated[
-        Literal["balanced", "both"] | None,
+    world: Annotated[
+        WorldName | None, typer.Option(help="Images and questions: digits (the default), or shapes of easy-VQA.")
+    ] = None,
+    variant: Annotated[
+        VariantName | None,
         typer.Option(
-            help="Order of the responses in training pairs; both (each pair twice) for +variant=swap_consistency"
-            " (default: balanced)."
+            help="Ablation: train another way to judge (docs/rewards.md), with its data, warm start and reward."
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove the run in --out and start again.")] = False,
     overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides for training, key=value.")] = None,
 ) -> None:
-    """Train a tiny Qwen2.5-VL as a critic on handwritten digits, and evaluate it before and after.
+    """Train a tiny Qwen2.5-VL as a critic on handwritten digits or shapes, and evaluate it before and after.
 
     Runs the complete pipeline on a CPU: data, warm start, GRPO by verl, evaluation, self-critique, report.
     """
@@ -70,7 +75,8 @@ def demo(
             settings,
             seed=settings.seed if seed is None else seed,
             flip_labels=settings.flip_labels if flip_labels is None else flip_labels,
-            orders=settings.orders if orders is None else orders,
+            world=settings.world if world is None else world,
+            variant=settings.variant if variant is None else variant,
             overrides=tuple(overrides) if overrides else settings.overrides,
         )
         console.print(f"critic-r1 demo, seed {settings.seed}, into {out}", highlight=False)

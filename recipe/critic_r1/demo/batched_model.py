@@ -28,8 +28,13 @@ GRID = IMAGE_SIDE // PATCH
 PATCHES = GRID**2
 IMAGE_TOKENS = (GRID // MERGE) ** 2
 
-MAX_NEW_TOKENS = 18
-"""A well-formed response has 14 tokens, its end token included."""
+RESPONSE_TOKENS = 14
+"""Tokens of a well-formed response in the plain demo, its end token included."""
+
+MARGIN = 4
+"""Tokens that a sampled response may have more than a well-formed one."""
+
+MAX_NEW_TOKENS = RESPONSE_TOKENS + MARGIN
 
 
 class FastForward:
@@ -50,6 +55,7 @@ class FastForward:
         # verl masks these two in its rollouts.
         self._forbidden = [self.image_id, self.tokenizer.convert_tokens_to_ids(VIDEO_PAD)]
         self._prompt_ids: dict[str, list[int]] = {}
+        self._response_ids: dict[str, list[int]] = {}
         self._positions: dict[int, tuple[Tensor, int]] = {}
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
@@ -68,6 +74,23 @@ class FastForward:
                 )
         pixels: Tensor = out["pixel_values"]
         return pixels.view(len(images), PATCHES, -1).float()
+
+    def by_length(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Places of the prompts that have one length in tokens, as a batch must; in the order of their first ones."""
+        places: dict[int, list[int]] = {}
+        for place, prompt in enumerate(prompts):
+            places.setdefault(len(self._encode_prompt(prompt)), []).append(place)
+        return list(places.values())
+
+    def respond(self, prompts: Sequence[str], image_tokens: Tensor, *, copies: int = 1, **sampling: Any) -> list[str]:
+        """The texts that `sample` gives for prompts of any length, those of one prompt together."""
+        texts = [""] * (len(prompts) * copies)
+        for places in self.by_length(prompts):
+            ids = self.prompt_ids([prompts[place] for place in places])
+            found = self.texts(self.sample(ids, image_tokens[places], copies=copies, **sampling))
+            for row, place in enumerate(places):
+                texts[place * copies : (place + 1) * copies] = found[row * copies : (row + 1) * copies]
+        return texts
 
     def prompt_ids(self, prompts: Sequence[str]) -> Tensor:
         """Chat-formatted token ids of prompts with one image marker in front: (N, P).
@@ -90,9 +113,15 @@ class FastForward:
             self._prompt_ids[prompt] = self.tokenizer.encode(chat, add_special_tokens=False)
         return self._prompt_ids[prompt]
 
+    def encode(self, response: str) -> list[int]:
+        """Token ids of a response with its end token."""
+        if response not in self._response_ids:
+            self._response_ids[response] = [*self.tokenizer.encode(response, add_special_tokens=False), self.end_id]
+        return self._response_ids[response]
+
     def response_ids(self, responses: Sequence[str]) -> Tensor:
         """Token ids of responses, each with its end token, padded on the right: (N, R)."""
-        rows = [[*self.tokenizer.encode(text, add_special_tokens=False), self.end_id] for text in responses]
+        rows = [self.encode(text) for text in responses]
         longest = max(map(len, rows))
         return torch.tensor([row + [self.pad_id] * (longest - len(row)) for row in rows])
 

@@ -13,9 +13,11 @@ chooses among them).
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,7 +45,7 @@ from recipe.critic_r1.selection.matches import MatchJudge, critic_prompt
 from reward_fns.verdict import find_box
 
 MAX_TOKENS = 24
-"""Longest answer: the demo's answers have 14 tokens."""
+"""Maximum length of an answer in the plain demo, whose answers have 14 tokens."""
 
 N_CANDIDATES = 8
 
@@ -57,6 +59,8 @@ class TestData:
     tasks: critic rows, each pair in both orders.
     problems: policy rows.
     template: name of the critic's template, for matches.
+    unjudged: policy rows of kinds of question that no critic row asks (`data_source` ends in `_unjudged`).
+    kinds: the kind of question of each problem, by its id, where the rows have kinds.
     """
 
     __test__ = False  # not a test class, whatever pytest makes of the name
@@ -64,6 +68,8 @@ class TestData:
     tasks: list[JudgeTask]
     problems: list[Problem]
     template: str
+    unjudged: list[Problem] = field(default_factory=list)
+    kinds: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -87,7 +93,9 @@ def load_test_data(paths: Sequence[Path]) -> TestData:
         FileNotFoundError: no file. ValueError: a broken row (named), no critic rows, no policy rows, several templates.
     """
     files = [file for path in paths for file in (path.rglob("*.parquet") if path.is_dir() else [path])]
-    tasks, problems, templates = [], [], set()
+    tasks, templates, kinds = [], set(), {}
+    problems: list[Problem] = []
+    unjudged: list[Problem] = []
     for place, row in read_rows(set(files)):
         if row["extra_info"].get("split") != "test":
             continue
@@ -96,7 +104,10 @@ def load_test_data(paths: Sequence[Path]) -> TestData:
                 tasks.append(task_from_row(row))
                 templates.add(row["extra_info"]["template"])
             elif row["data_source"].startswith("policy/"):
-                problems.append(problem_from_row(row))
+                problem = problem_from_row(row)
+                (unjudged if row["data_source"].endswith("_unjudged") else problems).append(problem)
+                if kind := json.loads(row["extra_info"].get("meta") or "{}").get("kind"):
+                    kinds[problem.problem_id] = kind
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{place}: {error}") from error
     named = ", ".join(str(path) for path in paths)
@@ -105,7 +116,7 @@ def load_test_data(paths: Sequence[Path]) -> TestData:
             raise ValueError(f"no {kind} row with split 'test' in {named}: prepare the demo's data again")
     if len(templates) != 1:
         raise ValueError(f"the critic rows in {named} use the templates {sorted(map(str, templates))}; one is expected")
-    return TestData(tasks, problems, templates.pop())
+    return TestData(tasks, problems, templates.pop(), unjudged, kinds)
 
 
 def evaluate(
@@ -113,39 +124,52 @@ def evaluate(
     data: TestData,
     *,
     seed: int = 0,
+    max_tokens: int = MAX_TOKENS,
     other_pools: Sequence[Pool] = (),
     progress: Progress = lambda line: None,
 ) -> Evaluation:
     """Measure one model.
 
     Metrics: `critic/*` (see `pairwise_metrics`), `policy/greedy`, `policy/sampled` (one sample at temperature 1),
-    `policy/*_format_rate`, `best_of_8/{knock_out, one_sample, majority, oracle}` with the paired differences
+    `policy/*_format_rate`, `policy/greedy/KIND` for each kind of question, `policy/greedy/unjudged` for all that were
+    never judged, `best_of_8/{knock_out, one_sample, majority, oracle}` with the paired differences
     `best_of_8/knock_out_minus_{one_sample, majority}` and `best_of_8/knock_out_minus_greedy`.
 
     Args:
         seed: of all samples, brackets and bootstrap resamples.
+        max_tokens: of each answer.
         other_pools: candidates of another policy for the same problems; this model's critic chooses among them too
             (`best_of_8_other/*`).
     """
     found = Evaluation()
     clock = _Clock(found.seconds, progress)
 
-    found.judgements = judge(generator, data.tasks, Sampling(max_tokens=MAX_TOKENS))
+    once = Sampling(max_tokens=max_tokens)
+    found.judgements = judge(generator, data.tasks, once)
     _refuse_failures([j.error for j in found.judgements], "judgements")
     found.metrics |= {f"critic/{k}": v for k, v in pairwise_metrics(found.judgements, seed=seed).items()}
     clock.lap("critic", f"{len(data.tasks)} judgements, accuracy {found.metrics['critic/accuracy']}")
 
-    greedy = generator.generate(
-        [GenerationRequest(problem.messages, Sampling(max_tokens=MAX_TOKENS)) for problem in data.problems]
-    )
-    _refuse_failures([g.error for g in greedy], "greedy answers")
-    clusters = ClusterBootstrap([problem.image_blake3 for problem in data.problems], seed=seed)
-    right = _right(data.problems, greedy)
+    asked = [*data.problems, *data.unjudged]
+    answers = generator.generate([GenerationRequest(problem.messages, once) for problem in asked])
+    _refuse_failures([answer.error for answer in answers], "greedy answers")
+    correct = _right(asked, answers)
+    judged = len(data.problems)
+    clusters, right = ClusterBootstrap([problem.image_blake3 for problem in data.problems], seed=seed), correct[:judged]
     found.metrics["policy/greedy"] = clusters.rate(right)
-    found.metrics["policy/greedy_format_rate"] = clusters.rate([find_box(g.text).well_formed for g in greedy])
-    clock.lap("policy, greedy", f"{len(greedy)} answers, accuracy {found.metrics['policy/greedy']}")
+    formed = [find_box(answer.text).well_formed for answer in answers[:judged]]
+    found.metrics["policy/greedy_format_rate"] = clusters.rate(formed)
+    parts = {"unjudged": [place >= judged for place in range(len(asked))]} if data.unjudged else {}
+    parts |= {
+        kind: [data.kinds.get(problem.problem_id) == kind for problem in asked]
+        for kind in sorted({*data.kinds.values()})
+    }
+    for name, member in parts.items():
+        part = ClusterBootstrap([problem.image_blake3 for problem in compress(asked, member)], seed=seed)
+        found.metrics[f"policy/greedy/{name}"] = part.rate([*compress(correct, member)])
+    clock.lap("policy, greedy", f"{len(answers)} answers, accuracy {found.metrics['policy/greedy']}")
 
-    sampling = Sampling(temperature=1.0, max_tokens=MAX_TOKENS, n=N_CANDIDATES, seed=seed)
+    sampling = Sampling(temperature=1.0, max_tokens=max_tokens, n=N_CANDIDATES, seed=seed)
     found.pools = sample_pools(generator, data.problems, sampling)
     texts = [(pool.problem.image_blake3, c) for pool in found.pools for c in pool.candidates]
     samples = ClusterBootstrap([image for image, _ in texts], seed=seed)
@@ -153,13 +177,13 @@ def evaluate(
     found.metrics["policy/sampled_format_rate"] = samples.rate([find_box(c.text).well_formed for _, c in texts])
     clock.lap("policy, sampled", f"{len(texts)} answers, accuracy {found.metrics['policy/sampled']}")
 
-    own = _best_of_n(generator, data, found.pools, seed, "best_of_8", found)
+    own = _best_of_n(generator, data, found.pools, once, seed, "best_of_8", found)
     found.metrics["best_of_8/knock_out_minus_greedy"] = clusters.difference(
         own.shares["knock_out"][N_CANDIDATES], right
     )
     clock.lap("self-critique", f"{_cost(found.bills['best_of_8'])}, {found.metrics['best_of_8/knock_out']}")
     if other_pools:
-        _best_of_n(generator, data, other_pools, seed, "best_of_8_other", found)
+        _best_of_n(generator, data, other_pools, once, seed, "best_of_8_other", found)
         clock.lap(
             "critique of another policy",
             f"{_cost(found.bills['best_of_8_other'])}, {found.metrics['best_of_8_other/knock_out']}",
@@ -187,6 +211,7 @@ def run(
     out: Path,
     *,
     seed: int = 0,
+    max_tokens: int = MAX_TOKENS,
     tag: str = "",
     candidates: Path | None = None,
     progress: Progress = lambda line: None,
@@ -200,7 +225,7 @@ def run(
     engine = VllmEngine(model)
     ready = time.monotonic() - started
     progress(f"engine ready after {ready:.1f} s")
-    found = evaluate(engine, test, seed=seed, other_pools=other_pools, progress=progress)
+    found = evaluate(engine, test, seed=seed, max_tokens=max_tokens, other_pools=other_pools, progress=progress)
     found.seconds = {"engine start": ready, **found.seconds}
     write_results(
         found,
@@ -209,7 +234,7 @@ def run(
             "tag": tag,
             "model": str(model),
             "seed": seed,
-            "max_tokens": MAX_TOKENS,
+            "max_tokens": max_tokens,
             "n_candidates": N_CANDIDATES,
             "test_pairs": len({task.pair_id for task in test.tasks}),
             "test_problems": len(test.problems),
@@ -219,11 +244,15 @@ def run(
 
 
 def _best_of_n(
-    generator: Generator, data: TestData, pools: Sequence[Pool], seed: int, name: str, found: Evaluation
+    generator: Generator,
+    data: TestData,
+    pools: Sequence[Pool],
+    sampling: Sampling,
+    seed: int,
+    name: str,
+    found: Evaluation,
 ) -> BestOfNCurve:
-    referee = MatchJudge(
-        generator, critic_prompt(get_template(data.template)), Sampling(max_tokens=MAX_TOKENS), seed=seed
-    )
+    referee = MatchJudge(generator, critic_prompt(get_template(data.template)), sampling, seed=seed)
     result = measure(pools, knock_out(pools, referee, seed=seed), seed=seed)
     _refuse_failures(["failed"] * referee.bill.failed, "judgements in matches")
     found.bills[name] = asdict(referee.bill)
@@ -268,6 +297,7 @@ def main(
     data: Annotated[list[Path], typer.Option(help="Parquet file, or folder of them. Repeatable.")],
     out: Annotated[Path, typer.Option(help="Result file (JSON).")],
     seed: Annotated[int, typer.Option(help="Seed of samples, brackets and intervals.")] = 0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of an answer, in tokens.")] = MAX_TOKENS,
     tag: Annotated[str, typer.Option(help="Name of this evaluation in the result file.")] = "",
     candidates: Annotated[
         Path | None, typer.Option(help="candidates.jsonl of another model; this model's critic chooses among them too.")
@@ -275,7 +305,16 @@ def main(
 ) -> None:
     """Evaluate a model of the demo on its held-out images."""
     try:
-        run(model, data, out, seed=seed, tag=tag, candidates=candidates, progress=lambda line: print(line, flush=True))
+        run(
+            model,
+            data,
+            out,
+            seed=seed,
+            max_tokens=max_tokens,
+            tag=tag,
+            candidates=candidates,
+            progress=lambda line: print(line, flush=True),
+        )
     except (ValueError, OSError) as error:
         raise SystemExit(f"evaluate: {error}") from error
 

@@ -28,6 +28,8 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from data_prep.tasks.prompts import MARKER
 from recipe.critic_r1.demo import phrases
+from recipe.critic_r1.demo.phrases import PLAIN, Variant
+from recipe.critic_r1.demo.worlds import DIGITS, World
 
 END_OF_TEXT = "<|endoftext|>"
 TURN_START = "<|im_start|>"
@@ -67,20 +69,24 @@ CHAT_TEMPLATE = (
 )
 
 
-def _corpus() -> Iterator[str]:
-    for first in range(10):
-        for second in range(10):
-            yield f"user\n{phrases.policy_prompt()}\nassistant\n"
-            yield f"user\n{phrases.critic_prompt(first, second)}\nassistant\n"
-            yield phrases.policy_response(first)
-            yield phrases.critic_response(first, 1)
+def _corpus(world: World, variant: Variant) -> Iterator[str]:
+    for seen, question, shown in world.examples():
+        yield f"user\n{phrases.policy_prompt(question)}\nassistant\n"
+        yield f"user\n{variant.critic_prompt(question, shown)}\nassistant\n"
+        yield phrases.policy_response(seen, shown[0])
+        yield variant.critic_response(seen, shown, "1")
+        if variant.ties:
+            yield variant.critic_response(seen, shown, "tie")
 
 
-def build_tokenizer(vocab: dict[str, int] | None = None) -> Qwen2Tokenizer:
+def build_tokenizer(
+    vocab: dict[str, int] | None = None, *, world: World = DIGITS, variant: Variant = PLAIN
+) -> Qwen2Tokenizer:
     """A byte-level BPE in Qwen2's form, learnt from the demo's own texts; any other text falls back to bytes.
 
     Args:
         vocab: the learnt vocabulary with more entries; null: as learnt.
+        world, variant: whose texts are learnt.
     """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -94,7 +100,7 @@ def build_tokenizer(vocab: dict[str, int] | None = None) -> Qwen2Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=512, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    bpe.train_from_iterator((text.replace(MARKER, "") for text in _corpus()), trainer)
+    bpe.train_from_iterator((text.replace(MARKER, "") for text in _corpus(world, variant)), trainer)
     return Qwen2Tokenizer(
         vocab=vocab or bpe.get_vocab(),
         merges=_merges(bpe),
@@ -113,7 +119,27 @@ def _merges(bpe: Tokenizer) -> list[tuple[str, str]]:
     return [tuple(merge) for merge in json.loads(bpe.to_str())["model"]["merges"]]
 
 
-def build_processor() -> Qwen2_5_VLProcessor:
+def extra_tokens(world: World, variant: Variant) -> tuple[int, int]:
+    """By how many tokens the longest prompts and responses exceed those of the plain demo, which the limits are for."""
+
+    def lengths(world: World, variant: Variant) -> tuple[int, int]:
+        tokenizer = build_tokenizer(world=world, variant=variant)
+        prompts, responses = set(), set()
+        for seen, question, shown in world.examples():
+            several = (shown * variant.responses)[: variant.responses]
+            prompts.add(variant.critic_prompt(question, several).replace(MARKER, ""))
+            responses.add(variant.critic_response(seen, several, "1"))
+        prompt, response = (
+            max(map(len, tokenizer(sorted(texts), add_special_tokens=False)["input_ids"]))
+            for texts in (prompts, responses)
+        )
+        return prompt, response
+
+    (prompt, response), (usual_prompt, usual_response) = lengths(world, variant), lengths(DIGITS, PLAIN)
+    return max(0, prompt - usual_prompt), max(0, response - usual_response)
+
+
+def build_processor(world: World = DIGITS, variant: Variant = PLAIN) -> Qwen2_5_VLProcessor:
     """Tokenizer, image processor and chat template, as one Hugging Face processor."""
     sizes = {
         "patch_size": PATCH,
@@ -123,7 +149,7 @@ def build_processor() -> Qwen2_5_VLProcessor:
     }
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**sizes),
-        tokenizer=build_tokenizer(),
+        tokenizer=build_tokenizer(world=world, variant=variant),
         video_processor=Qwen2VLVideoProcessor(**sizes),
         chat_template=CHAT_TEMPLATE,
     )
@@ -176,19 +202,20 @@ def model_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
     )
 
 
-def build_model(out_dir: str | Path, seed: int) -> Path:
+def build_model(out_dir: str | Path, seed: int, world: World = DIGITS, variant: Variant = PLAIN) -> Path:
     """Write a randomly initialised model with tokenizer, processor and chat template as a Hugging Face folder.
 
     Args:
         out_dir: created when it does not exist; files of an earlier model are overwritten.
         seed: decides every weight. The tokenizer does not depend on it.
+        world, variant: the tokenizer learns their texts.
 
     Returns:
         The folder. The same seed gives the same bytes of `model.safetensors`.
     """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    processor = build_processor()
+    processor = build_processor(world, variant)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2_5_VLForConditionalGeneration(model_config(processor.tokenizer)).to(torch.float32)

@@ -11,14 +11,16 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 from omegaconf import OmegaConf
 from rich.console import Console
 
 from data_prep.files import FolderInUseError, folder_lock, write_json
 from recipe.critic_r1 import provenance
+from recipe.critic_r1.demo import VariantName, WorldName
 from recipe.critic_r1.demo.console import StageLine, parse_progress, stage_line
 from recipe.critic_r1.launch import processes
 from recipe.critic_r1.training.run_log import METRICS, read_lines
@@ -59,14 +61,25 @@ class DemoSettings:
     flip_labels: float = 0.0
     """Share of training pairs whose label is flipped: 0.5 leaves nothing to learn, the control."""
 
-    orders: Literal["balanced", "both"] = "balanced"
-    """Order of the responses in training pairs; `both` shows each pair twice, as +variant=swap_consistency needs."""
+    world: WorldName = "digits"
+    """Images and questions."""
+
+    variant: VariantName | None = None
+    """Variant of the critic task: its data, its form in the warm start, and its reward; None: the paper's own."""
 
     overrides: tuple[str, ...] = ()
     """Hydra overrides for the training stage."""
 
     coherence_gate: float | None = None
     """Minimum coherence of the warm start; None: the default of `demo.warm_start`."""
+
+    def __post_init__(self) -> None:
+        if self.variant not in (None, *get_args(VariantName)) or self.world not in get_args(WorldName):
+            raise ValueError(f"the demo has no variant {self.variant!r} or no world {self.world!r}")
+        if self.world == "easy_vqa" and self.variant in ("counterfactual", "nway"):
+            raise StageFailed(f"--variant {self.variant} needs several wrong answers; easy_vqa has yes and no")
+        if self.flip_labels and self.variant in ("counterfactual", "nway"):
+            raise StageFailed(f"--flip-labels flips labels 1 and 2; --variant {self.variant} has others")
 
     @classmethod
     def of_run(cls, folder: Path) -> "DemoSettings":
@@ -115,8 +128,11 @@ class DemoRun:
                     "resume it with the same ones, or choose another folder with --out."
                 )
             return
+        told: list[str] = [self.settings.world] if self.settings.world != "digits" else []
+        told += [self.settings.variant] if self.settings.variant else []
+        told += ["control: labels flipped"] if self.settings.flip_labels else []
         self._record = {
-            "name": "demo" if not self.settings.flip_labels else "demo (control: labels flipped)",
+            "name": f"demo ({', '.join(told)})" if told else "demo",
             "seed": self.settings.seed,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "asked": asked,
@@ -155,14 +171,17 @@ class DemoRun:
         folder, seed, python = self.folder, str(self.settings.seed), sys.executable
         critic, policy = folder / "data" / "critic", folder / "data" / "policy"
         warm, trained = folder / "model" / "warm", folder / "model" / "trained"
+        limits = self._evaluation_limits()
 
-        def evaluation(name: str, model: Path, *more: str) -> list[str]:
+        def evaluation(name: str, model: Path) -> list[str]:
             out = folder / "eval" / name / "eval.json"
             command = [python, "-m", "recipe.critic_r1.demo.evaluate", "--model", str(model), "--out", str(out)]
-            return [*command, "--data", str(critic), "--data", str(policy), "--seed", seed, "--tag", name, *more]
+            return [*command, "--data", str(critic), "--data", str(policy), "--seed", seed, "--tag", name, *limits]
 
         prepare = [python, "-m", "recipe.critic_r1.demo.stages", str(folder), "--seed", seed]
-        prepare += ["--flip-labels", str(self.settings.flip_labels), "--orders", self.settings.orders]
+        prepare += ["--flip-labels", str(self.settings.flip_labels), "--world", self.settings.world]
+        if self.settings.variant is not None:
+            prepare += ["--variant", self.settings.variant]
         if self.settings.coherence_gate is not None:
             prepare += ["--coherence-gate", str(self.settings.coherence_gate)]
         train = [python, "-m", "recipe.critic_r1.train", "--config-name", "demo", *self.train_overrides()]
@@ -187,8 +206,38 @@ class DemoRun:
             f"data.val_files={critic / 'test-00000.parquet'}",
             f"data.seed={self.settings.seed}",
             f"actor_rollout_ref.rollout.seed={self.settings.seed}",
+            *self._variant_overrides(),
             *self.settings.overrides,
         ]
+
+    @cached_property
+    def _extra_tokens(self) -> tuple[int, int]:
+        if (self.settings.world, self.settings.variant) == ("digits", None):
+            return 0, 0
+        from recipe.critic_r1.demo.model import extra_tokens  # takes seconds
+        from recipe.critic_r1.demo.phrases import VARIANTS
+        from recipe.critic_r1.demo.worlds import WORLDS
+
+        return extra_tokens(WORLDS[self.settings.world], VARIANTS[self.settings.variant])
+
+    def _variant_overrides(self) -> list[str]:
+        """The variant's configuration, and room for longer texts than the limits of ``config/demo.yaml`` are for."""
+        prompt, response = self._extra_tokens
+        config = _demo_config()
+        longer = {
+            "data.max_prompt_length": prompt,
+            "data.max_response_length": response,
+            "actor_rollout_ref.rollout.max_model_len": prompt + response,
+        }
+        limits = [f"{key}={OmegaConf.select(config, key) + more}" for key, more in longer.items() if more]
+        return [f"+variant={self.settings.variant}", *limits] if self.settings.variant else limits
+
+    def _evaluation_limits(self) -> list[str]:
+        if not self._extra_tokens[1]:
+            return []
+        from recipe.critic_r1.demo.evaluate import MAX_TOKENS
+
+        return ["--max-tokens", str(MAX_TOKENS + self._extra_tokens[1])]
 
     def _watch_training(self, line: StageLine) -> None:
         path = self.folder / "train" / METRICS
@@ -207,8 +256,7 @@ class DemoRun:
         line.update(len(steps), total, f"critic accuracy {accuracy:.2f} · {seconds:.0f} s a step")
 
     def _training_steps(self) -> int:
-        demo = OmegaConf.load(Path(__file__).parent.parent / "config" / "demo.yaml")
-        steps = demo.trainer.total_training_steps
+        steps = _demo_config().trainer.total_training_steps
         for override in self.settings.overrides:
             if override.startswith("trainer.total_training_steps="):
                 steps = int(override.split("=", 1)[1])
@@ -273,6 +321,10 @@ class DemoRun:
                 f"To resume: {resume_command(self.folder)}"
             )
         self.console.print(f"  {_clock(seconds):>7}   {stage.title}", highlight=False)
+
+
+def _demo_config() -> Any:
+    return OmegaConf.load(Path(__file__).parent.parent / "config" / "demo.yaml")
 
 
 def _quiet() -> dict[str, str]:
