@@ -58,7 +58,8 @@ def prepare(
     pairs = [place.pair(item, first) for item, (first,) in zip(split["test"], wrong("test"), strict=True)]
     tasks += preference_tasks(pairs, split="test", seed=seed, orders="both", template=TEMPLATE)
     settings = {"seed": seed, "flip_labels": flip_labels, "world": world, "variant": variant,
-                "split": dict(place.sizes), "negatives": "errors of the warm start"}  # fmt: skip
+                "split": dict(place.sizes), "items": {name: len(items) for name, items in split.items()},
+                "negatives": "errors of the warm start"}  # fmt: skip
     write_parquet(tasks, run_dir / "data" / "critic", settings=settings)
     asked = [
         PolicyTask(source, (item.image,), item.question, item.answer, "test", number, item.kind)

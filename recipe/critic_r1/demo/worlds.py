@@ -50,7 +50,8 @@ class World(ABC):
     def split(self, seed: int) -> dict[str, list[Item]]:
         """Items by `warm_start`, `rl`, `test` and, where a world has questions that are not judged, `unjudged`.
 
-        Splits share no image, except that unjudged questions are about the images of `test`.
+        Splits share no image, except that unjudged questions are about the images of `test`. An image without a
+        fitting question is left out; the manifest of the demo's data has the number of items beside that of images.
 
         Raises:
             ImportError: the package of the set is not installed.
