@@ -57,7 +57,7 @@ browser:
 
 # All tests, a short GRPO run on the real stack among them.
 test: $(STAMP) browser
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,11 +1,10 @@
-"""What every test may rely on, and how the tests are spread over processes (`make test` uses three)."""
+"""What every test may rely on, and how the tests are spread over processes (`make test` uses two)."""
 
 import gc
 import signal
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
@@ -15,10 +14,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REAL_STACK = ("tests/e2e/", "tests/judging/test_vllm_engine.py")
-"""Tests that start a training run or a vLLM engine, which takes up to 7 GB."""
-
-ROOM_FOR_TWO = psutil.virtual_memory().total > 20e9
-"""Whether two of them fit beside the other tests: the longest file then has a process of its own."""
+"""Tests that start Ray, FSDP or vLLM: two at a time would not fit in the memory of a small machine."""
 
 LONGEST = (
     *REAL_STACK,
@@ -75,18 +71,15 @@ SLOW = (
 processes. A single test is marked where it is defined."""
 
 
-class BoundedRealStack(LoadFileScheduling):  # type: ignore[misc]
-    """A file stays in one process, and what starts the real stack in one or two."""
+class KeepsTheRealStackTogether(LoadFileScheduling):  # type: ignore[misc]
+    """A file stays in one process, and so does everything that starts the real stack."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = str(super()._split_scope(nodeid))
-        if not nodeid.startswith(REAL_STACK) or (ROOM_FOR_TWO and file.endswith("test_train.py")):
-            return file
-        return "real stack"
+        return "real stack" if nodeid.startswith(REAL_STACK) else str(super()._split_scope(nodeid))
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> BoundedRealStack:
-    return BoundedRealStack(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> KeepsTheRealStackTogether:
+    return KeepsTheRealStackTogether(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

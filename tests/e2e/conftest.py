@@ -1,8 +1,6 @@
 """What the end-to-end tests share: a tiny model, a few critic tasks, and a way to start a training run."""
 
-import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +83,6 @@ def workshop(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Work
 
 MARK = "CRITIC_R1_TEST_RUN"
 
-SHARED_MEMORY = "/dev/shm"
-
 
 def start(module: str, arguments: list[str], log: Path, on_tick: Callable[[], None] = lambda: None) -> tuple[int, str]:
     """Run ``python -m module`` to its end; returns its exit status and everything it printed.
@@ -117,28 +113,6 @@ def workers(title: str, log: Path) -> list[int]:
         if command.startswith(title) and f"{MARK}={log}".encode() in environment.split(b"\0"):
             found.append(int(entry.name))
     return found
-
-
-def left_in_shared_memory(before: set[str], seconds: float = 10.0) -> list[str]:
-    """What is in /dev/shm, was not there before, and is used by no process: other tests run at the same time."""
-    deadline = time.monotonic() + seconds
-    while left := {name for name in set(os.listdir(SHARED_MEMORY)) - before if not _in_use(f"{SHARED_MEMORY}/{name}")}:
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.5)
-    return sorted(left)
-
-
-def _in_use(path: str) -> bool:
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if path in (process / "maps").read_text() or any(
-                os.readlink(file).startswith(path) for file in (process / "fd").iterdir()
-            ):
-                return True
-        except OSError:
-            continue  # gone, or another user's
-    return False
 
 
 def matches_agree(samples: Sequence[dict[str, Any]]) -> None:

@@ -17,15 +17,7 @@ import pytest
 from recipe.critic_r1.training.checkpoints import TRACKER, best, held_out
 from recipe.critic_r1.training.export import export
 from recipe.critic_r1.training.run_log import read_lines
-from tests.e2e.conftest import (
-    MIN_PEARSON,
-    SHARED_MEMORY,
-    Workshop,
-    left_in_shared_memory,
-    matches_agree,
-    start,
-    workers,
-)
+from tests.e2e.conftest import MIN_PEARSON, Workshop, matches_agree, start, workers
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -71,7 +63,7 @@ def recovered(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> R
     arguments = ["--config-name", "demo", "+variant=[policy_by_critic,swap_consistency]"]
     arguments += workshop.overrides(folder, **mixed)
     arguments += ["+critic_r1.group_reward.max_tokens=20", "+critic_r1.group_reward.attempts=1"]
-    before = set(os.listdir(SHARED_MEMORY))
+    before = set(os.listdir("/dev/shm"))
     killed: list[int] = []
 
     def kill_after_two_steps() -> None:
@@ -81,7 +73,7 @@ def recovered(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> R
                 os.kill(pid, signal.SIGKILL)
 
     status, text = start("recipe.critic_r1.train", arguments, folder / "log", kill_after_two_steps)
-    return Recovered(folder, killed, status, text, left_in_shared_memory(before))
+    return Recovered(folder, killed, status, text, sorted(set(os.listdir("/dev/shm")) - before))
 
 
 def test_a_killed_worker_is_a_clear_error(recovered: Recovered) -> None:
