@@ -7,7 +7,7 @@ import pytest
 from recipe.critic_r1.training.run_log import read_lines
 from tests.e2e.conftest import Workshop, start
 
-pytestmark = [pytest.mark.e2e, pytest.mark.bench, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.bench, pytest.mark.timeout(1800)]
 
 
 def test_a_frozen_critic(workshop: Workshop, tmp_path: Path) -> None:

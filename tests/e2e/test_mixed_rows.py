@@ -15,7 +15,7 @@ from data_prep.writer import write_parquet
 from recipe.critic_r1.training.run_log import read_lines
 from tests.e2e.conftest import MIN_PEARSON, Workshop, start
 
-pytestmark = [pytest.mark.e2e, pytest.mark.bench, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.bench, pytest.mark.timeout(1800)]
 
 STEPS, ROWS, ROLLOUTS = 3, 10, 2
 

@@ -15,7 +15,7 @@ from recipe.critic_r1.training.run_log import read_lines
 from tests.e2e.conftest import Workshop, matches_agree, start
 from tests.judging.fake_server import FakeServer, answer, say
 
-pytestmark = [pytest.mark.e2e, pytest.mark.bench, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.bench, pytest.mark.timeout(1800)]
 
 
 def compared(body: dict[str, Any]) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import pytest
 import reward_fns
 from tests.e2e.conftest import Workshop, start
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 # What verl's own configuration has to be told for a tiny model; the platform's settings are our cluster/cpu.yaml.
 SETTINGS = {

@@ -19,7 +19,7 @@ from recipe.critic_r1.training.export import export
 from recipe.critic_r1.training.run_log import read_lines
 from tests.e2e.conftest import MIN_PEARSON, Workshop, matches_agree, start, workers
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 STEPS, PROBES = 4, 6
 
