@@ -132,7 +132,10 @@ def rolled_out(
         config.data.custom_cls.path = None
     dataset_cls = RLHFDataset if path == "stock" else EncodedImageDataset
     data = dataset_cls(config.data.train_files, hf_tokenizer(model), config.data, hf_processor(model))
-    prompt = data[row] | {"uid": "u", "agent_name": "single_turn_agent", "global_steps": 1}
+    # As Ray hands it over. It also decodes images that verl's data set only opens: its rollouts would decode them in
+    # several threads at once, which Pillow cannot do.
+    row_as_sent = pickle.loads(pickle.dumps(data[row]))
+    prompt = row_as_sent | {"uid": "u", "agent_name": "single_turn_agent", "global_steps": 1}
     stored.clear()
 
     async def run() -> None:
