@@ -10,6 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from data_prep.files import folder_lock
+from data_prep.sources import easy_vqa
 from recipe.critic_r1.cli import app
 from recipe.critic_r1.demo.console import parse_progress, progress_line
 from recipe.critic_r1.demo.pipeline import DemoRun, DemoSettings, Stage, StageFailed, start_over
@@ -143,10 +144,29 @@ def test_a_second_demo_in_the_folder_is_refused_before_it_touches_anything(tmp_p
         "[]",
         "[" * 100_000,
         '{"asked": {"overrides": []}}',
-        '{"asked": {"overrides": [], "unknown": 1}, "stages": []}',
+        '{"asked": 1, "stages": []}',
     ],
 )
 def test_a_broken_record_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(StageFailed, match=r"run\.json is not the record of a demo run"):
         DemoSettings.of_run(tmp_path)
+
+
+def test_a_run_of_another_version_can_be_started_again_and_not_resumed(tmp_path: Path) -> None:
+    run_in(tmp_path, [])[0].run()
+    record = json.loads((tmp_path / "run.json").read_text())
+    record["asked"]["orders"] = "both"
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(StageFailed, match=r"another version of critic-r1.*\(orders\).*--fresh"):
+        run_in(tmp_path, [])[0].run()
+    start_over(tmp_path)
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_a_world_without_its_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "easy_vqa", None)
+    easy_vqa.load.cache_clear()
+    easy_vqa.questions.cache_clear()
+    with pytest.raises(StageFailed, match=r"need easy-vqa: install critic-r1\[easy-vqa\]"):
+        DemoRun(tmp_path, DemoSettings(world="easy_vqa"), Console()).stages()

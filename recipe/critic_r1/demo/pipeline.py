@@ -9,7 +9,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -83,16 +83,37 @@ class DemoSettings:
 
     @classmethod
     def of_run(cls, folder: Path) -> "DemoSettings":
-        """The options of the run in ``folder``. Raises StageFailed when its record is damaged."""
-        path = folder / RUN_FILE
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            asked, _ = record["asked"], [(stage["name"], stage["status"]) for stage in record["stages"]]
-            return cls(**(asked | {"overrides": tuple(asked["overrides"])}))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        """The options of the run in ``folder``.
+
+        Raises:
+            StageFailed: its record is damaged, or of a version with other options.
+        """
+        asked = _asked(folder)
+        if other := sorted(set(asked) - {option.name for option in fields(cls)}):
             raise StageFailed(
-                f"{path} is not the record of a demo run ({type(error).__name__}: {error}): choose another --out"
-            ) from error
+                f"{folder / RUN_FILE} is a run of another version of critic-r1, with other options ({', '.join(other)})"
+                ": start again with --fresh, or choose another --out"
+            )
+        try:
+            return cls(**(asked | {"overrides": tuple(asked["overrides"])}))
+        except (ValueError, TypeError) as error:
+            raise _no_record(folder, error) from error
+
+
+def _asked(folder: Path) -> dict[str, Any]:
+    """The options in the record of a run. Raises StageFailed when it is not one."""
+    try:
+        record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        asked, _ = dict(record["asked"]), [(stage["name"], stage["status"]) for stage in record["stages"]]
+        return asked
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _no_record(folder, error) from error
+
+
+def _no_record(folder: Path, error: Exception) -> StageFailed:
+    return StageFailed(
+        f"{folder / RUN_FILE} is not the record of a demo run ({type(error).__name__}: {error}): choose another --out"
+    )
 
 
 @dataclass
@@ -218,7 +239,10 @@ class DemoRun:
         from recipe.critic_r1.demo.phrases import VARIANTS
         from recipe.critic_r1.demo.worlds import WORLDS
 
-        return extra_tokens(WORLDS[self.settings.world], VARIANTS[self.settings.variant])
+        try:
+            return extra_tokens(WORLDS[self.settings.world], VARIANTS[self.settings.variant])
+        except ImportError as error:
+            raise StageFailed(str(error)) from error
 
     def _variant_overrides(self) -> list[str]:
         """The variant's configuration, and room for longer texts than the limits of ``config/demo.yaml`` are for."""
@@ -355,7 +379,7 @@ def start_over(folder: Path) -> None:
     """Remove what an earlier demo wrote into the folder, and nothing else; refuses a folder that is not of a demo."""
     if not (folder / RUN_FILE).exists():
         raise StageFailed(f"{folder} exists and is not a run of the demo: choose another folder with --out")
-    DemoSettings.of_run(folder)
+    _asked(folder)
     try:
         with folder_lock(folder, "critic-r1 demo --fresh"):
             for path in (folder / name for name in WRITTEN):
