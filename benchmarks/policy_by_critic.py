@@ -35,9 +35,8 @@ import typer
 
 from benchmarks.demo import over_seeds, points
 from benchmarks.harness import COMMAND, RESULTS, Out, follow, served, training, write
-from data_prep.sources import digits
 from data_prep.writer import write_parquet
-from recipe.critic_r1.demo.worlds import Digits
+from recipe.critic_r1.demo.worlds import DIGITS
 from recipe.critic_r1.training.run_log import METRICS, read_lines
 
 ARMS = ("frozen", "self", "self_mixed", "shuffled", "majority", "truth", "second")
@@ -224,8 +223,8 @@ def main(
         subprocess.run([COMMAND, "demo", "--resume", "--out", str(demo), "--seed", str(seed)], check=True)
         questions = folder / f"questions-seed{seed}"
         if not (questions / "manifest.json").exists():
-            indices = digits.digit_split(seed, **Digits.sizes)["rl"]
-            write_parquet(digits.policy_rows(indices, split="train"), questions)
+            items = enumerate(DIGITS.split(seed)["rl"])
+            write_parquet([DIGITS.policy_task(item, number, split="train") for number, item in items], questions)
         rows = questions / "train-00000.parquet"
         for arm in missing:
             runs[arm, seed] = measured(arm, demo, rows, folder, seed=seed, steps=steps)

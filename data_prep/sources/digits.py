@@ -1,21 +1,19 @@
 """Handwritten digits as critic data: the paper's setting at the size of a laptop.
 
 The images are real: the 1,797 digits of the UCI hand-written digits test set that scikit-learn ships, so the demo
-needs no download. An image asks "What digit is shown?"; a pair sets the true digit against a wrong one. Which wrong
-digits are worth comparing is for the caller to say: the errors of the very policy that will be trained make the
-hardest pairs.
+needs no download. The question about each is "What digit is shown?".
 
 scikit-learn is imported inside the loader only. It takes seconds to import, and training processes import this package.
 """
 
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from data_prep.tasks.ordering import seeded_fraction
-from data_prep.tasks.pairwise import Image, PolicyTask, PreferencePair
+from data_prep.tasks.pairwise import Image
 
 SOURCE = "digits"
 QUESTION = "What digit is shown?"
@@ -95,48 +93,3 @@ def _round_robin_by_digit(indices: Sequence[int]) -> list[int]:
         rounds[i] = earlier[images[i].label]
         earlier[images[i].label] += 1
     return sorted(indices, key=rounds.__getitem__)
-
-
-def random_wrong_digits(indices: Sequence[int], seed: int, n: int = 1) -> dict[int, list[int]]:
-    """For each image, `n` different wrong digits drawn by seed (1 to 9)."""
-    images = load_digit_images()
-    wrong = {}
-    for i in indices:
-        others = [d for d in range(10) if d != images[i].label]
-        shares = {d: seeded_fraction(seed, "wrong", i, d) for d in others}
-        wrong[i] = sorted(others, key=shares.__getitem__)[:n]
-    return wrong
-
-
-def digit_pairs(indices: Sequence[int], wrong: Mapping[int, Sequence[int] | int]) -> Iterator[PreferencePair]:
-    """Pairs of the true digit (preferred) and a wrong one, for each image in `indices`.
-
-    Args:
-        indices: places in the set, as `digit_split` gives them.
-        wrong: for each index one wrong digit or several; several give as many pairs. Images without one are left
-            out. Answers of the policy that are not digits cannot be used.
-
-    Raises:
-        ValueError: a wrong response equals the true digit or is not a digit.
-    """
-    images = load_digit_images()
-    for i in indices:
-        given = wrong.get(i, ())
-        for digit in (given,) if isinstance(given, int) else given:
-            if digit == images[i].label or not 0 <= digit <= 9:
-                raise ValueError(f"image {i} shows {images[i].label}: {digit} is not a wrong digit from 0 to 9")
-            yield PreferencePair(
-                source=SOURCE,
-                images=(images[i].image,),
-                question=QUESTION,
-                responses=(str(images[i].label), str(digit)),
-                preferred=0,
-                meta={"id": i},
-            )
-
-
-def policy_rows(indices: Sequence[int], *, split: str = "test") -> Iterator[PolicyTask]:
-    """The plain question for each image, with the digit as its answer."""
-    images = load_digit_images()
-    for place, i in enumerate(indices):
-        yield PolicyTask(SOURCE, (images[i].image,), QUESTION, str(images[i].label), split, place)

@@ -1,12 +1,12 @@
 """easy-VQA as critic data: a small world with English questions.
 
 The package `easy-vqa` ships 4,000 training and 1,000 test images of one coloured shape, with 48,248 questions in 107
-forms that have 13 answers. A question is about the shape or about the color: it asks for it, asks whether it is there,
+forms that have 13 answers. A question is about the shape or about the colour: it asks for it, asks whether it is there,
 or whether it is absent. So critic pairs can come from some kinds of question, and the policy can be measured on kinds
 that were never judged.
 
 The set says what an image shows in its questions only. `load` leaves out images whose questions do not settle both the
-shape and the color.
+shape and the colour: 422 of 4,000 and 112 of 1,000.
 """
 
 import io
@@ -30,7 +30,7 @@ COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 Part = Literal["train", "test"]
 
 Kind = Literal["shape", "shape_there", "shape_absent", "color", "color_there", "color_absent"]
-"""What a question asks: for the shape or the color, whether one is there, or whether one is absent."""
+"""What a question asks: for the shape or the colour, whether one is there, or whether one is absent."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -78,7 +78,7 @@ class Seen:
         return "yes" if self.is_named_in(question) != kind.endswith("absent") else "no"
 
     def is_named_in(self, question: str) -> bool:
-        """Whether every shape and color in the question is this one's."""
+        """Whether every shape and colour in the question is this one's."""
         return all(
             word is None or word[0] == mine
             for word, mine in ((_SHAPE.search(question), self.shape), (_COLOR.search(question), self.color))
@@ -158,7 +158,7 @@ def load(part: Part) -> list[EasyImage]:
 def easy_split(seed: int, n_warm_start: int, n_rl: int, n_test: int) -> dict[str, list[EasyImage]]:
     """Images for `warm_start` and `rl`, from the training part of the set, and for `test`, from its test part, by seed.
 
-    The test images depend on the seed and on `n_test` only. The warm start gets every shape in every color equally
+    The test images depend on the seed and on `n_test` only. The warm start gets every shape in every colour equally
     often, to within one.
 
     Raises:

@@ -16,7 +16,7 @@ from recipe.critic_r1.demo.evaluate import load_test_data
 from recipe.critic_r1.demo.model import build_tokenizer
 from recipe.critic_r1.demo.phrases import PLAIN
 from recipe.critic_r1.demo.pipeline import DemoSettings, StageFailed
-from recipe.critic_r1.demo.worlds import WORLDS, EasyVqa, World
+from recipe.critic_r1.demo.worlds import DIGITS, WORLDS, EasyVqa, World
 
 EASY = WORLDS["easy_vqa"]
 SIZES = {"n_warm_start": 24, "n_rl": 30, "n_test": 12}
@@ -44,6 +44,14 @@ def test_known_errors_come_first_and_no_wrong_answer_twice() -> None:
         wrong = WORLDS["digits"].wrong(rng, "", "3", 4, ["5", "5", "8"])
         assert {*wrong[:2]} == {"5", "8"}
         assert len({"3", *wrong}) == 5
+
+
+@pytest.mark.parametrize("wrong", ["3", "10"])
+def test_a_right_answer_is_no_wrong_response(wrong: str) -> None:
+    (item,) = DIGITS.items([3])
+    assert item.answer == "3"
+    with pytest.raises(ValueError, match="not a wrong answer"):
+        DIGITS.pair(item, wrong)
 
 
 def test_kinds_and_answers_are_asked_for_equally_often() -> None:

@@ -12,6 +12,7 @@ from data_prep.sources import digits
 from data_prep.tasks.ordering import preference_tasks
 from data_prep.writer import write_parquet
 from recipe.critic_r1.launch import processes
+from tests import made_digits
 
 MIN_PEARSON = 0.999
 """Least agreement of rollout and actor at random weights.
@@ -65,14 +66,14 @@ def workshop(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Work
         task
         for name, used in (("rl", "train"), ("test", "test"))
         for task in preference_tasks(
-            digits.digit_pairs(split[name], digits.random_wrong_digits(split[name], 0)),
+            made_digits.pairs(split[name]),
             split=used,
             orders="both",
             template="compact",
         )
     ]
     write_parquet(tasks, folder / "data")
-    write_parquet(digits.policy_rows(split["rl"][:16], split="train"), folder / "policy")
+    write_parquet(made_digits.questions(split["rl"][:16]), folder / "policy")
     return Workshop(
         model=tiny_model,
         train=folder / "data" / "train-00000.parquet",

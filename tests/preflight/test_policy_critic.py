@@ -7,6 +7,7 @@ from data_prep.tasks.ordering import preference_tasks
 from data_prep.writer import write_parquet
 from recipe.critic_r1 import preflight
 from recipe.critic_r1.preflight import policy_critic
+from tests import made_digits
 from tests.judging.fake_server import FakeServer, prefers_larger
 from tests.preflight.conftest import ROLLOUT, Run, every_refusal_was_made
 
@@ -22,9 +23,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Questions, and critic rows."""
     folder = tmp_path_factory.mktemp("data")
     indices = digits.digit_split(0, 0, 4, 0)["rl"]
-    write_parquet(digits.policy_rows(indices, split="train"), folder / "policy")
-    pairs = digits.digit_pairs(indices, digits.random_wrong_digits(indices, 0))
-    write_parquet(preference_tasks(pairs, orders="both", template="compact"), folder / "critic")
+    write_parquet(made_digits.questions(indices), folder / "policy")
+    write_parquet(preference_tasks(made_digits.pairs(indices), orders="both", template="compact"), folder / "critic")
     return str(folder / "policy" / "train-00000.parquet"), str(folder / "critic" / "train-00000.parquet")
 
 

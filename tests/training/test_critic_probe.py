@@ -14,6 +14,7 @@ from data_prep.tasks.ordering import preference_tasks
 from data_prep.writer import write_parquet
 from recipe.critic_r1.judging.generation import Generation, GenerationRequest, TextPart
 from recipe.critic_r1.training.critic_probe import AGREEMENT, CriticDrift, CriticProbe, ProbeSettings
+from tests import made_digits
 from tests.training.test_group_reward import RolloutServer
 
 PAIRS = 4
@@ -24,9 +25,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Four pairs in both orders, after a question that is not one."""
     folder = tmp_path_factory.mktemp("probe")
     indices = digits.digit_split(0, 0, PAIRS, 0)["rl"]
-    pairs = digits.digit_pairs(indices, digits.random_wrong_digits(indices, 0))
-    write_parquet(digits.policy_rows(indices, split="test"), folder / "policy")
-    write_parquet(preference_tasks(pairs, orders="both", template="compact"), folder / "critic")
+    write_parquet(made_digits.questions(indices, "test"), folder / "policy")
+    write_parquet(preference_tasks(made_digits.pairs(indices), orders="both", template="compact"), folder / "critic")
     return str(folder)
 
 

@@ -38,7 +38,6 @@ def prepare(
     """Make the tiny model, warm it up, and write the critic tasks with wrong answers of its own."""
 
     from data_prep.tasks.ordering import preference_tasks
-    from data_prep.tasks.pairwise import PolicyTask
     from data_prep.writer import write_parquet
     from recipe.critic_r1.demo.phrases import TEMPLATE, VARIANTS
     from recipe.critic_r1.demo.warm_start import hard_negatives
@@ -62,8 +61,8 @@ def prepare(
                 "negatives": "errors of the warm start"}  # fmt: skip
     write_parquet(tasks, run_dir / "data" / "critic", settings=settings)
     asked = [
-        PolicyTask(source, (item.image,), item.question, item.answer, "test", number, item.kind)
-        for name, source in (("test", place.source), ("unjudged", f"{place.source}_unjudged"))
+        place.policy_task(item, number, judged=name == "test")
+        for name in ("test", "unjudged")
         for number, item in enumerate(split.get(name, ()))
     ]
     write_parquet(asked, run_dir / "data" / "policy", settings=settings)

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from data_prep.sources import digits, easy_vqa
 from data_prep.tasks.nway import RankedResponses
 from data_prep.tasks.ordering import seeded_fraction
-from data_prep.tasks.pairwise import Image, PreferencePair
+from data_prep.tasks.pairwise import Image, PolicyTask, PreferencePair, Split
 from recipe.critic_r1.demo import WorldName
 
 
@@ -86,13 +86,24 @@ class World(ABC):
         return found
 
     def pair(self, item: Item, wrong: str) -> PreferencePair:
-        """The right answer, which is preferred, and a wrong one."""
+        """The right answer, which is preferred, and a wrong one.
+
+        Raises:
+            ValueError: `wrong` is no plausible wrong answer.
+        """
+        if wrong == item.answer or wrong not in self.answers(item.question):
+            raise ValueError(f"item {item.id}: {wrong!r} is not a wrong answer to {item.question!r}")
         return PreferencePair(self.source, (item.image,), item.question, (item.answer, wrong), 0, {"id": item.id})
 
     def ranked(self, item: Item, wrong: Sequence[str]) -> RankedResponses:
         """The right answer, which is best, and several wrong ones."""
         ranks = (1.0, *(2.0 for _ in wrong))
         return RankedResponses(self.source, (item.image,), item.question, (item.answer, *wrong), ranks, {"id": item.id})
+
+    def policy_task(self, item: Item, number: int, *, split: Split = "test", judged: bool = True) -> PolicyTask:
+        """The question itself; `number` is its place among those of the file."""
+        source = self.source if judged else f"{self.source}_unjudged"
+        return PolicyTask(source, (item.image,), item.question, item.answer, split, number, item.kind)
 
 
 class Digits(World):
@@ -104,11 +115,12 @@ class Digits(World):
     sizes = MappingProxyType({"n_warm_start": 20, "n_rl": 1000, "n_test": 400})
 
     def split(self, seed: int) -> dict[str, list[Item]]:
-        images = digits.load_digit_images()
-        return {
-            name: [Item(i, images[i].image, str(images[i].label), digits.QUESTION, str(images[i].label)) for i in part]
-            for name, part in digits.digit_split(seed, **self.sizes).items()
-        }
+        return {name: self.items(part) for name, part in digits.digit_split(seed, **self.sizes).items()}
+
+    def items(self, indices: Sequence[int]) -> list[Item]:
+        """The question about each image, by its place in the set."""
+        images = [digits.load_digit_images()[i] for i in indices]
+        return [Item(i.index, i.image, str(i.label), digits.QUESTION, str(i.label)) for i in images]
 
     def ask(self, rng: random.Random, seen: str, *, judged: bool) -> str:
         return digits.QUESTION
@@ -126,7 +138,7 @@ class Digits(World):
 
 
 class EasyVqa(World):
-    """Coloured shapes and questions about shape and color; judged are those for a shape, and whether one is there."""
+    """Coloured shapes and questions about shape and colour; judged are those for a shape, and whether one is there."""
 
     source = easy_vqa.SOURCE
     seen = tuple(f"{seen.color} {seen.shape}" for seen in easy_vqa.ALL_SEEN)

@@ -8,9 +8,10 @@ import pytest
 
 from data_prep.checks.rows import check_parquet
 from data_prep.reading.images import open_image
-from data_prep.sources.digits import digit_pairs, digit_split, load_digit_images, policy_rows, random_wrong_digits
+from data_prep.sources.digits import digit_split, load_digit_images
 from data_prep.tasks.ordering import preference_tasks
 from data_prep.writer import write_parquet
+from tests import made_digits
 
 
 def test_images_are_the_digits_of_the_set() -> None:
@@ -53,22 +54,16 @@ def test_impossible_split_is_refused(sizes: tuple[int, int, int]) -> None:
         digit_split(0, *sizes)
 
 
-@pytest.mark.parametrize("wrong", [{3: 3}, {3: [10]}])
-def test_a_right_answer_is_no_wrong_response(wrong: dict[int, int | list[int]]) -> None:
-    assert load_digit_images()[3].label == 3
-    with pytest.raises(ValueError, match="not a wrong digit"):
-        list(digit_pairs([3], wrong))
-
-
 def test_critic_and_policy_rows_validate(tmp_path: Path) -> None:
     split = digit_split(0, n_rl=40, n_test=10)
-    wrong = random_wrong_digits(split["rl"], seed=0, n=2)
-    pairs = list(digit_pairs(split["rl"], wrong))
+    pairs = made_digits.pairs(split["rl"], n=2)
     assert len(pairs) == 80
     labels = {p.index: str(p.label) for p in load_digit_images()}
     assert all(p.responses[0] == labels[p.meta["id"]] != p.responses[1] for p in pairs)
     manifest = write_parquet(
-        [*preference_tasks(pairs, template="compact"), *policy_rows(split["test"])], tmp_path, settings={"seed": 0}
+        [*preference_tasks(pairs, template="compact"), *made_digits.questions(split["test"], "test")],
+        tmp_path,
+        settings={"seed": 0},
     )
     assert manifest["labels"]["train critic/digits"] == {"1": 40, "2": 40}
     report = check_parquet(tmp_path)
