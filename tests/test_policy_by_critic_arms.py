@@ -15,7 +15,7 @@ from benchmarks.control_rewards import MajorityGroups, ShuffledGroups
 from benchmarks.demo import over_seeds
 from recipe.critic_r1.train import compose_config
 from recipe.critic_r1.training.critic_probe import ProbeSettings
-from recipe.critic_r1.training.group_reward import JudgeSettings
+from recipe.critic_r1.training.judge_settings import JudgeSettings
 from tests.judging.fake_server import FakeServer
 from tests.reward_fns.test_critic_groups import boxed, larger
 from tests.training.test_group_reward import group, settings, worker

@@ -9,7 +9,7 @@ from recipe.critic_r1.preflight.data_files import files
 from recipe.critic_r1.preflight.finding import Finding
 
 if TYPE_CHECKING:
-    from recipe.critic_r1.training.group_reward import JudgeSettings
+    from recipe.critic_r1.training.judge_settings import JudgeSettings
 
 MANAGER = "recipe.critic_r1.training.group_reward"
 
@@ -22,7 +22,7 @@ NAME = "critic of the policy"
 def settings(config: DictConfig) -> Iterator[Finding]:
     """``critic_r1.group_reward`` and ``critic_r1.probe`` are complete and in range."""
     from recipe.critic_r1.training.critic_probe import ProbeSettings
-    from recipe.critic_r1.training.group_reward import NEEDS_ONE_WORKER, SHARED, JudgeSettings
+    from recipe.critic_r1.training.judge_settings import NEEDS_ONE_WORKER, SHARED, JudgeSettings
 
     if not str(OmegaConf.select(config, "reward.reward_manager.module.path")).endswith(MANAGER):
         return

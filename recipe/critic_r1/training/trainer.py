@@ -36,7 +36,8 @@ from recipe.critic_r1.rollout.agent_loop import SHARED
 from recipe.critic_r1.rollout.cache_metrics import ImageCacheRate
 from recipe.critic_r1.training import checkpoints
 from recipe.critic_r1.training.critic_probe import CriticProbe, ProbeSettings
-from recipe.critic_r1.training.group_reward import asks_the_policy, use_rollout_servers
+from recipe.critic_r1.training.group_reward import use_rollout_servers
+from recipe.critic_r1.training.judge_settings import asks_the_policy
 from recipe.critic_r1.training.run_log import RunLog
 from recipe.critic_r1.training.sampler import PairedSampler
 from recipe.critic_r1.training.step_metrics import Rollout, critic_metrics
