@@ -271,7 +271,7 @@ SECTIONS: list[Section] = [
         "the model was at the start, `self` by the present one, `self_mixed` by the present one while "
         "labelled critic rows keep it in training, `second` is another round from where `frozen` ended, "
         "`shuffled` and `majority` are controls. Plain GRPO is `truth`. Run beside other work, so that "
-        "seconds are those of a busy machine.",
+        "seconds are those of a busy machine; the machine named is that of the last run.",
         "policy_by_critic",
         policy_by_critic.table,
     ),

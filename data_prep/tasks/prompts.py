@@ -327,7 +327,7 @@ def nway_prompt(
         ValueError: a compact ranking, which no prompt asks for.
     """
     if compact and ranking:
-        raise ValueError("there is no compact prompt for a ranking")
+        raise ValueError("a ranking needs the full prompt: leave out compact")
     if compact:
         lines = "".join(f"\nResponse {place}: {neutralise(response)}" for place, response in enumerate(responses, 1))
         return f"{MARKER * n_images}{neutralise(question)}{lines}\nWhich response is right?"

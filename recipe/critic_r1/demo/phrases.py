@@ -60,7 +60,7 @@ class Variant:
         return (2,) if self.responses == 2 else (2, self.responses)
 
     def verdict(self, answer: str, shown: Sequence[str]) -> str | None:
-        """The verdict of a critic that knows the answer; None where no response is right and there are no ties."""
+        """The verdict that follows from the answer; None where no response is right and the variant has no ties."""
         if answer in shown:
             return str(shown.index(answer) + 1)
         return "tie" if self.ties else None
